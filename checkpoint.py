@@ -1,0 +1,215 @@
+"""Reading and writing checkpoints that are complete on their own.
+
+    sym, arg_params, aux_params = load("result/demo", 3)
+    get_attributes(sym)["class_names"]
+
+A checkpoint is MXNet's usual pair PREFIX-symbol.json and PREFIX-NNNN.params. Its `data`
+input takes raw RGB pixels, uint8, (batch, 3, height, width), 0 to 255: the graph casts and
+normalises them with the constants `rgb_mean` and `rgb_std`. What else a reader must know
+(class names, sizes) are attributes of `data` in the symbol file.
+"""
+import contextlib
+import json
+import os
+import tempfile
+
+import numpy as np
+
+from cli import InputError
+from mx_compat import mx
+
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+CONSTANTS = ("rgb_mean", "rgb_std")
+
+
+def normalised_data(mean, std, dtype="float32"):
+    """The input of every network here: uint8 RGB pixels, cast and normalised in the graph.
+
+    Parameters
+    ----------
+    mean, std : sequence of 3 floats
+        Red, green and blue, on the scale of 0 to 255; std above 0.
+    dtype : str
+        Type that the network computes in.
+
+    Returns
+    -------
+    symbol : mx.sym.Symbol
+        `(cast(data) - rgb_mean) / rgb_std`, (batch, 3, height, width).
+    constants : dict of str to mx.nd.NDArray
+        `rgb_mean` and `rgb_std`, each (1, 3, 1, 1) float32, to go into arg_params.
+
+    Raises
+    ------
+    InputError
+        When a value is not finite, or a std is not above 0.
+    """
+    constants = {}
+    for name, values in zip(CONSTANTS, (mean, std)):
+        array = np.asarray(values, np.float32).reshape(-1)
+        if array.shape != (3,) or not np.isfinite(array).all():
+            raise InputError(f"{name} wants three numbers (red, green, blue), not {values}")
+        constants[name] = mx.nd.array(array.reshape(1, 3, 1, 1))
+    if min(std) <= 0:
+        raise InputError(f"rgb_std wants numbers above 0, not {std}")
+    # No learning rate and no weight decay, for whoever trains this checkpoint with other scripts.
+    frozen = {"lr_mult": 0, "wd_mult": 0, "shape": (1, 3, 1, 1), "dtype": np.float32}
+    pixels = mx.sym.Cast(mx.sym.Variable("data"), dtype="float32", name="rgb_cast")
+    pixels = mx.sym.broadcast_sub(
+        pixels, mx.sym.BlockGrad(mx.sym.Variable("rgb_mean", **frozen)), name="rgb_centred")
+    pixels = mx.sym.broadcast_div(
+        pixels, mx.sym.BlockGrad(mx.sym.Variable("rgb_std", **frozen)), name="rgb_normalised")
+    if dtype != "float32":
+        pixels = mx.sym.Cast(pixels, dtype=dtype, name="rgb_dtype")
+    return pixels, constants
+
+
+def has_normalisation(sym):
+    """Whether the network takes raw pixels and normalises them itself."""
+    return set(CONSTANTS) <= set(sym.list_arguments())
+
+
+def get_attributes(sym):
+    """What the symbol file says beside the graph.
+
+    Returns
+    -------
+    dict of str to object
+        The JSON values that `set_attributes` stored, without the underscores around their names.
+    """
+    found = {}
+    for name, text in sym.attr_dict().get("data", {}).items():
+        if name.startswith("__rgb_") and name.endswith("__"):
+            with contextlib.suppress(ValueError):
+                found[name[len("__rgb_"):-2]] = json.loads(text)
+    return found
+
+
+def set_attributes(sym, **values):
+    """A copy of the network that carries these values in its symbol file.
+
+    Parameters
+    ----------
+    sym : mx.sym.Symbol
+        A network with an input called `data`.
+    **values
+        Anything that JSON can hold, stored as the attribute `__rgb_NAME__` of `data`.
+        None removes the attribute. Used by the scripts here: `class_names` (list of str),
+        `image_shape` ([3, height, width]), `resize` (pixels of the short side before the
+        crop), `fit` ("crop", "pad" or "squash").
+    """
+    graph = json.loads(sym.tojson())
+    node = next((n for n in graph["nodes"] if n["op"] == "null" and n["name"] == "data"), None)
+    if node is None:
+        raise InputError("this network has no input called data")
+    attributes = node.setdefault("attrs", {})
+    for name, value in values.items():
+        attributes.pop(f"__rgb_{name}__", None)
+        if value is not None:
+            attributes[f"__rgb_{name}__"] = json.dumps(value)
+    return mx.sym.load_json(json.dumps(graph))
+
+
+def load(prefix, epoch):
+    """Read a checkpoint.
+
+    Parameters
+    ----------
+    prefix : str
+        Path up to `-symbol.json`.
+    epoch : int
+        The NNNN of `-NNNN.params`.
+
+    Returns
+    -------
+    sym : mx.sym.Symbol
+    arg_params, aux_params : dict of str to mx.nd.NDArray
+
+    Raises
+    ------
+    InputError
+        When a file is missing, is cut short, or does not belong to the other one.
+    """
+    symbol_file, params_file = f"{prefix}-symbol.json", f"{prefix}-{epoch:04d}.params"
+    for name in (symbol_file, params_file):
+        if not os.path.isfile(name):
+            raise InputError(f"{name}: no such file; --model takes the path before "
+                             "-symbol.json, --epoch the number in the .params file's name")
+    try:
+        sym = mx.sym.load(symbol_file)
+    except mx.MXNetError:
+        raise InputError(f"{symbol_file}: not an MXNet symbol file, or cut short") from None
+    try:
+        saved = mx.nd.load(params_file)
+    except mx.MXNetError:
+        raise InputError(f"{params_file}: not an MXNet parameter file, or cut short") from None
+    arg_params, aux_params = {}, {}
+    for key, value in saved.items() if isinstance(saved, dict) else ():
+        kind, _, name = key.partition(":")
+        {"arg": arg_params, "aux": aux_params}.get(kind, {})[name] = value
+    absent = (set(sym.list_auxiliary_states()) - set(aux_params)
+              or set(sym.list_arguments()) - set(arg_params) - {"data"})
+    absent = sorted(n for n in absent if not n.endswith("label"))
+    if absent:
+        raise InputError(f"{params_file}: not of {symbol_file}: lacks {absent[0]}"
+                         + (f" and {len(absent) - 1} more" if absent[1:] else ""))
+    return sym, arg_params, aux_params
+
+
+def save(prefix, epoch, sym, arg_params, aux_params):
+    """Write a checkpoint; a reader sees each file whole, the old one or the new one.
+
+    Raises
+    ------
+    InputError
+        When it cannot be written (no space, no permission); the earlier files stay as they were.
+    """
+    params = {f"arg:{name}": value.as_in_context(mx.cpu()) for name, value in arg_params.items()}
+    params.update((f"aux:{n}", value.as_in_context(mx.cpu())) for n, value in aux_params.items())
+    write_whole(f"{prefix}-{epoch:04d}.params", lambda name: mx.nd.save(name, params))
+    write_whole(f"{prefix}-symbol.json", sym.save)
+
+
+def write_whole(path, write):
+    """Write a file beside its place, flush it to disk, and rename it into its place.
+
+    Parameters
+    ----------
+    path : str
+        Where the file is to stand.
+    write : callable
+        Writes the content to the file whose name it is given.
+
+    Raises
+    ------
+    InputError
+        When it cannot be written; `path` is then as it was.
+    """
+    path = os.path.abspath(path)
+    temporary = None
+    try:
+        # The same ending, because some writers choose the format by it.
+        handle, temporary = tempfile.mkstemp(
+            dir=os.path.dirname(path), prefix=".", suffix="~" + os.path.basename(path))
+        os.close(handle)
+        write(temporary)
+        with open(temporary, "rb+") as written:
+            os.fsync(written.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+        temporary = None
+        folder = os.open(os.path.dirname(path), os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except (OSError, mx.MXNetError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "the disk may be full"
+        raise InputError(f"{path}: cannot be written: {reason}") from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)

@@ -1,0 +1,40 @@
+"""What every command here has in common: how it fails.
+
+A person's mistake is an InputError, and ends in one line and exit status 2.
+Anything else that is raised is a defect of ours, and keeps its traceback.
+"""
+import os
+import sys
+
+
+class InputError(ValueError):
+    """One line: what is wrong, where (file and line), and what to do about it."""
+
+
+def run(main, argv=None):
+    """Call `main(argv)` and leave the process with the exit status that a shell expects.
+
+    Parameters
+    ----------
+    main : callable
+        Takes the list of arguments (None: sys.argv[1:]) and returns an exit status or None.
+
+    Raises
+    ------
+    SystemExit
+        Always: 0 or what `main` returned; 2 after an InputError, told in one line on
+        standard error; 130 after Ctrl-C; 141 when the reader of standard output is gone.
+    """
+    try:
+        status = main(argv)
+        sys.stdout.flush()
+    except InputError as error:
+        one_line = " ".join(str(error).split())
+        print(f"{os.path.basename(sys.argv[0])}: error: {one_line}", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        status = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 141
+    sys.exit(status)

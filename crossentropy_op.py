@@ -1,0 +1,217 @@
+"""CrossEntropyLoss: binary cross-entropy after a sigmoid, as an MXNet custom operator.
+
+    import crossentropy_op  # registers the operator
+    net = mx.symbol.sigmoid(data=net, name="sig")
+    net = mx.symbol.Custom(data=net, name="softmax", op_type="CrossEntropyLoss", gamma_neg="2")
+
+The output is the probabilities unchanged, so that the same network trains and predicts.
+This file needs nothing else of the project: copy it beside any MXNet script.
+
+With p the probability, y the label, w = `pos_weight`, q = max(p - `clip`, 0), the loss of one
+decision is the asymmetric loss of Ben-Baruch et al., "Asymmetric Loss For Multi-Label
+Classification", ICCV 2021 (https://arxiv.org/abs/2009.14119):
+
+    loss = - w y (1-p)^gamma_pos log(p) - (1-y) q^gamma_neg log(1-q)
+
+At clip 0 and equal gammas it is the focal loss of Lin et al., ICCV 2017
+(https://arxiv.org/abs/1708.02002), and at zeros, the default, plain cross-entropy.
+"""
+import numpy as np
+
+if "bool" not in np.__dict__:  # numpy 1.24 removed it, MXNet 1.9.1 reads it
+    np.bool = bool
+
+import mxnet as mx  # noqa: E402
+
+# Below this, 1/(p(1-p)) is no longer formed: float32 ends at 1e-38, and weights need room.
+SMALLEST = 1e-30
+LARGEST_FLOAT16 = 65504.0
+
+
+def loss_options(pos_weight=1.0, gamma_pos=0.0, gamma_neg=0.0, clip=0.0, label_smoothing=0.0,
+                 grad_scale=1.0):
+    """Check the options of the loss, given as numbers or as text.
+
+    Parameters
+    ----------
+    pos_weight : float, sequence of float, or str
+        Weight of the present labels: one number, or one a class ("2.0" or "1.0,3.5");
+        1e-6 to 1e6.
+    gamma_pos, gamma_neg : float
+        Focusing: how much easy present and easy absent labels lose weight; 0 to 100.
+    clip : float
+        Probability margin below which an absent label costs nothing; 0 to 0.99.
+    label_smoothing : float
+        s turns labels into y (1 - s) + s / 2; 0 to 0.99.
+    grad_scale : float
+        Factor on loss and gradient; 1e-6 to 1e6.
+
+    Returns
+    -------
+    dict of str to float
+        All six; `pos_weight` is a float or a tuple of floats.
+
+    Raises
+    ------
+    ValueError
+        When a value is not a number, or is out of its range.
+    """
+    if isinstance(pos_weight, str):
+        pos_weight = [w for w in pos_weight.strip("()[] ").split(",") if w.strip()]
+    weights = [_number("pos_weight", w, 1e-6, 1e6) for w in np.atleast_1d(pos_weight)]
+    if not weights:
+        raise ValueError("CrossEntropyLoss: pos_weight is empty")
+    return {
+        "pos_weight": weights[0] if len(weights) == 1 else tuple(weights),
+        "gamma_pos": _number("gamma_pos", gamma_pos, 0, 100),
+        "gamma_neg": _number("gamma_neg", gamma_neg, 0, 100),
+        "clip": _number("clip", clip, 0, 0.99),
+        "label_smoothing": _number("label_smoothing", label_smoothing, 0, 0.99),
+        "grad_scale": _number("grad_scale", grad_scale, 1e-6, 1e6),
+    }
+
+
+def _number(name, value, smallest, largest):
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"CrossEntropyLoss: {name} must be a number, not {value!r}") from None
+    if not smallest <= number <= largest:
+        raise ValueError(f"CrossEntropyLoss: {name} must be from {smallest} to {largest}, "
+                         f"not {number}")
+    # MXNet refuses scalars that float32 cannot hold, such as 1e-311.
+    return number if number > SMALLEST else 0.0
+
+
+def cross_entropy(prob, label, **options):
+    """The loss that the operator's gradient minimises, in numpy.
+
+    Parameters
+    ----------
+    prob : array, (batch, classes)
+        Probabilities, 0 to 1.
+    label : array, (batch, classes)
+        1 present, 0 absent, in between soft, below 0 unknown.
+    **options
+        As `loss_options`.
+
+    Returns
+    -------
+    np.ndarray, (batch, classes), float64
+        Loss of each decision in nats, 0 where the label is unknown, NaN where `prob` is. The
+        logarithms stop where float32 does, so that a wrong certainty costs much and not infinity.
+
+    Example
+    -------
+    >>> cross_entropy([[0.5, 0.5]], [[1, -1]]).round(4).tolist()
+    [[0.6931, 0.0]]
+    """
+    o = loss_options(**options)
+    p = np.asarray(prob, np.float64)
+    label = np.asarray(label, np.float64)
+    y = label * (1 - o["label_smoothing"]) + o["label_smoothing"] / 2
+    q = np.maximum(p - o["clip"], 0)
+    positive = (1 - p) ** o["gamma_pos"] * np.log(np.maximum(p, 1e-38))
+    negative = q ** o["gamma_neg"] * np.log(np.maximum(1 - q, 2.0 ** -25))
+    loss = -o["grad_scale"] * (np.asarray(o["pos_weight"]) * y * positive + (1 - y) * negative)
+    return np.where(label < 0, 0.0, loss)
+
+
+class CrossEntropyLoss(mx.operator.CustomOp):
+    """Forward: the probabilities. Backward: the loss's derivative by the probability.
+
+    The derivative is formed as the derivative by the logit, which is bounded, divided by the
+    sigmoid's p(1-p), which the sigmoid in front multiplies again. So nothing overflows, and a
+    logit gets exactly p - y in the plain case. Where float32 holds no more than p = 0 or 1, the
+    sigmoid's own derivative is 0, and so is the logit's gradient. In float16 the quotient ends at
+    65504, so that the gradient of a present label fades from a logit of about -11 downwards:
+    give the head float32 (a Cast in front of it) where that matters.
+    """
+
+    def __init__(self, options):
+        super().__init__()
+        self.plain = options == loss_options()
+        self.options = options
+        self.pos_weight = None
+
+    def forward(self, is_train, req, in_data, out_data, aux):
+        """Hand the probabilities on."""
+        self.assign(out_data[0], req[0], in_data[0])
+
+    def backward(self, req, out_grad, in_data, out_data, in_grad, aux):
+        """Write or add the gradient of the probabilities; the label has none."""
+        dtype = np.float64 if in_data[0].dtype == np.float64 else np.float32
+        p, label = (array.astype(dtype, copy=False) for array in in_data)
+        by_logit = p - label if self.plain else self._by_logit(p, label)
+        by_logit *= label >= 0
+        gradient = by_logit / mx.nd.maximum(p * (1 - p), SMALLEST)
+        if in_grad[0].dtype == np.float16:
+            gradient = gradient.clip(-LARGEST_FLOAT16, LARGEST_FLOAT16).astype(np.float16)
+        self.assign(in_grad[0], req[0], gradient)
+        self.assign(in_grad[1], req[1], 0)
+
+    def _by_logit(self, p, label):
+        o = self.options
+        if self.pos_weight is None:
+            weights = np.reshape(o["pos_weight"], (1, -1))
+            self.pos_weight = mx.nd.array(weights, ctx=p.context, dtype=p.dtype)
+        y = label * (1 - o["label_smoothing"]) + o["label_smoothing"] / 2
+        absent = 1 - p
+        positive = absent ** o["gamma_pos"] * (
+            o["gamma_pos"] * p * mx.nd.log(mx.nd.maximum(p, SMALLEST)) - absent)
+        q = mx.nd.maximum(p - o["clip"], 0)
+        focusing = o["gamma_neg"] * mx.nd.log1p(-mx.nd.minimum(q, 1 - 2.0 ** -24))
+        negative = q ** o["gamma_neg"] * p * (
+            absent / mx.nd.maximum(1 - q, SMALLEST)
+            - absent * focusing / mx.nd.maximum(q, SMALLEST))
+        if o["clip"]:
+            negative *= p > o["clip"]
+        positive = mx.nd.broadcast_mul(positive, self.pos_weight)
+        return o["grad_scale"] * (y * positive + (1 - y) * negative)
+
+
+@mx.operator.register("CrossEntropyLoss")
+class CrossEntropyLossProp(mx.operator.CustomOpProp):
+    """Inputs `data` (probabilities) and `label`, both (batch, classes); output as `data`.
+
+    Options are text, as MXNet passes them: `mx.symbol.Custom(..., pos_weight="2.0")`; see
+    `loss_options`. A wrong one is an MXNetError when shapes are inferred. Where MXNet knows
+    both shapes and they differ, its error names both.
+    """
+
+    def __init__(self, **options):
+        super().__init__(need_top_grad=False)
+        self.error = None
+        try:
+            self.loss_options = loss_options(**options)
+        except (TypeError, ValueError) as error:
+            # Raising in this constructor crashes MXNet 1.9.1; infer_shape may raise.
+            self.error = error
+
+    def list_arguments(self):
+        """Names of the inputs; with name="softmax" the label is `softmax_label`."""
+        return ["data", "label"]
+
+    def list_outputs(self):
+        """Name of the output: `softmax_output` with name="softmax"."""
+        return ["output"]
+
+    def infer_shape(self, in_shape):
+        """The label's shape and the output's are the data's."""
+        if self.error is not None:
+            raise self.error
+        data = in_shape[0]
+        weights = np.size(self.loss_options["pos_weight"])
+        if weights > 1 and weights != data[-1]:
+            raise ValueError(
+                f"CrossEntropyLoss: {weights} values in pos_weight, but {data[-1]} classes")
+        return [data, data], [data], []
+
+    def infer_type(self, in_type):
+        """The label may have another type than the data."""
+        data = in_type[0]
+        return [data, data if in_type[1] is None else in_type[1]], [data], []
+
+    def create_operator(self, ctx, in_shapes, in_dtypes):
+        """The operator for one device."""
+        return CrossEntropyLoss(self.loss_options)

@@ -1,0 +1,138 @@
+"""Measures of multi-label classification, as mx.metric.EvalMetric.
+
+    from multilabel_metric import Accuracy, Loss, MeanAveragePrecision
+    module.fit(..., eval_metric=mx.metric.CompositeEvalMetric([Loss(), MeanAveragePrecision()]))
+
+Labels are (batch, classes): 1 present, 0 absent, below 0 unknown. Unknown labels count nowhere,
+and neither do rows that hold nothing else, such as those that only pad the last batch.
+"""
+import numpy as np
+
+from crossentropy_op import cross_entropy
+from mx_compat import mx
+
+
+def average_precision(label, score):
+    """Average precision of one class, over all points, as scikit-learn defines it.
+
+    The sum over thresholds of (recall gained) * precision; samples of equal score share a
+    threshold. See sklearn.metrics.average_precision_score.
+
+    Parameters
+    ----------
+    label : np.ndarray, (samples,)
+        Above 0.5 present, below 0 unknown (left out), else absent.
+    score : np.ndarray, (samples,)
+        Higher means likelier present.
+
+    Returns
+    -------
+    float
+        0 to 1; NaN where no label is present.
+    """
+    known = label >= 0
+    present, score = label[known] > 0.5, score[known]
+    if not present.any():
+        return float("nan")
+    order = np.argsort(-score, kind="stable")
+    score, true_positives = score[order], np.cumsum(present[order])
+    threshold = np.append(np.flatnonzero(np.diff(score)), len(score) - 1)
+    precision = true_positives[threshold] / (threshold + 1)
+    recall = true_positives[threshold] / true_positives[-1]
+    return float(np.sum(np.diff(recall, prepend=0) * precision))
+
+
+class MeanAveragePrecision(mx.metric.EvalMetric):
+    """mAP: the mean of average precision over the classes that have a present label.
+
+    It keeps every label and score since the last reset, 5 bytes each.
+
+    Example
+    -------
+    >>> metric = MeanAveragePrecision()
+    >>> metric.update([mx.nd.array([[1, 0], [0, 1]])], [mx.nd.array([[.9, .2], [.1, .7]])])
+    >>> metric.get()
+    ('mAP', 1.0)
+    """
+
+    def __init__(self, name="mAP", output_names=None, label_names=None):
+        super().__init__(name, output_names=output_names, label_names=label_names)
+
+    def reset(self):
+        """Forget all samples."""
+        self.labels, self.scores = [], []
+
+    def update(self, labels, preds):
+        """Add a batch: lists of one (batch, classes) array a device."""
+        for label, score in zip(labels, preds):
+            label = label.asnumpy()
+            counts = (label >= 0).any(axis=1)
+            # 1, 0 and -1 are all that a ranking needs of a label.
+            label = np.where(label < 0, -1, label > 0.5).astype(np.int8)
+            self.labels.append(label[counts])
+            self.scores.append(score.asnumpy()[counts])
+
+    def get(self):
+        """Name and value; NaN where nothing was present."""
+        values = self.per_class()
+        values = values[~np.isnan(values)]
+        return self.name, float(values.mean()) if len(values) else float("nan")
+
+    def per_class(self):
+        """Average precision of each class, (classes,), NaN where nothing was present."""
+        if not self.labels:
+            return np.empty(0)
+        label, score = np.concatenate(self.labels), np.concatenate(self.scores)
+        return np.array([average_precision(y, s) for y, s in zip(label.T, score.T)])
+
+
+class _Mean(mx.metric.EvalMetric):
+    """A sum over a count, since the last reset and, for the epoch's line, since reset_local."""
+
+    def __init__(self, name, output_names=None, label_names=None):
+        super().__init__(name, output_names=output_names, label_names=label_names,
+                         has_global_stats=True)
+
+    def update(self, labels, preds):
+        """Add a batch: lists of one (batch, classes) array a device."""
+        for label, prob in zip(labels, preds):
+            total, count = self.measure(label.asnumpy(), prob.asnumpy())
+            self.sum_metric += total
+            self.global_sum_metric += total
+            self.num_inst += count
+            self.global_num_inst += count
+
+
+class Loss(_Mean):
+    """What training minimises: cross_entropy summed over classes, averaged over samples.
+
+    Parameters
+    ----------
+    options : dict
+        The operator's options, see crossentropy_op.loss_options.
+    """
+
+    def __init__(self, options=None, name="loss", output_names=None, label_names=None):
+        super().__init__(name, output_names, label_names)
+        self.options = options or {}
+
+    def measure(self, label, prob):
+        """Sum of the losses, and number of samples."""
+        loss = cross_entropy(prob, label, **self.options).sum()
+        return loss, int((label >= 0).any(axis=1).sum())
+
+
+class Accuracy(_Mean):
+    """Share of all decisions, at a probability of 0.5, that agree with the label.
+
+    Where labels are rare it is high for a network that has learnt nothing: answering "absent"
+    to everything scores the share of absent labels.
+    """
+
+    def __init__(self, name="acc", output_names=None, label_names=None):
+        super().__init__(name, output_names, label_names)
+
+    def measure(self, label, prob):
+        """Number of right decisions, and of decisions."""
+        known = label >= 0
+        return int(((prob > 0.5) == (label > 0.5))[known].sum()), int(known.sum())

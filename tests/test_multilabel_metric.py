@@ -1,0 +1,98 @@
+"""The measures against scikit-learn's."""
+import doctest
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, average_precision_score, log_loss
+
+import multilabel_metric
+from multilabel_metric import Accuracy, Loss, MeanAveragePrecision, average_precision
+from mx_compat import mx
+
+
+def updated(metric, label, prob, batch=7):
+    for start in range(0, len(label), batch):
+        rows = slice(start, start + batch)
+        metric.update([mx.nd.array(label[rows])], [mx.nd.array(prob[rows])])
+    return metric.get()[1]
+
+
+@pytest.fixture
+def scored():
+    rng = np.random.RandomState(0)
+    label = rng.randint(0, 2, (50, 6)).astype(np.float32)
+    prob = np.clip(rng.uniform(0, 1, label.shape) * 0.7 + label * 0.2, 0.01, 0.99)
+    return label, prob.astype(np.float32)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 5)), min_size=1, max_size=30))
+def test_average_precision_is_scikit_learns_with_ties(pairs):
+    label, score = np.array(pairs, np.float32).T
+    if label.any():
+        assert average_precision(label, score) == pytest.approx(
+            average_precision_score(label, score), abs=1e-12)
+    else:
+        assert np.isnan(average_precision(label, score))
+
+
+def test_map_is_scikit_learns_over_batches(scored):
+    label, prob = scored
+    assert updated(MeanAveragePrecision(), label, prob) == pytest.approx(
+        average_precision_score(label, prob), abs=1e-6)
+
+
+def test_map_leaves_out_classes_without_a_present_label(scored):
+    label, prob = scored
+    label[:, 2] = 0
+    rest = [0, 1, 3, 4, 5]
+    assert updated(MeanAveragePrecision(), label, prob) == pytest.approx(
+        average_precision_score(label[:, rest], prob[:, rest]), abs=1e-6)
+    assert np.isnan(updated(MeanAveragePrecision(), label * 0, prob))
+
+
+def test_unknown_labels_and_padding_rows_count_nowhere(scored):
+    label, prob = scored
+    label[3:9, 1] = -1
+    padded_label = np.concatenate([label, -np.ones((5, 6), np.float32)])
+    padded_prob = np.concatenate([prob, np.ones((5, 6), np.float32)])
+    known = label >= 0
+    assert updated(MeanAveragePrecision(), padded_label, padded_prob) == pytest.approx(np.mean([
+        average_precision_score(label[known[:, c], c], prob[known[:, c], c]) for c in range(6)]))
+    assert updated(Accuracy(), padded_label, padded_prob) == pytest.approx(
+        accuracy_score(label[known], prob[known] > 0.5))
+    assert updated(Loss(), padded_label, padded_prob) == pytest.approx(
+        log_loss(label[known], prob[known].astype(np.float64)) * known.sum() / len(label),
+        rel=1e-5)
+
+
+def test_loss_takes_the_operators_options(scored):
+    label, prob = scored
+    plain = updated(Loss(), label, prob)
+    weighted = updated(Loss({"pos_weight": 2}), label, prob)
+    present = -np.log(prob[label == 1]).sum() / len(label)
+    assert weighted == pytest.approx(plain + present, rel=1e-5)
+
+
+def test_speedometers_local_reset_keeps_the_epochs_value(scored):
+    label, prob = scored
+    metric = Accuracy()
+    whole = updated(metric, label, prob)
+    metric.reset_local()
+    assert np.isnan(metric.get()[1])
+    assert metric.get_global()[1] == whole
+
+
+def test_in_a_composite_with_mxnets_own(scored):
+    label, prob = scored
+    both = mx.metric.CompositeEvalMetric([MeanAveragePrecision(), mx.metric.MSE()])
+    both.update([mx.nd.array(label)], [mx.nd.array(prob)])
+    assert [name for name, _ in both.get_name_value()] == ["mAP", "mse"]
+    both.reset()
+    assert np.isnan(both.get()[1][0])
+
+
+def test_the_examples_in_the_docstrings():
+    assert doctest.testmod(multilabel_metric).failed == 0
