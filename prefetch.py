@@ -1,0 +1,140 @@
+"""Threads that fill batches with images ahead of the consumer.
+
+A batch is a plan (which rows, of which epochs) and the arrays that the plan is carried out in.
+Threads take one sample at a time and write it straight into its batch, so that a batch of
+large and small images keeps all of them busy to its end. Batches come out in order.
+"""
+import collections
+import ctypes
+import os
+import queue
+import threading
+import time
+
+import cv2
+import numpy as np
+
+from mx_compat import mx
+
+
+class Batch:
+    """One batch: its plan, its arrays, and what went wrong with each of its samples.
+
+    Parameters
+    ----------
+    rows, epochs : numpy.ndarray
+        int64, (batch_size,): the row of the .lst in each slot, and the epoch that it is
+        augmented for.
+    pad : int
+        Slots at the end that only fill the batch up.
+    data_shape : tuple of int
+        (3, height, width).
+    """
+
+    def __init__(self, rows, epochs, pad, data_shape):
+        self.rows, self.epochs, self.pad = rows, epochs, pad
+        self.data, self.pixels = shared_array((len(rows),) + tuple(data_shape))
+        self.errors = {}
+        self.done = threading.Event()
+        self._finished = []
+
+    def finish(self, slot):
+        """Note that a slot is filled, or never will be."""
+        # Appending is atomic; whoever appends last sees the full count.
+        self._finished.append(slot)
+        if len(self._finished) == len(self.rows):
+            self.done.set()
+
+
+def shared_array(shape):
+    """A new uint8 NDArray and a numpy array over the same memory, for writing before its use.
+
+    The NDArray owns the memory: no array of numpy's need outlive it, and nothing calls back
+    into Python from MXNet's threads when it is freed, as with `mx.nd.from_numpy`.
+    """
+    array = mx.nd.empty(shape, dtype=np.uint8)
+    pointer = ctypes.c_void_p()
+    mx.base.check_call(mx.base._LIB.MXNDArrayGetData(array.handle, ctypes.byref(pointer)))
+    pixels = np.ctypeslib.as_array(ctypes.cast(pointer, ctypes.POINTER(ctypes.c_uint8)), shape)
+    return array, pixels
+
+
+class Prefetcher:
+    """Fills the batches of a series, a few ahead of the one that is taken.
+
+    Threads refer to this object and never to the iterator behind it, so that dropping the
+    iterator ends them.
+
+    Parameters
+    ----------
+    batches : iterator of Batch
+        Made one at a time, in the consumer's thread.
+    fill : callable
+        `fill(batch, slot)` writes one sample. What it raises is kept in `batch.errors[slot]`.
+    num_threads : int
+    ahead : int
+        Batches in work beside the one that the consumer has.
+    """
+
+    def __init__(self, batches, fill, num_threads, ahead):
+        # The pool does the parallel work; OpenCV's own threads would only get in its way. Its
+        # messages go: each error is told in our own words, with file and line.
+        cv2.setNumThreads(0)
+        cv2.setLogLevel(0)
+        self._batches = batches
+        self._fill = fill
+        self._ahead = ahead
+        self._waiting = collections.deque()
+        self._jobs = queue.SimpleQueue()
+        self._stopped = False
+        self._process = os.getpid()
+        self._threads = [threading.Thread(target=self._work, name=f"LstIter-{number}", daemon=True)
+                         for number in range(num_threads)]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def forked(self):
+        """Whether this is a copy in a child process, where its threads do not exist."""
+        return self._process != os.getpid()
+
+    def next(self):
+        """The next batch, complete; None at the end of the series."""
+        while len(self._waiting) <= self._ahead:
+            batch = next(self._batches, None)
+            if batch is None:
+                break
+            self._waiting.append(batch)
+            for slot in range(len(batch.rows)):
+                self._jobs.put((batch, slot))
+        if not self._waiting:
+            return None
+        self._waiting[0].done.wait()
+        return self._waiting.popleft()
+
+    def stop(self):
+        """End the threads; each finishes the sample that it is at, for a second at most."""
+        self._stopped = True
+        if self.forked:
+            return
+        for _ in self._threads:
+            self._jobs.put(None)
+        deadline = time.monotonic() + 1
+        for thread in self._threads:
+            # A finalizer may run in any thread, one of these included.
+            if thread is not threading.current_thread():
+                thread.join(max(0, deadline - time.monotonic()))
+
+    def _work(self):
+        while True:
+            job = self._jobs.get()
+            if job is None or self._stopped:
+                return
+            batch, slot = job
+            try:
+                self._fill(batch, slot)
+            except BaseException as error:
+                batch.errors[slot] = error
+            batch.finish(slot)
+            # Otherwise the last batch would live on here while the thread waits.
+            del job, batch
