@@ -1,0 +1,160 @@
+"""EfficientNet-Lite 0, 1 and 2 as MXNet symbols, and their published weights' names.
+
+EfficientNet-Lite (Google, 2020) is EfficientNet (Tan and Le, ICML 2019) for small devices: no
+squeeze-and-excitation, ReLU6, and a stem and head of one width in every size.
+"""
+import math
+from collections import namedtuple
+
+import numpy as np
+
+from checkpoint import normalised_data, set_attributes
+from cli import InputError
+from mx_compat import mx
+
+MEAN, STD = (127, 127, 127), (128, 128, 128)
+EPSILON = 0.001
+STEM, HEAD, CLASSES = 32, 1280, 1000
+# The authors evaluate on the centre of an image whose short side is 32 pixels longer.
+RESIZE_MARGIN = 32
+
+Size = namedtuple("Size", "width depth image")
+SIZES = {
+    "efficientnet_lite0": Size(1.0, 1.0, 224),
+    "efficientnet_lite1": Size(1.0, 1.1, 240),
+    "efficientnet_lite2": Size(1.1, 1.2, 260),
+}
+Stage = namedtuple("Stage", "repeats kernel stride expansion filters")
+STAGES = (
+    Stage(1, 3, 1, 1, 16), Stage(2, 3, 2, 6, 24), Stage(2, 5, 2, 6, 40), Stage(3, 3, 2, 6, 80),
+    Stage(3, 5, 1, 6, 112), Stage(4, 5, 2, 6, 192), Stage(1, 3, 1, 6, 320),
+)
+
+
+def blocks(size):
+    """The inverted residual blocks of a network, in order.
+
+    Returns
+    -------
+    list of (str, Stage)
+        A readable name (`block3_1`: third stage, first block), and what is in it.
+    """
+    found = []
+    for number, stage in enumerate(STAGES, 1):
+        repeats = stage.repeats
+        if 1 < number < len(STAGES):
+            repeats = math.ceil(repeats * size.depth)
+        filters = _scaled(stage.filters, size.width)
+        for repeat in range(1, repeats + 1):
+            stride = stage.stride if repeat == 1 else 1
+            found.append((f"block{number}_{repeat}",
+                          stage._replace(repeats=1, stride=stride, filters=filters)))
+    return found
+
+
+def _scaled(filters, width):
+    """Channels of the wider network: a multiple of 8, and not below nine tenths."""
+    wanted = filters * width
+    rounded = max(8, int(wanted + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * wanted else rounded
+
+
+def network(name):
+    """The network, from raw pixels to 1000 probabilities.
+
+    Parameters
+    ----------
+    name : str
+        A key of SIZES.
+
+    Returns
+    -------
+    symbol : mx.sym.Symbol
+        With the checkpoint's attributes. Its last layers are `flatten0`, `fc1` and `softmax`.
+    constants : dict of str to mx.nd.NDArray
+        The mean and standard deviation that stand in the graph.
+    """
+    size = SIZES[name]
+    x, constants = normalised_data(MEAN, STD)
+    pixels = size.image
+    x = _convolution(x, "stem", STEM, 3, stride=2, pixels=pixels)
+    pixels, channels = math.ceil(pixels / 2), STEM
+    for block, stage in blocks(size):
+        shortcut, wide = x, channels * stage.expansion
+        if stage.expansion > 1:
+            x = _convolution(x, f"{block}_expand", wide, 1)
+        x = _convolution(x, f"{block}_depthwise", wide, stage.kernel, stage.stride, pixels,
+                         groups=wide)
+        x = _convolution(x, f"{block}_project", stage.filters, 1, relu=False)
+        if stage.stride == 1 and channels == stage.filters:
+            x = mx.sym.elemwise_add(x, shortcut, name=f"{block}_add")
+        pixels, channels = math.ceil(pixels / stage.stride), stage.filters
+    x = _convolution(x, "head", HEAD, 1)
+    x = mx.sym.Pooling(x, name="pool", global_pool=True, pool_type="avg", kernel=(1, 1))
+    x = mx.sym.Flatten(x, name="flatten0")
+    x = mx.sym.FullyConnected(x, name="fc1", num_hidden=CLASSES)
+    x = mx.sym.SoftmaxOutput(x, name="softmax")
+    return set_attributes(x, image_shape=[3, size.image, size.image],
+                          resize=size.image + RESIZE_MARGIN, fit="crop"), constants
+
+
+def _convolution(x, name, filters, kernel, stride=1, pixels=None, groups=1, relu=True):
+    """Convolution, batch normalisation and ReLU6, padded as TensorFlow's "same" does it.
+
+    `pixels` is the side of the input. With stride 2 an even side wants the odd pixel of
+    padding on the right and below, which Convolution itself cannot do.
+    """
+    pad = kernel // 2
+    if stride == 2 and pixels % 2 == 0:
+        before, after = pad - 1, pad
+        x = mx.sym.pad(x, name=f"{name}_pad", mode="constant", constant_value=0,
+                       pad_width=(0, 0, 0, 0, before, after, before, after))
+        pad = 0
+    x = mx.sym.Convolution(x, name=name, num_filter=filters, kernel=(kernel, kernel),
+                           stride=(stride, stride), pad=(pad, pad), num_group=groups, no_bias=True)
+    x = mx.sym.BatchNorm(x, name=f"{name}_bn", eps=EPSILON, fix_gamma=False)
+    return mx.sym.clip(x, 0, 6, name=f"{name}_relu6") if relu else x
+
+
+def parameters(name, state):
+    """The published state dict under the names of `network`.
+
+    Parameters
+    ----------
+    name : str
+        A key of SIZES.
+    state : dict of str to numpy.ndarray
+        As the PyTorch packages name them (`_blocks.3._expand_conv.weight`).
+
+    Returns
+    -------
+    arg_params, aux_params : dict of str to mx.nd.NDArray
+
+    Raises
+    ------
+    InputError
+        When a tensor is missing.
+    """
+    layers = [("stem", "_conv_stem", "_bn0"), ("head", "_conv_head", "_bn1")]
+    for number, (block, stage) in enumerate(blocks(SIZES[name])):
+        theirs = f"_blocks.{number}"
+        layers += [(f"{block}_depthwise", f"{theirs}._depthwise_conv", f"{theirs}._bn1"),
+                   (f"{block}_project", f"{theirs}._project_conv", f"{theirs}._bn2")]
+        if stage.expansion > 1:
+            layers.append((f"{block}_expand", f"{theirs}._expand_conv", f"{theirs}._bn0"))
+    arg_names = {"fc1_weight": "_fc.weight", "fc1_bias": "_fc.bias"}
+    aux_names = {}
+    for ours, convolution, norm in layers:
+        arg_names[f"{ours}_weight"] = f"{convolution}.weight"
+        arg_names[f"{ours}_bn_gamma"] = f"{norm}.weight"
+        arg_names[f"{ours}_bn_beta"] = f"{norm}.bias"
+        aux_names[f"{ours}_bn_moving_mean"] = f"{norm}.running_mean"
+        aux_names[f"{ours}_bn_moving_var"] = f"{norm}.running_var"
+    return _renamed(arg_names, state), _renamed(aux_names, state)
+
+
+def _renamed(names, state):
+    absent = [theirs for theirs in names.values() if theirs not in state]
+    if absent:
+        raise InputError(f"not the weights of this network: {absent[0]} is missing")
+    return {ours: mx.nd.array(state[theirs].astype(np.float32)) for ours, theirs in names.items()}

@@ -1,0 +1,197 @@
+"""An ONNX image classifier as an MXNet network, by MXNet's own importer.
+
+The importer (`mxnet.contrib.onnx`) was written for operator sets up to 12. This module puts a
+model into the form that it reads, refuses operators that it does not know, and compares the
+result with ONNX's reference evaluator, because some options are ignored without a word.
+"""
+import contextlib
+import io
+import json
+
+import numpy as np
+
+from checkpoint import normalised_data
+from cli import InputError
+from mx_compat import mx
+
+FREE_SIZE = 224  # pixels, for a model that takes images of any size
+TOLERANCE = 1e-3  # of the largest logit
+# What the importer raises on a model that it cannot read, depending on where.
+NOT_READ = (KeyError, IndexError, AttributeError, TypeError, ValueError, NameError,
+            NotImplementedError, RuntimeError, AssertionError, mx.MXNetError)
+
+
+def convert(path, mean, std):
+    """A network that computes what the ONNX model does, from raw pixels.
+
+    Parameters
+    ----------
+    path : str
+        A classifier of (batch, 3, height, width) images with one output: logits, or
+        probabilities by a last Softmax.
+    mean, std : sequence of 3 floats
+        What the model's float images were normalised with, on the scale of 0 to 255. A model
+        that takes uint8 pixels normalises them itself.
+
+    Returns
+    -------
+    symbol : mx.sym.Symbol
+        Its last layer is `softmax`.
+    arg_params, aux_params : dict of str to mx.nd.NDArray
+    size : int
+        The side of the images it takes, in pixels.
+
+    Raises
+    ------
+    InputError
+        When onnx is not installed, the file is no ONNX classifier, MXNet does not read its
+        operators, or the result is not the same.
+    """
+    try:
+        import onnx
+        from google.protobuf.message import DecodeError
+    except ImportError:
+        raise InputError("--onnx needs the package onnx: pip install onnx==1.16.2") from None
+    try:
+        model = onnx.load(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except (DecodeError, ValueError, onnx.checker.ValidationError):
+        raise InputError(f"{path}: not an ONNX file, or cut short") from None
+    try:
+        name, pixel_type, size = _image_input(onnx, model.graph)
+        _end_at_logits(model.graph)
+        reference = model.SerializeToString()
+        _simplify(onnx, model.graph)
+        net, arg_params, aux_params = _import(model)
+        if pixel_type == "uint8":
+            mean, std = (0, 0, 0), (1, 1, 1)
+        x, constants = normalised_data(mean, std)
+        logits = mx.sym.Flatten(net(**{name: x}), name="logits")
+        arg_params.update(constants)
+        _compare(onnx, reference, (logits, arg_params, aux_params), name, pixel_type, size)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return mx.sym.SoftmaxOutput(logits, name="softmax"), arg_params, aux_params, size
+
+
+def _image_input(onnx, graph):
+    """Name, element type ("float32" or "uint8") and side in pixels of the image input."""
+    weights = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in weights]
+    if len(inputs) != 1 or len(graph.output) != 1:
+        raise InputError(f"{len(inputs)} inputs and {len(graph.output)} outputs; an image "
+                         "classifier has one of each")
+    tensor = inputs[0].type.tensor_type
+    sides = [dim.dim_value for dim in tensor.shape.dim]
+    types = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.UINT8: "uint8"}
+    if len(sides) != 4 or sides[1] not in (0, 3) or sides[2] != sides[3] \
+            or tensor.elem_type not in types:
+        raise InputError(f"its input {inputs[0].name} is {sides} (0: free); wanted is (batch, 3, "
+                         "height, width), square, float32 or uint8")
+    return inputs[0].name, types[tensor.elem_type], sides[2] or FREE_SIZE
+
+
+def _end_at_logits(graph):
+    """Take off a last Softmax, which SoftmaxOutput brings back."""
+    last = next((node for node in graph.node if graph.output[0].name in node.output), None)
+    if last is not None and last.op_type in ("Softmax", "LogSoftmax"):
+        graph.output[0].name = last.input[0]
+        graph.node.remove(last)
+
+
+def _simplify(onnx, graph):
+    """Put the graph into the form that MXNet's importer reads, in place."""
+    for node in [node for node in graph.node if node.op_type == "Constant"]:
+        value = next((a.t for a in node.attribute if a.name == "value"), None)
+        if value is not None:
+            value.name = node.output[0]
+            graph.initializer.append(value)
+            graph.node.remove(node)
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    listed = {value.name for value in graph.input}
+    # The importer looks for weights among the inputs, where exporters once listed them.
+    graph.input.extend(
+        onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        for tensor in graph.initializer if tensor.name not in listed)
+    for node in graph.node:
+        options = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        if node.op_type == "BatchNormalization":
+            if options.pop("training_mode", 0):
+                raise InputError("exported for training; export it for inference")
+            # ONNX's default is 1e-5 and MXNet's 1e-3.
+            options.setdefault("epsilon", 1e-5)
+        elif node.op_type == "Gemm" and len(node.input) == 3 and node.input[1] in weights:
+            # A fully connected layer, which the importer would take for a bare product of matrices.
+            plain = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0, **options}
+            if (plain["alpha"], plain["beta"], plain["transA"], plain["transB"]) == (1, 1, 0, 1):
+                node.op_type, options = "FC", {}
+        else:
+            continue
+        del node.attribute[:]
+        node.attribute.extend(onnx.helper.make_attribute(*item) for item in options.items())
+
+
+def _import(model):
+    """What MXNet's importer makes of the graph: symbol, arg_params, aux_params."""
+    from mxnet.contrib.onnx.onnx2mx import _import_helper
+    from mxnet.contrib.onnx.onnx2mx.import_onnx import GraphProto
+
+    unknown = {node.op_type for node in model.graph.node} - set(_import_helper._convert_map)
+    if unknown:
+        raise InputError("MXNet does not read the operators " + ", ".join(sorted(unknown)))
+    opset = max(entry.version for entry in model.opset_import)
+    try:
+        net, arg_params, aux_params = GraphProto().from_onnx(model.graph, opset_version=opset)
+        return _tidy(net), arg_params, aux_params
+    except NOT_READ as error:
+        reason = str(error) or type(error).__name__
+        raise InputError(f"MXNet's importer does not read this form of operator set {opset} "
+                         f"({reason}); an export with operator set 9 or 11 may work") from None
+
+
+def _tidy(net):
+    """The same network without what only the importer writes.
+
+    It pads by nothing in front of every pooling layer; and it writes `relu` where MXNet's
+    networks have Activation, which oneDNN joins to the convolution before it.
+    """
+    graph = json.loads(net.tojson())
+    source = {}
+    for number, node in enumerate(graph["nodes"]):
+        node["inputs"] = [source.get(entry[0], entry) for entry in node["inputs"]]
+        if node["op"] == "Pad" and set(node["attrs"]["pad_width"]) <= set("(0, )"):
+            source[number] = node["inputs"][0]
+        elif node["op"] == "relu":
+            node["op"], node["attrs"] = "Activation", {"act_type": "relu"}
+    return mx.sym.load_json(json.dumps(graph))
+
+
+def _compare(onnx, reference, imported, name, pixel_type, size):
+    """Refuse a network whose logits differ from the reference evaluator's on two images."""
+    from onnx.reference import ReferenceEvaluator
+
+    logits, arg_params, aux_params = imported
+    images = np.random.RandomState(0).randint(0, 256, (2, 3, size, size)).astype(np.uint8)
+    try:
+        executor = logits.bind(mx.cpu(), {**arg_params, "data": mx.nd.array(images, dtype="uint8")},
+                               aux_states=aux_params, grad_req="null")
+        ours = executor.forward(is_train=False)[0].asnumpy()
+    except (mx.MXNetError, ValueError) as error:
+        raise InputError("MXNet cannot run it on two images of "
+                         f"{size}x{size}: {str(error).splitlines()[0]}") from None
+    pixels = images
+    if pixel_type == "float32":
+        mean, std = (arg_params[n].asnumpy() for n in ("rgb_mean", "rgb_std"))
+        pixels = (images - mean) / std
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluator = ReferenceEvaluator(reference)
+        theirs = np.concatenate([evaluator.run(None, {name: image[None]})[0].reshape(1, -1)
+                                 for image in pixels])
+    if ours.shape != theirs.shape:
+        raise InputError(f"two images give {ours.shape} logits instead of {theirs.shape}; "
+                         "export it with a free batch size")
+    difference = np.abs(ours - theirs).max() / np.abs(theirs).max()
+    if not difference < TOLERANCE:
+        raise InputError(f"MXNet reads it, but computes something else (by {difference:.1g} of "
+                         "the largest logit); it uses an option that MXNet's importer ignores")
