@@ -70,6 +70,40 @@ def has_normalisation(sym):
     return set(CONSTANTS) <= set(sym.list_arguments())
 
 
+def with_normalisation(sym, mean, std, dtype="float32"):
+    """A network whose `data` takes raw pixels; a normalisation that it had gives way.
+
+    Parameters
+    ----------
+    sym : mx.sym.Symbol
+        With an input `data`.
+    mean, std, dtype
+        As `normalised_data`.
+
+    Returns
+    -------
+    symbol : mx.sym.Symbol
+        Its attributes (see `set_attributes`) are kept.
+    constants : dict of str to mx.nd.NDArray
+    """
+    attributes = get_attributes(sym)
+    graph = json.loads(sym.tojson())
+    nodes = graph["nodes"]
+    name = "data"
+    if has_normalisation(sym):
+        # The last layer of the old normalisation becomes an input, which is then composed anew.
+        name = next(n for n in ("rgb_dtype", "rgb_normalised") if n in [x["name"] for x in nodes])
+        node = next(node for node in nodes if node["name"] == name)
+        node.update(op="null", inputs=[], attrs={})
+    for node in nodes:
+        if dtype != "float32" and node["op"] == "null":
+            node.get("attrs", {}).pop("__dtype__", None)  # let the type follow from the pixels'
+    graph["arg_nodes"] = [i for i, node in enumerate(nodes) if node["op"] == "null"]
+    sym = mx.sym.load_json(json.dumps(graph))
+    pixels, constants = normalised_data(mean, std, dtype)
+    return set_attributes(sym(**{name: pixels}), **attributes), constants
+
+
 def get_attributes(sym):
     """What the symbol file says beside the graph.
 

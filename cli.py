@@ -3,12 +3,22 @@
 A person's mistake is an InputError, and ends in one line and exit status 2.
 Anything else that is raised is a defect of ours, and keeps its traceback.
 """
+import argparse
 import os
 import sys
 
 
 class InputError(ValueError):
     """One line: what is wrong, where (file and line), and what to do about it."""
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, but not those that only mean that a flag is absent."""
+
+    def _get_help_string(self, action):
+        if action.default is None or action.default is False:
+            return action.help
+        return super()._get_help_string(action)
 
 
 def run(main, argv=None):

@@ -45,7 +45,11 @@ def average_precision(label, score):
 class MeanAveragePrecision(mx.metric.EvalMetric):
     """mAP: the mean of average precision over the classes that have a present label.
 
-    It keeps every label and score since the last reset, 5 bytes each.
+    Parameters
+    ----------
+    latest : int, optional
+        Keep only that many of the latest samples; None keeps every label and score since the
+        last reset, 5 bytes each. reset_local (a Speedometer calls it) forgets nothing.
 
     Example
     -------
@@ -55,12 +59,37 @@ class MeanAveragePrecision(mx.metric.EvalMetric):
     ('mAP', 1.0)
     """
 
-    def __init__(self, name="mAP", output_names=None, label_names=None):
+    def __init__(self, name="mAP", output_names=None, label_names=None, latest=None):
+        self.latest = latest
+        self.start = None
         super().__init__(name, output_names=output_names, label_names=label_names)
 
     def reset(self):
         """Forget all samples."""
-        self.labels, self.scores = [], []
+        self.labels, self.scores = ([part] for part in self.start) if self.start else ([], [])
+        self.start = None
+
+    def reset_local(self):
+        """Forget nothing: a ranking needs the whole epoch."""
+
+    def get_global(self):
+        """As get."""
+        return self.get()
+
+    def samples(self):
+        """Labels, int8, and scores, float32, so far: both (samples, classes), or None, None."""
+        if not self.labels:
+            return None, None
+        return np.concatenate(self.labels), np.concatenate(self.scores)
+
+    def state(self):
+        """Arrays that `start_from` takes."""
+        labels, scores = self.samples()
+        return {} if labels is None else {"labels": labels, "scores": scores}
+
+    def start_from(self, state):
+        """Make the next reset go back to what `state` returned."""
+        self.start = (state["labels"], state["scores"]) if state else None
 
     def update(self, labels, preds):
         """Add a batch: lists of one (batch, classes) array a device."""
@@ -71,6 +100,8 @@ class MeanAveragePrecision(mx.metric.EvalMetric):
             label = np.where(label < 0, -1, label > 0.5).astype(np.int8)
             self.labels.append(label[counts])
             self.scores.append(score.asnumpy()[counts])
+        while self.latest and sum(map(len, self.labels[1:])) >= self.latest:
+            del self.labels[0], self.scores[0]
 
     def get(self):
         """Name and value; NaN where nothing was present."""
@@ -80,9 +111,9 @@ class MeanAveragePrecision(mx.metric.EvalMetric):
 
     def per_class(self):
         """Average precision of each class, (classes,), NaN where nothing was present."""
-        if not self.labels:
+        label, score = self.samples()
+        if label is None:
             return np.empty(0)
-        label, score = np.concatenate(self.labels), np.concatenate(self.scores)
         return np.array([average_precision(y, s) for y, s in zip(label.T, score.T)])
 
 
@@ -90,8 +121,24 @@ class _Mean(mx.metric.EvalMetric):
     """A sum over a count, since the last reset and, for the epoch's line, since reset_local."""
 
     def __init__(self, name, output_names=None, label_names=None):
+        self.start = None
         super().__init__(name, output_names=output_names, label_names=label_names,
                          has_global_stats=True)
+
+    def reset(self):
+        """Forget all samples."""
+        super().reset()
+        if self.start is not None:
+            self.global_sum_metric, self.global_num_inst = self.start
+            self.start = None
+
+    def state(self):
+        """Arrays that `start_from` takes."""
+        return {"sum": np.float64(self.global_sum_metric), "count": np.int64(self.global_num_inst)}
+
+    def start_from(self, state):
+        """Make the next reset go back to what `state` returned."""
+        self.start = (float(state["sum"]), int(state["count"])) if state else None
 
     def update(self, labels, preds):
         """Add a batch: lists of one (batch, classes) array a device."""

@@ -1,0 +1,70 @@
+"""history.csv and history.png: what each epoch of a run measured."""
+import csv
+import os
+
+from checkpoint import write_whole
+from cli import InputError
+
+COLUMNS = ("epoch", "seconds", "images_per_second", "learning_rate", "train-loss", "train-acc",
+           "train-mAP", "val-loss", "val-acc", "val-mAP")
+
+
+def read_history(path, before_epoch=None):
+    """Rows of a history.csv, oldest first: dicts of column to float.
+
+    Parameters
+    ----------
+    path : str
+        No such file gives no rows.
+    before_epoch : int, optional
+        Leave out this epoch and later ones.
+
+    Raises
+    ------
+    InputError
+        When it is not such a file.
+    """
+    if not os.path.exists(path):
+        return []
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+        return [row for row in rows if before_epoch is None or row["epoch"] < before_epoch]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: not a history of epochs ({error}); move it away") from None
+
+
+def write_history(path, rows):
+    """Write history.csv anew, and history.png beside it: loss and mAP over the epochs."""
+    def write(name):
+        with open(name, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows({k: f"{v:.6g}" for k, v in row.items()} for row in rows)
+
+    write_whole(path, write)
+    write_whole(os.path.splitext(path)[0] + ".png", lambda name: draw_history(name, rows))
+
+
+def draw_history(path, rows):
+    """Draw loss and mAP over the epochs into a PNG file."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    loss, score = figure.subplots(1, 2)
+    for axes, title, curves in (
+            (loss, "loss", (("training", "train-loss"), ("validation", "val-loss"))),
+            (score, "mAP", (("training", "train-mAP"), ("validation", "val-mAP")))):
+        for (name, column), colour in zip(curves, ("#4878a8", "#d1622b")):
+            points = [(row["epoch"], row[column]) for row in rows if column in row]
+            if points:
+                axes.plot(*zip(*points), marker="o", markersize=4, color=colour, label=name)
+        axes.set(title=title, xlabel="epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes.lines:
+            axes.legend(frameon=False)
+    figure.savefig(path, format="png", dpi=110)

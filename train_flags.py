@@ -1,0 +1,200 @@
+"""The flags of train_multilabel.py, and what is checked of them before anything is read."""
+import argparse
+import re
+
+from cli import HelpFormatter, InputError
+from crossentropy_op import loss_options
+from lst_iter import add_data_args
+
+# The options of CrossEntropyLoss that each --loss stands for; the flags of the same names win.
+LOSSES = {
+    "bce": {"gamma_pos": 0.0, "gamma_neg": 0.0, "clip": 0.0},
+    "focal": {"gamma_pos": 2.0, "gamma_neg": 2.0, "clip": 0.0},
+    "asl": {"gamma_pos": 0.0, "gamma_neg": 4.0, "clip": 0.05}}
+
+# Learning rates where --lr is not given.
+LEARNING_RATES = {"sgd": 0.001, "nag": 0.001, "adam": 0.0001, "lamb": 0.001}
+
+# Flags that must be at least this.
+LEAST = {
+    "num_epoch": 0, "batch_size": 1, "save_period": 1, "epoch": 0, "disp_batches": 1,
+    "warmup_epochs": 0, "seed": 0, "lr": 0, "mom": 0, "wd": 0, "lr_factor": 0,
+    "warm_head_epochs": 0, "warm_head_memory": 0, "head_lr_mult": 0, "clip_gradient": 0,
+    "early_stop": 0, "keep": 0, "checkpoint_minutes": 0}
+
+
+def parse_args(argv=None):
+    """The flags; see --help.
+
+    Raises
+    ------
+    InputError
+        When a value is out of its range.
+    """
+    parser = argparse.ArgumentParser(
+        description="Fine-tune a pretrained MXNet network to multi-label classification.",
+        allow_abbrev=False, formatter_class=HelpFormatter)
+    data = parser.add_argument_group("data")
+    data.add_argument("--data-train", required=True, metavar="LST", help="training .lst")
+    data.add_argument("--image-train", required=True, metavar="DIR",
+                      help="folder that the names in --data-train start from")
+    data.add_argument("--data-val", metavar="LST", help="validation .lst")
+    data.add_argument("--image-val", metavar="DIR",
+                      help="folder of the validation images (default: --image-train)")
+    data.add_argument("--num-classes", type=int, metavar="N",
+                      help="columns of labels (default: as many as the .lst has)")
+    data.add_argument("--num-examples", type=int, metavar="N",
+                      help="rows of --data-train, to be checked (default: as many as it has)")
+    data.add_argument("--labels", metavar="FILE",
+                      help="class names in column order, one a line, kept in the checkpoint")
+    add_data_args(parser)
+
+    model = parser.add_argument_group("model")
+    model.add_argument("--model", required=True, metavar="PREFIX",
+                       help="pretrained checkpoint: its path before -symbol.json")
+    model.add_argument("--epoch", type=int, default=0, metavar="N",
+                       help="number of the pretrained .params file")
+    model.add_argument("--layer-before-fullc", metavar="LAYER",
+                       help="layer whose output the new classifier takes (default: what feeds "
+                            "the network's own classifier)")
+    model.add_argument("--image-shape", metavar="C,H,W",
+                       help="what the network gets (default: what the checkpoint says, else "
+                            "3,224,224)")
+    model.add_argument("--rgb-mean", metavar="R,G,B",
+                       help="mean of the pixels, 0 to 255, for a checkpoint that does not "
+                            "normalise by itself (default: ImageNet's)")
+    model.add_argument("--rgb-std", metavar="R,G,B",
+                       help="standard deviation likewise (default: ImageNet's)")
+    model.add_argument("--freeze", default="none", metavar="WHAT",
+                       help="parameters to leave as they are: none, backbone (all but the new "
+                            "classifier), or a regular expression for their names; a frozen "
+                            "BatchNorm uses its stored statistics")
+    model.add_argument("--dtype", choices=["float32", "float16"], default="float32",
+                       help="type that the backbone computes in; the new head and the loss "
+                            "stay in float32")
+
+    head = parser.add_argument_group("warm head (the new classifier alone, before fine-tuning)")
+    head.add_argument("--warm-head-epochs", type=int, default=0, metavar="N",
+                      help="passes over features that each image gives once; 0 for none")
+    head.add_argument("--warm-head-mirror", action="store_true",
+                      help="each training image's mirror image gives features too")
+    head.add_argument("--warm-head-memory", type=float, default=2000, metavar="MB",
+                      help="features above this go into a memory-mapped file")
+
+    loss = parser.add_argument_group("loss")
+    loss.add_argument("--loss", choices=sorted(LOSSES), default="bce",
+                      help="binary cross-entropy, focal, or asymmetric loss")
+    loss.add_argument("--gamma-pos", type=float, metavar="G",
+                      help="focusing of present labels (default: focal 2, asl 0)")
+    loss.add_argument("--gamma-neg", type=float, metavar="G",
+                      help="focusing of absent labels (default: focal 2, asl 4)")
+    loss.add_argument("--clip", type=float, metavar="P",
+                      help="probability below which an absent label costs nothing "
+                           "(default: asl 0.05)")
+    loss.add_argument("--pos-weight", default="1", metavar="W",
+                      help="weight of present labels; auto: absent over present labels of each "
+                           "class, from 1 to 10")
+    loss.add_argument("--label-smoothing", type=float, default=0, metavar="S",
+                      help="turns labels into y (1 - S) + S / 2")
+
+    fit = parser.add_argument_group("training")
+    fit.add_argument("--num-epoch", type=int, default=2, metavar="N",
+                     help="epochs of fine-tuning; 0 stops after the warm head")
+    fit.add_argument("--batch-size", type=int, default=64, metavar="N", help="images a batch")
+    fit.add_argument("--optimizer", default="sgd", metavar="NAME",
+                     help="any of MXNet's: sgd, nag, adam, lamb ...")
+    fit.add_argument("--lr", type=float,
+                     help="learning rate (default: 0.001, for adam 0.0001)")
+    fit.add_argument("--head-lr-mult", type=float, default=1, metavar="X",
+                     help="factor on the new classifier's learning rate")
+    fit.add_argument("--mom", type=float, default=0.9, help="momentum, for sgd and nag")
+    fit.add_argument("--wd", type=float, default=0.0001,
+                     help="weight decay; biases and BatchNorm's beta have none, as in MXNet")
+    fit.add_argument("--clip-gradient", type=float, default=0, metavar="X",
+                     help="bound of each gradient value; 0 for none")
+    fit.add_argument("--lr-schedule", choices=["step", "cosine", "constant"], default="step",
+                     help="course of the learning rate")
+    fit.add_argument("--lr-factor", type=float, default=0.1,
+                     help="factor at each of --lr-step-epochs (step)")
+    fit.add_argument("--lr-step-epochs", default="5,10", metavar="E,E",
+                     help="epochs after which the learning rate falls (step)")
+    fit.add_argument("--warmup-epochs", type=float, default=0, metavar="N",
+                     help="epochs over which the learning rate rises from 0")
+    fit.add_argument("--seed", type=int, default=0, help="of order, augmentation, new weights")
+    fit.add_argument("--monitor-metric", choices=["mAP", "loss", "acc"], default="mAP",
+                     help="validation measure that says which epoch is best")
+    fit.add_argument("--early-stop", type=int, default=0, metavar="N",
+                     help="stop after N epochs without a better one; 0 for never")
+    fit.add_argument("--disp-batches", type=int, default=20, metavar="N",
+                     help="batches between two lines of the log")
+    fit.add_argument("--test-io", action="store_true",
+                     help="only read one epoch of --data-train and show the speed")
+
+    saving = parser.add_argument_group("checkpoints")
+    saving.add_argument("--save-result", default="result", metavar="DIR",
+                        help="folder for checkpoints, train.log and history.csv")
+    saving.add_argument("--save-name", default="multilabel", metavar="NAME",
+                        help="name of the checkpoints in it")
+    saving.add_argument("--save-period", type=int, default=1, metavar="N",
+                        help="epochs between two checkpoints; the last is always kept")
+    saving.add_argument("--keep", type=int, default=0, metavar="N",
+                        help="keep only the last N checkpoints (and the best); 0 keeps all")
+    saving.add_argument("--checkpoint-minutes", type=float, default=10, metavar="M",
+                        help="minutes between two snapshots in mid-epoch; 0 for none")
+    saving.add_argument("--resume", action="store_true",
+                        help="go on from the newest snapshot of --save-name, if there is one")
+    saving.add_argument("--resume-anyway", action="store_true",
+                        help="go on even where the flags or the data have changed")
+
+    devices = parser.add_argument_group("devices")
+    devices.add_argument("--gpus", metavar="LIST",
+                         help="GPUs by number, 0,1 say; '' for the CPU (default: all visible "
+                              "GPUs, else the CPU)")
+    devices.add_argument("--kv-store", default="device", metavar="TYPE",
+                         help="MXNet's key-value store: local, device, dist_sync ...")
+    devices.add_argument("--gc-type", choices=["none", "2bit"], default="none",
+                         help="compression of gradients between devices or machines")
+    devices.add_argument("--gc-threshold", type=float, default=0.5, metavar="X",
+                         help="threshold of 2bit compression")
+    return check_args(parser.parse_args(argv))
+
+
+def check_args(args):
+    """Turn texts into values and check the ranges of all; returns args."""
+    if args.lr is None:
+        args.lr = LEARNING_RATES.get(args.optimizer, 0.001)
+    for name, least in LEAST.items():
+        if not getattr(args, name) >= least:
+            raise InputError(f"--{name.replace('_', '-')} must be {least} or more, "
+                             f"not {getattr(args, name)}")
+    if args.num_epoch == 0 and not args.warm_head_epochs:
+        raise InputError("--num-epoch 0 trains nothing without --warm-head-epochs")
+    if not args.gc_threshold > 0:
+        raise InputError(f"--gc-threshold must be above 0, not {args.gc_threshold}")
+    args.lr_step_epochs = numbers("--lr-step-epochs", args.lr_step_epochs, float)
+    args.image_shape = args.image_shape and numbers("--image-shape", args.image_shape, int, 3)
+    args.rgb_mean = args.rgb_mean and numbers("--rgb-mean", args.rgb_mean, float, 3)
+    args.rgb_std = args.rgb_std and numbers("--rgb-std", args.rgb_std, float, 3)
+    if args.image_shape and (args.image_shape[0] != 3 or min(args.image_shape) < 1):
+        raise InputError("--image-shape must be 3,HEIGHT,WIDTH (3 for red, green and blue)")
+    for name, value in LOSSES[args.loss].items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    try:
+        loss_options(1 if args.pos_weight == "auto" else args.pos_weight, args.gamma_pos,
+                     args.gamma_neg, args.clip, args.label_smoothing)
+        re.compile(args.freeze)
+    except (ValueError, re.error) as error:
+        raise InputError(str(error)) from None
+    return args
+
+
+def numbers(flag, text, kind, count=None):
+    """The numbers of a flag such as 0,1; count: how many there must be."""
+    try:
+        values = [kind(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise InputError(f"{flag}: numbers separated by commas wanted, not {text!r}") from None
+    if count not in (None, len(values)):
+        raise InputError(f"{flag}: {count} numbers wanted, not {len(values)}")
+    return values

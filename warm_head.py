@@ -1,0 +1,197 @@
+"""The warm head: train the new classifier on stored features before fine-tuning everything.
+
+While the backbone is frozen, its features of an image never change. So every image passes through
+it once, and the classifier trains on the stored features in seconds. Starting fine-tuning from
+such a head distorts the pretrained features less: Kumar et al., "Fine-Tuning can Distort
+Pretrained Features and Underperform Out-of-Distribution", ICLR 2022
+(https://arxiv.org/abs/2202.10054).
+"""
+import logging
+import tempfile
+
+import numpy as np
+from tqdm import tqdm
+
+from mx_compat import mx
+
+logger = logging.getLogger("train_multilabel")
+
+BATCH_SIZE = 32
+LEARNING_RATE = 0.001
+
+
+class FeatureIter(mx.io.DataIter):
+    """Batches of stored features, shuffled anew each epoch.
+
+    Parameters
+    ----------
+    features : np.ndarray, (rows, values), float32
+        May be a memory map: only the rows of a batch are read.
+    labels : np.ndarray, (rows, classes), float32
+        1, 0, -1 unknown, or soft.
+    batch_size : int
+    seed : int or None
+        Of the order; None keeps it. The last batch is filled up with rows of label -1.
+    """
+
+    def __init__(self, features, labels, batch_size, seed=None):
+        super().__init__(batch_size)
+        self.features, self.labels, self.seed = features, labels, seed
+        self.provide_data = [mx.io.DataDesc("features", (batch_size, features.shape[1]))]
+        self.provide_label = [mx.io.DataDesc("softmax_label", (batch_size, labels.shape[1]))]
+        self.epoch = -1
+        self.reset()
+
+    def reset(self):
+        """Begin the next epoch."""
+        self.epoch += 1
+        self.start = 0
+        self.order = np.arange(len(self.features))
+        if self.seed is not None:
+            np.random.RandomState([self.seed, self.epoch]).shuffle(self.order)
+
+    def next(self):
+        """The next batch."""
+        if self.start >= len(self.order):
+            raise StopIteration
+        rows = self.order[self.start:self.start + self.batch_size]
+        self.start += self.batch_size
+        pad = self.batch_size - len(rows)
+        label = np.full((self.batch_size, self.labels.shape[1]), -1, np.float32)
+        label[:len(rows)] = self.labels[rows]
+        data = np.zeros((self.batch_size, self.features.shape[1]), np.float32)
+        data[:len(rows)] = self.features[rows]
+        return mx.io.DataBatch([mx.nd.array(data)], [mx.nd.array(label)], pad=pad)
+
+
+def split_head(net):
+    """Where backbone and classifier meet in a network of get_fine_tune_model.
+
+    Returns
+    -------
+    features : mx.sym.Symbol
+        What the classifier takes, (batch, values).
+    name : str
+        Name of the classifier, `fc` mostly.
+    """
+    classifier = net.get_internals()["sig_output"].get_children()[0]
+    return classifier.get_children()[0], classifier.name
+
+
+def extract(module, iterator, mirror, folder, max_bytes):
+    """Pass an epoch of images through a network once.
+
+    Parameters
+    ----------
+    module : mx.mod.Module
+        Bound for prediction; its output is (batch, values).
+    iterator : LstIter
+        In order; `index` of its batches is not needed, padding is left out.
+    mirror : bool
+        Whether each image also passes mirrored, as a further row.
+    folder : str
+        Where a memory-mapped file goes, which needs no name.
+    max_bytes : int
+        Above this the features stay in such a file.
+
+    Returns
+    -------
+    features : np.ndarray, (rows, values), float32
+    labels : np.ndarray, (rows, classes), float32
+    """
+    rows = iterator.num_rows * (2 if mirror else 1)
+    values = module.output_shapes[0][1][1]
+    if rows * values * 4 > max_bytes:
+        # The file has no name, so that nothing of it remains however the process ends.
+        file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  lives as long as the map
+        features = np.memmap(file, np.float32, "w+", shape=(rows, values))
+    else:
+        features = np.empty((rows, values), np.float32)
+    labels, row = [], 0
+    bar = tqdm(total=iterator.num_rows, desc="Features", unit="image", leave=False, disable=None)
+    with bar:
+        for batch in iterator:
+            count = iterator.batch_size - batch.pad
+            label = batch.label[0].asnumpy()[:count]
+            for flip in (False, True) if mirror else (False,):
+                if flip:
+                    batch.data = [mx.nd.flip(batch.data[0], axis=3)]
+                module.forward(batch, is_train=False)
+                features[row:row + count] = module.get_outputs()[0].asnumpy()[:count]
+                labels.append(label)
+                row += count
+            bar.update(count)
+    return features[:row], np.concatenate(labels)
+
+
+def train_head(net, arg_params, aux_params, train, val, epochs, mirror, loss_options, metrics,
+               devices, seed, folder, max_bytes):
+    """Train the classifier alone, on features that each image gives once.
+
+    Parameters
+    ----------
+    net : mx.sym.Symbol
+        From get_fine_tune_model.
+    arg_params, aux_params : dict of str to mx.nd.NDArray
+        Of the pretrained backbone.
+    train, val : LstIter
+        In order and without augmentation; val may be None. Both are read once.
+    epochs : int
+        Passes over the stored features (Adam, 0.001, batch 32).
+    mirror : bool
+        Whether the mirror image of each training image counts too.
+    loss_options : dict
+        The operator's, as the network itself uses them.
+    metrics : callable
+        Returns a new mx.metric.EvalMetric.
+    devices : list of mx.Context
+    seed : int
+        Of the order and of the first weights.
+    folder, max_bytes
+        As `extract`.
+
+    Returns
+    -------
+    head : dict of str to mx.nd.NDArray
+        Weight and bias under their names in `net`.
+    measures : dict of str to float
+        On validation, by the last epoch; empty without `val`.
+    """
+    features, name = split_head(net)
+    backbone = mx.mod.Module(features, context=devices, label_names=None)
+    backbone.bind(train.provide_data, for_training=False)
+    needed = {key: arg_params[key] for key in features.list_arguments() if key != "data"}
+    backbone.set_params(needed, aux_params)
+    images = train.num_rows + (val.num_rows if val else 0)
+    logger.info("Warm head: passing %d images once through the frozen backbone", images)
+    stored = extract(backbone, train, mirror, folder, max_bytes)
+    batches = FeatureIter(*stored, BATCH_SIZE, seed)
+    val_batches = None
+    if val is not None:
+        val_batches = FeatureIter(*extract(backbone, val, False, folder, max_bytes), BATCH_SIZE)
+    del backbone
+
+    head = mx.sym.FullyConnected(mx.sym.Variable("features"), name=name,
+                                 num_hidden=stored[1].shape[1])
+    head = mx.sym.Custom(mx.sym.sigmoid(head, name="sig"), name="softmax",
+                         op_type="CrossEntropyLoss",
+                         **{key: str(value) for key, value in loss_options.items()})
+    measures = {}
+    module = mx.mod.Module(head, ["features"], ["softmax_label"], context=devices[0],
+                           logger=WarmHeadLog(logger, {}))
+    mx.random.seed(seed)
+    np.random.seed(seed)
+    module.fit(
+        batches, eval_data=val_batches, eval_metric=metrics(), validation_metric=metrics(),
+        eval_end_callback=lambda p: measures.update(p.eval_metric.get_name_value()),
+        initializer=mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2),
+        optimizer="adam", optimizer_params={"learning_rate": LEARNING_RATE}, num_epoch=epochs)
+    return module.get_params()[0], measures
+
+
+class WarmHeadLog(logging.LoggerAdapter):
+    """Calls its epochs by another name, so that nobody takes them for the fine-tuning's."""
+
+    def process(self, msg, kwargs):
+        """The message, renamed."""
+        return msg.replace("Epoch[", "Warm head["), kwargs
