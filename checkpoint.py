@@ -15,6 +15,7 @@ import tempfile
 
 import numpy as np
 
+import crossentropy_op  # noqa: F401  symbol files that name CrossEntropyLoss load only with it
 from cli import InputError
 from mx_compat import mx
 
@@ -201,7 +202,12 @@ def save(prefix, epoch, sym, arg_params, aux_params):
     """
     params = {f"arg:{name}": value.as_in_context(mx.cpu()) for name, value in arg_params.items()}
     params.update((f"aux:{n}", value.as_in_context(mx.cpu())) for n, value in aux_params.items())
-    write_whole(f"{prefix}-{epoch:04d}.params", lambda name: mx.nd.save(name, params))
+
+    def write(name):
+        mx.nd.save(name, params)
+        mx.nd.load(name)  # MXNet does not look whether the end of a file could be written
+
+    write_whole(f"{prefix}-{epoch:04d}.params", write)
     write_whole(f"{prefix}-symbol.json", sym.save)
 
 

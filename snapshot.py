@@ -119,9 +119,9 @@ def load_snapshot(prefix):
 
 
 class ResumableModule(mx.mod.Module):
-    """A Module whose optimizer may start where a snapshot's was.
+    """A Module whose optimizer may start where a snapshot's was, and whose parameters are exact.
 
-    Its states and counts of updates are taken over; rates and the like are the new run's own,
+    The optimizer's states and counts of updates are taken over; rates and the like are the new run's own,
     and so is everything when the optimizer is of another class.
     """
 
@@ -140,3 +140,13 @@ class ResumableModule(mx.mod.Module):
         for name in ("num_update", "begin_num_update", "_all_index_update_counts"):
             setattr(updater.optimizer, name, getattr(before, name))
         updater.optimizer._index_update_count = updater.optimizer._all_index_update_counts[0]
+
+    def get_params(self):
+        """As Module's, but after the last backward pass has ended.
+
+        On the CPU, BatchNorm updates its running statistics in the backward pass, unknown to
+        MXNet's engine: read at once they may lack the last batch, and Module.fit, which writes
+        back what it read after each epoch, would then lose it.
+        """
+        mx.nd.waitall()
+        return super().get_params()

@@ -32,7 +32,7 @@ CLASSIFIERS = ("FullyConnected", "Convolution")
 # What may stand between the classifier and the network's output.
 AFTER_CLASSIFIER = (
     "SoftmaxOutput", "softmax", "log_softmax", "SoftmaxActivation", "LogisticRegressionOutput",
-    "sigmoid", "Custom", "Activation", "Flatten", "flatten", "Reshape", "reshape", "squeeze",
+    "sigmoid", "Custom", "Activation", "relu", "Flatten", "flatten", "Reshape", "reshape", "squeeze",
     "Pooling", "Dropout", "Cast", "_copy", "BlockGrad")
 
 # Flags that may differ in a resumed run: they change where and how fast, not what is trained.
@@ -122,8 +122,12 @@ def get_fine_tune_model(sym, arg_params, num_classes, layer_name=None, dtype="fl
                          f"likely ones: {likely_layers(sym)}")
     net = layers[output]
     kept = net.list_arguments()
-    height_width = checkpoint.get_attributes(sym).get("image_shape", [3, 224, 224])[1:]
-    _, (shape,), _ = net.infer_shape_partial(data=(1, 3, *height_width))
+    image_shape = checkpoint.get_attributes(sym).get("image_shape", [3, 224, 224])
+    try:
+        _, (shape,), _ = net.infer_shape_partial(data=(1, *image_shape))
+    except mx.MXNetError as error:
+        raise InputError(f"the network does not work on images of {image_shape}: "
+                         f"{first_line(error)}") from None
     if dtype != "float32":
         net = mx.sym.Cast(net, dtype="float32", name="features_float32")
     if len(shape) == 4:
@@ -155,6 +159,11 @@ def load_pretrained(args):
     sym, constants = checkpoint.with_normalisation(sym, mean, std, args.dtype)
     sym = checkpoint.set_attributes(sym, image_shape=args.image_shape)
     return sym, {**arg_params, **constants}, aux_params
+
+
+def first_line(error):
+    """What an MXNetError says, without its stack."""
+    return str(error).splitlines()[0]
 
 
 def read_class_names(path, num_classes):
@@ -211,7 +220,7 @@ def check_shapes(net, arg_params, aux_params, image_shape, source):
         shapes, _, aux_shapes = net.infer_shape(data=(1, *image_shape))
     except mx.MXNetError as error:
         raise InputError(f"the network does not work on images of {image_shape}: "
-                         f"{str(error).splitlines()[0]}") from None
+                         f"{first_line(error)}") from None
     known = [*zip(net.list_arguments(), shapes), *zip(net.list_auxiliary_states(), aux_shapes)]
     for name, shape in known:
         value = arg_params.get(name, aux_params.get(name))

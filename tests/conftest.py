@@ -1,3 +1,5 @@
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -7,7 +9,10 @@ ROOT = Path(__file__).resolve().parents[1]
 CCP = ROOT.parent / "shared" / "data" / "ccp"
 sys.path[:0] = [str(ROOT), str(ROOT / "tools"), str(ROOT / "demo")]
 
-import mx_compat  # noqa: E402, F401  before any test imports mxnet
+import mx_compat  # noqa: E402, I001  before anything else imports mxnet
+import checkpoint  # noqa: E402
+
+mx = mx_compat.mx
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +21,53 @@ def ccp():
     if not (CCP / "train.lst").exists():
         pytest.skip("the photos of ../shared/data/ccp are not here")
     return CCP
+
+
+@pytest.fixture(scope="session")
+def small_demo(tmp_path_factory):
+    """The demo set, 70 images for training and 20 for validation."""
+    folder = tmp_path_factory.mktemp("demo") / "data"
+    script("demo/make_demo.py", "--out", folder, "--num-train", 70, "--num-val", 20)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_network(tmp_path_factory):
+    """Prefix of a small ResNet-like "pretrained" checkpoint that says nothing of its input."""
+    prefix = str(tmp_path_factory.mktemp("network") / "tiny")
+    net = mx.sym.Variable("data")
+    for i, width in enumerate((8, 16)):
+        net = mx.sym.Convolution(net, num_filter=width, kernel=(3, 3), stride=(2, 2),
+                                 no_bias=True, name=f"conv{i}")
+        net = mx.sym.BatchNorm(net, fix_gamma=False, name=f"bn{i}")
+        net = mx.sym.Activation(net, act_type="relu", name=f"relu{i}")
+    net = mx.sym.Pooling(net, global_pool=True, kernel=(1, 1), pool_type="avg", name="pool1")
+    net = mx.sym.Flatten(net, name="flatten0")
+    net = mx.sym.FullyConnected(net, num_hidden=10, name="fc1")
+    net = mx.sym.SoftmaxOutput(net, name="softmax")
+    module = mx.mod.Module(net)
+    module.bind([("data", (1, 3, 32, 32))], [("softmax_label", (1,))])
+    mx.random.seed(1)
+    module.init_params(mx.init.Xavier())
+    checkpoint.save(prefix, 0, net, *module.get_params())
+    return prefix
+
+
+def script(path, *args, status=0, **options):
+    """Run one of the project's scripts; its standard output and error as one text."""
+    done = subprocess.run([sys.executable, str(ROOT / path), *map(str, args)], text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          env={**os.environ, **options.pop("env", {})}, **options)
+    assert done.returncode == status, done.stdout
+    return done.stdout
+
+
+def training_flags(network, demo, result, **flags):
+    """Arguments of train_multilabel.py for a quick run; flags by name, None takes one out."""
+    flags = {"model": network, "data_train": demo / "train.lst", "image_train": demo / "images",
+             "data_val": demo / "val.lst", "image_val": demo / "images",
+             "labels": demo / "labels.txt", "image_shape": "3,32,32", "batch_size": 16,
+             "num_epoch": 2, "lr": 0.05, "save_result": result, "save_name": "tiny", **flags}
+    return [part for name, value in flags.items() if value is not None
+            for part in ((f"--{name.replace('_', '-')}",) if value is True
+                         else (f"--{name.replace('_', '-')}", str(value)))]

@@ -1,0 +1,205 @@
+"""Runs that are stopped, killed, or run out of disk, and go on as if nothing had happened."""
+import csv
+import os
+import random
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT, script, training_flags
+
+import checkpoint
+
+EPOCHS = 4
+
+
+@pytest.fixture(scope="module")
+def flags(tiny_network, small_demo):
+    """A function from a folder and further flags to the arguments of one and the same run."""
+    def arguments(result, **more):
+        # A snapshot after each batch; momentum and a step, so that their state matters.
+        return training_flags(tiny_network, small_demo, result, **{
+            "num_epoch": EPOCHS, "batch_size": 8, "lr_step_epochs": "1,3", "lr_factor": 0.5,
+            "checkpoint_minutes": 1e-9, **more})
+    return arguments
+
+
+@pytest.fixture(scope="module")
+def undisturbed(flags, tmp_path_factory):
+    result = tmp_path_factory.mktemp("undisturbed")
+    script("train_multilabel.py", *flags(result, checkpoint_minutes=0))
+    return result
+
+
+def start(arguments):
+    return subprocess.Popen([sys.executable, str(ROOT / "train_multilabel.py"), *arguments],
+                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def wait_for(result, text, seconds=60):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        log = result / "train.log"
+        if log.exists() and text in log.read_text():
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"{text} did not come")
+
+
+def assert_same_run(result, undisturbed):
+    for number in range(1, EPOCHS + 1):
+        _, args, aux = checkpoint.load(str(result / "tiny"), number)
+        _, expected_args, expected_aux = checkpoint.load(str(undisturbed / "tiny"), number)
+        for got, expected in ((args, expected_args), (aux, expected_aux)):
+            for name in expected:
+                np.testing.assert_allclose(got[name].asnumpy(), expected[name].asnumpy(),
+                                           atol=1e-6, rtol=0, err_msg=name)
+    assert measures(result) == measures(undisturbed)
+    assert not [f for f in os.listdir(result) if f.startswith(".")]
+
+
+def measures(result):
+    with open(result / "history.csv") as file:
+        return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")}
+                for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize("number,status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_resume_goes_on(number, status, flags, undisturbed, tmp_path):
+    process = start(flags(tmp_path, checkpoint_minutes=10))
+    wait_for(tmp_path, "Epoch[1] Time cost")
+    time.sleep(0.05)
+    process.send_signal(number)
+    assert process.wait(30) == status
+    log = (tmp_path / "train.log").read_text()
+    where = re.search(r"Stopped by SIG\w+, and saved at epoch (\d+), batch (\d+)", log)
+    assert where
+    text = script("train_multilabel.py", *flags(tmp_path, resume=True))
+    assert f"Resuming at epoch {where[1]}, batch {where[2]}" in text
+    assert_same_run(tmp_path, undisturbed)
+
+
+def kill_and_resume(flags, result, times):
+    chance = random.Random(0)
+    kills = 0
+    for _ in range(times):
+        process = start(flags(result, resume=True))
+        try:
+            # Until MXNet is imported nothing happens; from then on every moment is as good.
+            process.wait(chance.uniform(1.0, 2.2))
+            assert process.returncode == 0
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+    return kills
+
+
+def test_kill_9_at_random_moments(flags, undisturbed, tmp_path):
+    assert kill_and_resume(flags, tmp_path, 3)
+    script("train_multilabel.py", *flags(tmp_path, resume=True))
+    for name in tmp_path.glob(".*"):  # what a killed process was writing
+        name.unlink()
+    assert_same_run(tmp_path, undisturbed)
+
+
+@pytest.mark.slow
+def test_kill_9_twenty_times(flags, undisturbed, tmp_path):
+    for attempt in range(4):
+        result = tmp_path / str(attempt)
+        kill_and_resume(flags, result, 5)
+        script("train_multilabel.py", *flags(result, resume=True))
+        for name in result.glob(".*"):
+            name.unlink()
+        assert_same_run(result, undisturbed)
+
+
+def test_a_snapshot_cut_in_half_gives_way_to_the_one_before(flags, undisturbed, tmp_path):
+    process = start(flags(tmp_path))
+    wait_for(tmp_path, "Epoch[1] Time cost")
+    process.kill()
+    process.wait()
+    newest = tmp_path / "tiny-resume.npz"
+    newest.write_bytes(newest.read_bytes()[:newest.stat().st_size // 2])
+    script("train_multilabel.py", *flags(tmp_path, resume=True))
+    for name in tmp_path.glob(".*"):
+        name.unlink()
+    assert_same_run(tmp_path, undisturbed)
+
+
+def test_no_whole_snapshot_is_an_error(flags, tmp_path):
+    (tmp_path / "tiny-resume.npz").write_bytes(b"PK\x03\x04 and no more")
+    text = script("train_multilabel.py", *flags(tmp_path, resume=True), status=2)
+    assert "cut short or damaged" in text.splitlines()[-1] and "Traceback" not in text
+
+
+@pytest.mark.parametrize("change,named", [
+    ({"batch_size": 4}, "--batch-size was 8 when the run was saved, and is 4 now"),
+    ({"lr": 0.01}, "--lr was 0.05"), ({"seed": 3}, "--seed was 0"), ({"squash": True}, "--squash")])
+def test_resuming_another_run_is_refused_by_name(change, named, flags, undisturbed, tmp_path):
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for name in ("tiny-resume.npz", "history.csv"):
+        (copy / name).write_bytes((undisturbed / name).read_bytes())
+    text = script("train_multilabel.py", *flags(copy, resume=True, **change), status=2)
+    assert named in text.splitlines()[-1]
+    text = script("train_multilabel.py", *flags(
+        copy, resume_anyway=True, num_epoch=EPOCHS + 1, **change))
+    assert f"Resuming at epoch {EPOCHS}, batch 0" in text
+    assert (copy / f"tiny-{EPOCHS + 1:04d}.params").exists()
+
+
+def test_a_changed_lst_is_refused(flags, undisturbed, small_demo, tmp_path):
+    changed = tmp_path / "train.lst"
+    text = (small_demo / "train.lst").read_text()
+    changed.write_text(text.replace("0.000000", "1.000000", 1))
+    (tmp_path / "tiny-resume.npz").write_bytes((undisturbed / "tiny-resume.npz").read_bytes())
+    text = script("train_multilabel.py", *flags(tmp_path, resume=True, data_train=changed),
+                  status=2)
+    assert "the content of --data-train was" in text.splitlines()[-1]
+
+
+def test_a_finished_run_has_nothing_to_resume(flags, undisturbed):
+    before = {f.name: f.stat().st_mtime for f in undisturbed.glob("*.params")}
+    script("train_multilabel.py", *flags(undisturbed, resume=True))
+    assert before == {f.name: f.stat().st_mtime for f in undisturbed.glob("*.params")}
+
+
+def test_a_full_disk_ends_in_one_line_and_the_earlier_checkpoint_stays(flags, tmp_path):
+    arguments = flags(tmp_path, checkpoint_minutes=0)
+    script("train_multilabel.py", *arguments)
+    before = (tmp_path / "tiny-0001.params").read_bytes()
+
+    def no_room():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+    log = (tmp_path / "train.log")
+    log.unlink()  # it is longer than that already
+    text = script("train_multilabel.py", *arguments, status=2, preexec_fn=no_room)
+    assert "cannot be written" in text.splitlines()[-1] and "Traceback" not in text
+    assert (tmp_path / "tiny-0001.params").read_bytes() == before
+    assert not [f for f in os.listdir(tmp_path) if f.startswith(".")]
+
+
+def test_a_folder_that_cannot_be_made_is_an_error(flags, tmp_path):
+    (tmp_path / "file").write_text("")
+    text = script("train_multilabel.py", *flags(tmp_path / "file" / "result"), status=2)
+    assert "--save-result" in text.splitlines()[-1] and "Traceback" not in text
+
+
+def test_keep_and_best_and_early_stop(flags, tmp_path):
+    arguments = flags(tmp_path, keep=2, early_stop=1, lr_schedule="constant")
+    text = script("train_multilabel.py", *arguments)
+    scores = [float(s) for s in re.findall(r"Epoch\[\d+\] Validation-mAP=([.\d]+)", text)]
+    numbers = sorted(int(f.name[5:9]) for f in tmp_path.glob("tiny-0*.params"))
+    assert len(numbers) == 2 and numbers[-1] == len(scores)
+    best = int(np.argmax(scores)) + 1
+    assert f"Best: checkpoint {best}, validation mAP {max(scores):.4f}" in text
+    if len(scores) < EPOCHS:
+        assert scores[-1] <= scores[-2]
+    checkpoint.load(str(tmp_path / "tiny-best"), 0)

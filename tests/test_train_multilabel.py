@@ -1,0 +1,337 @@
+"""The fine-tune network, and the training script run as a person runs it."""
+import csv
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, script, training_flags
+
+import checkpoint
+from cli import InputError
+from mx_compat import mx
+from train_multilabel import find_features, get_fine_tune_model
+
+
+def outputs(net, arg_params, aux_params, shape, **inputs):
+    net = net if isinstance(net, mx.sym.Symbol) else net
+    executor = net.simple_bind(mx.cpu(), data=shape, grad_req="null", type_dict={"data": "uint8"})
+    executor.copy_params_from(arg_params, aux_params, allow_extra_params=True)
+    executor.forward(**inputs)
+    return executor.outputs[0].asnumpy()
+
+
+def resnet_style():
+    net = mx.sym.Convolution(mx.sym.Variable("data"), num_filter=4, kernel=(3, 3), name="fc_conv")
+    net = mx.sym.Pooling(net, global_pool=True, kernel=(1, 1), pool_type="avg", name="pool1")
+    net = mx.sym.FullyConnected(mx.sym.Flatten(net, name="flatten0"), num_hidden=9, name="fc")
+    return mx.sym.SoftmaxOutput(net, name="softmax")
+
+
+def gluon_style():
+    net = mx.sym.Convolution(mx.sym.Variable("data"), num_filter=4, kernel=(3, 3), name="c")
+    net = mx.sym.Pooling(net, global_pool=True, kernel=(1, 1), name="resnetv20_pool1_fwd")
+    net = mx.sym.Flatten(net, name="resnetv20_flatten0_flatten0")
+    return mx.sym.FullyConnected(net, num_hidden=9, name="resnetv20_dense0_fwd")
+
+
+def squeezenet_style():
+    net = mx.sym.Convolution(mx.sym.Variable("data"), num_filter=4, kernel=(3, 3), name="c")
+    net = mx.sym.Dropout(mx.sym.Activation(net, act_type="relu"), name="dropout0")
+    net = mx.sym.Convolution(net, num_filter=9, kernel=(1, 1), name="classifier")
+    net = mx.sym.Activation(net, act_type="relu")
+    net = mx.sym.Pooling(net, global_pool=True, kernel=(1, 1), pool_type="avg")
+    return mx.sym.Flatten(net)
+
+
+def mobilenetv2_style():
+    net = mx.sym.Convolution(mx.sym.Variable("data"), num_filter=4, kernel=(3, 3), name="c")
+    net = mx.sym.Pooling(net, global_pool=True, kernel=(1, 1), pool_type="avg", name="pool0")
+    net = mx.sym.Convolution(net, num_filter=9, kernel=(1, 1), no_bias=True, name="pred")
+    return mx.sym.Flatten(net)
+
+
+def headless():
+    net = mx.sym.Convolution(mx.sym.Variable("data"), num_filter=4, kernel=(3, 3), name="c")
+    net = mx.sym.BatchNorm(net, name="bn")
+    net = mx.sym.Pooling(net, global_pool=True, kernel=(1, 1), name="pool")
+    return mx.sym.Flatten(net, name="features")
+
+
+STYLES = {resnet_style: "flatten0", gluon_style: "resnetv20_flatten0_flatten0",
+          squeezenet_style: "dropout0", mobilenetv2_style: "pool0", headless: "features"}
+
+
+def random_params(net, shape=(2, 3, 16, 16)):
+    shapes, _, _ = net.infer_shape(data=shape)
+    return {name: mx.nd.random.normal(shape=s)
+            for name, s in zip(net.list_arguments(), shapes) if name != "data"}
+
+
+@pytest.mark.parametrize("style", STYLES, ids=lambda s: s.__name__)
+def test_finds_what_feeds_the_classifier(style):
+    sym = style()
+    assert find_features(sym) == STYLES[style]
+    params = random_params(sym)
+    net, new_args = get_fine_tune_model(sym, params, 7)
+    assert net.list_outputs() == ["softmax_output"]
+    assert set(net.list_arguments()) - set(new_args) == {
+        "data", "fc_weight", "fc_bias", "softmax_label"}
+    assert net.infer_shape(data=(2, 3, 16, 16))[1] == [(2, 7)]
+    assert net.infer_shape(data=(2, 3, 16, 16))[0][net.list_arguments().index("fc_weight")] == (
+        7, 4)
+
+
+def test_only_the_classifiers_parameters_are_dropped():
+    params = random_params(resnet_style())
+    _, new_args = get_fine_tune_model(resnet_style(), params, 7)
+    assert set(params) - set(new_args) == {"fc_weight", "fc_bias", "softmax_label"}
+
+
+def test_a_layer_called_fc_in_the_backbone_keeps_its_weights():
+    params = random_params(resnet_style())
+    net, new_args = get_fine_tune_model(resnet_style(), params, 7, "fc")
+    assert "fc_weight" in new_args and "fc_multilabel_weight" in net.list_arguments()
+
+
+def test_the_layer_may_be_named():
+    net, _ = get_fine_tune_model(resnet_style(), {}, 7, "fc_conv")
+    shapes = dict(zip(net.list_arguments(), net.infer_shape(data=(2, 3, 16, 16))[0]))
+    assert shapes["fc_weight"] == (7, 4)
+
+
+def test_a_wrong_layer_is_an_error_that_lists_likely_ones():
+    with pytest.raises(InputError, match="no layer 'flatten9'.*flatten0.*pool1"):
+        get_fine_tune_model(resnet_style(), {}, 7, "flatten9")
+
+
+def test_pixels_are_normalised_in_the_graph():
+    data = np.random.RandomState(0).randint(0, 256, (2, 3, 8, 8)).astype(np.uint8)
+    mean, std = (120.5, 110, 100), (50, 60, 70.5)
+    for normalised in (
+            checkpoint.with_normalisation(mx.sym.Flatten(mx.sym.Variable("data")), mean, std),
+            checkpoint.with_normalisation(checkpoint.with_normalisation(
+                mx.sym.Flatten(mx.sym.Variable("data")), (1, 2, 3), (4, 5, 6))[0], mean, std)):
+        got = outputs(*normalised, {}, data.shape, data=mx.nd.array(data, dtype=np.uint8))
+        expected = (data - np.reshape(mean, (1, 3, 1, 1))) / np.reshape(std, (1, 3, 1, 1))
+        np.testing.assert_allclose(got, expected.reshape(2, -1), rtol=1e-5)
+
+
+def test_float16_backbone_has_a_float32_head(tiny_network):
+    sym, arg_params, aux_params = checkpoint.load(tiny_network, 0)
+    sym, constants = checkpoint.with_normalisation(sym, (0, 0, 0), (255, 255, 255), "float16")
+    net, _ = get_fine_tune_model(sym, {**arg_params, **constants}, 5, dtype="float16")
+    types = dict(zip(net.list_arguments(), net.infer_type(data="uint8")[0]))
+    assert types["conv0_weight"] == types["conv1_weight"] == np.float16
+    assert types["fc_weight"] == types["bn0_gamma"] == types["rgb_mean"] == np.float32
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_network, small_demo, tmp_path_factory):
+    """A run of two epochs: its folder and what it printed."""
+    result = tmp_path_factory.mktemp("result") / "deep er"
+    text = script("train_multilabel.py", *training_flags(tiny_network, small_demo, result))
+    return result, text
+
+
+def test_logs_in_mxnets_format_and_says_what_no_would_score(trained):
+    result, text = trained
+    log = (result / "train.log").read_text()
+    for name in ("Train-loss", "Train-acc", "Validation-loss", "Validation-acc", "Validation-mAP"):
+        assert re.search(rf"Epoch\[1\] {name}=[.\d]+", log), name
+        assert re.search(rf"Epoch\[1\] {name}=[.\d]+", text), name
+    assert "Epoch[1] answering 'no' to everything would score acc 0." in log
+    assert "Epoch[1] Time cost=" in log
+
+
+def test_writes_a_checkpoint_each_epoch_and_the_history(trained):
+    result, _ = trained
+    for number in (1, 2):
+        assert (result / f"tiny-{number:04d}.params").exists()
+    with open(result / "history.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+    assert all(float(row[c]) > 0 for row in rows for c in row if c != "epoch")
+    assert (result / "history.png").read_bytes()[:4] == b"\x89PNG"
+    assert not [f.name for f in result.iterdir() if f.name.startswith(".")]
+
+
+def test_the_checkpoint_carries_names_and_preprocessing(trained, small_demo):
+    sym, arg_params, _ = checkpoint.load(str(trained[0] / "tiny"), 2)
+    attributes = checkpoint.get_attributes(sym)
+    assert attributes["class_names"] == (small_demo / "labels.txt").read_text().split()
+    assert attributes["image_shape"] == [3, 32, 32] and attributes["fit"] == "crop"
+    np.testing.assert_allclose(arg_params["rgb_mean"].asnumpy().ravel(), checkpoint.IMAGENET_MEAN)
+
+
+def test_plain_mxnet_loads_the_checkpoint_in_another_process(trained, small_demo, tmp_path):
+    from lst_iter import LstIter
+    batches = LstIter(batch_size=20, data_shape=(3, 32, 32),
+                      path_imglist=str(small_demo / "val.lst"),
+                      path_root=str(small_demo / "images"))
+    batch = next(batches)
+    np.save(tmp_path / "pixels.npy", batch.data[0].asnumpy())
+    program = f"""
+import sys; sys.path.insert(0, {str(ROOT)!r})
+import numpy as np, crossentropy_op, mxnet as mx
+pixels = np.load({str(tmp_path / 'pixels.npy')!r})
+module = mx.mod.Module.load({str(trained[0] / 'tiny')!r}, 2, label_names=['softmax_label'])
+module.bind([mx.io.DataDesc('data', pixels.shape, np.uint8)], for_training=False)
+data = mx.nd.array(pixels, dtype='uint8')
+module.forward(mx.io.DataBatch([data]), is_train=False)
+np.save({str(tmp_path / 'out.npy')!r}, module.get_outputs()[0].asnumpy())
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+    sym, arg_params, aux_params = checkpoint.load(str(trained[0] / "tiny"), 2)
+    here = outputs(sym, arg_params, aux_params, batch.data[0].shape, data=batch.data[0])
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), here, atol=1e-6)
+    label = batch.label[0].asnumpy()
+    acc = ((here > 0.5) == (label > 0.5)).mean()
+    logged = re.findall(r"Epoch\[1\] Validation-acc=([.\d]+)", trained[1])[0]
+    assert float(logged) == pytest.approx(acc, abs=1e-6)
+
+
+def test_two_runs_give_the_same_bytes(trained, tiny_network, small_demo, tmp_path):
+    flags = training_flags(tiny_network, small_demo, tmp_path, data_nthreads=1)
+    script("train_multilabel.py", *flags)
+    name = "tiny-0002.params"
+    assert (tmp_path / name).read_bytes() == (trained[0] / name).read_bytes()
+
+
+def test_a_fine_tuned_network_can_be_fine_tuned_again(trained, small_demo, tmp_path):
+    flags = training_flags(trained[0] / "tiny", small_demo, tmp_path, epoch=2, num_epoch=1)
+    script("train_multilabel.py", *flags)
+    sym, _, _ = checkpoint.load(str(tmp_path / "tiny"), 1)
+    assert sym.list_arguments().count("rgb_mean") == 1
+
+
+@pytest.mark.parametrize("flags", [
+    {"optimizer": "adam", "lr": 0.001, "lr_schedule": "cosine", "warmup_epochs": 1},
+    {"optimizer": "lamb", "lr_schedule": "constant", "clip_gradient": 1},
+    {"optimizer": "nag", "lr_step_epochs": "1", "loss": "asl", "label_smoothing": 0.1},
+    {"loss": "focal", "pos_weight": "auto", "pad_square": True, "head_lr_mult": 10},
+    {"data_val": None, "image_val": None, "labels": None, "gpus": "", "squash": True},
+], ids=str)
+def test_options_train(flags, tiny_network, small_demo, tmp_path):
+    flags = training_flags(tiny_network, small_demo, tmp_path, **flags)
+    text = script("train_multilabel.py", *flags)
+    losses = [float(x) for x in re.findall(r"Train-loss=([.\d]+)", text)]
+    assert len(losses) == 2 and losses[1] < losses[0] * 1.1
+
+
+MISTAKES = {
+    "no such .lst": ({"data_train": "/nowhere/t.lst"}, "/nowhere/t.lst"),
+    "no such network": ({"model": "/nowhere/net"}, "/nowhere/net-symbol.json: no such file"),
+    "no such epoch": ({"epoch": 7}, "-0007.params: no such file"),
+    "wrong number of classes": ({"num_classes": 9}, "train.lst:1: 8 labels, but --num-classes"),
+    "wrong number of examples": ({"num_examples": 9}, "70 rows, but --num-examples is 9"),
+    "no such layer": ({"layer_before_fullc": "x"}, "no layer 'x'; likely ones: fc1, flatten0"),
+    "wrong optimizer": ({"optimizer": "sdg"}, "--optimizer sdg"),
+    "no such GPU": ({"gpus": "77"}, "there is no GPU 77"),
+    "images elsewhere": ({"image_train": "/nowhere"}, "no such file or directory"),
+    "negative rate": ({"lr": -1}, "--lr must be 0 or more"),
+    "shape without channels": ({"image_shape": "32,32"}, "--image-shape: 3 numbers wanted"),
+    "freeze matches nothing": ({"freeze": "convx"}, "no parameter's name matches 'convx'"),
+    "clip too large": ({"clip": 2}, "clip must be from 0 to 0.99"),
+    "nothing to train": ({"num_epoch": 0}, "--num-epoch 0 trains nothing"),
+    "std of zero": ({"rgb_std": "1,0,1"}, "rgb_std wants numbers above 0"),
+    "too small for the network": ({"image_shape": "3,2,2"}, "does not work on images of"),
+}
+
+
+@pytest.mark.parametrize("flags,says", MISTAKES.values(), ids=MISTAKES)
+def test_mistakes_end_in_one_line_and_status_2(flags, says, tiny_network, small_demo, tmp_path):
+    if flags.get("image_train"):
+        flags = {**flags, "image_train": tmp_path}
+    flags = training_flags(tiny_network, small_demo, tmp_path / "result", **flags)
+    text = script("train_multilabel.py", *flags, status=2)
+    assert says in text.splitlines()[-1]
+    assert "Traceback" not in text
+    assert not list(tmp_path.glob("result/*.params"))
+
+
+def test_class_names_must_be_as_many_as_classes(tiny_network, small_demo, tmp_path):
+    labels = tmp_path / "labels.txt"
+    labels.write_text("one\ntwo\n")
+    flags = training_flags(tiny_network, small_demo, tmp_path / "r", labels=labels)
+    assert "2 class names, but the .lst has 8" in script("train_multilabel.py", *flags, status=2)
+
+
+@pytest.mark.parametrize("ending,says", [("-0000.params", "cut short"), ("-symbol.json", "cut")])
+def test_a_checkpoint_cut_in_half_is_an_error(ending, says, tiny_network, small_demo, tmp_path):
+    for name in ("-0000.params", "-symbol.json"):
+        content = Path(tiny_network + name).read_bytes()
+        (tmp_path / f"cut{name}").write_bytes(
+            content[:len(content) // 2] if name == ending else content)
+    flags = training_flags(tmp_path / "cut", small_demo, tmp_path / "r")
+    text = script("train_multilabel.py", *flags, status=2)
+    assert says in text.splitlines()[-1] and "Traceback" not in text
+
+
+def test_parameters_of_another_network_are_an_error(tiny_network, small_demo, tmp_path):
+    sym, arg_params, aux_params = checkpoint.load(tiny_network, 0)
+    arg_params["conv1_weight"] = mx.nd.zeros((5, 8, 3, 3))
+    checkpoint.save(str(tmp_path / "other"), 0, sym, arg_params, aux_params)
+    flags = training_flags(tmp_path / "other", small_demo, tmp_path / "r")
+    text = script("train_multilabel.py", *flags, status=2)
+    assert "conv1_weight is (5, 8, 3, 3)" in text.splitlines()[-1]
+
+
+def test_a_rate_that_explodes_stops_and_keeps_the_last_checkpoint(
+        tiny_network, small_demo, tmp_path):
+    flags = training_flags(tiny_network, small_demo, tmp_path, lr=1e30)
+    text = script("train_multilabel.py", *flags, status=2)
+    assert re.search(r"epoch 0, batch \d+: the loss is (nan|inf)", text.splitlines()[-1])
+    assert not list(tmp_path.glob("*.params"))
+
+
+def test_test_io_reads_and_trains_nothing(tiny_network, small_demo, tmp_path):
+    flags = training_flags(tiny_network, small_demo, tmp_path, test_io=True)
+    assert re.search(r"Read 70 images in .*samples/sec", script("train_multilabel.py", *flags))
+    assert not list(tmp_path.glob("*.params"))
+
+
+def test_a_frozen_backbone_does_not_move(tiny_network, small_demo, tmp_path):
+    flags = training_flags(tiny_network, small_demo, tmp_path, freeze="backbone")
+    script("train_multilabel.py", *flags)
+    _, before, before_aux = checkpoint.load(tiny_network, 0)
+    sym, after, after_aux = checkpoint.load(str(tmp_path / "tiny"), 2)
+    for name in before_aux:
+        assert np.array_equal(before_aux[name].asnumpy(), after_aux[name].asnumpy()), name
+    for name in set(before) & set(after):
+        assert np.array_equal(before[name].asnumpy(), after[name].asnumpy()), name
+    # The checkpoint itself can be trained on whole.
+    assert "use_global_stats" not in sym.tojson()
+
+
+def test_freezing_by_pattern_freezes_those_alone(tiny_network, small_demo, tmp_path):
+    flags = training_flags(tiny_network, small_demo, tmp_path, freeze="conv0|bn0")
+    script("train_multilabel.py", *flags)
+    _, before, before_aux = checkpoint.load(tiny_network, 0)
+    _, after, after_aux = checkpoint.load(str(tmp_path / "tiny"), 2)
+    same = {n for n in set(before) & set(after)
+            if np.array_equal(before[n].asnumpy(), after[n].asnumpy())}
+    assert same == {"conv0_weight", "bn0_gamma", "bn0_beta"}
+    assert np.array_equal(before_aux["bn0_moving_mean"].asnumpy(),
+                          after_aux["bn0_moving_mean"].asnumpy())
+    assert not np.array_equal(before_aux["bn1_moving_mean"].asnumpy(),
+                              after_aux["bn1_moving_mean"].asnumpy())
+
+
+def test_the_symbol_file_is_plain_json_with_attributes(trained):
+    graph = json.loads((trained[0] / "tiny-symbol.json").read_text())
+    data = next(n for n in graph["nodes"] if n["name"] == "data")
+    assert json.loads(data["attrs"]["__rgb_image_shape__"]) == [3, 32, 32]
+
+
+def test_photos_of_many_classes(ccp, tiny_network, tmp_path):
+    result = tmp_path / "result"
+    text = script(
+        "train_multilabel.py", "--model", tiny_network, "--data-train", ccp / "val.lst",
+        "--image-train", ccp / "photos", "--data-val", ccp / "val.lst", "--labels",
+        ccp / "labels.txt", "--image-shape", "3,64,64", "--num-epoch", 1, "--save-result", result)
+    assert "120 training images, 58 classes" in text
+    assert 0.1 < float(re.findall(r"Validation-mAP=([.\d]+)", text)[0]) < 1
