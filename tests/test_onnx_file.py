@@ -1,0 +1,223 @@
+"""tools/onnx_file.py: ONNX classifiers through MXNet's importer."""
+import sys
+
+import numpy as np
+import onnx_file
+import pytest
+from import_pretrained import main
+
+import checkpoint
+from checkpoint import IMAGENET_MEAN, IMAGENET_STD
+from cli import InputError
+from mx_compat import mx
+
+
+@pytest.fixture
+def onnx():
+    pytest.importorskip("onnxruntime", reason="onnx and onnxruntime are optional")
+    return pytest.importorskip("onnx", reason="onnx and onnxruntime are optional")
+
+
+def save(onnx, path, nodes, weights, image=(1, 3, 32, 32), pixel="FLOAT", opset=13, outputs=("y",)):
+    """An ONNX file of these nodes, which weigh in with numpy arrays by name."""
+    helper, types = onnx.helper, onnx.TensorProto
+    graph = helper.make_graph(
+        nodes, "net", [helper.make_tensor_value_info("x", getattr(types, pixel), image)],
+        [helper.make_tensor_value_info(name, types.FLOAT, None) for name in outputs],
+        [onnx.numpy_helper.from_array(array, name) for name, array in weights.items()])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)],
+                                 ir_version=8), path)
+    return str(path)
+
+
+def layers(onnx, **options):
+    """Convolution, batch normalisation, pooling, ReLU6 and a classifier of 5 classes."""
+    make, draw = onnx.helper.make_node, np.random.RandomState(0)
+    weights = {"w": draw.normal(size=(8, 3, 3, 3)) / 5, "fc": draw.normal(size=(5, 8)),
+               "fc_bias": draw.normal(size=5), "gamma": draw.uniform(0.5, 1, 8),
+               "beta": draw.normal(size=8), "mean": draw.normal(size=8) / 5,
+               "variance": draw.uniform(0.001, 0.01, 8), "low": np.array(0), "high": np.array(6)}
+    weights = {name: array.astype(np.float32) for name, array in weights.items()}
+    nodes = [
+        make("Conv", ["x", "w"], ["a"], pads=[1, 1, 1, 1], strides=[2, 2], kernel_shape=[3, 3]),
+        make("BatchNormalization", ["a", "gamma", "beta", "mean", "variance"], ["b"],
+             **options.get("norm", {})),
+        make("Clip", ["b", "low", "high"], ["c"]),
+        make("MaxPool", ["c"], ["d"], kernel_shape=[3, 3], strides=[2, 2],
+             **options.get("pool", {"pads": [1, 1, 1, 1]})),
+        make("Relu", ["d"], ["e"]), make("GlobalAveragePool", ["e"], ["f"]),
+        make("Flatten", ["f"], ["g"]), make("Gemm", ["g", "fc", "fc_bias"], ["y"], transB=1)]
+    return nodes, weights
+
+
+def reference(path, pixels, mean=IMAGENET_MEAN, std=IMAGENET_STD):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    images = (pixels - np.array(mean)[:, None, None]) / np.array(std)[:, None, None]
+    return np.concatenate([session.run(None, {"x": image[None].astype(np.float32)})[0]
+                           for image in images])
+
+
+def logits_of(prefix, pixels):
+    sym, arg_params, aux_params = checkpoint.load(prefix, 0)
+    executor = sym.get_internals()["logits_output"].bind(
+        mx.cpu(), {**arg_params, "data": mx.nd.array(pixels, dtype="uint8")},
+        aux_states=aux_params, grad_req="null")
+    return executor.forward(is_train=False)[0].asnumpy()
+
+
+@pytest.fixture
+def pixels():
+    return np.random.RandomState(1).randint(0, 256, (3, 3, 32, 32)).astype(np.uint8)
+
+
+def test_the_checkpoint_computes_what_the_file_does(onnx, pixels, tmp_path):
+    path = save(onnx, tmp_path / "net.onnx", *layers(onnx))
+    prefix = str(tmp_path / "net")
+    main(["--onnx", path, "--prefix", prefix])
+    expected = reference(path, pixels)
+    assert expected.std() > 0.1
+    np.testing.assert_allclose(logits_of(prefix, pixels), expected, atol=1e-4)
+    sym = checkpoint.load(prefix, 0)[0]
+    assert checkpoint.get_attributes(sym) == {
+        "image_shape": [3, 32, 32], "resize": 37, "fit": "crop"}
+    assert sym.list_outputs() == ["softmax_output"]
+
+
+def test_mean_and_std_can_be_given(onnx, pixels, tmp_path):
+    path = save(onnx, tmp_path / "net.onnx", *layers(onnx))
+    prefix = str(tmp_path / "net")
+    main(["--onnx", path, "--prefix", prefix,
+          "--rgb-mean", "127,127,127", "--rgb-std", "128,128,9"])
+    np.testing.assert_allclose(logits_of(prefix, pixels), reference(
+        path, pixels, (127, 127, 127), (128, 128, 9)), atol=1e-4)
+
+
+def test_a_last_softmax_is_replaced(onnx, pixels, tmp_path):
+    nodes, weights = layers(onnx)
+    path = save(onnx, tmp_path / "net.onnx", nodes, weights)
+    nodes.append(onnx.helper.make_node("Softmax", ["y"], ["p"], axis=1))
+    ending = save(onnx, tmp_path / "ending.onnx", nodes, weights, outputs=["p"])
+    main(["--onnx", ending, "--prefix", str(tmp_path / "net")])
+    np.testing.assert_allclose(logits_of(str(tmp_path / "net"), pixels),
+                               reference(path, pixels), atol=1e-4)
+
+
+def test_a_model_of_uint8_pixels_normalises_by_itself(onnx, pixels, tmp_path):
+    nodes, weights = layers(onnx)
+    plain = save(onnx, tmp_path / "plain.onnx", nodes, weights)
+    nodes[0].input[0] = "float"
+    nodes.insert(0, onnx.helper.make_node("Cast", ["x"], ["float"], to=onnx.TensorProto.FLOAT))
+    path = save(onnx, tmp_path / "net.onnx", nodes, weights, pixel="UINT8")
+    main(["--onnx", path, "--prefix", str(tmp_path / "net")])
+    np.testing.assert_allclose(logits_of(str(tmp_path / "net"), pixels), reference(
+        plain, pixels, (0, 0, 0), (1, 1, 1)), rtol=1e-4)
+
+
+def test_what_mxnet_exports_comes_back(onnx, pixels, tmp_path):
+    net = mx.gluon.model_zoo.vision.get_model("mobilenetv2_0.25", classes=7)
+    mx.random.seed(0)
+    net.initialize(mx.init.Xavier())
+    net(mx.nd.zeros((1, 3, 32, 32)))
+    params = {name: parameter.data() for name, parameter in net.collect_params().items()}
+    path = str(tmp_path / "net.onnx")
+    mx.onnx.export_model(net(mx.sym.Variable("x")), params, [(1, 3, 32, 32)], np.float32, path)
+    main(["--onnx", path, "--prefix", str(tmp_path / "net")])
+    mean, std = (np.array(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
+    expected = net(mx.nd.array((pixels - mean) / std)).asnumpy()
+    np.testing.assert_allclose(logits_of(str(tmp_path / "net"), pixels), expected,
+                               atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("opset", [9, 11, 13, 17])
+def test_what_torch_exports_is_read(opset, onnx, pixels, tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    nn = torch.nn
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 7, 2, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU6(), nn.MaxPool2d(3, 2, 1),
+        nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Dropout(0.2), nn.Linear(8, 5)).eval()
+    path = str(tmp_path / "net.onnx")
+    torch.onnx.export(net, torch.zeros(1, 3, 32, 32), path, opset_version=opset, dynamo=False)
+    main(["--onnx", path, "--prefix", str(tmp_path / "net")])
+    mean, std = (np.array(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
+    expected = net(torch.from_numpy((pixels - mean) / std).float()).detach().numpy()
+    np.testing.assert_allclose(logits_of(str(tmp_path / "net"), pixels), expected, atol=1e-4)
+
+
+def convert(path):
+    return onnx_file.convert(path, IMAGENET_MEAN, IMAGENET_STD)
+
+
+def test_an_option_that_the_importer_ignores_is_found_out(onnx, tmp_path):
+    nodes, weights = layers(onnx)
+    pool = onnx.helper.make_node("AveragePool", ["c"], ["d"], kernel_shape=[3, 3],
+                                 strides=[2, 2], pads=[1, 1, 1, 1], count_include_pad=0)
+    path = save(onnx, tmp_path / "net.onnx", [*nodes[:3], pool, *nodes[4:]], weights)
+    with pytest.raises(InputError, match="computes something else"):
+        convert(path)
+
+
+def test_an_unknown_operator_is_named(onnx, tmp_path):
+    nodes, weights = layers(onnx)
+    nodes[4] = onnx.helper.make_node("HardSwish", ["d"], ["e"])
+    path = save(onnx, tmp_path / "net.onnx", nodes, weights, opset=14)
+    with pytest.raises(InputError, match="does not read the operators HardSwish"):
+        convert(path)
+
+
+def test_a_form_that_the_importer_does_not_read_is_told(onnx, tmp_path):
+    nodes, weights = layers(onnx)
+    weights["axes"] = np.array([2, 3])
+    nodes[5] = onnx.helper.make_node("ReduceMean", ["e", "axes"], ["f"])
+    path = save(onnx, tmp_path / "net.onnx", nodes, weights, opset=18)
+    with pytest.raises(InputError) as error:
+        convert(path)
+    assert str(error.value).startswith(path)
+
+
+@pytest.mark.parametrize("options, says", [
+    ({"image": (1, 3, 32, 48)}, "square"), ({"image": (1, 1, 32, 32)}, "wanted is"),
+    ({"image": (1, 3)}, "wanted is"), ({"pixel": "DOUBLE"}, "wanted is"),
+    ({"outputs": ("y", "g")}, "1 inputs and 2 outputs")])
+def test_what_is_no_image_classifier_is_told(options, says, onnx, tmp_path):
+    path = save(onnx, tmp_path / "net.onnx", *layers(onnx), **options)
+    with pytest.raises(InputError, match=says):
+        convert(path)
+
+
+def test_a_model_exported_for_training_is_refused(onnx, tmp_path):
+    path = save(onnx, tmp_path / "net.onnx", *layers(onnx, norm={"training_mode": 1}), opset=14)
+    with pytest.raises(InputError, match="onnxruntime does not read it"):
+        convert(path)
+
+
+def test_a_fixed_batch_is_told(onnx, tmp_path):
+    nodes, weights = layers(onnx)
+    weights["shape"] = np.array([1, 8])
+    nodes[6] = onnx.helper.make_node("Reshape", ["f", "shape"], ["g"])
+    path = save(onnx, tmp_path / "net.onnx", nodes, weights)
+    with pytest.raises(InputError, match="two images"):
+        convert(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"a letter", bytes(range(256))])
+def test_another_file_is_an_error(content, onnx, tmp_path):
+    (tmp_path / "net.onnx").write_bytes(content)
+    with pytest.raises(InputError, match="net.onnx: "):
+        convert(str(tmp_path / "net.onnx"))
+
+
+def test_an_absent_file_is_an_error(onnx):
+    with pytest.raises(InputError, match="absent.onnx: cannot be read: No such file"):
+        convert("absent.onnx")
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
+def test_without_the_packages_it_says_what_to_install(package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(InputError, match="pip install -r requirements-export.txt"):
+        convert("net.onnx")

@@ -1,0 +1,150 @@
+"""tools/torch_file.py: state files of PyTorch and safetensors, read without torch."""
+import json
+import os
+import struct
+
+import numpy as np
+import pytest
+import torch_bytes
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch_file import parse_tensors, read_tensors
+
+from cli import InputError
+
+STATE = {
+    "conv.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2),
+    "half": np.array([0.5, -2], np.float16),
+    "bn.num_batches_tracked": np.array(7, np.int64),
+    "double": np.array([[1e-300]]),
+}
+FORMATS = {"old": torch_bytes.old_format(STATE), "zip": torch_bytes.zip_format(STATE),
+           "safetensors": torch_bytes.safetensors(STATE)}
+
+
+@pytest.mark.parametrize("content", FORMATS.values(), ids=FORMATS)
+def test_every_format_gives_the_tensors_as_they_were(content):
+    found = parse_tensors(content)
+    assert list(found) == list(STATE)
+    for name, array in STATE.items():
+        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(found[name], array)
+
+
+def test_strides_and_offset_are_honoured():
+    values = np.arange(20, dtype=np.float32)
+    # A transposed 3x2 view that starts at the fifth value.
+    view = torch_bytes.tensor("0", 20, (3, 2), (1, 4), offset=5)
+    content = torch_bytes.zip_format({"any": values}, torch_bytes.dictionary({"view": view}))
+    np.testing.assert_array_equal(parse_tensors(content)["view"], [[5, 9], [6, 10], [7, 11]])
+
+
+def test_bfloat16_becomes_float32():
+    bits = np.array([1.5, -0.25, 3e38], np.float32).view(np.uint32) >> 16
+    content = torch_bytes.safetensors({"b": bits.astype(np.uint16).view(np.float16)}, dtype="BF16")
+    np.testing.assert_allclose(parse_tensors(content)["b"], [1.5, -0.25, 3e38], rtol=0.01)
+
+
+def test_a_training_checkpoint_gives_its_state_dict():
+    inner = torch_bytes.dictionary({"w": torch_bytes.tensor("0", 2, (2,), (1,))})[2:-1]
+    pickled = torch_bytes.dictionary({"epoch": torch_bytes.number(3), "state_dict": inner})
+    content = torch_bytes.zip_format({"w": np.ones(2, np.float32)}, pickled)
+    assert list(parse_tensors(content)) == ["w"]
+
+
+@pytest.mark.parametrize("module, function", [
+    ("os", "system"), ("builtins", "eval"), ("builtins", "getattr"), ("torch", "load"),
+    ("torch._utils", "os.system"), ("torch_file", "_Tensor"), ("numpy", "frombuffer")])
+@pytest.mark.parametrize("wrap", [
+    lambda pickled: torch_bytes.zip_format({}, pickled),
+    lambda pickled: torch_bytes.OLD_HEAD + pickled], ids=["zip", "old"])
+def test_a_malicious_pickle_does_nothing(module, function, wrap, tmp_path):
+    marker = tmp_path / "run"
+    call = torch_bytes.name(module, function) + torch_bytes.group(
+        torch_bytes.text(f"touch {marker}")) + b"R"
+    with pytest.raises(InputError, match=f"{module}.{function}, which is no tensor") as error:
+        parse_tensors(wrap(torch_bytes.dictionary({"w": call})))
+    assert "\n" not in str(error.value)
+    assert not marker.exists()
+
+
+def test_a_pickle_cannot_change_a_tensor_after_its_check():
+    forged = torch_bytes.tensor("0", 2, (2,), (1,)) + b"}" + torch_bytes.text("shape") + \
+        torch_bytes.group(torch_bytes.number(10**9)) + b"sb"
+    content = torch_bytes.zip_format({"w": np.ones(2, np.float32)},
+                                     torch_bytes.dictionary({"w": forged}))
+    assert parse_tensors(content)["w"].shape == (2,)
+
+
+@pytest.mark.parametrize("shape, strides, offset", [
+    ((3,), (1,), 0), ((2,), (1,), 1), ((2,), (2,), 0), ((2,), (-1,), 1), ((1,), (1,), -1),
+    ((2, 2), (0, 0), 0), ((2,), (1, 1), 0)])
+def test_a_tensor_outside_its_storage_is_an_error(shape, strides, offset):
+    lie = torch_bytes.dictionary({"w": torch_bytes.tensor("0", 2, shape, strides, offset)})
+    with pytest.raises(InputError, match="tensor"):
+        parse_tensors(torch_bytes.zip_format({"w": np.ones(2, np.float32)}, lie))
+
+
+@pytest.mark.parametrize("changed", [
+    {"data_offsets": [0, 1]}, {"data_offsets": [8, 0]}, {"shape": [-1]}, {"shape": [2**70]},
+    {"shape": None}, {"dtype": "F8_E4M3"}, {"data_offsets": [0]}])
+def test_a_safetensors_header_that_lies_is_an_error(changed):
+    with pytest.raises(InputError, match="^w: "):
+        parse_tensors(torch_bytes.safetensors({"w": np.ones(2, np.float32)}, **changed))
+
+
+def test_safetensors_entries_that_share_values_are_an_error():
+    entry = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+    header = json.dumps({"a": entry, "b": entry}).encode()
+    with pytest.raises(InputError, match="^b: "):
+        parse_tensors(struct.pack("<Q", len(header)) + header + bytes(8))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x80\x02.", b"hello, world", bytes(100),
+                                     struct.pack("<Q", 2**60) + b"{}"])
+def test_other_files_are_an_error(content):
+    with pytest.raises(InputError):
+        parse_tensors(content)
+
+
+@pytest.mark.parametrize("content", FORMATS.values(), ids=FORMATS)
+@given(data=st.data())
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+def test_cut_and_changed_files_never_crash(content, data):
+    changed = bytearray(content[:data.draw(st.integers(0, len(content)))])
+    for _ in range(data.draw(st.integers(0, 4)) if changed else 0):
+        changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        found = parse_tensors(bytes(changed))
+    except InputError:
+        return
+    assert all(isinstance(array, np.ndarray) for array in found.values())
+
+
+@pytest.mark.parametrize("content", FORMATS.values(), ids=FORMATS)
+def test_a_file_cut_in_its_values_is_an_error(content):
+    with pytest.raises(InputError):
+        parse_tensors(content[:-1] if content[:2] != b"PK" else content[:-200])
+
+
+def test_errors_name_the_file(tmp_path):
+    with pytest.raises(InputError, match="absent.pth: cannot be read: No such file"):
+        read_tensors(tmp_path / "absent.pth")
+    (tmp_path / "text.pth").write_text("a letter")
+    with pytest.raises(InputError, match="text.pth: neither a PyTorch nor a safetensors file"):
+        read_tensors(tmp_path / "text.pth")
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "old"])
+def test_what_torch_writes_is_read(zipped, tmp_path):
+    torch = pytest.importorskip("torch")
+    base = torch.randn(4, 3, 2)
+    state = {"plain": base, "turned": base.permute(2, 0, 1), "part": base[1:, :, 1],
+             "half": base.half(), "bfloat16": base.bfloat16(), "count": torch.tensor(5),
+             "parameter": torch.nn.Parameter(base), "empty": torch.zeros(0, 3)}
+    path = os.path.join(tmp_path, "state.pth")
+    torch.save(state, path, _use_new_zipfile_serialization=zipped)
+    found = read_tensors(path)
+    assert list(found) == list(state)
+    for name, tensor in state.items():
+        np.testing.assert_array_equal(found[name], tensor.detach().float().numpy())
