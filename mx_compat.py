@@ -25,6 +25,7 @@ def physical_cores():
 
 
 os.environ.setdefault("OMP_NUM_THREADS", str(physical_cores()))
+os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")  # a line on standard error for each network
 if "bool" not in np.__dict__:
     np.bool = bool
 

@@ -32,8 +32,8 @@ CLASSIFIERS = ("FullyConnected", "Convolution")
 # What may stand between the classifier and the network's output.
 AFTER_CLASSIFIER = (
     "SoftmaxOutput", "softmax", "log_softmax", "SoftmaxActivation", "LogisticRegressionOutput",
-    "sigmoid", "Custom", "Activation", "relu", "Flatten", "flatten", "Reshape", "reshape", "squeeze",
-    "Pooling", "Dropout", "Cast", "_copy", "BlockGrad")
+    "sigmoid", "Custom", "Activation", "relu", "Flatten", "flatten", "Reshape", "reshape",
+    "squeeze", "Pooling", "Dropout", "Cast", "_copy", "BlockGrad")
 
 # Flags that may differ in a resumed run: they change where and how fast, not what is trained.
 # Images and lists may have moved; the lists' content is compared.
@@ -297,6 +297,8 @@ def main(argv=None):
     """Train, and log to standard error and to train.log what came of it."""
     args = parse_args(argv)
     devices = choose_devices(args.gpus)
+    if args.dtype == "float16" and devices[0].device_type == "cpu":
+        raise InputError("--dtype float16 needs a GPU: MXNet has no float16 convolution for CPUs")
     kv = mx.kvstore.create(args.kv_store)
     sym, arg_params, aux_params = load_pretrained(args)
     train_lst = read_lst(args.data_train, args.num_classes, args.label_format)

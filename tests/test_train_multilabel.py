@@ -129,6 +129,30 @@ def test_float16_backbone_has_a_float32_head(tiny_network):
     assert types["fc_weight"] == types["bn0_gamma"] == types["rgb_mean"] == np.float32
 
 
+def test_float16_features_give_nearly_the_probabilities_of_float32():
+    """On operators that MXNet's CPU has in float16; convolutions it has not."""
+    data = np.random.RandomState(0).randint(0, 256, (4, 3, 8, 8)).astype(np.uint8)
+    gradients, probabilities = [], []
+    for dtype in ("float16", "float32"):
+        net = mx.sym.Pooling(mx.sym.Variable("data"), kernel=(4, 4), stride=(4, 4),
+                             pool_type="avg")
+        net = mx.sym.Activation(net, act_type="relu")
+        sym, constants = checkpoint.with_normalisation(net, (100, 100, 100), (50, 50, 50), dtype)
+        net, args = get_fine_tune_model(sym, constants, 5, dtype=dtype)
+        weight = np.random.RandomState(1).randn(5, 3).astype(np.float32)
+        executor = net.simple_bind(mx.cpu(), data=data.shape, type_dict={"data": "uint8"},
+                                   grad_req={"fc_weight": "write"})
+        executor.copy_params_from({**args, "fc_weight": mx.nd.array(weight)})
+        executor.arg_dict["softmax_label"][:] = 1
+        executor.forward(is_train=True, data=mx.nd.array(data, dtype="uint8"))
+        executor.backward()
+        probabilities.append(executor.outputs[0].asnumpy())
+        gradients.append(executor.grad_dict["fc_weight"].asnumpy())
+    assert probabilities[0].dtype == np.float32
+    np.testing.assert_allclose(*probabilities, atol=2e-3)
+    np.testing.assert_allclose(*gradients, atol=2e-2)
+
+
 @pytest.fixture(scope="module")
 def trained(tiny_network, small_demo, tmp_path_factory):
     """A run of two epochs: its folder and what it printed."""
@@ -230,6 +254,7 @@ MISTAKES = {
     "wrong number of examples": ({"num_examples": 9}, "70 rows, but --num-examples is 9"),
     "no such layer": ({"layer_before_fullc": "x"}, "no layer 'x'; likely ones: fc1, flatten0"),
     "wrong optimizer": ({"optimizer": "sdg"}, "--optimizer sdg"),
+    "float16 on a CPU": ({"dtype": "float16", "gpus": ""}, "--dtype float16 needs a GPU"),
     "no such GPU": ({"gpus": "77"}, "there is no GPU 77"),
     "images elsewhere": ({"image_train": "/nowhere"}, "no such file or directory"),
     "negative rate": ({"lr": -1}, "--lr must be 0 or more"),
