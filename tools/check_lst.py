@@ -1,0 +1,198 @@
+"""Looking at every image of some .lst files as training will: what is wrong, and without it.
+
+    findings = check([train, val], ["photos", "photos"])
+    for problem in findings.problems:
+        print(problem)
+    ids, labels, names = cleaned(train, findings, 0)
+"""
+import hashlib
+import os
+from collections import Counter, defaultdict, namedtuple
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from tqdm import tqdm
+
+from cli import InputError
+from image_header import read_header
+from image_reader import Augment, ImageError, read_image, shown
+
+SHAPE = (3, 224, 224)
+IMAGES_AT_ONCE = 1024
+KINDS = ("missing", "broken", "duplicate", "leaked", "contradictory")
+
+Looked = namedtuple("Looked", "problem reason digest size format")
+Looked.__doc__ = """An image: None, "missing" or "broken", why; else its content's digest, size."""
+
+Problem = namedtuple("Problem", "list row kind text")
+Problem.__doc__ = """Number of the list, row in it, one of KINDS, and the line to print."""
+
+Findings = namedtuple("Findings", "problems images rows")
+Findings.__doc__ = """Problems in the order of the lists' rows.
+
+`images` has the Looked of each path, `rows` for each content the (list, row) pairs that show it.
+"""
+
+
+def check(lists, roots, class_names=None, threads=None, max_pixels=Augment.max_pixels):
+    """Open every image, and compare the rows that show the same one.
+
+    Parameters
+    ----------
+    lists : list of LstFile
+        With the same classes.
+    roots : list of str
+        Image root of each list.
+    class_names : list of str, optional
+        For messages.
+    threads : int, optional
+        Default: as many as there are processors.
+    max_pixels : int
+        Refuse images with more.
+
+    Returns
+    -------
+    Findings
+    """
+    paths = [[os.path.join(root, lst.name(row)) for row in range(len(lst))]
+             for lst, root in zip(lists, roots)]
+    images = _look(dict.fromkeys(path for part in paths for path in part), threads, max_pixels)
+    problems, rows = [], defaultdict(list)
+    for number, part in enumerate(paths):
+        for row, path in enumerate(part):
+            looked = images[path]
+            if looked.problem:
+                problems.append((number, row, looked.problem, looked.reason))
+            else:
+                rows[looked.digest].append((number, row))
+    for same in rows.values():
+        if len(same) > 1:
+            problems += _compare(lists, same, class_names)
+    problems.sort(key=lambda problem: problem[:2])
+    return Findings([Problem(number, row, kind, f"{_place(lists[number], row)}: {text}")
+                     for number, row, kind, text in problems], images, rows)
+
+
+def cleaned(lists, findings, number):
+    """What is left of one of the lists without its problems.
+
+    Rows whose image cannot be used are left out, and so are those whose image is in a later
+    list too: of `train.lst val.lst` the first gives way. Rows of one image become one row; a
+    label that they contradict each other about becomes unknown, or, in a list of class numbers,
+    which has no unknown, all of them are left out.
+
+    Returns
+    -------
+    ids : list of int
+    labels : numpy.ndarray
+        float32, (rows, classes).
+    names : list of str
+
+    Raises
+    ------
+    InputError
+        When no row is left.
+    """
+    lst = lists[number]
+    kept = []
+    for same in findings.rows.values():
+        own = [row for at, row in same if at == number]
+        if not own or same[-1][0] > number:
+            continue
+        merged = _merge(lst.labels(own))
+        if lst.label_format == "multi-hot" or (merged >= 0).all():
+            kept.append((own[0], merged))
+    if not kept:
+        raise InputError(f"{lst.path}: no row is left without problems: nothing was written")
+    kept.sort(key=lambda item: item[0])
+    rows = [row for row, _ in kept]
+    return ([int(lst.ids[row]) for row in rows], np.stack([labels for _, labels in kept]),
+            [lst.name(row) for row in rows])
+
+
+def summarise(findings):
+    """Sizes and formats of the images and the number of problems, as text of a few lines."""
+    good = [looked for looked in findings.images.values() if not looked.problem]
+    lines = [f"{len(findings.images)} images, {len(good)} of them good"]
+    if good:
+        widths, heights = np.array([looked.size for looked in good]).T
+        for title, sides in (("width", widths), ("height", heights)):
+            lines.append(f"{title:8}{sides.min()} to {sides.max()} pixels, median "
+                         f"{int(np.median(sides))}")
+        formats = Counter(looked.format for looked in good).most_common()
+        lines.append("format  " + ", ".join(f"{name} {count}" for name, count in formats))
+    counts = Counter(problem.kind for problem in findings.problems)
+    found = ", ".join(f"{counts[kind]} {kind}" for kind in KINDS if counts[kind])
+    return "\n".join([*lines, f"problems: {found or 'none'}"])
+
+
+def _look(paths, threads, max_pixels):
+    paths = list(paths)
+    looked = {}
+    augment = Augment(max_pixels=max_pixels)
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool, \
+            tqdm(total=len(paths), unit="image", disable=None) as bar:
+        # In portions, so that Ctrl-C waits for one of them and not for all.
+        for start in range(0, len(paths), IMAGES_AT_ONCE):
+            portion = paths[start:start + IMAGES_AT_ONCE]
+            for path, result in zip(portion, pool.map(lambda p: _open(p, augment), portion)):
+                looked[path] = result
+                bar.update()
+    return looked
+
+
+def _open(path, augment):
+    if not os.path.exists(path):
+        return Looked("missing", "there is no such image", None, None, None)
+    try:
+        read_image(path, np.empty(SHAPE, np.uint8), augment)
+        with open(path, "rb") as file:
+            data = file.read()
+    except ImageError as error:
+        return Looked("broken", error.reason, None, None, None)
+    except OSError as error:
+        return Looked("broken", error.strerror.lower(), None, None, None)
+    header = read_header(data)
+    digest = hashlib.blake2b(data, digest_size=16).digest()
+    return Looked(None, None, digest, (header.width, header.height), header.format)
+
+
+def _compare(lists, same, class_names):
+    """Problems of rows that show the same image, each row held against an earlier one."""
+    first, first_of_list = same[0], {}
+    for number, row in same:
+        if number in first_of_list:
+            kind, other = "duplicate", (number, first_of_list[number])
+        else:
+            first_of_list[number] = row
+            if (number, row) == first:
+                continue
+            kind, other = "leaked", first
+        place = _place(lists[other[0]], other[1])
+        if kind == "leaked":
+            yield number, row, kind, f"the same image as {place}, in another list"
+        else:
+            yield number, row, kind, f"the same image as {place}"
+        differing = _differing(lists[number].labels([row])[0],
+                               lists[other[0]].labels([other[1]])[0])
+        if len(differing):
+            names = [class_names[c] if class_names else str(c) for c in differing[:5]]
+            more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
+            yield (number, row, "contradictory",
+                   f"other labels than {place} for the same image: {', '.join(names)}{more}")
+
+
+def _differing(labels, others):
+    """Classes that both rows know and do not agree about."""
+    return np.flatnonzero((labels != others) & (labels >= 0) & (others >= 0))
+
+
+def _merge(labels):
+    """One row of several: what they agree on; unknown (-1) where they do not, or none knows."""
+    most = labels.max(axis=0)
+    least = np.where(labels >= 0, labels, np.inf).min(axis=0)
+    return np.where(most == least, most, -1).astype(np.float32)
+
+
+def _place(lst, row):
+    return f"{lst.path}:{lst.line(row)}: {shown(lst.name(row))}"

@@ -1,0 +1,242 @@
+"""Readers of folders that hold images and say what they show: one folder a class, Pascal VOC.
+
+    source = read_voc("VOCdevkit/VOC2007", Faults(skip=False))
+    for sample in source.samples:
+        sample.name, sample.present, sample.unknown
+
+Names are relative to the folder. The samples are read as one goes through them.
+"""
+import hashlib
+import os
+from collections import defaultdict
+from pathlib import Path
+from xml.etree.ElementTree import ParseError
+
+import defusedxml.ElementTree
+from defusedxml import DefusedXmlException
+from label_table import Sample, Source
+from text_sources import cannot_read, text_lines
+
+from cli import InputError
+
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
+MAX_XML_BYTES = 4 << 20  # tens of thousands of boxes
+NOTHING = frozenset()
+
+
+def read_folders(root, faults):
+    """One folder a class, with images at any depth; the same image in several has all of them.
+
+    Names are relative to `root`. Files of other kinds, and hidden ones, are passed over.
+
+    Parameters
+    ----------
+    root : str
+    faults : Faults
+
+    Returns
+    -------
+    Source
+    """
+    classes, by_size = [], defaultdict(list)
+    for entry in _entries(root):
+        if entry.is_dir():
+            classes.append(entry.name.strip())
+            for path in _images_below(entry.path):
+                name = os.path.relpath(path, root)
+                try:
+                    size = os.stat(path).st_size
+                except OSError as error:
+                    faults(path, error.strerror.lower())
+                    continue
+                if size:
+                    by_size[size].append((name, entry.name.strip()))
+                else:
+                    faults(path, "is empty")
+        elif entry.name.lower().endswith(IMAGE_ENDINGS):
+            faults(entry.path, "lies in no class's folder")
+    return Source(list(dict.fromkeys(classes)), _merged(root, by_size, faults))
+
+
+def _merged(root, by_size, faults):
+    """Samples in the order of their names, one for each content."""
+    samples = {}
+    for size, group in by_size.items():
+        for name, class_name in group:
+            # Only files of the same size can be the same, and most sizes occur once.
+            key = size
+            if len(group) > 1:
+                try:
+                    key = size, _digest(os.path.join(root, name))
+                except OSError as error:
+                    faults(os.path.join(root, name), error.strerror.lower())
+                    continue
+            sample = Sample(name, set(), NOTHING, os.path.join(root, name))
+            samples.setdefault(key, sample).present.add(class_name)
+    return iter(sorted(samples.values(), key=lambda sample: sample.name))
+
+
+def _digest(path):
+    digest = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.digest()
+
+
+def _entries(folder):
+    """What is in a folder, sorted, hidden files left out."""
+    try:
+        return sorted((entry for entry in os.scandir(folder) if not entry.name.startswith(".")),
+                      key=lambda entry: entry.name)
+    except OSError as error:
+        raise cannot_read(folder, error) from None
+
+
+def _images_below(folder):
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if name.lower().endswith(IMAGE_ENDINGS) and not name.startswith("."):
+                yield os.path.join(parent, name)
+
+
+def read_voc(root, faults, image_set=None, labels_from=None):
+    """A Pascal VOC folder; names are relative to it (`JPEGImages/000005.jpg`).
+
+    Parameters
+    ----------
+    root : str
+        With Annotations/*.xml and JPEGImages/, or with the XML files beside their images.
+    faults : Faults
+    image_set : str, optional
+        Only the images of ImageSets/Main/IMAGE_SET.txt.
+    labels_from : str, optional
+        "xml": a class is present when an object of it is not difficult, unknown when all of
+        its objects are. "sets": ImageSets/Main/CLASS_IMAGE_SET.txt, where 1 is present, -1
+        absent and 0 (difficult) unknown. Default: XML where there is some.
+
+    Returns
+    -------
+    Source
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder")
+    notes = root / "Annotations" if (root / "Annotations").is_dir() else root
+    sets = root / "ImageSets" / "Main"
+    if labels_from is None:
+        has_xml = next(notes.rglob("*.xml"), None) is not None
+        labels_from = "xml" if has_xml or not sets.is_dir() else "sets"
+    if labels_from == "sets":
+        return _voc_sets(root, sets, image_set or "trainval", faults)
+    if image_set:
+        ids = [line.strip() for line in _lines(sets / f"{image_set}.txt")]
+        files = [notes / f"{name}.xml" for name in ids if name]
+    else:
+        files = sorted(notes.rglob("*.xml"))
+    if not files:
+        raise InputError(f"{notes}: no XML files: not a Pascal VOC folder")
+    return Source(None, _voc_samples(root, notes, files, faults))
+
+
+class _Bad(Exception):
+    """Where something is wrong with one image's annotation, and what."""
+
+
+def _voc_samples(root, notes, files, faults):
+    images = _Images(root)
+    for file in files:
+        try:
+            filename, present, difficult = _read_note(file)
+            name = images.find(file.parent.relative_to(notes), file.stem, filename)
+            if name is None:
+                raise _Bad(file, "has no image of its name")
+            yield Sample(name, present, difficult - present, file)
+        except _Bad as bad:
+            faults(*bad.args)
+
+
+def _read_note(file):
+    """A VOC annotation: file name, classes with an object to see, classes with a difficult one."""
+    try:
+        if file.stat().st_size > MAX_XML_BYTES:
+            raise _Bad(file, f"is larger than {MAX_XML_BYTES >> 20} MB: no VOC annotation")
+        # Without a document type there are no entities to expand, nor to fetch.
+        note = defusedxml.ElementTree.fromstring(file.read_bytes(), forbid_dtd=True)
+    except OSError as error:
+        raise _Bad(file, (error.strerror or str(error)).lower()) from None
+    except ParseError as error:
+        raise _Bad(f"{file}:{error.position[0]}", f"broken XML: {error}") from None
+    except DefusedXmlException:
+        raise _Bad(file, "declares a document type or entities, which no VOC annotation "
+                   "needs") from None
+    except (ValueError, LookupError) as error:  # an encoding that there is not
+        raise _Bad(file, f"broken XML: {error}") from None
+    if note.tag != "annotation":
+        raise _Bad(file, f"holds <{note.tag:.40}>, not a VOC <annotation>")
+    present, difficult = set(), set()
+    for item in note.findall("object"):
+        name = (item.findtext("name") or "").strip()
+        if not name:
+            raise _Bad(file, "has an <object> without a <name>")
+        hard = (item.findtext("difficult") or "").strip() == "1"
+        (difficult if hard else present).add(name)
+    return (note.findtext("filename") or "").strip(), present, difficult
+
+
+def _voc_sets(root, sets, image_set, faults):
+    """The source that ImageSets/Main/CLASS_IMAGE_SET.txt files make up."""
+    ending = f"_{image_set}.txt"
+    files = [Path(entry.path) for entry in _entries(sets) if entry.name.endswith(ending)]
+    if not files:
+        raise InputError(f"{sets}: no files called CLASS{ending}: --image-set names another set")
+    classes = [file.name[:-len(ending)] for file in files]
+    stated = defaultdict(dict)
+    for class_name, file in zip(classes, files):
+        for number, line in enumerate(_lines(file), 1):
+            fields = line.rsplit(None, 1)
+            if len(fields) == 2 and fields[1] in ("1", "0", "-1"):
+                stated[fields[0].strip()][class_name] = fields[1]
+            elif fields:
+                faults(f"{file}:{number}", f"{line.strip()!r:.60} is not an image and 1, 0 or -1")
+
+    def samples():
+        images = _Images(root)
+        for name, values in sorted(stated.items()):
+            image = images.find(Path(), name)
+            if image is None:
+                faults(sets, f"{name} has no image in {images.folder}")
+                continue
+            present = {c for c, value in values.items() if value == "1"}
+            # A class whose file does not name the image says nothing of it.
+            unknown = {c for c in classes if values.get(c, "0") == "0"}
+            yield Sample(image, present, unknown, f"{sets}: {name}")
+
+    return Source(classes, samples())
+
+
+class _Images:
+    """The images of a VOC folder, by the name of their annotation."""
+
+    def __init__(self, root):
+        self.root = root
+        self.folder = root / "JPEGImages" if (root / "JPEGImages").is_dir() else root
+        self._listings = {}
+
+    def find(self, below, stem, filename=""):
+        """Name relative to the root of the image that is called so, None when there is none."""
+        folder = self.folder / below
+        if folder not in self._listings:
+            names = os.listdir(folder) if folder.is_dir() else []
+            images = [name for name in sorted(names) if name.lower().endswith(IMAGE_ENDINGS)]
+            self._listings[folder] = set(images), {Path(name).stem: name for name in images}
+        names, by_stem = self._listings[folder]
+        # Annotations get moved and renamed along with their images, and <filename> gets stale.
+        base = filename.replace("\\", "/").split("/")[-1]
+        name = by_stem.get(stem) or (base if base in names else by_stem.get(base))
+        return name and os.path.relpath(folder / name, self.root)
+
+
+def _lines(path):
+    return [os.fsdecode(line) for line in text_lines(path)]

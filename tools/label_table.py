@@ -1,0 +1,209 @@
+"""From what the sources say of each image to a matrix of labels, and its statistics.
+
+    faults = Faults(skip=False)
+    source = Source(None, [Sample("a.jpg", {"cat"}, set(), "labels.csv:2")])
+    table = gather(source, faults)
+    table.labels            # int8, (images, classes): 1 present, 0 absent, -1 unknown
+"""
+import logging
+import os
+from array import array
+from collections import Counter, namedtuple
+
+import numpy as np
+from lst_writer import class_problem, name_problem
+
+from cli import InputError
+
+MOST_LABELS = 4_000_000_000  # bytes that the matrix may take
+FEW = 20  # images of a class on a side below which the table points it out
+
+logger = logging.getLogger(__name__)
+
+Sample = namedtuple("Sample", "name present unknown where")
+Sample.__doc__ = """What a source says of an image.
+
+`name` is relative to the image root; `present` and `unknown` are sets of class names, every
+other class is absent; `where` (file and line) is for messages.
+"""
+
+Source = namedtuple("Source", "classes samples")
+Source.__doc__ = """Class names in the source's order, None where it has none, and its samples."""
+
+Table = namedtuple("Table", "names classes labels left_out")
+Table.__doc__ = """Images, their labels, and a Counter of labels whose classes were left out."""
+
+Part = namedtuple("Part", "title num_rows positives negatives")
+Part.__doc__ = """Counts of one list: rows, and for each class those that do and do not carry it."""
+
+
+class Faults:
+    """What to do about bad input: end with an InputError, or leave it out, say so and go on.
+
+    Parameters
+    ----------
+    skip : bool
+
+    Attributes
+    ----------
+    count : int
+        How much was left out.
+    """
+
+    def __init__(self, skip):
+        self.skip = skip
+        self.count = 0
+
+    def __call__(self, where, reason):
+        if not self.skip:
+            raise InputError(f"{where}: {reason} (--skip-bad goes on without it)")
+        self.count += 1
+        logger.warning("left out: %s: %s", where, reason)
+
+
+def gather(source, faults, listed=None, drop_unlisted=False, min_count=0, path_root=None):
+    """Collect samples; an image that comes twice carries what either says of it.
+
+    Parameters
+    ----------
+    source : Source
+        Where it has no order, classes are sorted.
+    faults : Faults
+    listed : list of str, optional
+        The classes to have, in this order, whether they occur or not.
+    drop_unlisted : bool
+        Leave out classes that are not listed, instead of ending with an error.
+    min_count : int
+        Leave out classes that fewer images carry.
+    path_root : str, optional
+        Folder that absolute names are under.
+
+    Returns
+    -------
+    Table
+
+    Raises
+    ------
+    InputError
+        When nothing is left, or for a bad sample.
+    """
+    for number, name in enumerate(source.classes or (), 1):
+        if class_problem(name):
+            raise InputError(f"class {number} of the source: {class_problem(name)}")
+    rows_of_names, numbers = {}, {name: n for n, name in enumerate(source.classes or ())}
+    cells = {1: (array("q"), array("q")), -1: (array("q"), array("q"))}
+    allowed = None if listed is None or drop_unlisted else set(listed)
+    for sample in source.samples:
+        name = sample.name
+        if path_root and os.path.isabs(name):
+            name = os.path.relpath(name, path_root)
+        problem = (_path_problem(name, sample.name) or name_problem(name)
+                   or _class_problem(sample, numbers, allowed))
+        if problem:
+            faults(sample.where, problem)
+            continue
+        row = rows_of_names.setdefault(name, len(rows_of_names))
+        for value, names in ((1, sample.present), (-1, sample.unknown)):
+            for class_name in names:
+                cells[value][0].append(row)
+                cells[value][1].append(numbers.setdefault(class_name, len(numbers)))
+    if not rows_of_names:
+        raise InputError("no images were found" + ", only bad ones" * bool(faults.count))
+
+    present, unknown = (_unique(*cells[value], len(numbers)) for value in (1, -1))
+    counts = np.bincount(present[1], minlength=len(numbers))
+    found = list(numbers)
+    order = listed or source.classes or sorted(found, key=_natural)
+    classes = [name for name in order if min_count == 0
+               or name in numbers and counts[numbers[name]] >= min_count]
+    if not classes:
+        raise InputError(f"no class is left of {len(found)}" if found else "there are no labels")
+    kept = set(classes)
+    left_out = Counter({name: int(counts[numbers[name]]) for name in found if name not in kept})
+    if len(rows_of_names) * len(classes) > MOST_LABELS:
+        raise InputError(f"{len(rows_of_names)} images times {len(classes)} classes are more "
+                         "labels than fit: have fewer classes by --min-count or --classes")
+    labels = np.zeros((len(rows_of_names), len(classes)), np.int8)
+    column = np.full(len(numbers), -1)
+    for new, name in enumerate(classes):
+        if name in numbers:
+            column[numbers[name]] = new
+    for value, (rows, columns) in ((-1, unknown), (1, present)):  # known outweighs unknown
+        columns = column[columns]
+        labels[rows[columns >= 0], columns[columns >= 0]] = value
+    return Table(list(rows_of_names), classes, labels, left_out)
+
+
+def part(title, labels):
+    """Counts of an int8 label matrix."""
+    return Part(title, len(labels), np.count_nonzero(labels == 1, axis=0),
+                np.count_nonzero(labels == 0, axis=0))
+
+
+def format_table(classes, parts):
+    """The statistics of some lists, side by side.
+
+    Parameters
+    ----------
+    classes : list of str
+    parts : list of Part
+
+    Returns
+    -------
+    str
+        Of several lines: images, labels, labels an image; for each class the images that carry
+        it; and the classes with too few.
+    """
+    unknown = sum(p.num_rows - p.positives - p.negatives for p in parts)
+    width = max(12, *(min(len(name), 40) for name in classes))
+    titles = [p.title for p in parts] + ["unknown"] * bool(unknown.any())
+    columns = [max(9, 2 + len(title)) for title in titles]
+
+    def line(head, *values):
+        return f"{head:{width}.40}" + "".join(
+            f"{value:>{column}}" for value, column in zip(values, columns))
+
+    lines = [line("", *titles[:len(parts)]),
+             line("images", *(p.num_rows for p in parts)),
+             line("labels", *(p.positives.sum() for p in parts)),
+             line("an image", *(f"{p.positives.sum() / p.num_rows:.2f}" for p in parts)), "",
+             line("class", *titles)]
+    few = []
+    for number, name in enumerate(classes):
+        counts = [p.positives[number] for p in parts]
+        lines.append(line(name, *counts, *([unknown[number]] if unknown.any() else [])))
+        if min(counts) == 0 or sum(counts) < FEW:
+            few.append(name)
+    if few:
+        lines += ["", f"too few (none in a list, or fewer than {FEW} in all): {', '.join(few)}"]
+    return "\n".join(lines)
+
+
+def _path_problem(name, given):
+    if os.path.isabs(name):
+        return f"{given} is an absolute name: --path-root says which folder it is under"
+    if os.path.isabs(given) and name.split(os.sep)[0] == os.pardir:
+        return f"{given} is not under --path-root"
+    return None
+
+
+def _class_problem(sample, numbers, allowed):
+    for name in sample.present | sample.unknown:
+        if name not in numbers and class_problem(name):
+            return class_problem(name)
+        if allowed is not None and name not in allowed:
+            return (f"class {name} is not in the file of --classes; --drop-unlisted leaves "
+                    "such classes out")
+    return None
+
+
+def _unique(rows, columns, num_classes):
+    keys = np.frombuffer(rows, np.int64) * num_classes + np.frombuffer(columns, np.int64) \
+        if rows else np.empty(0, np.int64)
+    keys = np.unique(keys)
+    return keys // max(1, num_classes), keys % max(1, num_classes)
+
+
+def _natural(name):
+    """Class numbers by value, then names in alphabetical order."""
+    return (0, int(name), name) if name.isdecimal() and len(name) < 10 else (1, 0, name)

@@ -1,0 +1,147 @@
+"""Writing .lst files and lists of class names: what a name may hold, and how labels are spelled.
+
+    write_lst("train.lst", [0, 1], np.array([[1, 0], [0, -1]], np.int8), ["a.jpg", "b.jpg"])
+"""
+import os
+
+import numpy as np
+
+from cli import InputError
+
+# How im2rec spells a label, by its value (-1 is the last row); zero bytes fill the columns up.
+SPELLING = np.array([[*b"0.000000\t\0"], [*b"1.000000\t\0"], [*b"-1.000000\t"]], np.uint8)
+BLOCK_LABELS = 1 << 20
+
+
+def name_problem(name):
+    """Why a file name cannot stand in a .lst, or None when it can.
+
+    Parameters
+    ----------
+    name : str
+        Relative to the image root; spaces and any script are fine.
+    """
+    if not name.strip():
+        return "the file name is empty"
+    for character, words in (("\t", "a tab"), ("\n", "a line end"), ("\r", "a line end"),
+                             ("\0", "a zero byte")):
+        if character in name:
+            return f"the file name {name!r:.200} holds {words}, which a .lst cannot hold"
+    return None if _encodes(name) else f"the file name {name!r:.200} is not valid Unicode"
+
+
+def class_problem(name):
+    """Why a class cannot have this name, or None when it can: it is one line of a file."""
+    if not name.strip():
+        return "a class without a name"
+    if len(name.splitlines()) > 1 or name != name.strip() or "\0" in name:
+        return f"the class name {name!r:.200} holds a line end, a zero byte or spaces around it"
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return f"the class name {name!r:.200} is not UTF-8 text"
+    return None
+
+
+def write_lst(path, ids, labels, names, label_format="multi-hot"):
+    """Write a .lst file, whole or not at all.
+
+    Parameters
+    ----------
+    path : str
+    ids : sequence of int
+    labels : numpy.ndarray
+        (rows, classes): 1 present, 0 absent, -1 unknown, or a soft value in between.
+    names : sequence of str
+    label_format : str
+        "multi-hot", or "indices": the numbers of the classes present, which leaves no way to
+        say unknown.
+
+    Raises
+    ------
+    InputError
+        When it cannot be written, or "indices" would lose something.
+    """
+    if label_format == "indices" and not np.isin(labels, (0, 1)).all():
+        raise InputError(f"{path}: --label-format indices can say neither unknown (-1) nor soft "
+                         "labels, and there are some: use multi-hot")
+    spell = _class_numbers if label_format == "indices" else _multi_hot
+
+    def write(temporary):
+        with open(temporary, "wb") as file:
+            step = 1 + BLOCK_LABELS // max(1, labels.shape[1])
+            for start in range(0, len(names), step):
+                texts = spell(labels[start:start + step])
+                file.write(b"".join(
+                    b"%d\t%s%s\n" % (number, text, os.fsencode(name)) for number, text, name
+                    in zip(ids[start:start + step], texts, names[start:start + step])))
+
+    _write_whole(path, write)
+
+
+def write_lines(path, lines):
+    """Write a text file of one item a line, whole or not at all."""
+    def write(temporary):
+        with open(temporary, "wb") as file:
+            file.write(b"".join(os.fsencode(line) + b"\n" for line in lines))
+
+    _write_whole(path, write)
+
+
+def make_folder_of(prefix):
+    """Make the folder that files called PREFIX... are to stand in."""
+    folder = os.path.dirname(os.path.abspath(prefix))
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made: {error.strerror.lower()}") from None
+
+
+def read_class_names(path):
+    """Class names in column order, one a line.
+
+    Raises
+    ------
+    InputError
+        With file and line, when the file cannot be read, is empty, or names a class twice.
+    """
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            text = file.read(1 << 26)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "is not UTF-8 text"
+        raise InputError(f"{path}: cannot be read: {reason}") from None
+    names = [line.strip() for line in text.rstrip().split("\n")]
+    first = {}
+    for line, name in enumerate(names, 1):
+        if class_problem(name):
+            raise InputError(f"{path}:{line}: {class_problem(name)}")
+        if first.setdefault(name, line) != line:
+            raise InputError(f"{path}:{line}: {name} stands on line {first[name]} already")
+    return names
+
+
+def _multi_hot(labels):
+    whole = labels.astype(np.int8)
+    if np.array_equal(whole, labels):
+        return [row.tobytes().replace(b"\0", b"") for row in SPELLING[whole]]
+    return [b"".join(b"%.6f\t" % value for value in row) for row in labels]
+
+
+def _class_numbers(labels):
+    return [b"".join(b"%d\t" % number for number in np.flatnonzero(row)) for row in labels]
+
+
+def _encodes(name):
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _write_whole(path, write):
+    # MXNet, which checkpoint needs, takes two seconds to load: too long to wait for an error.
+    from checkpoint import write_whole
+
+    write_whole(path, write)

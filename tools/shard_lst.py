@@ -1,0 +1,112 @@
+"""Dealing the rows of a .lst out to machines, each with its own list and its own images.
+
+    lst = read_lst("train.lst")
+    parts = deal(len(lst), 4, seed=0)
+    place_files(lst, parts, "photos", "shards", how="copy")     # shards/0/..., shards/1/...
+    write_parts(lst, parts, "shards/train")                      # shards/train_0.lst, ...
+"""
+import errno
+import os
+import shutil
+import tempfile
+
+import numpy as np
+from lst_writer import write_lines, write_lst
+from tqdm import tqdm
+
+from cli import InputError
+from image_reader import shown
+
+
+def deal(num_rows, num_parts, seed=0):
+    """Which rows each machine gets: at random, each row once, as many or one fewer.
+
+    Parameters
+    ----------
+    num_rows, num_parts, seed : int
+
+    Returns
+    -------
+    list of numpy.ndarray
+        int64 row numbers of each part, in the list's order.
+    """
+    if not 1 <= num_parts <= num_rows:
+        raise InputError(f"{num_rows} rows cannot be dealt out to {num_parts} machines")
+    order = np.random.RandomState(seed).permutation(num_rows)
+    return [np.sort(order[part::num_parts]) for part in range(num_parts)]
+
+
+def write_parts(lst, parts, prefix):
+    """Write PREFIX_0.lst and PREFIX_0_files.txt, and so on.
+
+    Synchronous training waits for ever for a worker with fewer batches. So all lists get the
+    same number of rows: where one is short, its first image stands there again with all labels
+    unknown (-1), which counts for nothing. A list of class numbers cannot say unknown and stays
+    a row short.
+
+    Parameters
+    ----------
+    lst : LstFile
+    parts : list of numpy.ndarray
+        Row numbers, from `deal`.
+    prefix : str
+    """
+    for number, rows in enumerate(parts):
+        names = [lst.name(row) for row in rows]
+        # rsync takes lines that start with # or ; for comments.
+        write_lines(f"{prefix}_{number}_files.txt",
+                    ["./" * name.startswith(("#", ";")) + name for name in dict.fromkeys(names)])
+        labels = lst.labels(rows)
+        if len(rows) < len(parts[0]) and lst.label_format == "multi-hot":
+            rows = np.append(rows, rows[0])
+            labels = np.vstack([labels, np.full_like(labels[:1], -1)])
+            names.append(names[0])
+        write_lst(f"{prefix}_{number}.lst", lst.ids[rows].tolist(), labels, names,
+                  lst.label_format)
+
+
+def place_files(lst, parts, path_root, folder, how):
+    """Put each part's images into FOLDER/0, FOLDER/1, ... under the names that they have.
+
+    Parameters
+    ----------
+    lst : LstFile
+    parts : list of numpy.ndarray
+        Row numbers, from `deal`.
+    path_root : str
+        Image root of the list.
+    folder : str
+    how : str
+        "copy", or "link": hard links, which take no space but need the same disk.
+
+    Raises
+    ------
+    InputError
+        Before anything is placed, when an image is missing or its name leads out of the folder.
+    """
+    for row in range(len(lst)):
+        name, where = lst.name(row), f"{lst.path}:{lst.line(row)}"
+        if os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == os.pardir:
+            raise InputError(f"{where}: {shown(name)} leads out of the image root: it would land "
+                             "outside the folders")
+        if not os.path.isfile(os.path.join(path_root, name)):
+            raise InputError(f"{where}: {shown(name)} is not in {path_root}")
+    for number, rows in enumerate(parts):
+        for name in tqdm(dict.fromkeys(lst.name(row) for row in rows), f"part {number}",
+                         unit="file", disable=None):
+            target = os.path.join(folder, str(number), name)
+            try:
+                _place(os.path.realpath(os.path.join(path_root, name)), target, how)
+            except OSError as error:
+                another = "; --copy-to copies to another disk" * (error.errno == errno.EXDEV)
+                raise InputError(f"{shown(target)}: cannot be written: "
+                                 f"{error.strerror.lower()}{another}") from None
+
+
+def _place(source, target, how):
+    """Copy or link a file beside its place, then rename it: never half a file under its name."""
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".", dir=os.path.dirname(target)) as nearby:
+        temporary = os.path.join(nearby, "file")
+        (shutil.copyfile if how == "copy" else os.link)(source, temporary)
+        os.replace(temporary, target)

@@ -1,0 +1,198 @@
+"""Readers of labels in text files: CSV and JSON lines.
+
+    source = read_csv("labels.csv", Faults(skip=False))
+    for sample in source.samples:
+        sample.name, sample.present, sample.unknown
+
+The samples are read as one goes through them.
+"""
+import csv
+import itertools
+import json
+import os
+
+from label_table import Sample, Source
+
+from cli import InputError
+
+MAX_LINE_BYTES = 4 << 20
+NOTHING = frozenset()
+
+
+def read_jsonl(path, faults):
+    """One JSON object a line: `{"image": "a.jpg", "labels": ["cat"], "unknown": ["dog"]}`.
+
+    `unknown` may be missing; class numbers in place of names are fine.
+
+    Parameters
+    ----------
+    path : str
+    faults : Faults
+
+    Returns
+    -------
+    Source
+    """
+    return Source(None, _jsonl_samples(path, faults))
+
+
+def _jsonl_samples(path, faults):
+    for number, line in enumerate(text_lines(path), 1):
+        where = f"{path}:{number}"
+        if not line.strip():
+            continue
+        try:
+            item = json.loads(line)
+        except json.JSONDecodeError as error:
+            faults(where, f"broken JSON: {error.msg} at column {error.colno}")
+            continue
+        except RecursionError:
+            faults(where, "JSON nested too deeply")
+            continue
+        except ValueError as error:  # not UTF-8, or a number of thousands of digits
+            faults(where, f"broken JSON: {error}")
+            continue
+        lists = [item.get("labels"), item.get("unknown", [])] if isinstance(item, dict) else []
+        if not lists or not isinstance(item.get("image"), str) or not all(
+                isinstance(names, list) and all(type(name) in (str, int) for name in names)
+                for names in lists):
+            faults(where, 'wants {"image": "NAME", "labels": ["CLASS", ...]}')
+            continue
+        present, unknown = ({str(name).strip() for name in names} for names in lists)
+        yield Sample(item["image"], present, unknown, where)
+
+
+def read_csv(path, faults, delimiter=",", header=True, name_column=None, labels_column=None,
+             class_columns=None, separator=";"):
+    """A table with a column of file names and the labels in one of two forms.
+
+    Either one column holds an image's classes, separated; or each class has a column of 1
+    (present), 0 (absent) and -1 or nothing (unknown). Columns are given by their name in the
+    header or by their number from 1.
+
+    Parameters
+    ----------
+    path : str
+    faults : Faults
+    delimiter : str
+    header : bool
+        Whether the first row holds the columns' names.
+    name_column : str, optional
+        Default: the first.
+    labels_column : str, optional
+        Column of separated classes. Default: the second of a table of two columns.
+    class_columns : list of str, optional
+        Columns that are a class each. Default: all but the name's, when there are more than two.
+    separator : str
+
+    Returns
+    -------
+    Source
+    """
+    if labels_column and class_columns:
+        raise InputError("--labels-column and --class-columns are two forms: give one of them")
+    rows = _csv_rows(path, faults, delimiter)
+    where, first = next(rows, (path, None))
+    if first is None:
+        raise InputError(f"{path}: is empty")
+    if header:
+        titles = [title.strip() for title in first]
+    else:
+        titles = [str(column) for column in range(1, len(first) + 1)]
+        rows = itertools.chain([(where, first)], rows)
+    if len(titles) < 2:
+        raise InputError(f"{where}: one column only; another --delimiter?")
+    name_at = _column(titles, name_column, where) if name_column else 0
+    rows = _of_width(rows, len(titles), faults)
+    if labels_column or (len(titles) == 2 and not class_columns):
+        labels_at = _column(titles, labels_column, where) if labels_column else 1 - name_at
+        return Source(None, _separated(rows, name_at, labels_at, separator))
+    columns = ([_column(titles, column, where) for column in class_columns] if class_columns
+               else [column for column in range(len(titles)) if column != name_at])
+    classes = {column: titles[column] for column in columns}
+    for title in classes.values():
+        if list(classes.values()).count(title) > 1:
+            raise InputError(f"{where}: two columns are called {title}")
+    return Source(list(classes.values()), _one_hot(rows, name_at, classes, faults))
+
+
+def _of_width(rows, width, faults):
+    for where, row in rows:
+        if len(row) == width:
+            yield where, row
+        else:
+            faults(where, f"{len(row)} columns, but the first row has {width}")
+
+
+def _separated(rows, name_at, labels_at, separator):
+    for where, row in rows:
+        present = {part.strip() for part in row[labels_at].split(separator)} - {""}
+        yield Sample(row[name_at], present, NOTHING, where)
+
+
+def _one_hot(rows, name_at, classes, faults):
+    seen = set()
+    for where, row in rows:
+        sets = {1: set(), 0: set(), -1: set()}
+        try:
+            for column, name in classes.items():
+                sets[float(row[column].strip() or -1)].add(name)
+        except (ValueError, KeyError):
+            faults(where, f"column {name} holds {row[column]!r:.60}, not 1, 0 or -1; a column of "
+                   "class names wants --labels-column")
+            continue
+        if row[name_at] in seen:
+            # Zeros say something here, so that two rows may well contradict each other.
+            faults(where, f"{row[name_at]} is on an earlier line already")
+            continue
+        seen.add(row[name_at])
+        yield Sample(row[name_at], sets[1], sets[-1], where)
+
+
+def _csv_rows(path, faults, delimiter):
+    """Yield (file and line, fields). What is not UTF-8 stays as it is: file names need not be."""
+    lines = (os.fsdecode(line) for line in text_lines(path))
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    while True:
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            faults(f"{path}:{reader.line_num}", f"broken CSV: {error}")
+            continue
+        if row:
+            yield f"{path}:{reader.line_num}", row
+
+
+def _column(titles, wanted, where):
+    if wanted in titles:
+        return titles.index(wanted)
+    if wanted.isdecimal() and 1 <= int(wanted) <= len(titles):
+        return int(wanted) - 1
+    raise InputError(f"{where}: no column {wanted}; there are {len(titles)}: "
+                     f"{', '.join(titles)[:200]}")
+
+
+def text_lines(path):
+    """The lines of a text file, as bytes."""
+    try:
+        with open(path, "rb") as file:
+            number, line = 1, file.readline(MAX_LINE_BYTES + 1)
+            if line[:2] in (b"\xff\xfe", b"\xfe\xff"):
+                raise InputError(f"{path}: is UTF-16 text; save it as UTF-8")
+            if line[:3] == b"\xef\xbb\xbf":
+                line = line[3:]
+            while line:
+                if len(line) > MAX_LINE_BYTES:
+                    raise InputError(f"{path}:{number}: a line longer than "
+                                     f"{MAX_LINE_BYTES >> 20} MB")
+                yield line
+                number, line = number + 1, file.readline(MAX_LINE_BYTES + 1)
+    except OSError as error:
+        raise cannot_read(path, error) from None
+
+
+def cannot_read(path, error):
+    """The InputError for a file or folder that the system does not let us read."""
+    return InputError(f"{path}: cannot be read: {(error.strerror or str(error)).lower()}")
