@@ -17,13 +17,13 @@ import numpy as np
 import contact_sheet
 from checkpoint import write_whole
 from cli import InputError, run
+from data_args import BAD_IMAGES, add_data_args, augment_from_args
 from epoch_order import EpochOrder
 from image_reader import NEUTRAL, Augment, ImageError, read_image, sample_rng, shown
-from lst_file import LABEL_FORMATS, LstFile, read_lst
+from lst_file import read_lst
 from mx_compat import mx
 from prefetch import Batch, Prefetcher
 
-BAD_IMAGES = ("fail", "skip")
 MOST_BAD = 0.05  # of the images read, before `skip` gives up
 ENOUGH_TO_JUDGE = 100  # images, before that is held against a list that is not at its end
 MOST_DEFAULT_THREADS = 16
@@ -42,7 +42,8 @@ class LstIter(mx.io.DataIter):
     data_shape : tuple of int
         (3, height, width).
     path_imglist : str or LstFile
-        The .lst, or one that has been read.
+        The .lst, or one that has been read, or anything with its length, `path`,
+        `num_classes`, `labels`, `name` and `line`.
     path_root : str
         Folder that the names in the .lst start from. Absolute names stay as they are.
     label_width : int, optional
@@ -65,6 +66,7 @@ class LstIter(mx.io.DataIter):
     bad_images : str
         "fail": stop at the first image that cannot be used, in the order of the batches.
         "skip": a grey image with the label -1 in its place; stop when more than 5 % are bad.
+        "report": that too, but never stop or log; the reasons come with the batch.
     label_format : str
         "multi-hot" or "indices"; see `read_lst`.
     dtype : str
@@ -102,7 +104,7 @@ class LstIter(mx.io.DataIter):
                  prefetch=2, augment=None, bad_images="fail", label_format="multi-hot",
                  dtype="uint8"):
         super().__init__(batch_size)
-        self._series = self._stop = None
+        self._series = self._finalizer = None
         data_shape = tuple(data_shape)
         if len(data_shape) != 3 or data_shape[0] != 3 or min(data_shape) < 1:
             raise InputError(f"data_shape is (3, height, width), not {data_shape}")
@@ -111,15 +113,15 @@ class LstIter(mx.io.DataIter):
         for name, value in (("num_threads", num_threads), ("prefetch", prefetch)):
             if value < 1:
                 raise InputError(f"{name} is at least 1, not {value}")
-        if bad_images not in BAD_IMAGES:
-            raise InputError(f"bad_images is fail or skip, not {bad_images}")
+        if bad_images not in BAD_IMAGES + ("report",):
+            raise InputError(f"bad_images is fail, skip or report, not {bad_images}")
         if dtype not in ("uint8", "float32"):
             raise InputError(f"dtype is uint8 or float32, not {dtype}")
         if path_root and not os.path.isdir(path_root):
             raise InputError(f"{shown(path_root)}: no such folder (path_root, where the names in "
                              "the .lst start from)")
         lst = path_imglist
-        if not isinstance(lst, LstFile):
+        if isinstance(lst, (str, os.PathLike)):
             lst = read_lst(lst, label_width, label_format)
         elif label_width not in (None, lst.num_classes):
             raise InputError(f"{lst.path}: {lst.num_classes} labels, but label_width is "
@@ -180,7 +182,8 @@ class LstIter(mx.io.DataIter):
         mx.io.DataBatch
             data: [(batch_size, 3, height, width)], RGB; label: [(batch_size, num_classes)],
             float32; pad: slots at the end that only fill the batch up; index: int64,
-            (batch_size,), the samples' rows in the .lst, from 0.
+            (batch_size,), the samples' rows in the .lst, from 0; bad: dict of int to str,
+            the slots of images left out, and why.
 
         Raises
         ------
@@ -203,15 +206,19 @@ class LstIter(mx.io.DataIter):
         self._batch += 1
         labels = self.lst.labels(batch.rows)
         labels[self.batch_size - batch.pad:] = -1
-        labels[bad] = -1
+        labels[list(bad)] = -1
         data = batch.data if self.dtype == "uint8" else batch.data.astype(self.dtype)
-        return mx.io.DataBatch([data], [mx.nd.array(labels)], pad=batch.pad, index=batch.rows)
+        made = mx.io.DataBatch([data], [mx.nd.array(labels)], pad=batch.pad, index=batch.rows)
+        made.bad = bad
+        return made
 
     def close(self):
         """End the threads and free what was read ahead. Reading on starts them again."""
-        if self._stop is not None:
-            self._stop()
-        self._series = self._stop = None
+        if self._series is not None:
+            # In this order, so that a Ctrl-C in between leaves something to close again.
+            self._series.stop()
+            self._finalizer.detach()
+            self._series = None
 
     def __enter__(self):
         return self
@@ -225,20 +232,25 @@ class LstIter(mx.io.DataIter):
     def _next_filled(self):
         if self._series is None or self._series.forked:
             self.close()
-            batches = (Batch(*plan, self.data_shape)
+            data_shape = self.data_shape  # a reference to `self` would keep the iterator alive
+            batches = (Batch(*plan, data_shape)
                        for plan in self._order.batches(self.epoch, self._batch))
-            self._series = Prefetcher(batches, self._fill, self.num_threads, self.prefetch)
-            self._stop = weakref.finalize(self, self._series.stop)
+            series = Prefetcher(batches, self._fill, self.num_threads, self.prefetch)
+            self._finalizer = weakref.finalize(self, series.stop)
+            self._series = series
         return self._series.next()
 
     def _bad_slots(self, batch):
-        """Slots of images left out, after raising what must not be left out."""
+        """Slots of images left out, and why, after raising what must not be left out."""
         real = self.batch_size - batch.pad
-        bad = sorted(batch.errors)
-        for slot in bad:
+        bad = {}
+        for slot in sorted(batch.errors):
             error, row = batch.errors[slot], int(batch.rows[slot])
             if not isinstance(error, ImageError):
                 raise error
+            bad[slot] = error.reason
+            if self.bad_images == "report":
+                continue
             reason = f"{shown(self.lst.path)}:{self.lst.line(row)}: {error}"
             if self.bad_images == "fail":
                 raise InputError(f"{reason} (--bad-images skip leaves such images out)")
@@ -249,6 +261,8 @@ class LstIter(mx.io.DataIter):
         batch.errors.clear()
         self._num_read += real
         self.num_bad += sum(slot < real for slot in bad)
+        if self.bad_images == "report":
+            return bad
         last = self._batch + 1 == self.num_batches
         if (self.num_bad > MOST_BAD * self._num_read
                 and (last or self._num_read >= ENOUGH_TO_JUDGE)):
@@ -277,79 +291,6 @@ def _cores():
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def add_data_args(parser, train=True):
-    """Declare the flags of reading images, grouped.
-
-    Parameters
-    ----------
-    parser : argparse.ArgumentParser
-    train : bool
-        Declare the random augmentations too.
-    """
-    reading = parser.add_argument_group("reading images")
-    reading.add_argument("--label-format", choices=LABEL_FORMATS, default="multi-hot",
-                         help="a .lst row has one 0 or 1 a class, or the numbers of the classes "
-                              "present (default: %(default)s)")
-    reading.add_argument("--data-nthreads", type=int, metavar="N",
-                         help="threads that decode images (default: one a core, 16 at most)")
-    reading.add_argument("--bad-images", choices=BAD_IMAGES, default="fail",
-                         help="stop at an image that cannot be used, or leave it out of loss and "
-                              "measures (default: %(default)s)")
-    reading.add_argument("--resize", type=int, metavar="PIXELS",
-                         help="short side before the crop (default: as small as the crop allows)")
-    whole = reading.add_mutually_exclusive_group()
-    whole.add_argument("--pad-square", action="store_true",
-                       help="no crop: the whole image, its aspect kept, on grey")
-    whole.add_argument("--squash", action="store_true",
-                       help="no crop: the whole image, its aspect ignored")
-    reading.add_argument("--full-decode", action="store_true",
-                         help="decode JPEGs at full size even where less would do (slower)")
-    reading.add_argument("--max-pixels", type=int, default=Augment.max_pixels, metavar="N",
-                         help="refuse images of more pixels (default: %(default)s)")
-    if not train:
-        return
-    random = parser.add_argument_group("random augmentation in training")
-    random.add_argument("--random-crop", type=int, choices=(0, 1), default=1,
-                        help="crop anywhere, not in the middle (default: %(default)s)")
-    random.add_argument("--random-mirror", type=int, choices=(0, 1), default=1,
-                        help="mirror every other image (default: %(default)s)")
-    for flag, default, text in (
-            ("--min-random-area", 1.0, "least part of an image's area that a crop takes"),
-            ("--max-random-area", 1.0, "largest part of an image's area that a crop takes"),
-            ("--max-random-aspect-ratio", 0.0, "stretch crops by 1 - this to 1 + this"),
-            ("--brightness", 0.0, "change brightness by a factor of 1 - this to 1 + this"),
-            ("--contrast", 0.0, "change contrast likewise"),
-            ("--saturation", 0.0, "change saturation likewise")):
-        random.add_argument(flag, type=float, default=default, metavar="X",
-                            help=text + " (default: %(default)s)")
-
-
-def augment_from_args(args, train=True):
-    """The Augment that the flags of `add_data_args` ask for.
-
-    Parameters
-    ----------
-    args : argparse.Namespace
-    train : bool
-        Whether to augment at random; else whole images or their middle, as for validation.
-
-    Raises
-    ------
-    InputError
-        When a value is out of its range or two contradict each other.
-    """
-    settings = {
-        "resize": args.resize, "full_decode": args.full_decode, "max_pixels": args.max_pixels,
-        "fit": "pad" if args.pad_square else "squash" if args.squash else "crop"}
-    if train:
-        settings.update(
-            random_crop=bool(args.random_crop), random_mirror=bool(args.random_mirror),
-            min_random_area=args.min_random_area, max_random_area=args.max_random_area,
-            max_random_aspect_ratio=args.max_random_aspect_ratio, brightness=args.brightness,
-            contrast=args.contrast, saturation=args.saturation)
-    return Augment(**settings)
 
 
 def _shape(text):

@@ -35,7 +35,8 @@ class Batch:
         self.rows, self.epochs, self.pad = rows, epochs, pad
         self.data, self.pixels = shared_array((len(rows),) + tuple(data_shape))
         self.errors = {}
-        self.done = threading.Event()
+        # A queue, because a Ctrl-C can break threading.Event, which is written in Python.
+        self.done = queue.SimpleQueue()
         self._finished = []
 
     def finish(self, slot):
@@ -43,7 +44,7 @@ class Batch:
         # Appending is atomic; whoever appends last sees the full count.
         self._finished.append(slot)
         if len(self._finished) == len(self.rows):
-            self.done.set()
+            self.done.put(None)
 
 
 def shared_array(shape):
@@ -88,10 +89,8 @@ class Prefetcher:
         self._jobs = queue.SimpleQueue()
         self._stopped = False
         self._process = os.getpid()
-        self._threads = [threading.Thread(target=self._work, name=f"LstIter-{number}", daemon=True)
-                         for number in range(num_threads)]
-        for thread in self._threads:
-            thread.start()
+        self._num_threads = num_threads
+        self._threads = []
 
     @property
     def forked(self):
@@ -99,7 +98,19 @@ class Prefetcher:
         return self._process != os.getpid()
 
     def next(self):
-        """The next batch, complete; None at the end of the series."""
+        """The next batch, complete; None at the end of the series.
+
+        Raises
+        ------
+        RuntimeError
+            When another thread stops the series meanwhile.
+        """
+        while len(self._threads) < self._num_threads:
+            thread = threading.Thread(target=self._work, daemon=True,
+                                      name=f"LstIter-{len(self._threads)}")
+            # Noted before it starts: a Ctrl-C in `start` would leave a thread that none can end.
+            self._threads.append(thread)
+            thread.start()
         while len(self._waiting) <= self._ahead:
             batch = next(self._batches, None)
             if batch is None:
@@ -109,7 +120,9 @@ class Prefetcher:
                 self._jobs.put((batch, slot))
         if not self._waiting:
             return None
-        self._waiting[0].done.wait()
+        self._waiting[0].done.get()
+        if self._stopped:
+            raise RuntimeError("closed while another thread waited for a batch")
         return self._waiting.popleft()
 
     def stop(self):
@@ -119,10 +132,15 @@ class Prefetcher:
             return
         for _ in self._threads:
             self._jobs.put(None)
+        for batch in self._waiting:
+            batch.done.put(None)
         deadline = time.monotonic() + 1
         for thread in self._threads:
+            # A Ctrl-C while it was started: it is about to run, but cannot be joined yet.
+            while thread.ident is None and time.monotonic() < deadline:
+                time.sleep(0.001)
             # A finalizer may run in any thread, one of these included.
-            if thread is not threading.current_thread():
+            if thread.is_alive() and thread is not threading.current_thread():
                 thread.join(max(0, deadline - time.monotonic()))
 
     def _work(self):

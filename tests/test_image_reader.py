@@ -1,0 +1,402 @@
+import base64
+import contextlib
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import image_reader
+from cli import InputError
+from image_header import BadImage, read_header
+from image_reader import Augment, ImageError, read_image, sample_rng
+
+PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "ccp" / "photos"
+RED, BLUE = (200, 40, 40), (40, 40, 200)
+# 32x16 pixels, left half RED, right half BLUE, written by other programs.
+CMYK_JPEG = base64.b64decode(
+    "/9j/7gAOQWRvYmUAZAAAAAAA/9sAQwADAgIDAgIDAwMDBAMDBAUIBQUEBAUKBwcGCAwKDAwLCgsLDQ4SEA0OEQ4LCx"
+    "AWEBETFBUVFQwPFxgWFBgSFBUU/8AAFAgAEAAgBEMRAE0RAFkRAEsRAP/EAB8AAAEFAQEBAQEBAAAAAAAAAAABAgME"
+    "BQYHCAkKC//EALUQAAIBAwMCBAMFBQQEAAABfQECAwAEEQUSITFBBhNRYQcicRQygZGhCCNCscEVUtHwJDNicoIJCh"
+    "YXGBkaJSYnKCkqNDU2Nzg5OkNERUZHSElKU1RVVldYWVpjZGVmZ2hpanN0dXZ3eHl6g4SFhoeIiYqSk5SVlpeYmZqi"
+    "o6Slpqeoqaqys7S1tre4ubrCw8TFxsfIycrS09TV1tfY2drh4uPk5ebn6Onq8fLz9PX29/j5+v/aAA4EQwBNAFkASw"
+    "AAPwD7Ar4Ur4Ur9U6KKKK/FSiv2rooooor9q6K/FSiiiiivxUor9q6KKKKK//Z")
+ANIMATED_GIF = base64.b64decode(
+    "R0lGODlhIAAQAIMAAJkAAMwAAMwzAMwAM5kzM8wzMwAAmTMAmTMzmQAAzDMAzAAzzDMzzAAAAAAAAAAAACH/C05FVF"
+    "NDQVBFMi4wAwEAAAAh+QQACgAAACwAAAAAIAAQAAAItwALCBxIsGABBggTKlzIoEAAhxAfSoy4QEHFixYzXmxosKNA"
+    "hiATQhz5kKTABAhRMjCQEiFLiwMJCJRZgCZNAQkRMNSZcEHEnxMfDsBIVCMDBRw9GgzJcEHDklAFRhWgsqrOqkeT0p"
+    "wZc2BOkAp0OgVKVmhRogycIlVqEGdInkjTkpRZEoDUky0RYE0rkqtSmQh5MkR6YGzQsg4ZoFysuLHTvga3EmSqE2nF"
+    "p3dNEii5N8HVhQsCAgAh+QQBCgAAACwAAAAAIAAQAAAIJwABCBxIsKDBgwgTKlzIsKHDhxAjSpxIsaLFixgzatzIsa"
+    "PHjxADAgA7")
+needs_photos = pytest.mark.skipif(not PHOTOS.is_dir(), reason=f"no {PHOTOS}")
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Reads bytes or a path as an image, (height, width, 3)."""
+    def read(source, shape=(16, 32), augment=None, rng=None):
+        if isinstance(source, bytes):
+            path = tmp_path / "image.jpg"
+            path.write_bytes(source)
+            source = path
+        out = np.full((3,) + shape, 99, np.uint8)
+        read_image(str(source), out, augment, rng)
+        return out.transpose(1, 2, 0)
+    return read
+
+
+def two_halves(height=16, width=32, left=RED, right=BLUE):
+    image = np.empty((height, width, 3), np.uint8)
+    image[:, :width // 2], image[:, width // 2:] = left, right
+    return image
+
+
+def encode(image, extension, *options):
+    if image.ndim == 3:
+        image = image[:, :, [2, 1, 0] + [3] * (image.shape[2] == 4)]
+    return cv2.imencode(extension, image, options)[1].tobytes()
+
+
+def smooth(height, width):
+    """Something photo-like: broad waves of colour, a little noise."""
+    rng = np.random.RandomState(0)
+    y, x = np.mgrid[:height, :width][..., None] / [9.0, 13.0, 21.0]
+    return np.clip(127 + 90 * np.sin(y + 2 * np.cos(x)) + rng.randn(height, width, 3) * 3,
+                   0, 255).astype(np.uint8)
+
+
+def with_exif(jpeg, orientation):
+    tiff = b"MM\0*\0\0\0\x08" + struct.pack(">HHHIHHI", 1, 0x112, 3, 1, orientation, 0, 0)
+    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", 8 + len(tiff)) + b"Exif\0\0" + tiff + jpeg[2:]
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def palette_png():
+    pixels = b"".join(b"\0" + b"\0" * 16 + b"\1" * 16 for _ in range(16))
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 32, 16, 8, 3, 0, 0, 0))
+            + chunk(b"PLTE", bytes(RED + BLUE)) + chunk(b"IDAT", zlib.compress(pixels))
+            + chunk(b"IEND", b""))
+
+
+def bomb(kind, side=30000):
+    """A few hundred bytes that claim side x side pixels."""
+    if kind == "png":
+        return (b"\x89PNG\r\n\x1a\n"
+                + chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+                + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b""))
+    options = (cv2.IMWRITE_WEBP_QUALITY, 90) if kind == "webp" else ()
+    small = bytearray(encode(two_halves(), "." + kind, *options))
+    if kind == "jpg":
+        at = small.index(b"\xff\xc0")
+        small[at + 5:at + 9] = struct.pack(">HH", side, side)
+    elif kind == "bmp":
+        small[18:26] = struct.pack("<ii", side, -side)
+    elif kind == "webp":
+        at = small.index(b"\x9d\x01\x2a")
+        small[at + 3:at + 7] = struct.pack("<HH", 16383, 16383)
+    elif kind == "tiff":
+        for tag in (256, 257):
+            at = small.rindex(struct.pack("<H", tag) + b"\3\0\1\0\0\0")
+            small[at:at + 12] = struct.pack("<HHII", tag, 4, 1, side)
+    return bytes(small)
+
+
+@pytest.mark.parametrize("content", [
+    encode(two_halves(), ".jpg", cv2.IMWRITE_JPEG_QUALITY, 95),
+    encode(two_halves(), ".jpg", cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
+    encode(two_halves(), ".jpg") + b"a phone's trailing data",
+    encode(two_halves(), ".png"), encode(two_halves(), ".bmp"),
+    encode(two_halves(), ".webp", cv2.IMWRITE_WEBP_QUALITY, 101),
+    encode(two_halves(), ".webp", cv2.IMWRITE_WEBP_QUALITY, 95), encode(two_halves(), ".tiff"),
+    encode(two_halves().astype(np.uint16) * 257, ".png"),
+    encode(two_halves().astype(np.uint16) * 257, ".tiff"),
+    encode(np.dstack([two_halves(), np.full((16, 32), 128, np.uint8)]), ".png"),
+    palette_png(), CMYK_JPEG, ANIMATED_GIF,
+], ids=["jpeg", "progressive", "trailing", "png", "bmp", "webp-lossless", "webp", "tiff",
+        "16-bit png", "16-bit tiff", "alpha", "palette", "cmyk", "gif"])
+def test_every_kind_of_image_becomes_rgb(read, content):
+    image = read(content).astype(int)
+    # Means, because the GIF mixes its few colours.
+    assert np.abs(image[:, 2:12].mean(axis=(0, 1)) - RED).max() <= 6
+    assert np.abs(image[:, 20:30].mean(axis=(0, 1)) - BLUE).max() <= 6
+
+
+@pytest.mark.parametrize("extension", [".jpg", ".png"])
+def test_grey_images_become_rgb(read, extension):
+    grey = np.repeat(np.arange(0, 256, 8, dtype=np.uint8)[None], 16, axis=0)
+    image = read(encode(grey, extension)).astype(int)
+    assert np.abs(image - grey[:, :, None]).max() <= 3
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("scale", [1, 8])
+def test_exif_rotation_is_applied(read, orientation, scale):
+    picture = np.full((64 * scale, 32 * scale, 3), 255, np.uint8)
+    picture[:16 * scale, :16 * scale] = RED  # red at the top left, blue at the bottom left
+    picture[-16 * scale:, :16 * scale] = BLUE
+    # How a camera would store the picture under each orientation.
+    stored = {1: picture, 2: picture[:, ::-1], 3: picture[::-1, ::-1], 4: picture[::-1],
+              5: picture.transpose(1, 0, 2), 6: np.rot90(picture),
+              7: picture[::-1, ::-1].transpose(1, 0, 2), 8: np.rot90(picture, -1)}[orientation]
+    jpeg = encode(np.ascontiguousarray(stored), ".jpg", cv2.IMWRITE_JPEG_QUALITY, 95)
+    image = read(with_exif(jpeg, orientation), (64, 32)).astype(int)
+    assert np.abs(image[4:12, 4:12] - RED).mean() < 10
+    assert np.abs(image[-12:-4, 4:12] - BLUE).mean() < 10
+    assert image[24:40].min() > 240
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (3, 2)])
+@pytest.mark.parametrize("fit", image_reader.FITS)
+@pytest.mark.parametrize("extension", [".jpg", ".png"])
+def test_images_of_any_aspect_fit(read, size, fit, extension):
+    content = encode(np.full(size + (3,), 200, np.uint8), extension)
+    image = read(content, (24, 40), Augment(fit=fit, resize=30)).astype(int)
+    picture = np.abs(image - 200) <= 3
+    assert picture.any() and (picture | (fit == "pad") & (image == image_reader.NEUTRAL)).all()
+    lucky = Augment(random_crop=True, min_random_area=0.01, max_random_aspect_ratio=0.9)
+    if fit == "crop":
+        for row in range(5):
+            assert np.abs(read(content, (24, 40), lucky, sample_rng(0, 0, row)) - 200.).max() <= 3
+
+
+def test_a_crop_takes_the_middle_of_the_resized_image(read):
+    content = encode(smooth(120, 200), ".png")
+    full = cv2.resize(smooth(120, 200), (100, 60), interpolation=cv2.INTER_AREA)
+    image = read(content, (40, 40), Augment(resize=60))
+    assert np.abs(image.astype(int) - full[10:50, 30:70]).mean() < 2
+
+
+def test_without_resize_the_crop_just_covers_the_image(read):
+    content = encode(smooth(120, 200), ".png")
+    assert (read(content, (60, 60)) == read(content, (60, 60), Augment(resize=60))).all()
+    wide = cv2.resize(smooth(120, 200)[10:110], (80, 40), interpolation=cv2.INTER_AREA)
+    assert np.abs(read(content, (40, 80)).astype(int) - wide).mean() < 2
+
+
+def test_padding_keeps_the_whole_image_on_grey(read):
+    image = read(encode(two_halves(50, 100), ".png"), (40, 40), Augment(fit="pad"))
+    assert (image[:10] == image_reader.NEUTRAL).all()
+    assert (image[30:] == image_reader.NEUTRAL).all()
+    assert (image[10:30, :19] == RED).all() and (image[10:30, 21:] == BLUE).all()
+
+
+def test_squashing_keeps_the_whole_image(read):
+    image = read(encode(two_halves(50, 100), ".png"), (40, 40), Augment(fit="squash"))
+    assert (image[:, :19] == RED).all() and (image[:, 21:] == BLUE).all()
+
+
+def test_half_of_the_images_are_mirrored(read):
+    content = encode(two_halves(), ".png")
+    mirrored = [(read(content, augment=Augment(random_mirror=True),
+                      rng=sample_rng(0, 0, row))[0, 0] == BLUE).all() for row in range(200)]
+    assert 70 < sum(mirrored) < 130
+
+
+def test_random_crops_reach_both_ends(read):
+    ramp = np.repeat(np.repeat(np.arange(200, dtype=np.uint8)[None, :, None], 20, 0), 3, 2)
+    content = encode(ramp, ".png")
+    lefts = [int(read(content, (20, 20), Augment(random_crop=True), sample_rng(0, 0, row))[0, 0, 0])
+             for row in range(200)]
+    assert min(lefts) < 15 and max(lefts) > 165 and 75 < np.mean(lefts) < 105
+
+
+def test_random_areas_lie_between_their_limits(read):
+    ramp = np.zeros((100, 100, 3), np.uint8)
+    ramp[:, :, 0], ramp[:, :, 1] = np.arange(100)[None], np.arange(100)[:, None]
+    content = encode(ramp, ".png")
+    augment = Augment(min_random_area=0.25, max_random_area=0.5, max_random_aspect_ratio=0.2)
+    areas, aspects = [], []
+    for row in range(100):
+        image = read(content, (50, 50), augment, sample_rng(1, 0, row)).astype(int)
+        width = (image[25, -1, 0] - image[25, 0, 0] + 1) / 100
+        height = (image[-1, 25, 1] - image[0, 25, 1] + 1) / 100
+        areas.append(width * height)
+        aspects.append(width / height)
+    assert 0.22 < min(areas) < 0.3 and 0.45 < max(areas) < 0.53
+    assert 0.75 < min(aspects) < 0.9 and 1.1 < max(aspects) < 1.25
+
+
+def test_brightness_contrast_and_saturation_follow_their_definitions(read):
+    picture = smooth(60, 60) // 2 + 60
+    content = encode(picture, ".png")
+
+    def jittered(**amounts):
+        rng = sample_rng(0, 0, 3)
+        draws = [rng.random() for _ in range(8)]
+        image = read(content, (60, 60), Augment(**amounts), sample_rng(0, 0, 3)).astype(float)
+        return image, [1 + 0.4 * (2 * draw - 1) for draw in draws[5:]]
+
+    grey = picture @ [0.299, 0.587, 0.114]
+    image, (factor, _, _) = jittered(brightness=0.4)
+    assert np.abs(image - np.clip(picture * factor, 0, 255)).max() <= 1
+    image, (_, factor, _) = jittered(contrast=0.4)
+    assert np.abs(image - np.clip(picture * factor + (1 - factor) * grey.mean(), 0, 255)).max() <= 1
+    image, (_, _, factor) = jittered(saturation=0.4)
+    expected = np.clip(picture * factor + (1 - factor) * grey[:, :, None], 0, 255)
+    assert np.abs(image - expected).max() <= 1
+
+
+def test_a_sample_depends_on_seed_epoch_and_row_alone(read):
+    content = encode(smooth(100, 100), ".png")
+    augment = Augment(random_crop=True, random_mirror=True, min_random_area=0.3, brightness=0.3)
+    images = {key: read(content, (32, 32), augment, sample_rng(*key)).tobytes()
+              for key in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]}
+    assert len(set(images.values())) == 4
+    assert read(content, (32, 32), augment, sample_rng(0, 1, 0)).tobytes() == images[0, 1, 0]
+
+
+def test_the_generator_gives_the_same_numbers_for_ever():
+    assert sample_rng(1, 2, 3).random() == pytest.approx(0.48180005566373707, abs=1e-15)
+
+
+def test_a_decode_is_reduced_only_while_it_covers_the_result(read, monkeypatch):
+    flags = []
+    decode = image_reader._decode
+    monkeypatch.setattr(image_reader, "_decode",
+                        lambda *args: flags.append(args[2]) or decode(*args))
+    content = encode(smooth(831, 550), ".jpg")
+    for size, full in ((280, False), (224, False), (100, False), (40, False), (40, True)):
+        read(content, (size, size), Augment(full_decode=full))
+    assert flags == [cv2.IMREAD_COLOR, cv2.IMREAD_REDUCED_COLOR_2, cv2.IMREAD_REDUCED_COLOR_4,
+                     cv2.IMREAD_REDUCED_COLOR_8, cv2.IMREAD_COLOR]
+
+
+@needs_photos
+@pytest.mark.parametrize("size", [224, 128, 64])
+def test_reduced_decoding_looks_like_full_decoding(read, size):
+    differences, crops = [], []
+    for path in sorted(PHOTOS.glob("*.jpg"))[::20]:
+        reference = cv2.resize(cv2.imread(str(path)), (size, size), interpolation=cv2.INTER_AREA)
+        image = read(path, (size, size), Augment(fit="squash"))
+        differences.append(np.abs(image.astype(int) - reference[:, :, ::-1]).mean())
+        random = Augment(random_crop=True, min_random_area=0.4, max_random_aspect_ratio=0.2)
+        row = len(crops)
+        reduced = read(path, (size, size), random, sample_rng(0, 0, row))
+        full = read(path, (size, size), Augment(**{**vars(random), "full_decode": True}),
+                    sample_rng(0, 0, row))
+        crops.append(np.abs(reduced.astype(int) - full).mean())
+    assert np.mean(differences) <= 3 and np.mean(crops) <= 3
+
+
+@pytest.mark.parametrize(("content", "match"), [
+    (b"", "is empty"),
+    (b"\n<!DOCTYPE html><html>404</html>", "a web page"),
+    (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "XML or SVG"),
+    (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+    (b"\0\0\0\x20ftypheic", "HEIF, AVIF or MP4"),
+    (b"\0" * 5000, "zero bytes only"),
+    (b"hello", "not an image of a known format"),
+    (b"\xff\xd8", "cut short"), (b"\xff\xd8\xff\xe0\0\x10JFIF", "cut short"),
+    (b"\xff\xd8hello there", "damaged JPEG"), (b"\xff\xd8\xff\xd9\0\0", "damaged JPEG"),
+    (b"\x89PNG\r\n\x1a\n", "cut short"), (b"GIF89a", "cut short"), (b"BM", "cut short"),
+    (b"RIFF\xff\0\0\0WEBPVP8 ", "cut short"), (b"II*\0\xff\0\0\0", "cut short"),
+    (b"GIF89a\0\0\0\0", "0x0 pixels")])
+def test_what_is_no_image_says_why(read, content, match):
+    with pytest.raises(ImageError, match=match) as info:
+        read(content)
+    assert info.value.path in str(info.value) and info.value.reason in str(info.value)
+
+
+@pytest.mark.parametrize("extension", [".jpg", ".png", ".bmp", ".webp", ".tiff", "gif"])
+@pytest.mark.parametrize("part", [0.3, 0.5, 0.9])
+def test_a_file_cut_off_in_the_middle_is_refused(read, extension, part):
+    whole = ANIMATED_GIF[:260] if extension == "gif" else encode(smooth(64, 64), extension)
+    with pytest.raises(ImageError):
+        read(whole[:int(part * len(whole))])
+
+
+def test_a_jpeg_whose_end_was_never_downloaded_is_refused(read):
+    whole = encode(smooth(300, 300), ".jpg")
+    with pytest.raises(ImageError, match="cut short"):
+        read(whole[:len(whole) // 2] + b"\0" * (len(whole) // 2))
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "bmp", "webp", "tiff"])
+def test_a_decompression_bomb_is_refused_by_its_header(read, kind):
+    with pytest.raises(ImageError, match=r"its header says \d+x\d+ pixels, above the limit"):
+        read(bomb(kind))
+
+
+def test_the_limit_can_be_set(read):
+    content = encode(two_halves(), ".png")
+    read(content, augment=Augment(max_pixels=512))
+    with pytest.raises(ImageError, match="32x16 pixels, above the limit of 511"):
+        read(content, augment=Augment(max_pixels=511))
+    with pytest.raises(ImageError, match="bytes are too many"):
+        read(content + b"\0" * (2 << 20), augment=Augment(max_pixels=512))
+
+
+def test_a_missing_image_a_folder_and_a_pipe_are_refused_at_once(read, tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for name, match in (("none.jpg", "no such file"), ("", "is a directory"),
+                        ("pipe.jpg", "not a regular file")):
+        with pytest.raises(ImageError, match=match):
+            read(tmp_path / name)
+    with pytest.raises(ImageError, match="not a regular file"):
+        read("/dev/zero")
+
+
+def test_an_unreadable_image_is_refused(read, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    content = encode(two_halves(), ".png")
+    monkeypatch.setattr(image_reader, "_open_without_waiting", refuse)
+    with pytest.raises(ImageError, match="permission denied"):
+        read(content)
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_refused(read, monkeypatch):
+    content = encode(smooth(300, 300), ".jpg")
+    status = os.fstat
+
+    def shrink(handle):
+        before = status(handle)
+        os.truncate(handle, len(content) // 2)
+        return before
+
+    monkeypatch.setattr(image_reader, "_open_without_waiting",
+                        lambda path, flags: os.open(path, os.O_RDWR))
+    monkeypatch.setattr(image_reader.os, "fstat", shrink)
+    with pytest.raises(ImageError, match="cut short"):
+        read(content)
+
+
+@pytest.mark.parametrize("wrong", [
+    {"resize": -1}, {"min_random_area": 0}, {"min_random_area": 0.6, "max_random_area": 0.5},
+    {"max_random_area": 1.5}, {"max_random_aspect_ratio": 1}, {"brightness": -0.1},
+    {"contrast": 2}, {"saturation": float("nan")}, {"fit": "stretch"}, {"max_pixels": 0},
+    {"fit": "squash", "min_random_area": 0.5}])
+def test_settings_out_of_range_are_refused(wrong):
+    with pytest.raises(InputError):
+        Augment(**wrong)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_damaged_images_are_read_or_refused_never_worse(read, data):
+    whole = bytearray(data.draw(st.sampled_from(
+        [encode(smooth(20, 30), extension) for extension in (".jpg", ".png", ".bmp", ".webp",
+                                                             ".tiff")] + [ANIMATED_GIF])))
+    for _ in range(data.draw(st.integers(1, 8))):
+        whole[data.draw(st.integers(0, min(len(whole) - 1, 400)))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(ImageError):
+        read(bytes(whole), augment=Augment(max_pixels=1_000_000))
+
+
+@given(st.sampled_from([b"", b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"RIFF0000WEBP",
+                        b"II*\0", b"MM\0*", b"II+\0"]), st.binary(max_size=100))
+def test_any_bytes_have_a_header_or_a_reason(start, rest):
+    try:
+        header = read_header(start + rest)
+    except BadImage:
+        return
+    assert header.width > 0 and header.height > 0

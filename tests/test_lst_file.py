@@ -1,0 +1,261 @@
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import label_store
+import lst_file
+from cli import InputError
+from lst_file import read_lst
+
+PLAIN = b"5\t1.000000\t0.000000\t1.000000\ta.jpg\n"
+ANY_SETTINGS = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(content):
+        path = tmp_path / "train.lst"
+        path.write_bytes(content)
+        return str(path)
+    return write
+
+
+def fails(path, match, **options):
+    with pytest.raises(InputError, match=match) as info:
+        read_lst(path, **options)
+    assert "\n" not in str(info.value)
+    assert str(info.value).startswith(str(path))
+
+
+def test_a_row_is_id_labels_and_name(write):
+    lst = read_lst(write(PLAIN + b"7\t0.000000\t0.000000\t1.000000\tfolder/b c.jpg\n"))
+    assert len(lst) == 2 and lst.num_classes == 3
+    assert lst.ids.dtype == np.int64 and lst.ids.tolist() == [5, 7]
+    assert [lst.name(0), lst.name(1)] == ["a.jpg", "folder/b c.jpg"]
+    assert lst.line(1) == 2
+    labels = lst.labels([1, 0, 1])
+    assert labels.dtype == np.float32
+    assert labels.tolist() == [[0, 0, 1], [1, 0, 1], [0, 0, 1]]
+
+
+def test_class_numbers_say_which_classes_are_present(write):
+    path = write(b"5\t0\t2\ta.jpg\n6\tb.jpg\n7\t4.000000\tc.jpg\n")
+    lst = read_lst(path, label_format="indices")
+    assert lst.num_classes == 5
+    assert lst.labels([2, 0, 1, 0]).tolist() == [
+        [0, 0, 0, 0, 1], [1, 0, 1, 0, 0], [0] * 5, [1, 0, 1, 0, 0]]
+    assert lst.labels([]).shape == (0, 5)
+    assert read_lst(path, 9, "indices").labels([0]).shape == (1, 9)
+    assert lst.positives.tolist() == [1, 0, 1, 0, 1] and lst.negatives.tolist() == [2, 3, 2, 3, 2]
+
+
+def test_class_numbers_of_images_without_any_class(write):
+    lst = read_lst(write(b"5\ta.jpg\n"), 3, "indices")
+    assert lst.labels([0]).tolist() == [[0, 0, 0]] and lst.positives.tolist() == [0, 0, 0]
+    fails(write(b"5\ta.jpg\n"), "no row has a class", label_format="indices")
+
+
+def test_unknown_and_soft_labels_are_kept(write):
+    lst = read_lst(write(PLAIN + b"1\t-1\t0.25\t1\tb\n" + PLAIN))
+    assert lst.labels([0, 1, 2]).tolist() == [[1, 0, 1], [-1, 0.25, 1], [1, 0, 1]]
+    assert lst.positives.tolist() == [2, 0, 3] and lst.negatives.tolist() == [0, 3, 0]
+
+
+def test_unknown_labels_count_as_neither(write):
+    lst = read_lst(write(b"1\t-1\t0\ta\n2\t1\t-1\tb\n"))
+    assert lst.positives.tolist() == [1, 0] and lst.negatives.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("content", [
+    PLAIN.rstrip(b"\n"), PLAIN.replace(b"\n", b"\r\n"), b"\xef\xbb\xbf" + PLAIN,
+    b"\n \n\t\n\r\n" + PLAIN + b"\n\n", PLAIN.replace(b"\n", b"\t\t\n"),
+    PLAIN.replace(b"\n", b"\t\r\n"), b" 5 \t1\t0\t1.0\ta.jpg\n", b"5\t1e0\t0.0\t+1\ta.jpg"])
+def test_other_spellings_of_the_same_row(write, content):
+    lst = read_lst(write(content))
+    assert (len(lst), lst.ids[0], lst.name(0)) == (1, 5, "a.jpg")
+    assert lst.labels([0]).tolist() == [[1, 0, 1]]
+
+
+def test_blank_lines_do_not_shift_line_numbers(write):
+    path = write(b"\n\n" + PLAIN + b"\n" + PLAIN)
+    assert [read_lst(path).line(row) for row in (0, 1)] == [3, 5]
+    fails(write(b"\n" + PLAIN + b"\n1\t1\tb\n"), r"train.lst:4: 1 label, but the first row has 3")
+
+
+@pytest.mark.parametrize("name", [
+    "a b.jpg", " outer spaces ", "/absolute/path.jpg", "日本語.jpg", "a\rb", "back\\slash",
+    "#%$'\""])
+def test_names_are_kept_exactly(write, name):
+    assert read_lst(write(b"1\t1\t" + name.encode() + b"\n")).name(0) == name
+
+
+def test_a_name_that_is_not_utf8_still_opens(write, tmp_path):
+    name = b"caf\xe9.jpg"
+    with open(os.path.join(os.fsencode(tmp_path), name), "wb"):
+        pass
+    assert os.path.isfile(tmp_path / read_lst(write(b"1\t1\t" + name + b"\n")).name(0))
+
+
+def test_ids_and_names_may_repeat(write):
+    assert read_lst(write(PLAIN * 3)).ids.tolist() == [5, 5, 5]
+
+
+@pytest.mark.parametrize(("content", "match"), [
+    (b"", "holds no rows"),
+    (b"\n\n", "holds no rows"),
+    (PLAIN + b"\x89PNG\0\0\n", ":|line 2 holds a zero byte"),
+    (b"\xff\xfe1\0", "UTF-16"),
+    (PLAIN + b"5 1.000000 0.000000 1.000000 a.jpg\n", ":2: spaces stand where tabs belong"),
+    (PLAIN + b"5\t1.000000 0.000000 1.000000\ta.jpg\n", ":2: spaces stand where tabs belong"),
+    (b"a.jpg\n", ":1: no tab in \"a.jpg\""),
+    (PLAIN + b"x\t1\t0\t1\ta.jpg\n", ":2: the row starts with \"x\", not with a number"),
+    (b"99999999999999999999\t1\ta.jpg\n", ":1: the row starts with"),
+    (b"5\ta.jpg\n", ":1: no labels between ID and file name"),
+    (PLAIN + b"5\t1\t0\ta.jpg\n", ":2: 2 labels, but the first row has 3"),
+    (PLAIN + b"5\t1\t0\t1\t1\ta.jpg\n", ":2: 4 labels, but the first row has 3"),
+    (PLAIN + b"5\t1\tx\t1\ta.jpg\n", ":2: the label \"x\" is not a number"),
+    (PLAIN + b"5\t1\t\t1\ta.jpg\n", ":2: the label \"\" is not a number"),
+    (PLAIN + b"5\t1\t1_0\t1\ta.jpg\n", ":2: the label \"1_0\" is not a number"),
+    (PLAIN + b"5\t1\tnan\t1\ta.jpg\n", ":2: the label \"nan\" is not a number"),
+    (PLAIN + b"5\t1\tinf\t1\ta.jpg\n", ":2: the label \"inf\" is not a number"),
+    (PLAIN + b"5\t1\t2.000000\t1\ta.jpg\n", ":2: label 2 of 3 is \"2.000000\", not 1, 0, -1"),
+    (PLAIN + b"5\t1\t-0.5\t1\ta.jpg\n", ":2: label 2 of 3 is \"-0.5\""),
+    (PLAIN + b"5\t1.000000\t0.000001\t1.100000\ta.jpg\n", ":2: label 3 of 3 is")])
+def test_a_wrong_row_is_named(write, content, match):
+    fails(write(content), match)
+
+
+def test_a_count_that_was_asked_for_is_checked(write):
+    path = write(PLAIN)
+    assert read_lst(path, 3).num_classes == 3
+    fails(path, ":1: 3 labels, but --num-classes is 4", num_classes=4)
+
+
+@pytest.mark.parametrize(("row", "match"), [
+    (b"5\t-1\ta.jpg", ":1: class -1"), (b"5\t3\ta.jpg", ":1: class 3, but --num-classes is 3"),
+    (b"5\t1.5\ta.jpg", "not a class number"), (b"5\tx\ta.jpg", "not a class number"),
+    (b"5\t1_0\ta.jpg", "not a class number"), (b"5\tnan\ta.jpg", "not a class number"),
+    (b"5\t1 2\ta.jpg", "spaces stand where tabs belong"),
+    (b"5\t0\t1\t0\ta.jpg", "class 0 stands there twice; .* multi-hot"),
+    (b"5\t99999999999999999999\ta.jpg", "class 9999")])
+def test_a_wrong_class_number_is_named(write, row, match):
+    fails(write(row), match, num_classes=3, label_format="indices")
+
+
+def test_an_absurd_class_number_is_refused(write):
+    fails(write(b"5\t99999999999\ta.jpg"), "at most 999999", label_format="indices")
+
+
+def test_what_is_no_file_is_refused(tmp_path):
+    fails(str(tmp_path / "none.lst"), "no such file")
+    fails(str(tmp_path), "is a directory")
+
+
+def test_a_very_long_line_is_refused_early(write, monkeypatch):
+    fails(write(PLAIN + b"x" * (200 << 20)), ":2: a line longer than 16 MB")
+
+
+def test_a_row_of_ten_thousand_labels_is_fine(write):
+    assert read_lst(write(b"1\t" + b"0.000000\t" * 10_000 + b"a.jpg\n")).num_classes == 10_000
+
+
+def test_rows_across_blocks_are_read_whole(write, monkeypatch):
+    rows = b"".join(b"%d\t%d\t1.000000\t%d.jpg\n" % (n, n % 2, n) for n in range(500))
+    whole = read_lst(write(rows))
+    monkeypatch.setattr(lst_file, "BLOCK_BYTES", 7)
+    pieces = read_lst(write(rows))
+    assert pieces.labels(range(500)).tolist() == whole.labels(range(500)).tolist()
+    assert pieces.checksum == whole.checksum
+    assert [pieces.name(n) for n in range(500)] == [f"{n}.jpg" for n in range(500)]
+
+
+def test_the_checksum_follows_the_content(write):
+    first = read_lst(write(PLAIN)).checksum
+    assert read_lst(write(PLAIN)).checksum == first
+    assert read_lst(write(PLAIN + PLAIN)).checksum != first
+
+
+def test_a_list_from_a_pipe(tmp_path):
+    pipe = str(tmp_path / "pipe.lst")
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: Path(pipe).write_bytes(PLAIN))
+    writer.start()
+    assert len(read_lst(pipe)) == 1
+    writer.join()
+
+
+names = st.binary(min_size=1, max_size=20).filter(
+    lambda name: not set(name) & set(b"\0\t\n") and not name.endswith(b"\r"))
+spellings = {0: [b"0", b"0.0", b"0.000000", b"-0"], 1: [b"1", b"1.0", b"1.000000", b"1e0"],
+             -1: [b"-1", b"-1.000000"], 0.5: [b"0.5", b"0.500000"]}
+values = st.sampled_from(sorted(spellings))
+
+
+@st.composite
+def tables(draw):
+    columns = draw(st.integers(1, 5))
+    label = st.lists(values, min_size=columns, max_size=columns)
+    row = st.tuples(st.integers(-2**63, 2**63 - 1), label, names)
+    return draw(st.lists(row, min_size=1, max_size=30))
+
+
+@ANY_SETTINGS
+@given(tables(), st.randoms())
+def test_any_rows_come_back_as_they_were_written(write, table, random):
+    content = b"".join(
+        b"\t".join([b"%d" % number] + [random.choice(spellings[v]) for v in labels] + [name])
+        + random.choice([b"\n", b"\r\n"]) for number, labels, name in table)
+    lst = read_lst(write(content))
+    assert lst.ids.tolist() == [number for number, _, _ in table]
+    assert lst.labels(range(len(table))).tolist() == [labels for _, labels, _ in table]
+    assert [os.fsencode(lst.name(n)) for n in range(len(table))] == [name for *_, name in table]
+
+
+@ANY_SETTINGS
+@given(tables())
+def test_the_fast_way_and_the_general_one_agree(write, table):
+    content = b"".join(b"%d\t%s\t%s\n" % (n, b"\t".join(b"%.6f" % v for v in labels), name)
+                       for n, labels, name in table)
+    fast = read_lst(write(content))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(label_store, "PLAIN_ENDINGS", {})
+        general = read_lst(write(content))
+    rows = range(len(table))
+    assert fast.labels(rows).tolist() == general.labels(rows).tolist()
+    assert fast.positives.tolist() == general.positives.tolist()
+
+
+@ANY_SETTINGS
+@given(st.one_of(st.binary(max_size=200),
+                 st.text("0123456789.\t\n\r -+enaif_x", max_size=200).map(str.encode)),
+       st.sampled_from(lst_file.LABEL_FORMATS))
+def test_any_bytes_parse_or_raise_an_input_error(write, content, label_format):
+    try:
+        lst = read_lst(write(content), label_format=label_format)
+    except InputError:
+        return
+    labels = lst.labels(range(len(lst)))
+    assert ((labels >= 0) & (labels <= 1) | (labels == -1)).all()
+
+
+@ANY_SETTINGS
+@given(st.lists(st.tuples(st.sets(st.integers(0, 50)), names), min_size=1, max_size=20))
+def test_any_class_numbers_come_back_as_they_were_written(write, table):
+    content = b"".join(b"\t".join([b"1"] + [b"%d" % c for c in classes] + [name]) + b"\n"
+                       for classes, name in table)
+    lst = read_lst(write(content), 51, "indices")
+    labels = lst.labels(range(len(table)))
+    assert [set(np.flatnonzero(row).tolist()) for row in labels] == [c for c, _ in table]
+    assert lst.positives.tolist() == labels.sum(axis=0).tolist()
+
+
+def test_a_hundred_thousand_rows_load_within_seconds(write):
+    row = b"\t".join([b"0.000000"] * 80)
+    path = write(b"".join(b"%d\t%s\t%08d.jpg\n" % (n, row, n) for n in range(100_000)))
+    lst = read_lst(path)
+    assert len(lst) == 100_000 and lst.negatives.tolist() == [100_000] * 80
