@@ -9,37 +9,17 @@ and neither do rows that hold nothing else, such as those that only pad the last
 import numpy as np
 
 from crossentropy_op import cross_entropy
+from measures import (
+    CALIBRATION_BINS,
+    Counts,
+    average_precision,
+    calibration_bins,
+    count_decisions,
+    decision_measures,
+    expected_calibration_error,
+    top_k,
+)
 from mx_compat import mx
-
-
-def average_precision(label, score):
-    """Average precision of one class, over all points, as scikit-learn defines it.
-
-    The sum over thresholds of (recall gained) * precision; samples of equal score share a
-    threshold. See sklearn.metrics.average_precision_score.
-
-    Parameters
-    ----------
-    label : np.ndarray, (samples,)
-        Above 0.5 present, below 0 unknown (left out), else absent.
-    score : np.ndarray, (samples,)
-        Higher means likelier present.
-
-    Returns
-    -------
-    float
-        0 to 1; NaN where no label is present.
-    """
-    known = label >= 0
-    present, score = label[known] > 0.5, score[known]
-    if not present.any():
-        return float("nan")
-    order = np.argsort(-score, kind="stable")
-    score, true_positives = score[order], np.cumsum(present[order])
-    threshold = np.append(np.flatnonzero(np.diff(score)), len(score) - 1)
-    precision = true_positives[threshold] / (threshold + 1)
-    recall = true_positives[threshold] / true_positives[-1]
-    return float(np.sum(np.diff(recall, prepend=0) * precision))
 
 
 class MeanAveragePrecision(mx.metric.EvalMetric):
@@ -91,6 +71,13 @@ class MeanAveragePrecision(mx.metric.EvalMetric):
         """Make the next reset go back to what `state` returned."""
         self.start = (state["labels"], state["scores"]) if state else None
 
+    @staticmethod
+    def merge(states):
+        """The state over all samples of several."""
+        states = [state for state in states if state]
+        return {key: np.concatenate([state[key] for state in states])
+                for key in (states[0] if states else ())}
+
     def update(self, labels, preds):
         """Add a batch: lists of one (batch, classes) array a device."""
         for label, score in zip(labels, preds):
@@ -140,6 +127,11 @@ class _Mean(mx.metric.EvalMetric):
         """Make the next reset go back to what `state` returned."""
         self.start = (float(state["sum"]), int(state["count"])) if state else None
 
+    @staticmethod
+    def merge(states):
+        """The state over all samples of several."""
+        return {key: sum(state[key] for state in states) for key in ("sum", "count")}
+
     def update(self, labels, preds):
         """Add a batch: lists of one (batch, classes) array a device."""
         for label, prob in zip(labels, preds):
@@ -183,3 +175,114 @@ class Accuracy(_Mean):
         """Number of right decisions, and of decisions."""
         known = label >= 0
         return int(((prob > 0.5) == (label > 0.5))[known].sum()), int(known.sum())
+
+
+class _Total(mx.metric.EvalMetric):
+    """A total over the batches since the last reset; subclasses say what one batch adds to it."""
+
+    def __init__(self, name, output_names=None, label_names=None):
+        self.start = None
+        super().__init__(name, output_names=output_names, label_names=label_names)
+
+    def reset(self):
+        """Forget all samples."""
+        self.total, self.start = self.start, None
+
+    def reset_local(self):
+        """Forget nothing: these are measures of the whole epoch."""
+
+    def get_global(self):
+        """As get."""
+        return self.get()
+
+    def update(self, labels, preds):
+        """Add a batch: lists of one (batch, classes) array a device."""
+        for label, prob in zip(labels, preds):
+            part = self.measure(label.asnumpy(), prob.asnumpy())
+            self.total = part if self.total is None else self.total + part
+
+    @staticmethod
+    def merge(states):
+        """The state over all samples of several."""
+        states = [state for state in states if state]
+        return {key: sum(state[key] for state in states)
+                for key in (states[0] if states else ())}
+
+
+class Decisions(_Total):
+    """CP, CR, CF1, OP, OR, OF1, Hamming loss and exact match; see measures.decision_measures.
+
+    Parameters
+    ----------
+    thresholds : float or array of (classes,)
+        A probability above it is a yes.
+    top : int, optional
+        Say yes to each sample's `top` likeliest classes instead, whatever their probability, as
+        the literature does with 3. The names of the measures then end in "-top3".
+
+    Example
+    -------
+    >>> metric = Decisions()
+    >>> metric.update([mx.nd.array([[1, 0], [0, 1]])], [mx.nd.array([[.9, .2], [.1, .4]])])
+    >>> dict(metric.get_name_value())["OR"]
+    0.5
+    """
+
+    def __init__(self, thresholds=0.5, top=None, name="decisions", output_names=None,
+                 label_names=None):
+        super().__init__(name, output_names, label_names)
+        self.thresholds, self.top = thresholds, top
+
+    def measure(self, label, prob):
+        """The batch's Counts."""
+        yes = top_k(prob, self.top) if self.top else prob > np.asarray(self.thresholds)
+        return count_decisions(label, yes)
+
+    def get(self):
+        """Names and values."""
+        none = np.zeros(1, np.int64)
+        counts = self.total or Counts(none, none, none, none, 0, 0)
+        values = decision_measures(counts)
+        suffix = f"-top{self.top}" if self.top else ""
+        return [name + suffix for name in values], list(values.values())
+
+    def state(self):
+        """Arrays that `start_from` takes."""
+        return {} if self.total is None else vars(self.total)
+
+    def start_from(self, state):
+        """Make the next reset go back to what `state` returned."""
+        self.start = Counts(**state) if state else None
+
+
+class CalibrationError(_Total):
+    """ECE: how far probabilities are from how often they come true, on average.
+
+    See measures.expected_calibration_error for the definition.
+
+    Parameters
+    ----------
+    bins : int
+        Bins of equal width over the probabilities.
+    """
+
+    def __init__(self, bins=CALIBRATION_BINS, name="ECE", output_names=None, label_names=None):
+        super().__init__(name, output_names, label_names)
+        self.bins = bins
+
+    def measure(self, label, prob):
+        """The batch's calibration bins."""
+        return calibration_bins(label, prob, self.bins)
+
+    def get(self):
+        """Name and value; NaN without samples."""
+        bins = np.zeros((3, self.bins)) if self.total is None else self.total
+        return self.name, expected_calibration_error(bins)
+
+    def state(self):
+        """Arrays that `start_from` takes."""
+        return {} if self.total is None else {"bins": self.total}
+
+    def start_from(self, state):
+        """Make the next reset go back to what `state` returned."""
+        self.start = np.array(state["bins"]) if state else None

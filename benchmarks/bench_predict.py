@@ -1,0 +1,134 @@
+"""How near prediction from image files comes to the network's own speed.
+
+    python benchmarks/bench_predict.py --model result/multilabel-best
+    python benchmarks/bench_predict.py --model result/multilabel-best --photos photos --turns 9
+
+One side is the whole of prediction: reading and decoding, the network, the rows of the table.
+The other is the bare network: the same forward pass over one batch that lies in memory. They
+take turns in one process, and the median of the turns' ratios is printed, because other
+programs' load moves speeds far more than anything here does. So is the median ratio of the
+processor time that the two take, which feels that load less.
+"""
+import argparse
+import contextlib
+import io
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mx_compat import mx  # noqa: E402  isort: skip
+import cv2  # noqa: E402
+
+from classifier import Classifier  # noqa: E402
+from cli import HelpFormatter, InputError, run  # noqa: E402
+from image_list import ImageList  # noqa: E402
+from predictions_file import PredictionsFile  # noqa: E402
+from train_multilabel import choose_devices  # noqa: E402
+
+
+def make_photos(folder, count, width=550, height=830):
+    """JPEGs of the size of web photos, with noise so that they take as long to decode."""
+    rng = np.random.RandomState(0)
+    for number in range(count):
+        coarse = rng.randint(0, 256, (height // 50, width // 50, 3)).astype(np.uint8)
+        image = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+        image = cv2.add(image, rng.randint(0, 25, image.shape).astype(np.uint8))
+        cv2.imwrite(f"{folder}/{number:04d}.jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 90])
+
+
+def predict_all(classifier, batches, devices, images):
+    """Predict every image, and write its row; returns the number of images."""
+    text = io.StringIO()
+    out = PredictionsFile(text, classifier.class_names, classifier.thresholds)
+    for batch, prob in classifier.predict(batches, devices):
+        for row, values in zip(batch.index, prob):
+            out.write(images.name(row), values)
+    batches.reset()
+    return len(images)
+
+
+class HeldBatch:
+    """One batch in memory, handed out as often as the iterator has batches."""
+
+    def __init__(self, batches):
+        self.batch = batches.next()
+        self.batch.pad = 0
+        self.batch.data[0].wait_to_read()
+        batches.seek(0, 0)
+        self.times, self.batch_size = batches.num_batches, batches.batch_size
+        self.provide_data = batches.provide_data
+
+    def __iter__(self):
+        return iter([self.batch] * self.times)
+
+
+def forward_all(classifier, held, devices):
+    """The same passes through the network, and nothing else; returns the number of images."""
+    for _ in classifier.predict(held, devices):
+        pass
+    return held.times * held.batch_size
+
+
+def timed(side):
+    """Images a second, and seconds of processor time an image."""
+    start, start_busy = time.perf_counter(), time.process_time()
+    count = side()
+    return count / (time.perf_counter() - start), (time.process_time() - start_busy) / count
+
+
+def main(argv=None):
+    """Print both speeds and their ratio, turn by turn."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0],
+                                     formatter_class=HelpFormatter)
+    parser.add_argument("--model", required=True, metavar="PREFIX", help="fine-tuned checkpoint")
+    parser.add_argument("--epoch", type=int, default=0, metavar="N",
+                        help="number of its .params file")
+    parser.add_argument("--photos", metavar="DIR", help="images (default: makes its own)")
+    parser.add_argument("--num-photos", type=int, default=192, metavar="N",
+                        help="how many of them, a multiple of --batch-size at best")
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="images a batch")
+    parser.add_argument("--turns", type=int, default=7, metavar="N", help="turns of each side")
+    parser.add_argument("--gpus", metavar="LIST", help="as in predict_multilabel.py")
+    args = parser.parse_args(argv)
+    if min(args.num_photos, args.batch_size, args.turns) < 1:
+        raise InputError("--num-photos, --batch-size and --turns must be 1 or more")
+
+    devices = choose_devices(args.gpus)
+    classifier = Classifier(args.model, args.epoch)
+    with contextlib.ExitStack() as stack:
+        folder = args.photos
+        if folder is None:
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            make_photos(folder, args.num_photos)
+        names = ImageList([folder], 1)
+        images = ImageList([names.name(row) for row in range(len(names))][:args.num_photos],
+                           len(classifier.class_names))
+        batches = stack.enter_context(classifier.open(images, batch_size=args.batch_size))
+        held = HeldBatch(batches)
+        sides = (lambda: predict_all(classifier, batches, devices, images),
+                 lambda: forward_all(classifier, held, devices))
+        for side in sides:
+            side()  # the first time allocates
+        ratios, busy = [], []
+        for turn in range(args.turns):
+            # Each side goes first in every other turn.
+            times = [timed(side) for side in (sides if turn % 2 else sides[::-1])]
+            (predicting, mine), (forward, its) = times if turn % 2 else times[::-1]
+            ratios.append(predicting / forward)
+            busy.append(its / mine)
+            print(f"turn {turn + 1}: predicting {predicting:7.1f} images/s, forward "
+                  f"{forward:7.1f}, ratio {ratios[-1]:.3f}, of processor time {busy[-1]:.3f}",
+                  flush=True)
+    print(f"median ratio {statistics.median(ratios):.3f}, of processor time "
+          f"{statistics.median(busy):.3f} ({len(images)} images of {folder}, "
+          f"batches of {batches.batch_size}, MXNet {mx.__version__})")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,174 @@
+"""A fine-tuned checkpoint, ready to predict: everything it needs is in its two files.
+
+    classifier = Classifier("result/demo", 3)
+    with classifier.open(read_lst("val.lst"), "photos") as batches:
+        for batch, prob in classifier.predict(batches, [mx.cpu()]):
+            print(batch.index, prob.shape)
+"""
+import json
+
+import numpy as np
+
+import checkpoint
+import crossentropy_op  # noqa: F401  networks that are not ours may have the operator elsewhere
+from cli import InputError
+from image_reader import Augment
+from lst_iter import LstIter
+from mx_compat import mx
+from thresholds import DEFAULT
+
+
+class Classifier:
+    """A checkpoint and what its symbol file says about reading images and naming classes.
+
+    Parameters
+    ----------
+    prefix, epoch
+        As checkpoint.load.
+
+    Attributes
+    ----------
+    class_names : list of str
+        Their numbers where the checkpoint names none.
+    thresholds : np.ndarray, (classes,)
+        A probability above it is a yes: 0.5, unless --fit-thresholds has chosen others.
+    thresholds_epoch : int or None
+        Number of the .params file that the thresholds were chosen for; None: they are 0.5.
+    data_shape : tuple of int
+        (3, height, width).
+
+    Raises
+    ------
+    InputError
+        When it cannot be read, or is not a network that takes raw pixels.
+    """
+
+    def __init__(self, prefix, epoch):
+        self.prefix, self.epoch = prefix, epoch
+        self.symbol, self.arg_params, self.aux_params = checkpoint.load(prefix, epoch)
+        source = f"{prefix}-symbol.json"
+        if not checkpoint.has_normalisation(self.symbol):
+            raise InputError(f"{source}: does not normalise its pixels, so that no one knows what "
+                             "it wants; train_multilabel.py makes networks that do")
+        self._network = without_loss(self.symbol)
+        says = checkpoint.get_attributes(self.symbol)
+        self.data_shape = tuple(says.get("image_shape", (3, 224, 224)))
+        self._reading = {"resize": says.get("resize"), "fit": says.get("fit", "crop")}
+        try:
+            _, (shape,), _ = self._network.infer_shape(data=(1, *self.data_shape))
+        except mx.MXNetError as error:
+            raise InputError(f"{source}: the network does not work on images of "
+                             f"{self.data_shape}: {str(error).splitlines()[0]}") from None
+        if len(shape) != 2:
+            raise InputError(f"{source}: the network's output is {shape}, not one probability a "
+                             "class")
+        classes = shape[1]
+        self.class_names = says.get("class_names") or [str(c) for c in range(classes)]
+        self.thresholds_epoch = says.get("thresholds_epoch")
+        self.thresholds = np.array(says.get("thresholds", [DEFAULT] * classes), np.float64)
+        for name, values in (("class_names", self.class_names), ("thresholds", self.thresholds)):
+            if len(values) != classes:
+                raise InputError(f"{source}: {len(values)} {name}, but the network has {classes} "
+                                 "classes")
+
+    def open(self, images, path_root="", batch_size=64, num_threads=None, **augment):
+        """An iterator over images, read as training validated on them.
+
+        Parameters
+        ----------
+        images : LstFile or ImageList
+        path_root : str
+            Folder that the names start from.
+        batch_size : int
+            At most. Fewer where that spares padding: 65 images go as 33 and 32, not 64 and 1.
+        num_threads : int, optional
+        **augment
+            Further options of Augment, such as max_pixels.
+
+        Returns
+        -------
+        LstIter
+            An image that cannot be used does not stop it; see `bad` of its batches.
+        """
+        batches = -(-len(images) // batch_size)
+        return LstIter(-(-len(images) // batches), self.data_shape, images, path_root,
+                       num_threads=num_threads, bad_images="report",
+                       augment=Augment(**self._reading, **augment))
+
+    def predict(self, batches, devices, mirror=False):
+        """Probabilities of the classes in every image.
+
+        Parameters
+        ----------
+        batches : LstIter
+        devices : list of mx.Context
+        mirror : bool
+            Average with the probabilities of the mirror image.
+
+        Yields
+        ------
+        batch : mx.io.DataBatch
+        prob : np.ndarray, (batch_size - pad, classes), float32
+        """
+        network, arg_params, aux_params = self._network, self.arg_params, self.aux_params
+        if devices[0].device_type == "cpu":
+            network, arg_params, aux_params = in_float32(network, arg_params, aux_params)
+        # Every device takes its part of a batch.
+        module = mx.mod.Module(network, label_names=None, context=devices[:batches.batch_size])
+        module.bind(batches.provide_data, for_training=False)
+        module.set_params(arg_params, aux_params, allow_extra=True)
+        waiting = None
+        for batch in batches:
+            # MXNet computes in the background, meanwhile the batch before goes to the caller.
+            output = _forward(module, batch.data[0])
+            if mirror:
+                output = (output + _forward(module, mx.nd.flip(batch.data[0], axis=3))) / 2
+            if waiting:
+                yield _finished(*waiting)
+            waiting = batch, output
+        if waiting:
+            yield _finished(*waiting)
+
+    def save_thresholds(self, thresholds):
+        """Write thresholds into the checkpoint's symbol file, in place of any there."""
+        self.thresholds, self.thresholds_epoch = np.asarray(thresholds, np.float64), self.epoch
+        self.symbol = checkpoint.set_attributes(
+            self.symbol, thresholds=[float(t) for t in thresholds], thresholds_epoch=self.epoch)
+        checkpoint.write_whole(f"{self.prefix}-symbol.json", self.symbol.save)
+
+
+def without_loss(symbol):
+    """The network up to its probabilities: CrossEntropyLoss only hands these on."""
+    graph = json.loads(symbol.tojson())
+    head, output = graph["nodes"][graph["heads"][0][0]], 0
+    if head["op"] != "Custom":
+        return symbol
+    node, output, *_ = head["inputs"][0]
+    name = graph["nodes"][node]["name"]
+    layers = symbol.get_internals()
+    return layers[f"{name}_output" if f"{name}_output" in layers.list_outputs() else name]
+
+
+def in_float32(network, arg_params, aux_params):
+    """A float16 network and its parameters in float32: MXNet has no float16 on the CPU.
+
+    Others come back as they are.
+    """
+    if "rgb_dtype_output" not in network.get_internals().list_outputs():
+        return network, arg_params, aux_params
+    arg_params, aux_params = ({name: value.astype(np.float32) for name, value in params.items()}
+                              for params in (arg_params, aux_params))
+    mean, std = (arg_params[name].asnumpy().ravel() for name in checkpoint.CONSTANTS)
+    network, _ = checkpoint.with_normalisation(network, mean, std)
+    return network, arg_params, aux_params
+
+
+def _forward(module, data):
+    module.forward(mx.io.DataBatch([data]), is_train=False)
+    # A copy, because the next forward overwrites the output.
+    return module.get_outputs()[0].copy()
+
+
+def _finished(batch, output):
+    real = len(batch.index) - batch.pad
+    return batch, output[:real].asnumpy().astype(np.float32, copy=False)

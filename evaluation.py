@@ -1,0 +1,137 @@
+"""All measures of a network on labelled images, as tables to read and as JSON."""
+import math
+
+import numpy as np
+
+from measures import (
+    average_precision,
+    calibration_bins,
+    count_decisions,
+    decision_measures,
+    expected_calibration_error,
+    per_class_measures,
+    top_k,
+)
+from thresholds import DEFAULT
+
+TOP = 3
+
+
+class Evaluation:
+    """What probabilities are worth, held against labels.
+
+    Parameters
+    ----------
+    class_names : list of str
+    label : np.ndarray, (samples, classes)
+        Above 0.5 present, below 0 unknown, else absent.
+    prob : np.ndarray, (samples, classes)
+    thresholds : np.ndarray of (classes,), optional
+        Chosen thresholds, to be judged beside 0.5.
+
+    Attributes
+    ----------
+    average_precision : np.ndarray, (classes,)
+        NaN where no label is present.
+    mean_average_precision : float
+    calibration : np.ndarray, (3, bins)
+        See measures.calibration_bins.
+    calibration_error : float
+    overall : dict of str to dict of str to float
+        By the rule of decision ("0.5", "chosen", "top-3"), then by measure.
+    per_class : dict of str to dict of str to np.ndarray
+        By the rule of decision ("0.5", "chosen"), then by measure.
+    support : np.ndarray, (classes,)
+        Present labels.
+    """
+
+    def __init__(self, class_names, label, prob, thresholds=None):
+        self.class_names = list(class_names)
+        self.num_samples = int((label >= 0).any(axis=1).sum())
+        self.thresholds = thresholds
+        self.average_precision = np.array(
+            [average_precision(y, p) for y, p in zip(label.T, prob.T)])
+        ranked = self.average_precision[~np.isnan(self.average_precision)]
+        self.mean_average_precision = float(ranked.mean()) if len(ranked) else math.nan
+        self.calibration = calibration_bins(label, prob)
+        self.calibration_error = expected_calibration_error(self.calibration)
+        decisions = {"0.5": prob > DEFAULT}
+        if thresholds is not None:
+            decisions["chosen"] = prob > thresholds
+        counts = {rule: count_decisions(label, yes) for rule, yes in decisions.items()}
+        self.per_class = {rule: per_class_measures(count) for rule, count in counts.items()}
+        self.support = self.per_class["0.5"]["support"]
+        counts[f"top-{TOP}"] = count_decisions(label, top_k(prob, TOP))
+        self.overall = {rule: decision_measures(count) for rule, count in counts.items()}
+
+    def lines(self):
+        """The measures as a table for a terminal."""
+        rules = list(self.overall)
+        names = list(self.overall["0.5"])
+        yield (f"{self.num_samples} images, {len(self.class_names)} classes: "
+               f"mAP {self.mean_average_precision:.4f}, ECE {self.calibration_error:.4f}")
+        yield f"{'yes if':>9}" + "".join(f"{name:>9}" for name in names)
+        for rule in rules:
+            rule_shown = rule if rule == f"top-{TOP}" else f"> {rule}"
+            yield f"{rule_shown:>9}" + "".join(
+                f"{self.overall[rule][name]:9.4f}" for name in names)
+        yield from best_and_worst(self.class_names, self.average_precision, self.support)
+
+    def as_json(self):
+        """The measures as JSON values; null where there is nothing to measure."""
+        classes = [
+            {"class": name, "support": int(self.support[c]), "AP": self.average_precision[c],
+             "threshold": DEFAULT if self.thresholds is None else self.thresholds[c],
+             **{rule: {key: values[key][c] for key in ("precision", "recall", "F1")}
+                for rule, values in self.per_class.items()}}
+            for c, name in enumerate(self.class_names)]
+        return _finite({"images": self.num_samples, "mAP": self.mean_average_precision,
+                        "ECE": self.calibration_error, "decisions": self.overall,
+                        "classes": classes})
+
+
+def best_and_worst(class_names, average_precision, support, count=5):
+    """The classes of the highest and of the lowest average precision, as lines of a table.
+
+    Parameters
+    ----------
+    class_names : list of str
+    average_precision : array of (classes,)
+        NaN where no label is present; such classes are left out.
+    support : array of (classes,)
+        Present labels.
+    count : int
+        Classes at each end. All are shown where there are no more than twice as many.
+
+    Returns
+    -------
+    list of str
+
+    Example
+    -------
+    >>> print("\\n".join(best_and_worst(["cat", "dog", "eel"], [0.5, 0.75, 1], [4, 3, 1], 1)))
+        AP  labels  class
+    1.0000       1  eel
+       ...
+    0.5000       4  cat
+    """
+    order = [c for c in np.argsort(-np.asarray(average_precision), kind="stable")
+             if not math.isnan(average_precision[c])]
+    rows = [f"{average_precision[c]:.4f}  {support[c]:6d}  {class_names[c]}" for c in order]
+    if len(rows) > 2 * count:
+        rows[count:-count] = ["   ..."]
+    without = len(class_names) - len(order)
+    if without:
+        rows.append(f"{without} {'classes have' if without > 1 else 'class has'} no present label")
+    return ["    AP  labels  class", *rows]
+
+
+def _finite(value):
+    """JSON has no NaN: None in its place, and Python's numbers in numpy's."""
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_finite(part) for part in value]
+    if isinstance(value, (float, np.floating)):
+        return float(value) if math.isfinite(value) else None
+    return value

@@ -1,0 +1,67 @@
+"""Images named on a command line, as LstIter wants them: a list without labels."""
+import os
+
+import numpy as np
+
+from cli import InputError
+from image_reader import shown
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
+
+
+class ImageList:
+    """Image files, and those in folders and the folders within.
+
+    Parameters
+    ----------
+    paths : list of str
+        Files, taken whatever their ending, and folders, from which files are taken by their
+        ending, in the order of their names. Hidden files and folders in them are left out.
+    num_classes : int
+        Columns that `labels` has; all of them are unknown.
+
+    Raises
+    ------
+    InputError
+        When a folder cannot be read or holds no images.
+    """
+
+    path = "the images given"
+
+    def __init__(self, paths, num_classes):
+        self.num_classes = num_classes
+        self._names = []
+        for path in paths:
+            if os.path.isdir(path):
+                found = list(_walk(path))
+                if not found:
+                    raise InputError(f"{shown(path)}: holds no images ({' '.join(ENDINGS)})")
+                self._names.extend(found)
+            else:
+                self._names.append(path)
+
+    def __len__(self):
+        return len(self._names)
+
+    def name(self, row):
+        """Path of an image."""
+        return self._names[row]
+
+    def line(self, row):
+        """Number of an image, from 1."""
+        return row + 1
+
+    def labels(self, rows):
+        """Unknown, -1: float32, (len(rows), num_classes)."""
+        return np.full((len(rows), self.num_classes), -1, np.float32)
+
+
+def _walk(folder):
+    def refuse(error):
+        raise InputError(f"{shown(error.filename)}: {error.strerror.lower()}") from None
+
+    for parent, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if name.lower().endswith(ENDINGS) and not name.startswith("."):
+                yield os.path.join(parent, name)

@@ -1,0 +1,209 @@
+"""The report: one index.html that shows what a network gets right and wrong, for a browser.
+
+Everything is in the file: charts, photos, style and script. It needs no network and no server.
+"""
+import html
+import json
+import logging
+import math
+import os
+import re
+import time
+from pathlib import Path
+
+import numpy as np
+
+import report_charts as charts
+from checkpoint import write_whole
+from cli import InputError
+from evaluation import TOP
+from history import read_history
+from image_reader import Augment
+from measures import CALIBRATION_BINS
+from report_photos import choose_photos, describe_photos
+
+logger = logging.getLogger(__name__)
+
+PAGE = Path(__file__).resolve().parent
+MEASURES = {
+    "CP": "precision, averaged over classes", "CR": "recall, averaged over classes",
+    "CF1": "harmonic mean of CP and CR", "OP": "precision over all decisions",
+    "OR": "recall over all decisions", "OF1": "harmonic mean of OP and OR",
+    "hamming": "share of decisions that are wrong",
+    "exact": "share of images without a wrong decision"}
+
+
+def write_report(folder, classifier, evaluation, names, root, label, prob,
+                 max_pixels=Augment.max_pixels):
+    """Write index.html into a folder.
+
+    Parameters
+    ----------
+    folder : str
+        An existing one.
+    classifier : Classifier
+    evaluation : Evaluation
+        Of `label` and `prob`.
+    names : list of str
+        File names of the samples.
+    root : str
+        Folder that they start from.
+    label, prob : np.ndarray, (samples, classes)
+    max_pixels : int
+        Images of more pixels get no picture.
+
+    Returns
+    -------
+    str
+        The file's path.
+
+    Raises
+    ------
+    InputError
+        When it cannot be written.
+    """
+    photos, sheets = describe_photos(
+        choose_photos(label, prob, classifier.thresholds), names, root, label, prob,
+        classifier.thresholds, max_pixels)
+    data = {"classes": evaluation.class_names, "photos": photos, "sheets": sheets,
+            "sentences": [_sentence(evaluation, c) for c in range(len(evaluation.class_names))]}
+    history = _history(classifier.prefix)
+    page = fill(_read("report_page.html"), {
+        "style": _read("report_page.css"), "script": _read("report_page.js"),
+        "data": script_json(data), "title": html.escape(_title(classifier)),
+        "subtitle": html.escape(_subtitle(evaluation)), "tiles": _tiles(evaluation),
+        "overall": _overall_table(evaluation), "classes": _class_table(evaluation),
+        "bars": charts.average_precision_bars(
+            evaluation.class_names, evaluation.average_precision, evaluation.support),
+        "curves": charts.precision_recall_curves(
+            label, prob, list(evaluation.per_class.values())[-1]),
+        "calibration": charts.calibration_chart(evaluation.calibration),
+        "bins": str(CALIBRATION_BINS),
+        "together": _figures(charts.co_occurrence(
+            evaluation.class_names, label, prob > classifier.thresholds),
+            ("<b>In truth</b>", "<b>As predicted</b>")),
+        "history": history, "training": history and '<a href="#training">Training</a>\n    ',
+        "options": "".join(f'<option value="{c}">{html.escape(name)}</option>'
+                           for c, name in sorted(enumerate(evaluation.class_names),
+                                                 key=lambda pair: pair[1].lower()))})
+    path = os.path.join(folder, "index.html")
+    write_whole(path, lambda name: Path(name).write_text(
+        page, encoding="utf-8", errors="backslashreplace"))
+    return path
+
+
+def fill(template, parts):
+    """Put each part in place of its {{name}}; what stands in the parts themselves stays."""
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match.group(1)], template)
+
+
+def script_json(data):
+    """JSON that can stand in a <script> element: no text in it can end the element."""
+    text = json.dumps(data, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _read(name):
+    return (PAGE / name).read_text(encoding="utf-8")
+
+
+def _title(classifier):
+    return f"{os.path.basename(classifier.prefix)}, epoch {classifier.epoch}"
+
+
+def _subtitle(evaluation):
+    return (f"{evaluation.num_samples:,} labelled images, {len(evaluation.class_names):,} classes, "
+            f"{int(evaluation.support.sum()):,} labels; {time.strftime('%Y-%m-%d %H:%M')}")
+
+
+def _number(value, digits=3):
+    return "–" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _percent(value):
+    return "–" if math.isnan(value) else f"{100 * value:.1f}<small> %</small>"
+
+
+def _tiles(evaluation):
+    chosen = "chosen" in evaluation.overall
+    best = evaluation.overall["chosen" if chosen else "0.5"]
+    at = "at the chosen thresholds" if chosen else "at threshold 0.5"
+    tiles = (("mAP", evaluation.mean_average_precision, "mean average precision of the classes"),
+             ("CF1", best["CF1"], f"F1 by class, {at}"), ("OF1", best["OF1"], f"F1 overall, {at}"),
+             ("Exact match", best["exact"], f"images without a mistake, {at}"),
+             ("Hamming loss", best["hamming"], f"wrong decisions, {at}"),
+             ("ECE", evaluation.calibration_error, "expected calibration error"))
+    return "".join(f'<div class="tile"><h3>{name}</h3><p>{_percent(value)}</p>'
+                   f"<span>{text}</span></div>" for name, value, text in tiles)
+
+
+def _overall_table(evaluation):
+    rules = {"0.5": "above 0.5", "chosen": "above its threshold", f"top-{TOP}": f"likeliest {TOP}"}
+    head = "".join(f'<th scope="col"><abbr title="{text}">{name}</abbr></th>'
+                   for name, text in MEASURES.items())
+    rows = "".join(
+        f'<tr><th scope="row">{rules[rule]}</th>'
+        + "".join(f"<td>{_number(values[name])}</td>" for name in MEASURES) + "</tr>"
+        for rule, values in evaluation.overall.items())
+    return (f'<table><thead><tr><th scope="col">Yes, where a class is</th>{head}</tr></thead>'
+            f"<tbody>{rows}</tbody></table>")
+
+
+def _class_table(evaluation):
+    columns = [("labels", evaluation.support), ("AP", evaluation.average_precision)]
+    for rule, values in evaluation.per_class.items():
+        if rule == "chosen":
+            columns.append(("threshold", evaluation.thresholds))
+        sign = " > 0.5" if rule == "0.5" else " > threshold"
+        columns += [(name + sign, values[name]) for name in ("precision", "recall", "F1")]
+    head = "".join(_column(name) for name in ["class"] + [name for name, _ in columns])
+    rows = "".join(
+        f'<tr data-class="{c}"><th scope="row"><button type="button">{html.escape(name)}'
+        "</button></th>" + "".join(_cell(column, values[c]) for column, values in columns)
+        + "</tr>" for c, name in enumerate(evaluation.class_names))
+    return f'<table id="classes"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+
+
+def _column(name):
+    what, _, condition = name.partition(" > ")
+    small = f"<small>&gt; {condition}</small>" if condition else ""
+    return (f'<th scope="col" aria-sort="none"><button type="button">{what}{small}</button></th>')
+
+
+def _cell(column, value):
+    if isinstance(value, (int, np.integer)):
+        return f'<td data-value="{value}">{value}</td>'
+    known = not math.isnan(value)
+    bar = f' class="bar" style="--value: {value:.4f}"' if column == "AP" and known else ""
+    return f'<td data-value="{value if known else ""}"{bar}>{_number(value)}</td>'
+
+
+def _sentence(evaluation, c):
+    """A class's measures in words, as plain text."""
+    text = [f"{evaluation.support[c]} labels, average precision "
+            f"{_number(evaluation.average_precision[c])}."]
+    for rule, values in evaluation.per_class.items():
+        threshold = "0.5" if rule == "0.5" else f"its threshold {evaluation.thresholds[c]:.3f}"
+        text.append(f"Above {threshold}: " + ", ".join(
+            f"{name} {_number(values[name][c])}" for name in ("precision", "recall", "F1")) + ".")
+    return " ".join(text) + (" The dot is the threshold." if evaluation.support[c] else "")
+
+
+def _figures(drawings, captions):
+    return "".join(f"<figure><figcaption>{caption}</figcaption>{svg}</figure>"
+                   for svg, caption in zip(drawings, captions))
+
+
+def _history(prefix):
+    """The training history's section, where history.csv stands beside the checkpoint."""
+    path = os.path.join(os.path.dirname(prefix), "history.csv")
+    try:
+        drawings = charts.history_charts(read_history(path))
+    except InputError as error:
+        logger.warning("warning: no training history in the report: %s", error)
+        drawings = []
+    if not drawings:
+        return ""
+    return ('<section id="training"><h2>Training</h2><div class="pair">'
+            + _figures(drawings, ("<b>Loss</b>", "<b>Mean average precision</b>")) + "</div>"
+            "</section>")

@@ -1,0 +1,285 @@
+"""Precision, recall and their kin, calibration and thresholds, against scikit-learn's."""
+import doctest
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from sklearn import metrics
+from sklearn.calibration import calibration_curve
+
+import evaluation
+import thresholds
+from evaluation import Evaluation, best_and_worst
+from measures import (
+    calibration_bins,
+    count_decisions,
+    decision_measures,
+    expected_calibration_error,
+    per_class_measures,
+    precision_recall_curve,
+    top_k,
+)
+from multilabel_metric import CalibrationError, Decisions
+from mx_compat import mx
+from thresholds import ALWAYS, NEVER, choose_threshold, fit_thresholds
+
+SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 5))
+
+
+@st.composite
+def scored(draw, lowest_label=0):
+    """Labels and probabilities: few samples, one class, ties and constants among them."""
+    shape = draw(SHAPES)
+    label = draw(arrays(np.float32, shape, elements=st.integers(lowest_label, 1).map(float)))
+    # Sixteenths, so that many are equal, and 0.5 itself occurs.
+    prob = draw(arrays(np.float32, shape, elements=st.integers(0, 16).map(lambda i: i / 16)))
+    return label, prob
+
+
+def expected(label, yes):
+    """The measures, from scikit-learn alone; no label is unknown."""
+    label, yes = label.astype(int), yes.astype(int)
+    has = np.flatnonzero(label.any(axis=0))
+    cp, cr = (np.mean([score(label[:, c], yes[:, c], zero_division=0) for c in has])
+              if len(has) else np.nan
+              for score in (metrics.precision_score, metrics.recall_score))
+    op, or_, of1 = (score(label.ravel(), yes.ravel(), zero_division=0) for score in (
+        metrics.precision_score, metrics.recall_score, metrics.f1_score))
+    if not label.any():
+        or_ = np.nan
+        of1 = 0.0 if yes.any() else np.nan
+    return {"CP": cp, "CR": cr, "CF1": 2 * cp * cr / (cp + cr) if cp + cr != 0 else 0.0,
+            "OP": op, "OR": or_, "OF1": of1,
+            "hamming": metrics.hamming_loss(label.ravel(), yes.ravel()),
+            "exact": np.mean((label == yes).all(axis=1))}
+
+
+@settings(max_examples=80, deadline=None)
+@given(scored())
+def test_decision_measures_are_scikit_learns(sample):
+    label, prob = sample
+    yes = prob > 0.5
+    assert decision_measures(count_decisions(label, yes)) == pytest.approx(
+        expected(label, yes), nan_ok=True)
+
+
+@settings(max_examples=60, deadline=None)
+@given(scored())
+def test_per_class_measures_are_scikit_learns(sample):
+    label, prob = sample
+    yes = prob > 0.5
+    ours = per_class_measures(count_decisions(label, yes))
+    precision, recall, f1, support = metrics.precision_recall_fscore_support(
+        label.astype(int).reshape(len(label), -1), yes.astype(int), average=None,
+        zero_division=0, labels=range(label.shape[1])) if label.shape[1] > 1 else [
+        np.array([score]) for score in (
+            metrics.precision_score(label[:, 0], yes[:, 0], zero_division=0),
+            metrics.recall_score(label[:, 0], yes[:, 0], zero_division=0),
+            metrics.f1_score(label[:, 0], yes[:, 0], zero_division=0), label.sum())]
+    has = support > 0
+    np.testing.assert_array_equal(ours["support"], support)
+    np.testing.assert_allclose(ours["precision"], precision)
+    for name, values in (("recall", recall), ("F1", f1)):
+        np.testing.assert_allclose(ours[name][has], values[has])
+        assert np.isnan(ours[name][~has]).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(scored(lowest_label=-1))
+def test_unknown_labels_count_nowhere(sample):
+    label, prob = sample
+    known, yes = label >= 0, prob > 0.5
+    counts = count_decisions(label, yes)
+    values = decision_measures(counts)
+    if not known.any():
+        assert all(np.isnan(value) or value == 0 for value in values.values())
+        return
+    truth, answer = label[known] > 0.5, yes[known]
+    assert values["OP"] == pytest.approx(metrics.precision_score(truth, answer, zero_division=0))
+    assert values["hamming"] == pytest.approx(metrics.hamming_loss(truth, answer))
+    recalls = [metrics.recall_score(label[known[:, c], c] > 0.5, yes[known[:, c], c])
+               for c in range(label.shape[1]) if (label[:, c] > 0.5).any()]
+    assert values["CR"] == pytest.approx(np.mean(recalls) if recalls else np.nan, nan_ok=True)
+    exact = [np.array_equal(y[k] > 0.5, a[k]) for y, a, k in zip(label, yes, known) if k.any()]
+    assert values["exact"] == pytest.approx(np.mean(exact))
+
+
+@settings(max_examples=60, deadline=None)
+@given(scored(), st.integers(1, 4))
+def test_top_k_says_yes_to_the_first_of_a_stable_ranking(sample, k):
+    label, prob = sample
+    yes = top_k(prob, k)
+    for row, answer in zip(prob, yes):
+        ranking = sorted(range(len(row)), key=lambda c: (-row[c], c))
+        assert sorted(np.flatnonzero(answer)) == sorted(ranking[:k])
+    assert decision_measures(count_decisions(label, yes)) == pytest.approx(
+        expected(label, yes), nan_ok=True)
+
+
+@settings(max_examples=60, deadline=None)
+@given(scored(lowest_label=-1), st.integers(1, 20))
+def test_calibration_error_is_scikit_learns_curve_weighted(sample, bins):
+    label, prob = sample
+    known = label >= 0
+    error = expected_calibration_error(calibration_bins(label, prob, bins))
+    if not known.any():
+        assert np.isnan(error)
+        return
+    truth, prob = label[known] > 0.5, prob[known]
+    shares, means = calibration_curve(truth, prob, n_bins=bins, strategy="uniform")
+    place = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], prob)
+    count = np.bincount(place, minlength=bins)
+    assert error == pytest.approx(
+        np.average(np.abs(shares - means), weights=count[count > 0]), abs=1e-6)
+
+
+def test_curve_is_scikit_learns_where_labels_are_known():
+    rng = np.random.RandomState(0)
+    label, prob = rng.choice([-1, 0, 1], 60), rng.randint(0, 12, 60) / 12
+    known = label >= 0
+    precision, recall, _ = metrics.precision_recall_curve(label[known], prob[known])
+    ours = precision_recall_curve(label, prob)
+    np.testing.assert_allclose(ours, [precision[:-1][::-1], recall[:-1][::-1]])
+
+
+def batches_of(metric, label, prob, size=3):
+    for start in range(0, len(label), size):
+        rows = slice(start, start + size)
+        metric.update([mx.nd.array(label[rows])], [mx.nd.array(prob[rows])])
+    return dict(metric.get_name_value())
+
+
+@pytest.fixture
+def sample():
+    rng = np.random.RandomState(3)
+    label = rng.choice([-1, 0, 1], (20, 5), p=[0.1, 0.6, 0.3]).astype(np.float32)
+    return label, rng.uniform(0, 1, label.shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("metric, yes", [
+    (Decisions(), lambda p: p > 0.5),
+    (Decisions(thresholds=[0.1, 0.2, 0.3, 0.4, 0.9]), lambda p: p > [0.1, 0.2, 0.3, 0.4, 0.9]),
+    (Decisions(top=3), lambda p: top_k(p, 3))])
+def test_metric_over_batches_is_the_measure_of_the_whole(sample, metric, yes):
+    label, prob = sample
+    values = batches_of(metric, label, prob)
+    whole = decision_measures(count_decisions(label, yes(prob)))
+    suffix = "-top3" if metric.top else ""
+    assert values == pytest.approx({name + suffix: value for name, value in whole.items()})
+
+
+@pytest.mark.parametrize("make", [Decisions, CalibrationError])
+def test_metric_resets_and_goes_on_from_a_state(sample, make):
+    label, prob = sample
+    metric, other = make(), make()
+    empty = dict(metric.get_name_value())
+    assert all(np.isnan(v) or v == 0 for v in empty.values())
+    whole = batches_of(metric, label, prob)
+    metric.reset_local()
+    assert dict(metric.get_name_value()) == whole
+    metric.reset()
+    batches_of(metric, label[:9], prob[:9])
+    other.start_from({name: np.asarray(value) for name, value in metric.state().items()})
+    other.reset()
+    assert batches_of(other, label[9:], prob[9:]) == pytest.approx(whole)
+
+
+@pytest.mark.parametrize("make", [Decisions, CalibrationError])
+def test_states_of_several_workers_merge_into_the_measure_of_all(sample, make):
+    label, prob = sample
+    states = []
+    for rows in (slice(0, 5), slice(5, 20), slice(20, 20)):  # the last one got no samples
+        metric = make()
+        batches_of(metric, label[rows], prob[rows])
+        states.append(metric.state())
+    total = make()
+    total.start_from(make.merge(states))
+    total.reset()
+    assert dict(total.get_name_value()) == pytest.approx(batches_of(make(), label, prob))
+
+
+def test_metrics_serve_module_fit():
+    net = mx.sym.sigmoid(mx.sym.FullyConnected(mx.sym.Variable("data"), num_hidden=3))
+    net = mx.sym.Custom(net, name="softmax", op_type="CrossEntropyLoss")
+    pixels = np.random.RandomState(0).normal(size=(24, 4))
+    batches = mx.io.NDArrayIter(pixels, pixels[:, :3] > 0, 8, label_name="softmax_label")
+    measures = mx.metric.CompositeEvalMetric([Decisions(), Decisions(top=1), CalibrationError()])
+    module = mx.mod.Module(net)
+    module.fit(batches, eval_metric=measures, num_epoch=20, optimizer_params={"learning_rate": 1})
+    values = dict(measures.get_name_value())
+    assert values["OF1"] > 0.8 and {"CF1-top1", "ECE"} <= set(values)
+
+
+@settings(max_examples=80, deadline=None)
+@given(scored(lowest_label=-1))
+def test_no_threshold_has_a_better_f1(sample):
+    label, prob = sample[0][:, 0], sample[1][:, 0]
+    chosen = choose_threshold(label, prob)
+    known = label >= 0
+    truth, prob = label[known] > 0.5, prob[known]
+    if not truth.any():
+        assert chosen is None
+        return
+    best = max(metrics.f1_score(truth, prob > t, zero_division=0)
+               for t in [-1, *np.unique(prob)])
+    assert metrics.f1_score(truth, prob > chosen, zero_division=0) == pytest.approx(best)
+
+
+@settings(max_examples=80, deadline=None)
+@given(scored(), st.sampled_from([0.0, 0.3, 0.5, 0.9, 1.0]))
+def test_no_threshold_keeps_the_precision_at_a_better_recall(sample, least):
+    label, prob = sample[0][:, 0] > 0.5, sample[1][:, 0]
+    if not label.any():
+        return
+    chosen = choose_threshold(label.astype(np.float32), prob, least)
+    recalls = [metrics.recall_score(label, prob > t) for t in [-1, *np.unique(prob)]
+               if (prob > t).any() and metrics.precision_score(label, prob > t) >= least]
+    assert metrics.recall_score(label, prob > chosen) == max(recalls, default=0)
+    if chosen != NEVER:
+        assert metrics.precision_score(label, prob > chosen) >= least
+
+
+def test_threshold_of_constant_and_of_extreme_probabilities():
+    one = np.ones(3, np.float32)
+    assert choose_threshold(one, one * 0.25) == 0.125
+    assert choose_threshold(one, one * 0) == ALWAYS
+    nearly = np.float32([1 - 2 ** -24, 1 - 2 ** -24, 1])
+    chosen = np.array([choose_threshold(np.float32([0, 0, 1]), nearly)])
+    assert (nearly > chosen).tolist() == [False, False, True]
+
+
+def test_thresholds_name_classes_without_labels_and_out_of_reach():
+    label = np.float32([[1, 0, 0], [0, 0, 1], [1, 0, 0]])
+    prob = np.float32([[0.9, 0.9, 0.9], [0.2, 0.9, 0.1], [0.8, 0.9, 0.8]])
+    chosen, without, unreachable = fit_thresholds(label, prob, min_precision=0.9)
+    assert chosen == pytest.approx([0.5, 0.5, NEVER])
+    assert (without, unreachable) == ([1], [2])
+
+
+def test_evaluation_of_one_sample_and_of_none_present():
+    one = Evaluation(["a", "b"], np.int8([[1, 0]]), np.float32([[0.7, 0.2]]), np.array([0.8, 0.1]))
+    assert one.mean_average_precision == 1
+    assert (one.overall["0.5"]["exact"], one.overall["chosen"]["exact"]) == (1, 0)
+    none = Evaluation(["a", "b"], np.int8([[0, -1]]), np.float32([[0.7, 0.2]]))
+    assert np.isnan(none.mean_average_precision)
+    assert none.as_json()["mAP"] is None
+    assert none.as_json()["classes"][0]["AP"] is None
+    assert any("2 classes have no present label" in line for line in none.lines())
+
+
+def test_best_and_worst_shows_both_ends_only_of_many_classes():
+    names = [f"class {c}" for c in range(30)]
+    lines = best_and_worst(names, np.linspace(0, 1, 30), np.arange(30))
+    assert len(lines) == 1 + 5 + 1 + 5
+    assert lines[1].split() == ["1.0000", "29", "class", "29"]
+    assert lines[-1].endswith("class 0")
+    assert len(best_and_worst(names[:10], np.linspace(0, 1, 10), np.arange(10))) == 11
+    assert best_and_worst(["a", "b"], [np.nan, 0.5], [0, 2])[1:] == [
+        "0.5000       2  b", "1 class has no present label"]
+
+
+@pytest.mark.parametrize("module", [evaluation, thresholds])
+def test_the_examples_in_the_docstrings(module):
+    assert doctest.testmod(module).failed == 0

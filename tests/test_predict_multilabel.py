@@ -1,0 +1,293 @@
+"""predict_multilabel.py as a command, on a small checkpoint and small pictures."""
+import csv
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+import checkpoint
+from classifier import Classifier
+from cli import InputError
+from evaluation import Evaluation
+from image_list import ImageList
+from image_reader import Augment
+from lst_file import read_lst
+from lst_iter import LstIter
+from mx_compat import mx
+from predict_multilabel import main, parse_args
+from predictions_file import PredictionsFile, distinct
+from train_multilabel import get_fine_tune_model
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+NAMES = ["red", "green, light", 'blue "sea"']
+COUNT = 23
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """A folder of pictures, val.lst and one label unknown; the labels follow the colours."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.RandomState(0)
+    rows = []
+    for number in range(COUNT):
+        colour = rng.randint(0, 256, 3)
+        image = np.clip(colour + rng.randint(-40, 40, (40, 30 + number, 3)), 0, 255)
+        cv2.imwrite(str(folder / f"{number:02d}.png"), image[:, :, ::-1].astype(np.uint8))
+        labels = [-1 if number == 4 and c == 1 else int(colour[c] > 128) for c in range(3)]
+        rows.append("\t".join(map(str, [number, *labels, f"{number:02d}.png"])))
+    (folder / "val.lst").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def small_checkpoint(prefix, dtype="float32", **attributes):
+    """A network of one convolution at 32x32, fine-tuned to nothing: random weights."""
+    net, constants = checkpoint.normalised_data((127,) * 3, (128,) * 3, dtype)
+    net = mx.sym.Convolution(net, num_filter=8, kernel=(3, 3), stride=(2, 2), name="conv")
+    net = mx.sym.Flatten(mx.sym.Activation(net, act_type="relu"), name="flatten0")
+    net = mx.sym.FullyConnected(net, num_hidden=5, name="fc1")
+    net = checkpoint.set_attributes(net, image_shape=[3, 32, 32])
+    net, _ = get_fine_tune_model(net, {}, len(NAMES), dtype=dtype)
+    net = checkpoint.set_attributes(
+        net, **{"class_names": NAMES, "image_shape": [3, 32, 32], "fit": "squash", **attributes})
+    rng = np.random.RandomState(1)
+    shapes, _, _ = net.infer_shape(data=(1, 3, 32, 32))
+    params = {name: mx.nd.array(rng.normal(0, 0.06, shape)).astype(
+        dtype if name.startswith("conv") else "float32")
+        for name, shape in zip(net.list_arguments(), shapes) if "_" in name}
+    checkpoint.save(str(prefix), 2, net, {**params, **constants}, {})
+    return str(prefix)
+
+
+@pytest.fixture
+def model(tmp_path):
+    return small_checkpoint(tmp_path / "small")
+
+
+def run_script(*args, status=0):
+    """Run the script as a person does: standard output and standard error."""
+    done = subprocess.run([sys.executable, os.path.join(ROOT, "predict_multilabel.py"),
+                           *map(str, args)], capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout, done.stderr
+
+
+@pytest.fixture
+def predict(capsys):
+    """The same in this process, which is quicker."""
+    def predict(*args, status=0):
+        capsys.readouterr()
+        assert main([*map(str, args), "--gpus", ""]) == status
+        return capsys.readouterr()
+    return predict
+
+
+def by_hand(prefix, pixels):
+    """Probabilities of the network, without anything of the code under test."""
+    net, args, aux = checkpoint.load(prefix, 2)
+    module = mx.mod.Module(net, label_names=["softmax_label"])
+    module.bind([mx.io.DataDesc("data", pixels.shape, np.uint8)],
+                [mx.io.DataDesc("softmax_label", (len(pixels), len(NAMES)))], for_training=False)
+    module.set_params(args, aux)
+    module.forward(mx.io.DataBatch([mx.nd.array(pixels, dtype=np.uint8)]), is_train=False)
+    return module.get_outputs()[0].asnumpy()
+
+
+def validation_pixels(photos):
+    """What training validates on: the same images through LstIter as validation opens it."""
+    with LstIter(COUNT, (3, 32, 32), str(photos / "val.lst"), str(photos),
+                 augment=Augment(fit="squash")) as batches:
+        return batches.next().data[0].asnumpy()
+
+
+def test_csv_has_the_probabilities_of_the_network_on_validations_pixels(model, photos):
+    out, _ = run_script("--model", model, "--epoch", 2, "--data", photos / "val.lst", "--image",
+                     photos, "--batch-size", 5)
+    head, *rows = csv.reader(io.StringIO(out))
+    assert head == ["name", *NAMES, "error"]
+    assert [row[0] for row in rows] == [f"{n:02d}.png" for n in range(COUNT)]
+    got = np.array([row[1:4] for row in rows], float)
+    np.testing.assert_allclose(got, by_hand(model, validation_pixels(photos)), atol=2e-6)
+    assert {row[4] for row in rows} == {""}
+
+
+def test_float16_checkpoint_computes_on_the_cpu_too(predict, tmp_path, model, photos):
+    half = small_checkpoint(tmp_path / "half", "float16")
+    assert checkpoint.load(half, 2)[1]["conv_weight"].dtype == np.float16
+    out, _ = predict("--model", half, "--epoch", 2, photos)
+    got = np.array([row[1:4] for row in list(csv.reader(io.StringIO(out)))[1:]], float)
+    np.testing.assert_allclose(got, by_hand(model, validation_pixels(photos)), atol=2e-3)
+
+
+def test_tta_averages_with_the_mirror_image(model, photos):
+    pixels = validation_pixels(photos)
+    expected = (by_hand(model, pixels) + by_hand(model, pixels[..., ::-1])) / 2
+    classifier = Classifier(model, 2)
+    with classifier.open(ImageList([str(photos)], 3), batch_size=8) as batches:
+        got = np.concatenate([p for _, p in classifier.predict(batches, [mx.cpu()], mirror=True)])
+    np.testing.assert_allclose(got, expected, atol=2e-6)
+
+
+def test_bad_images_get_a_row_and_status_1_and_the_rest_is_done(model, photos, tmp_path):
+    (tmp_path / "bad.jpg").write_text("not an image")
+    good = photos / "03.png"
+    args = ("--model", model, "--epoch", 2, tmp_path / "bad.jpg", good, tmp_path / "none.jpg")
+    out, err = run_script(*args, status=1)
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert [bool(row["error"]) for row in rows] == [True, False, True]
+    assert rows[0]["red"] == "" and float(rows[1]["red"]) > 0
+    assert rows[2]["error"] == "no such file or directory"
+    assert "2 of 3 images could not be used" in err
+    out, _ = run_script(*args, "--format", "jsonl", status=1)
+    assert [sorted(json.loads(line)) for line in out.splitlines()] == [
+        ["error", "name"], ["labels", "name", "probabilities"], ["error", "name"]]
+
+
+def test_bad_images_of_a_lst_count_in_no_measure(predict, model, photos, tmp_path):
+    text = (photos / "val.lst").read_text()
+    (tmp_path / "val.lst").write_text(text + "99\t1\t1\t1\tnone.png\n")
+    for name, status in ((photos / "val.lst", 0), (tmp_path / "val.lst", 1)):
+        predict("--model", model, "--epoch", 2, "--data", name, "--image", photos,
+                "--measures", tmp_path / f"{status}.json", "--out", os.devnull, status=status)
+    assert (tmp_path / "0.json").read_text() == (tmp_path / "1.json").read_text()
+
+
+def test_measures_are_those_of_the_evaluation(predict, model, photos, tmp_path):
+    predict("--model", model, "--epoch", 2, "--data", photos / "val.lst", "--image", photos,
+            "--measures", tmp_path / "m.json", "--out", tmp_path / "out.csv")
+    label = read_lst(str(photos / "val.lst")).labels(range(COUNT))
+    evaluation = Evaluation(NAMES, label, by_hand(model, validation_pixels(photos)))
+    measures = json.loads((tmp_path / "m.json").read_text())
+    assert measures["mAP"] == pytest.approx(evaluation.mean_average_precision)
+    assert measures["decisions"]["top-3"] == pytest.approx(evaluation.overall["top-3"])
+    assert [c["class"] for c in measures["classes"]] == NAMES
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == COUNT + 1
+
+
+def test_fitted_thresholds_are_kept_in_the_checkpoint_and_decide(predict, model, photos):
+    common = ("--model", model, "--epoch", 2)
+    before = set(os.listdir(os.path.dirname(model)))
+    out, err = predict(*common, "--data", photos / "val.lst", "--image", photos,
+                       "--fit-thresholds")
+    assert out == "" and "> chosen" in err
+    assert set(os.listdir(os.path.dirname(model))) == before
+    attributes = checkpoint.get_attributes(checkpoint.load(model, 2)[0])
+    thresholds = np.array(attributes["thresholds"])
+    assert attributes["thresholds_epoch"] == 2 and attributes["class_names"] == NAMES
+    prob = by_hand(model, validation_pixels(photos))
+    out, _ = predict(*common, photos, "--format", "jsonl")
+    assert [json.loads(line)["labels"] for line in out.splitlines()] == [
+        [NAMES[c] for c in np.flatnonzero(row > thresholds)] for row in prob]
+    out, _ = predict(*common, photos, "--above", "thresholds")
+    rows = [row for row in csv.DictReader(io.StringIO(out)) if row["class"]]
+    assert len(rows) == (prob > thresholds).sum()
+
+
+def test_class_without_labels_keeps_one_half_and_a_warning(predict, model, photos, tmp_path):
+    rows = [line.split("\t") for line in (photos / "val.lst").read_text().splitlines()]
+    (tmp_path / "val.lst").write_text("".join(
+        "\t".join([row[0], row[1], "0", *row[3:]]) + "\n" for row in rows))
+    _, err = predict("--model", model, "--epoch", 2, "--data", tmp_path / "val.lst", "--image",
+                     photos, "--fit-thresholds", "--min-precision", 0.9)
+    assert "green, light: no present label: the threshold stays 0.5" in err
+    assert Classifier(model, 2).thresholds[1] == 0.5
+
+
+def test_thresholds_of_another_epoch_are_warned_of(predict, model, photos):
+    predict("--model", model, "--epoch", 2, "--data", photos / "val.lst", "--image", photos,
+            "--fit-thresholds")
+    shutil.copy(f"{model}-0002.params", f"{model}-0003.params")
+    _, err = predict("--model", model, "--epoch", 3, photos / "01.png")
+    assert "the thresholds were chosen for --epoch 2" in err
+
+
+def test_short_forms():
+    prob = np.float32([0.25, 0.75, 0.5])
+
+    def written(**options):
+        file = io.StringIO()
+        out = PredictionsFile(file, ["a", "b", "c"], np.full(3, 0.5), **options)
+        out.write("x.jpg", prob)
+        out.write_error("y.jpg", "gone")
+        return file.getvalue().splitlines()
+
+    assert written(top=2) == ["name,class,probability,error", "x.jpg,b,0.75,", "x.jpg,c,0.5,",
+                              "y.jpg,,,gone"]
+    assert written(above=0.9)[1] == "x.jpg,,,"
+    assert written(above=0.3, top=1)[1:2] == ["x.jpg,b,0.75,"]
+    assert json.loads(written(file_format="jsonl", above=0.5)[0]) == {
+        "name": "x.jpg", "labels": [{"class": "b", "probability": 0.75}]}
+
+
+def test_class_names_that_occur_twice_stay_apart():
+    assert distinct(["a", "a", "b", "a (2)", "a"]) == ["a", "a (2)", "b", "a (2) (2)", "a (3)"]
+
+
+def test_names_that_are_not_utf_8_are_written_readably(predict, model, photos, tmp_path):
+    name = os.path.join(os.fsencode(tmp_path), b"caf\xe9.png")
+    shutil.copy(os.fsencode(photos / "01.png"), name)
+    out, _ = predict("--model", model, "--epoch", 2, tmp_path, "--top", 1)
+    assert out.splitlines()[1].startswith(os.path.join(str(tmp_path), "caf\\xe9.png"))
+
+
+def test_folders_are_gone_through_in_order_and_hidden_files_left_out(photos, tmp_path):
+    for name in ("b.JPG", "a.png", ".c.png", "notes.txt", "sub/d.webp", ".git/e.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    images = ImageList([str(tmp_path), "other"], 3)
+    names = [os.path.relpath(images.name(row), tmp_path) for row in range(3)]
+    assert names == ["a.png", "b.JPG", os.path.join("sub", "d.webp")]
+    assert images.name(3) == "other" and len(images) == 4
+    assert (images.labels([0, 3]) == -1).all()
+
+
+def test_batches_are_no_larger_than_needed(model, photos):
+    classifier = Classifier(model, 2)
+    with classifier.open(ImageList([str(photos)], 3), batch_size=20) as batches:
+        assert [batch.pad for batch in batches] == [0, 1]
+
+
+def test_output_appears_whole_or_not_at_all(model, photos, tmp_path):
+    (tmp_path / "out.csv").write_text("old")
+    run_script("--model", model, "--epoch", 2, photos, "--out", tmp_path / "out.csv")
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == COUNT + 1
+    _, err = run_script("--model", model, "--epoch", 2, photos, "--out", tmp_path / "no" / "o.csv",
+                     status=2)
+    assert "cannot be written" in err and err.count("error:") == 1
+
+
+@pytest.mark.parametrize("flags, words", [
+    ([], "one of the two"), (["x.png", "--data", "val.lst"], "one of the two"),
+    (["x.png", "--report", "r"], "--report wants labels"),
+    (["x.png", "--fit-thresholds"], "--fit-thresholds wants labels"),
+    (["x.png", "--min-precision", "0.9"], "goes with"),
+    (["x.png", "--above", "much"], "--above wants"),
+    (["x.png", "--top", "0"], "--top must be 1 or more"),
+    (["--data", "v.lst", "--fit-thresholds", "--min-precision", "2"], "0 to 1")])
+def test_flags_that_do_not_go_together(flags, words):
+    with pytest.raises(InputError, match=words):
+        parse_args(["--model", "m", *flags])
+
+
+def test_mistakes_end_in_one_line(model, photos, tmp_path):
+    (tmp_path / "two.lst").write_text("0\t1\t0\t00.png\n")
+    _, err = run_script("--model", model, "--epoch", 2, "--data", tmp_path / "two.lst", "--image",
+                     photos, status=2)
+    assert "two.lst:1: 2 labels" in err
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="holds no images"):
+        ImageList([str(tmp_path / "empty")], 3)
+    plain = mx.sym.FullyConnected(mx.sym.Variable("data"), num_hidden=2, name="fc")
+    weights = {"fc_weight": mx.nd.zeros((2, 3)), "fc_bias": mx.nd.zeros(2)}
+    checkpoint.save(str(tmp_path / "plain"), 0, plain, weights, {})
+    with pytest.raises(InputError, match="does not normalise"):
+        Classifier(str(tmp_path / "plain"), 0)
+    wrong = small_checkpoint(tmp_path / "wrong", thresholds=[0.5])
+    with pytest.raises(InputError, match="1 thresholds, but the network has 3 classes"):
+        Classifier(wrong, 2)
