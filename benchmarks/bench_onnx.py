@@ -1,0 +1,76 @@
+"""How fast onnxruntime predicts on the CPU, against MXNet, from the same checkpoint.
+
+    python benchmarks/bench_onnx.py --model result/multilabel-best
+    python benchmarks/bench_onnx.py --model result/multilabel --epoch 4 --batch-size 64
+
+The two take turns, so that whatever else the machine does meets both alike, from pixels in memory
+to probabilities in memory; speeds and ratio are medians, the ratio over pairs of turns. Both run
+with their own defaults: MXNet with its fused oneDNN operators, each with the threads it chooses.
+"""
+import argparse
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+
+import numpy as np  # noqa: E402
+from export_onnx import load_network, mxnet_predictor  # noqa: E402
+from onnx_writer import onnx_predictor, to_onnx  # noqa: E402
+
+import checkpoint  # noqa: E402
+from classifier import without_loss  # noqa: E402
+from cli import InputError, run  # noqa: E402
+
+WARM_UP = 2  # turns that do not count
+
+
+def cores():
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def take_turns(predictors, pixels, turns):
+    """Seconds of each predictor's turns: one list a predictor, in their order."""
+    seconds = [[] for _ in predictors]
+    for _ in range(WARM_UP + turns):
+        for predict, taken in zip(predictors, seconds):
+            start = time.perf_counter()
+            predict(pixels)
+            taken.append(time.perf_counter() - start)
+    return [taken[WARM_UP:] for taken in seconds]
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", required=True, metavar="PREFIX",
+                        help="fine-tuned checkpoint, up to -symbol.json")
+    parser.add_argument("--epoch", type=int, default=0, metavar="N",
+                        help="the number in the .params file's name (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, nargs="+", default=[1, 8, 32], metavar="N",
+                        help="images a batch (default: 1 8 32)")
+    parser.add_argument("--turns", type=int, default=15, metavar="N",
+                        help="turns of each (default: %(default)s)")
+    args = parser.parse_args(argv)
+    if min(*args.batch_size, args.turns) < 1:
+        raise InputError("--batch-size and --turns are at least 1")
+
+    sym, arg_params, aux_params = load_network(args.model, args.epoch)
+    net = without_loss(sym)
+    shape = checkpoint.get_attributes(net)["image_shape"]
+    predictors = [mxnet_predictor(net, arg_params, aux_params),
+                  onnx_predictor(to_onnx(net, arg_params, aux_params).SerializeToString())]
+    print(f"{args.model}, images of {shape}, {cores()} cores, median of {args.turns} turns")
+    for size in args.batch_size:
+        pixels = np.random.RandomState(0).randint(0, 256, (size, *shape)).astype(np.uint8)
+        mxnet, onnx = take_turns(predictors, pixels, args.turns)
+        ratio = statistics.median(m / o for m, o in zip(mxnet, onnx))
+        print(f"batch {size:3}: MXNet {size / statistics.median(mxnet):7.1f} images/s, onnxruntime "
+              f"{size / statistics.median(onnx):7.1f} images/s, ratio {ratio:.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,470 @@
+"""tools/export_onnx.py: a fine-tuned checkpoint as ONNX and as plain MXNet."""
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import efficientnet_lite
+import export_onnx
+import numpy as np
+import pytest
+from import_pretrained import import_gluon
+
+import checkpoint
+from cli import InputError
+from image_reader import Augment, read_image
+from mx_compat import mx
+from train_multilabel import get_fine_tune_model
+
+NETWORKS = ["efficientnet_lite0", "resnet18_v1", "resnet18_v2", "mobilenetv2_1.0",
+            "squeezenet1.1"]
+CLASSES = ["boat", "car", "dog", "sea", "Bäume"]
+SAYS = {"class_names": CLASSES, "image_shape": [3, 64, 64], "resize": 73, "fit": "crop",
+        "thresholds": [0.5, 0.25, 0.5, 0.75, 0.5]}
+SCRIPT = Path(export_onnx.__file__)
+
+# The README's two examples.
+ONNXRUNTIME_EXAMPLE = """
+import json
+
+import cv2
+import onnxruntime
+
+session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
+says = {k: json.loads(v) for k, v in session.get_modelmeta().custom_metadata_map.items()}
+image = cv2.cvtColor(cv2.imread("photo.jpg"), cv2.COLOR_BGR2RGB)
+(rows, columns), (_, height, width) = image.shape[:2], says["image_shape"]
+scale = max(height / rows, width / columns, says.get("resize", 0) / min(rows, columns))
+image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+pixels = image[top:top + height, left:left + width].transpose(2, 0, 1)[None]
+probability = session.run(["probability"], {"data": pixels})[0][0]
+print(dict(zip(says["class_names"], probability.round(4).tolist())))
+"""
+MXNET_EXAMPLE = """
+import json
+
+import numpy
+numpy.bool = bool  # MXNet 1.9.1 reads it, numpy 1.24 removed it
+import mxnet as mx
+
+net, arg_params, aux_params = mx.model.load_checkpoint("deploy/multilabel", 0)
+says = {k[6:-2]: json.loads(v) for k, v in net.attr_dict()["data"].items()}
+_, height, width = says["image_shape"]
+image = mx.image.imread("photo.jpg")  # RGB
+image = mx.image.resize_short(image, says.get("resize") or max(height, width))
+image, _ = mx.image.center_crop(image, (width, height))
+arg_params["data"] = image.transpose((2, 0, 1)).expand_dims(0)
+executor = net.bind(mx.cpu(), arg_params, aux_states=aux_params, grad_req="null")
+probability = executor.forward(is_train=False)[0].asnumpy()[0]
+print(dict(zip(says["class_names"], probability.round(4).tolist())))
+"""
+# What someone without this package would write.
+PLAIN_MXNET = """
+import sys
+
+import numpy
+numpy.bool = bool
+import mxnet as mx
+
+pixels = numpy.load("pixels.npy")
+net, arg_params, aux_params = mx.model.load_checkpoint("plain", 0)
+module = mx.mod.Module(net, label_names=None)
+module.bind([mx.io.DataDesc("data", pixels.shape, "uint8")], for_training=False)
+module.set_params(arg_params, aux_params)
+module.forward(mx.io.DataBatch([mx.nd.array(pixels, dtype="uint8")]))
+numpy.save("module.npy", module.get_outputs()[0].asnumpy())
+
+block = mx.gluon.SymbolBlock.imports("plain-symbol.json", ["data"], "plain-0000.params")
+numpy.save("block.npy", block(mx.nd.array(pixels, dtype="uint8")).asnumpy())
+numpy.save("floats.npy", block(mx.nd.array(pixels, dtype="float32")).asnumpy())
+assert "crossentropy_op" not in sys.modules
+"""
+
+
+def network(name):
+    """A "pretrained" network."""
+    if name in efficientnet_lite.SIZES:
+        return efficientnet_lite.network(name)[0]
+    if name != "tiny":
+        return import_gluon(name, random=True)[0]
+    net = mx.sym.Convolution(mx.sym.Variable("data"), num_filter=8, kernel=(5, 5), stride=(4, 4),
+                             no_bias=True, name="conv0")
+    net = mx.sym.Activation(mx.sym.BatchNorm(net, name="bn0"), act_type="relu", name="relu0")
+    net = mx.sym.Flatten(mx.sym.Pooling(net, kernel=(3, 3), stride=(3, 3), pool_type="max"))
+    net = mx.sym.FullyConnected(net, num_hidden=10, name="old_fc")
+    return mx.sym.SoftmaxOutput(net, name="softmax")
+
+
+def fine_tuned(prefix, name, dtype="float32", **says):
+    """Write a checkpoint of random numbers in every parameter, with undecided probabilities."""
+    mean, std = ([20, 120, 220], [50, 60, 70])
+    pretrained, normalisation = checkpoint.with_normalisation(network(name), mean, std, dtype)
+    says = {**SAYS, **says}
+    pretrained = checkpoint.set_attributes(pretrained, **says)
+    net, _ = get_fine_tune_model(pretrained, {}, len(CLASSES), dtype=dtype)
+    net = checkpoint.set_attributes(net, **says)
+    random = np.random.RandomState(0)
+    shapes, _, aux_shapes = net.infer_shape(data=(1, *says["image_shape"]))
+    arg_params = {name: random_parameter(random, name, shape)
+                  for name, shape in zip(net.list_arguments(), shapes)
+                  if name not in ("data", "softmax_label")}
+    arg_params.update(normalisation)
+    aux_params = {name: random_parameter(random, name, shape)
+                  for name, shape in zip(net.list_auxiliary_states(), aux_shapes)}
+    features = net.get_internals()["fc_output"]
+    pixels = random.randint(0, 256, (4, *says["image_shape"])).astype(np.uint8)
+    logits = export_onnx.mxnet_predictor(
+        *export_onnx.in_float32(features, arg_params, aux_params))(pixels)
+    arg_params["fc_weight"] /= float(logits.std())
+    arg_params["fc_bias"] -= mx.nd.array(logits.mean(axis=0))
+    arg_params["fc_bias"] /= float(logits.std())
+    if dtype == "float16":
+        kept = (*normalisation, "fc_weight", "fc_bias")
+        arg_params = {name: value if name in kept or value.ndim == 1 else value.astype(dtype)
+                      for name, value in arg_params.items()}
+    checkpoint.save(str(prefix), 2, net, arg_params, aux_params)
+    return str(prefix)
+
+
+def random_parameter(random, name, shape):
+    if name.endswith(("gamma", "var")):
+        values = random.uniform(0.5, 1.5, shape)
+    elif len(shape) == 1:
+        values = random.normal(0, 0.2, shape)
+    else:
+        values = random.normal(0, np.sqrt(2 / np.prod(shape[1:])), shape)
+    return mx.nd.array(values)
+
+
+def probabilities(prefix, pixels):
+    """What the checkpoint itself answers, by Module, its loss still on."""
+    net, arg_params, aux_params = checkpoint.load(prefix, 2)
+    module = mx.mod.Module(net, label_names=["softmax_label"])
+    module.bind([mx.io.DataDesc("data", pixels.shape, np.uint8)],
+                [("softmax_label", (len(pixels), len(CLASSES)))], for_training=False)
+    module.set_params(arg_params, aux_params)
+    module.forward(mx.io.DataBatch([mx.nd.array(pixels, dtype="uint8")]), is_train=False)
+    return module.get_outputs()[0].asnumpy()
+
+
+def random_pixels(count, side=64):
+    return np.random.RandomState(1).randint(0, 256, (count, 3, side, side)).astype(np.uint8)
+
+
+def export(prefix, *flags):
+    return export_onnx.main(["--model", str(prefix), "--epoch", "2", *map(str, flags)])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("export")
+
+
+@pytest.fixture(scope="module")
+def tiny(folder):
+    """Prefix of a small checkpoint."""
+    return fine_tuned(folder / "tiny", "tiny")
+
+
+@pytest.fixture(scope="module")
+def exported(folder, tiny):
+    """Its ONNX file."""
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    export(tiny, "--out", folder / "tiny.onnx")
+    return folder / "tiny.onnx"
+
+
+@pytest.fixture
+def needs_onnx():
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture
+def photo(tmp_path):
+    """A picture of large shapes, wider than high."""
+    picture = cv2.resize(np.random.RandomState(3).randint(0, 256, (3, 5, 3)).astype(np.uint8),
+                         (160, 120), interpolation=cv2.INTER_CUBIC)
+    cv2.imwrite(str(tmp_path / "photo.jpg"), picture)
+    return tmp_path / "photo.jpg"
+
+
+def run_elsewhere(code, folder):
+    """Run a script that cannot see this package."""
+    (folder / "elsewhere.py").write_text(code, encoding="utf-8")
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run([sys.executable, "-X", "utf8", "elsewhere.py"], cwd=str(folder),
+                          env=environment, capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_onnxruntime_gives_the_checkpoints_probabilities(name, tmp_path, needs_onnx):
+    import onnxruntime
+    prefix = fine_tuned(tmp_path / "net", name)
+    export(prefix, "--out", tmp_path / "net.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"),
+                                           providers=["CPUExecutionProvider"])
+    for count in (1, 3):
+        pixels = random_pixels(count)
+        ours = probabilities(prefix, pixels)
+        assert ours.min() > 0.01 and ours.max() < 0.99
+        theirs = session.run(None, {"data": pixels})[0]
+        np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-5)
+
+
+def test_sizes_at_which_pooling_rounds_up_are_right(tmp_path, needs_onnx):
+    prefix = fine_tuned(tmp_path / "net", "squeezenet1.1", image_shape=[3, 100, 100])
+    export(prefix, "--out", tmp_path / "net.onnx")
+    predict = export_onnx.onnx_predictor((tmp_path / "net.onnx").read_bytes())
+    pixels = random_pixels(2, side=100)
+    np.testing.assert_allclose(predict(pixels), probabilities(prefix, pixels), rtol=0, atol=1e-5)
+
+
+def test_data_is_uint8_and_the_batch_size_free(exported):
+    import onnx
+    graph = onnx.load(str(exported)).graph
+    (data,), (probability,) = graph.input, graph.output
+    assert (data.name, probability.name) == ("data", "probability")
+    assert data.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    sides = [[dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+             for value in (data, probability)]
+    assert sides == [["batch", 3, 64, 64], ["batch", 5]]
+
+
+def test_weights_are_initializers_and_not_inputs(exported, tiny):
+    import onnx
+    model = onnx.load(str(exported))
+    _, arg_params, _ = checkpoint.load(tiny, 2)
+    weights = {name for name in arg_params if name.endswith(("weight", "bias"))}
+    assert weights <= {tensor.name for tensor in model.graph.initializer}
+    assert [value.name for value in model.graph.input] == ["data"]
+
+
+def test_the_file_is_valid_and_says_the_operator_set_it_is_written_in(exported):
+    import onnx
+    model = onnx.load(str(exported))
+    onnx.checker.check_model(model, full_check=True)
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 13)]
+
+
+def test_metadata_holds_what_the_checkpoint_says(exported):
+    import onnxruntime
+    session = onnxruntime.InferenceSession(str(exported), providers=["CPUExecutionProvider"])
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert {name: json.loads(text) for name, text in metadata.items()} == SAYS
+
+
+def with_thresholds_epoch(prefix, folder, epoch):
+    net, arg_params, aux_params = checkpoint.load(prefix, 2)
+    net = checkpoint.set_attributes(net, thresholds_epoch=epoch)
+    checkpoint.save(str(folder / "chosen"), 2, net, arg_params, aux_params)
+    return folder / "chosen"
+
+
+def test_thresholds_of_this_epoch_go_along(tiny, tmp_path):
+    export(with_thresholds_epoch(tiny, tmp_path, 2), "--deploy", tmp_path / "plain")
+    net, _, _ = checkpoint.load(str(tmp_path / "plain"), 0)
+    assert checkpoint.get_attributes(net) == {**SAYS, "thresholds_epoch": 0}
+
+
+def test_thresholds_of_another_epoch_are_left_out(tiny, tmp_path, capsys):
+    export(with_thresholds_epoch(tiny, tmp_path, 1), "--deploy", tmp_path / "plain")
+    assert "the thresholds were chosen for epoch 1 and are left out" in capsys.readouterr().out
+    net, _, _ = checkpoint.load(str(tmp_path / "plain"), 0)
+    assert not {"thresholds", "thresholds_epoch"} & set(checkpoint.get_attributes(net))
+
+
+def test_a_float16_checkpoint_is_exported_in_float32(tiny, tmp_path, capsys, needs_onnx):
+    prefix = fine_tuned(tmp_path / "half", "tiny", dtype="float16")
+    export(prefix, "--out", tmp_path / "half.onnx", "--deploy", tmp_path / "plain")
+    assert "computes in float16; is compared and exported in float32" in capsys.readouterr().out
+    _, arg_params, _ = checkpoint.load(str(tmp_path / "plain"), 0)
+    assert {value.dtype for value in arg_params.values()} == {np.float32}
+    # MXNet itself does not compute all of it in float16 on every CPU.
+    predict = export_onnx.onnx_predictor((tmp_path / "half.onnx").read_bytes())
+    pixels = random_pixels(2)
+    np.testing.assert_allclose(predict(pixels), probabilities(tiny, pixels), rtol=0,
+                               atol=0.02)
+
+
+def test_the_comparison_is_told_and_reads_images(tiny, tmp_path, photo, capsys):
+    export(tiny, "--deploy", tmp_path / "plain", "--image", photo, photo)
+    out = capsys.readouterr().out
+    assert "5 random pixels: largest difference to the checkpoint" in out
+    assert "2 images: largest difference to the checkpoint" in out
+
+
+def test_images_are_read_as_the_checkpoint_says(photo):
+    samples = export_onnx.sample_images({**SAYS, "fit": "squash"}, [str(photo)])
+    expected = np.empty((3, 64, 64), np.uint8)
+    read_image(str(photo), expected, Augment(resize=73, fit="squash"))
+    np.testing.assert_array_equal(samples["images"], expected[None])
+
+
+@pytest.mark.parametrize("wrong", [lambda p: p + 2e-4, lambda p: p * np.nan])
+def test_a_model_that_differs_is_not_written(wrong, tiny, tmp_path, monkeypatch, needs_onnx):
+    predictor = export_onnx.onnx_predictor
+    monkeypatch.setattr(export_onnx, "onnx_predictor",
+                        lambda model: lambda pixels: wrong(predictor(model)(pixels)))
+    out = tmp_path / "net.onnx"
+    out.write_text("earlier")
+    with pytest.raises(InputError, match="not written: its probabilities differ by"):
+        export(tiny, "--out", out)
+    assert out.read_text() == "earlier"
+    assert os.listdir(tmp_path) == ["net.onnx"]
+
+
+def test_the_plain_pair_works_without_this_package(tiny, tmp_path):
+    export(tiny, "--deploy", tmp_path / "plain")
+    pixels = random_pixels(3)
+    np.save(tmp_path / "pixels.npy", pixels)
+    run_elsewhere(PLAIN_MXNET, tmp_path)
+    expected = probabilities(tiny, pixels)
+    for result in ("module", "block", "floats"):
+        np.testing.assert_allclose(np.load(tmp_path / f"{result}.npy"), expected, rtol=0,
+                                   atol=1e-5, err_msg=result)
+
+
+def test_the_plain_pair_ends_at_the_sigmoid_and_keeps_what_the_checkpoint_says(
+        tiny, tmp_path):
+    export(tiny, "--deploy", tmp_path / "plain")
+    net, arg_params, _ = checkpoint.load(str(tmp_path / "plain"), 0)
+    assert net.list_outputs() == ["sig_output"]
+    assert set(net.list_arguments()) == {"data", *arg_params}
+    assert checkpoint.get_attributes(net) == SAYS
+
+
+def test_the_onnxruntime_example_answers_as_the_checkpoint(exported, tiny, photo):
+    (photo.parent / "model.onnx").write_bytes(exported.read_bytes())
+    assert_same_answer(run_elsewhere(ONNXRUNTIME_EXAMPLE, photo.parent), tiny, photo)
+
+
+def test_the_plain_mxnet_example_answers_as_the_checkpoint(tiny, photo):
+    (photo.parent / "deploy").mkdir()
+    export(tiny, "--deploy", photo.parent / "deploy" / "multilabel")
+    assert_same_answer(run_elsewhere(MXNET_EXAMPLE, photo.parent), tiny, photo)
+
+
+def assert_same_answer(printed, prefix, photo):
+    answer = eval(printed)
+    assert list(answer) == CLASSES
+    pixels = np.empty((1, 3, 64, 64), np.uint8)
+    read_image(str(photo), pixels[0], Augment(resize=73))
+    # Their resizing rounds otherwise than ours.
+    np.testing.assert_allclose(list(answer.values()), probabilities(prefix, pixels)[0], rtol=0,
+                               atol=0.02)
+
+
+def without_normalisation(folder):
+    """A checkpoint of another script, which normalised the pixels before the network."""
+    net = mx.sym.Flatten(mx.sym.Pooling(mx.sym.Variable("data"), kernel=(8, 8), stride=(8, 8),
+                                        pool_type="avg"))
+    net = mx.sym.sigmoid(mx.sym.FullyConnected(net, num_hidden=2, name="fc"), name="sig")
+    net = mx.sym.Custom(net, name="softmax", op_type="CrossEntropyLoss")
+    arg_params = {"fc_weight": mx.nd.random.normal(0, 0.1, (2, 48)), "fc_bias": mx.nd.ones(2)}
+    checkpoint.save(str(folder / "foreign"), 2, net, arg_params, {})
+    return folder / "foreign"
+
+
+def test_a_foreign_checkpoint_gets_its_normalisation_and_size_by_flags(tmp_path):
+    prefix = without_normalisation(tmp_path)
+    export(prefix, "--deploy", tmp_path / "plain", "--image-shape", "3,32,32",
+           "--rgb-mean", "10,20,30", "--rgb-std", "2,4,8")
+    plain = checkpoint.load(str(tmp_path / "plain"), 0)
+    pixels = random_pixels(2, side=32)
+    normalised = ((pixels - np.reshape([10, 20, 30], (3, 1, 1)))
+                  / np.reshape([2, 4, 8], (3, 1, 1)))
+    net, arg_params, _ = checkpoint.load(str(prefix), 2)
+    executor = net.bind(mx.cpu(), {**arg_params, "data": mx.nd.array(normalised),
+                                   "softmax_label": mx.nd.zeros((2, 2))}, grad_req="null")
+    np.testing.assert_allclose(export_onnx.mxnet_predictor(*plain)(pixels),
+                               executor.forward(is_train=False)[0].asnumpy(), rtol=0, atol=1e-5)
+    assert checkpoint.get_attributes(plain[0])["image_shape"] == [3, 32, 32]
+
+
+@pytest.mark.parametrize("flags, message", [
+    ((), "does not normalise its pixels: give what it was trained with"),
+    (("--rgb-mean", "1,2,3"), "does not normalise its pixels"),
+    (("--rgb-mean", "1,2,3", "--rgb-std", "1,1,1"), "does not say its image size: give"),
+    (("--rgb-mean", "1,2,3", "--rgb-std", "1,1,0", "--image-shape", "3,32,32"), "above 0"),
+    (("--rgb-mean", "1,2", "--rgb-std", "1,1,1"), "--rgb-mean: 3 numbers wanted"),
+    (("--rgb-mean", "1,2,3", "--rgb-std", "1,1,1", "--image-shape", "1,32,32"),
+     "--image-shape must be 3,HEIGHT,WIDTH"),
+    (("--rgb-mean", "1,2,3", "--rgb-std", "1,1,1", "--image-shape", "3,64,64"),
+     r"does not take images of \[3, 64, 64\]"),
+])
+def test_a_foreign_checkpoint_is_not_guessed_at(flags, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        export(without_normalisation(tmp_path), "--deploy", tmp_path / "plain", *flags)
+    assert not list(tmp_path.glob("plain*"))
+
+
+@pytest.mark.parametrize("flags, message", [
+    ((), "nothing to write: give --out FILE, --deploy PREFIX2, or both"),
+    (("--deploy", "{}", "--rgb-mean", "1,2,3"), "normalises by itself: leave out --rgb-mean"),
+    (("--deploy", "{}", "--image-shape", "3,32,32"), "leave out --image-shape"),
+    (("--deploy", "{}", "--image", "no.jpg"), "no.jpg"),
+    (("--deploy", "{}/no/such"), "cannot be written: No such file or directory"),
+    (("--deploy", "{}", "--epoch", "7"), "-0007.params: no such file"),
+])
+def test_mistakes_are_told(flags, message, tiny, tmp_path):
+    with pytest.raises(InputError, match=message):
+        export(tiny, *(flag.format(tmp_path / "plain") for flag in flags))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_checkpoint_itself_is_not_overwritten(tiny):
+    with pytest.raises(InputError, match="would overwrite the checkpoint itself"):
+        export(tiny, "--deploy", os.path.relpath(tiny))
+
+
+def test_the_plain_pair_can_be_exported_in_turn(tiny, tmp_path):
+    export(tiny, "--deploy", tmp_path / "plain")
+    export_onnx.main(["--model", str(tmp_path / "plain"), "--epoch", "0",
+                      "--deploy", str(tmp_path / "again")])
+    assert ((tmp_path / "again-symbol.json").read_bytes()
+            == (tmp_path / "plain-symbol.json").read_bytes())
+
+
+def test_a_network_that_does_not_end_in_a_sigmoid_is_refused(tmp_path):
+    net = mx.sym.FullyConnected(mx.sym.Flatten(mx.sym.Variable("data")), num_hidden=2, name="fc")
+    checkpoint.save(str(tmp_path / "net"), 2, mx.sym.SoftmaxOutput(net, name="softmax"),
+                    {"fc_weight": mx.nd.zeros((2, 12)), "fc_bias": mx.nd.zeros(2)}, {})
+    with pytest.raises(InputError, match=r"ends in softmax \(SoftmaxOutput\)"):
+        export(tmp_path / "net", "--deploy", tmp_path / "plain")
+
+
+def test_an_operator_that_onnx_export_lacks_is_named(tmp_path, needs_onnx):
+    pixels, constants = checkpoint.normalised_data((0, 0, 0), (1, 1, 1))
+    net = mx.sym.FullyConnected(mx.sym.erfinv(pixels * 0.001, name="odd"), num_hidden=2, name="fc")
+    net = mx.sym.Custom(mx.sym.sigmoid(net), name="softmax", op_type="CrossEntropyLoss")
+    net = checkpoint.set_attributes(net, image_shape=[3, 4, 4])
+    params = {**constants, "fc_weight": mx.nd.zeros((2, 48)), "fc_bias": mx.nd.zeros(2)}
+    checkpoint.save(str(tmp_path / "net"), 2, net, params, {})
+    with pytest.raises(InputError, match="cannot write erfinv as ONNX"):
+        export(tmp_path / "net", "--out", tmp_path / "net.onnx")
+    export(tmp_path / "net", "--deploy", tmp_path / "plain")
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
+def test_missing_packages_are_told_with_what_to_do(package, tiny, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(InputError, match="pip install -r requirements-export.txt"):
+        export(tiny, "--out", tmp_path / "net.onnx")
+    export(tiny, "--deploy", tmp_path / "plain")
+    assert sorted(os.listdir(tmp_path)) == ["plain-0000.params", "plain-symbol.json"]
+
+
+def test_a_mistake_ends_in_one_line_and_status_2(tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "--model", "none", "--epoch", "1", "--deploy", "plain"],
+        cwd=str(tmp_path), capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("export_onnx.py: error: none-symbol.json: no such file")
+    assert done.stderr.count("\n") == 1

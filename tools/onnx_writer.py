@@ -1,0 +1,156 @@
+"""An MXNet network as an ONNX model, by MXNet's own exporter and what it leaves to do.
+
+    model = to_onnx(net, arg_params, aux_params)
+    predict = onnx_predictor(model.SerializeToString())
+    probability = predict(pixels)
+
+onnx and onnxruntime are imported when they are needed, so that importing this needs neither.
+"""
+import json
+
+import checkpoint
+from cli import InputError
+from mx_compat import mx
+
+# The highest operator set that MXNet 1.9.1 knows. It would label its result with the newest one
+# of the installed onnx, in which Pad and the reductions are written differently.
+OPSET = 13
+IR_VERSION = 7  # the file format that came with operator set 13
+
+
+def import_onnx():
+    """The modules onnx and onnxruntime, which only the export to ONNX needs.
+
+    Raises
+    ------
+    InputError
+        When they are not installed, or not in a version that MXNet 1.9.1 works with.
+    """
+    try:
+        import onnx
+        import onnx.mapping  # MXNet's exporter reads it; later releases have it no more
+        import onnxruntime
+    except ImportError as error:
+        raise InputError(f"--out needs onnx and onnxruntime ({error}): "
+                         "pip install -r requirements-export.txt") from None
+    return onnx, onnxruntime
+
+
+def to_onnx(net, arg_params, aux_params):
+    """A network as an ONNX model.
+
+    Parameters
+    ----------
+    net : mx.sym.Symbol
+        Takes uint8 pixels as `data`, says its `image_shape`, and has one output.
+    arg_params, aux_params : dict of str to mx.nd.NDArray
+        float32.
+
+    Returns
+    -------
+    onnx.ModelProto
+        Input `data`, uint8 (batch, 3, height, width); output `probability`, float32 (batch,
+        classes); batch is free. The weights are initializers only, so that a runtime may fold
+        them. `metadata_props` has the symbol's attributes, as JSON.
+
+    Raises
+    ------
+    InputError
+        When onnx is not installed, or MXNet cannot write the network as ONNX.
+    """
+    onnx, _ = import_onnx()
+    from mxnet.onnx.mx2onnx._export_onnx import MXNetGraph  # export_model cannot set the opset
+
+    attributes = checkpoint.get_attributes(net)
+    shape = attributes["image_shape"]
+    _, ((_, classes),), _ = net.infer_shape(data=(1, *shape))
+    arg_params = with_fixed_gammas(net, arg_params)  # MXNet's exporter overlooks fix_gamma
+    net, arg_params = fold_constants(net, arg_params)
+    nodes = json.loads(net.tojson())["nodes"]
+    known = {op for opset, ops in MXNetGraph.registry_.items() if opset <= OPSET for op in ops}
+    unknown = sorted({node["op"] for node in nodes} - known)
+    if unknown:
+        raise InputError(f"MXNet cannot write {', '.join(unknown)} as ONNX; --deploy takes "
+                         "every operator")
+    try:
+        graph = MXNetGraph().create_onnx_graph_proto(
+            net, {**arg_params, **aux_params}, [(1, *shape)], [onnx.TensorProto.UINT8],
+            opset_version=OPSET, dynamic=True, dynamic_input_shapes=[(None, *shape)])
+        _tidy(graph, shape, classes)
+        model = onnx.helper.make_model(
+            graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)], ir_version=IR_VERSION,
+            producer_name="MXNet", producer_version=mx.__version__,
+            doc_string="Multi-label image classifier: RGB pixels, 0 to 255, in; "
+                       "the probability of each class out.")
+        onnx.helper.set_model_props(
+            model, {name: json.dumps(value) for name, value in attributes.items()
+                    if name != "thresholds_epoch"})
+        onnx.checker.check_model(model, full_check=True)
+    except (AssertionError, AttributeError, NotImplementedError, ValueError,
+            onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise InputError(f"MXNet cannot write this network as ONNX: {error}; --deploy takes "
+                         "every network") from None
+    return model
+
+
+def _tidy(graph, shape, classes):
+    """Take the weights out of the graph's inputs, name its output and its free batch size."""
+    weights = {tensor.name for tensor in graph.initializer}
+    for value in [value for value in graph.input if value.name in weights]:
+        graph.input.remove(value)
+    (pixels,), (result,) = graph.input, graph.output
+    graph.node[-1].output[0] = result.name = "probability"
+    for value, sides in ((pixels, shape), (result, [classes])):
+        dims = value.type.tensor_type.shape.dim
+        dims[0].dim_param = "batch"
+        for dim, side in zip(dims[1:], sides):
+            dim.dim_value = side
+
+
+def onnx_predictor(model):
+    """A function from pixels, uint8 (batch, 3, height, width), to probabilities, by onnxruntime.
+
+    Parameters
+    ----------
+    model : bytes
+        The content of an ONNX file.
+    """
+    _, onnxruntime = import_onnx()
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+
+    def predict(pixels):
+        return session.run(["probability"], {"data": pixels})[0]
+
+    return predict
+
+
+def fold_constants(net, arg_params):
+    """What depends on nothing but parameters becomes a parameter: symbol and arg_params.
+
+    onnxruntime would do the same, but (1.19 and 1.32) refuses a convolution whose weights are
+    padded in the graph: its fusion of Pad and Conv takes them for the image.
+    """
+    graph = json.loads(net.tojson())
+    nodes, layers = graph["nodes"], net.get_internals()
+    constant, folded = set(), {}
+    for index, node in enumerate(nodes):
+        if node["op"] == "null":
+            if node["name"] in arg_params:
+                constant.add(index)
+        elif node["inputs"] and constant.issuperset(source for source, *_ in node["inputs"]):
+            constant.add(index)
+            layer = layers[f"{node['name']}_output"]
+            folded[node["name"]] = layer.bind(mx.cpu(), arg_params, grad_req="null").forward()[0]
+    for node in nodes:
+        if node["name"] in folded:
+            node.update(op="null", inputs=[], attrs={})
+    graph["arg_nodes"] = [i for i, node in enumerate(nodes) if node["op"] == "null"]
+    return mx.sym.load_json(json.dumps(graph)), {**arg_params, **folded}
+
+
+def with_fixed_gammas(net, arg_params):
+    """arg_params with ones where BatchNorm takes ones (fix_gamma), whatever has been stored."""
+    nodes = json.loads(net.tojson())["nodes"]
+    gammas = [nodes[node["inputs"][1][0]]["name"] for node in nodes if node["op"] == "BatchNorm"
+              and node.get("attrs", {}).get("fix_gamma", "True") in ("True", "true", "1")]
+    return {**arg_params, **{name: mx.nd.ones_like(arg_params[name]) for name in gammas}}
