@@ -9,11 +9,13 @@ Nothing larger than needed is ever made: the size is read from the header, JPEGs
 1/2, 1/4 or 1/8 size where that still covers the result, and cropped before they are resized.
 """
 import contextlib
+import errno
 import math
 import os
 import random
 import stat
 import tempfile
+import time
 from dataclasses import dataclass
 from typing import Optional
 
@@ -23,6 +25,10 @@ import numpy as np
 from cli import InputError
 from image_header import BadImage, read_header
 
+# What network file systems say when a server is busy or has just been replaced (an I/O error, a
+# stale handle), and the waits before the second and the third try.
+TRANSIENT = (errno.EIO, errno.ESTALE)
+RETRY_SECONDS = (0.2, 2.0)
 FITS = ("crop", "pad", "squash")
 NEUTRAL = 127  # where there is no image: padding, and samples left out
 GREY = np.array([0.114, 0.587, 0.299])  # weights of blue, green, red in a grey value (BT.601)
@@ -170,19 +176,29 @@ def read_image(path, out, augment=None, rng=None):
 
 
 def _read_file(path, max_pixels):
+    """The bytes of a file, asked for again where shared storage failed for a moment."""
+    waits = iter(RETRY_SECONDS)
+    while True:
+        try:
+            return _read_once(path, max_pixels)
+        except OSError as error:
+            wait = next(waits, None) if error.errno in TRANSIENT else None
+            if wait is None:
+                raise BadImage((error.strerror or str(error)).lower()) from None
+        time.sleep(wait)
+
+
+def _read_once(path, max_pixels):
     """The bytes of a regular file; pipes and devices, which may block for ever, are refused."""
-    try:
-        with open(path, "rb", buffering=0, opener=_open_without_waiting) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise BadImage("is not a regular file")
-            # The largest pixels take 8 bytes; a megabyte is for what else a file may carry.
-            if status.st_size > 8 * max_pixels + (1 << 20):
-                raise BadImage(f"{status.st_size} bytes are too many for an image of at most "
-                               f"{max_pixels} pixels (--max-pixels)")
-            return file.readall()
-    except OSError as error:
-        raise BadImage((error.strerror or str(error)).lower()) from None
+    with open(path, "rb", buffering=0, opener=_open_without_waiting) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise BadImage("is not a regular file")
+        # The largest pixels take 8 bytes; a megabyte is for what else a file may carry.
+        if status.st_size > 8 * max_pixels + (1 << 20):
+            raise BadImage(f"{status.st_size} bytes are too many for an image of at most "
+                           f"{max_pixels} pixels (--max-pixels)")
+        return file.readall()
 
 
 def _open_without_waiting(path, flags):

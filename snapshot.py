@@ -5,6 +5,9 @@ place in the learning-rate schedule, and as JSON the position (epoch, batch), th
 and the settings that the run depends on. It replaces the one before by renaming, and the one
 before stays as PREFIX-resume-previous.npz.
 
+Of several workers rank 0 writes it for all. In mid-epoch each has running statistics and measures
+of its own, which stand in the file once a worker.
+
 The optimizer is a pickle, as everywhere in MXNet: resume only from folders that you trust.
 """
 import json
@@ -19,9 +22,12 @@ from checkpoint import write_whole
 from cli import InputError
 from mx_compat import mx
 
+# Begins the names of what ranks above 0 have of their own.
+WORKER = "worker{}/"
+
 
 class Snapshot(NamedTuple):
-    """What `save_snapshot` wrote."""
+    """What `save_snapshot` wrote, as one worker sees it."""
 
     state: dict
     arg_params: dict
@@ -41,24 +47,45 @@ def updater_of(module):
 
 
 def optimizer_of(module):
-    """The optimizer of a module in training with all its state, as bytes."""
-    return updater_of(module).get_states(dump_optimizer=True)
+    """The optimizer of a module in training with all its state, as bytes.
+
+    Empty where it lives on servers, from which nobody can read it ("dist_async").
+    """
+    updater = updater_of(module)
+    return updater.get_states(dump_optimizer=True) if updater else b""
 
 
-def save_snapshot(prefix, arg_params, aux_params, optimizer, state, measures):
+def own_arrays(aux_params, measures):
+    """What a worker alone has to say in mid-epoch, by its names in the snapshot.
+
+    Parameters
+    ----------
+    aux_params : dict of str to mx.nd.NDArray
+    measures : dict of str to np.ndarray
+        What the epoch measured so far.
+
+    Returns
+    -------
+    dict of str to np.ndarray
+    """
+    return {**{f"aux:{name}": value.asnumpy() for name, value in aux_params.items()},
+            **{f"measure:{name}": value for name, value in measures.items()}}
+
+
+def save_snapshot(prefix, arg_params, optimizer, state, own):
     """Write a snapshot.
 
     Parameters
     ----------
     prefix : str
         Of the run's checkpoints.
-    arg_params, aux_params : dict of str to mx.nd.NDArray
+    arg_params : dict of str to mx.nd.NDArray
     optimizer : bytes
         What `optimizer_of` gave; empty before the first batch.
     state : dict
         Anything that JSON can hold.
-    measures : dict of str to np.ndarray
-        What the epoch measured so far.
+    own : list of dict of str to np.ndarray
+        What `own_arrays` gave, by rank. Of rank 0 alone where all have the same.
 
     Raises
     ------
@@ -66,8 +93,9 @@ def save_snapshot(prefix, arg_params, aux_params, optimizer, state, measures):
         When it cannot be written; the earlier one is then still there.
     """
     arrays = {f"arg:{name}": value.asnumpy() for name, value in arg_params.items()}
-    arrays.update((f"aux:{name}", value.asnumpy()) for name, value in aux_params.items())
-    arrays.update((f"measure:{name}", value) for name, value in measures.items())
+    for rank, worker in enumerate(own):
+        prefix_of_key = WORKER.format(rank) if rank else ""
+        arrays.update((prefix_of_key + name, value) for name, value in worker.items())
     arrays["optimizer"] = np.frombuffer(optimizer, np.uint8)
     arrays["state"] = np.frombuffer(json.dumps(state).encode(), np.uint8)
 
@@ -82,8 +110,14 @@ def save_snapshot(prefix, arg_params, aux_params, optimizer, state, measures):
     write_whole(newest, write)
 
 
-def load_snapshot(prefix):
-    """Read the newest whole snapshot.
+def load_snapshot(prefix, workers):
+    """Read the newest whole snapshot: rank 0 does, and all get it.
+
+    Parameters
+    ----------
+    prefix : str
+        Of the run's checkpoints; only rank 0 looks there.
+    workers : Workers
 
     Returns
     -------
@@ -95,19 +129,32 @@ def load_snapshot(prefix):
     InputError
         When there are snapshots, but none is whole.
     """
+    arrays = workers.broadcast(None if workers.rank else read_arrays(prefix))
+    if arrays is None:
+        return None
+    kinds = {"arg": {}, "aux": {}, "measure": {}}
+    prefix = WORKER.format(workers.rank)
+    mine = {key[len(prefix):]: value for key, value in arrays.items() if key.startswith(prefix)}
+    # A worker without arrays of its own has the same as rank 0.
+    for key, value in {**arrays, **mine}.items():
+        kind, _, name = key.partition(":")
+        if kind in kinds:
+            kinds[kind][name] = value
+    params = ({k: mx.nd.array(v, dtype=v.dtype) for k, v in kinds[kind].items()}
+              for kind in ("arg", "aux"))
+    return Snapshot(json.loads(arrays["state"].tobytes()), *params, kinds["measure"],
+                    arrays["optimizer"].tobytes())
+
+
+def read_arrays(prefix):
+    """All arrays of the newest whole snapshot; None where there is none."""
     broken = None
     for name in snapshot_files(prefix):
         try:
             with np.load(name, allow_pickle=False) as saved:
-                kinds = {"arg": {}, "aux": {}, "measure": {}}
-                for key in saved.files:
-                    kind, _, item = key.partition(":")
-                    if item:
-                        kinds[kind][item] = saved[key]
-                params = ({k: mx.nd.array(v, dtype=v.dtype) for k, v in kinds[kind].items()}
-                          for kind in ("arg", "aux"))
-                return Snapshot(json.loads(saved["state"].tobytes()), *params,
-                                kinds["measure"], saved["optimizer"].tobytes())
+                arrays = {key: saved[key] for key in saved.files}
+            json.loads(arrays["state"].tobytes())
+            return arrays
         except FileNotFoundError:
             continue
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
@@ -121,18 +168,20 @@ def load_snapshot(prefix):
 class ResumableModule(mx.mod.Module):
     """A Module whose optimizer may start where a snapshot's was, and whose parameters are exact.
 
-    The optimizer's states and counts of updates are taken over; rates and the like are the new run's own,
-    and so is everything when the optimizer is of another class.
+    The optimizer's states and counts of updates are taken over; rates and the like are the new
+    run's own, and so is everything when the optimizer is of another class.
     """
 
     snapshot_optimizer = None
 
     def init_optimizer(self, *args, **kwargs):
-        """As Module's, and then take the snapshot's states over."""
+        """As Module's, and then take rank 0's parameters and the snapshot's states over."""
         super().init_optimizer(*args, **kwargs)
-        if not self.snapshot_optimizer:
-            return
+        if self._kvstore and "dist" in self._kvstore.type:
+            self.pull_params()
         updater = updater_of(self)
+        if not self.snapshot_optimizer or not updater:
+            return
         states, before = pickle.loads(self.snapshot_optimizer)
         if type(before) is not type(updater.optimizer):
             return
@@ -140,6 +189,29 @@ class ResumableModule(mx.mod.Module):
         for name in ("num_update", "begin_num_update", "_all_index_update_counts"):
             setattr(updater.optimizer, name, getattr(before, name))
         updater.optimizer._index_update_count = updater.optimizer._all_index_update_counts[0]
+
+    def pull_params(self):
+        """Take over what the servers have: at first rank 0's parameters, in step then the
+        gradients, and with "dist_async" the parameters always."""
+        for name, values in zip(self._param_names, self._exec_group.param_arrays):
+            self._kvstore.pull(name, out=values)
+        self._params_dirty = True
+
+    def update(self):
+        """As Module's, which cannot send compressed gradients to servers."""
+        kvstore = self._kvstore
+        if not (self._compression_params and kvstore and "dist" in kvstore.type):
+            super().update()
+            return
+        self._params_dirty = True
+        params, gradients = self._exec_group.param_arrays, self._exec_group.grad_arrays
+        for number, name in enumerate(self._param_names):
+            if gradients[number][0] is not None:
+                out = params[number] if self._update_on_kvstore else gradients[number]
+                kvstore.push(name, gradients[number], priority=-number)
+                kvstore.pull(name, out=out, priority=-number)
+        if not self._update_on_kvstore:
+            mx.model._update_params(params, gradients, self._updater, len(self._context))
 
     def get_params(self):
         """As Module's, but after the last backward pass has ended.

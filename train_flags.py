@@ -35,7 +35,9 @@ def parse_args(argv=None):
         description="Fine-tune a pretrained MXNet network to multi-label classification.",
         allow_abbrev=False, formatter_class=HelpFormatter)
     data = parser.add_argument_group("data")
-    data.add_argument("--data-train", required=True, metavar="LST", help="training .lst")
+    data.add_argument("--data-train", required=True, metavar="LST",
+                      help="training .lst; of several workers each reads a part, or with {rank} "
+                           "in the name (or in that of other lists and folders) what is its own")
     data.add_argument("--image-train", required=True, metavar="DIR",
                       help="folder that the names in --data-train start from")
     data.add_argument("--data-val", metavar="LST", help="validation .lst")

@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 import checkpoint
 from cli import InputError, run
-from lst_file import read_lst
 from lst_iter import LstIter, augment_from_args
+from merged_metrics import MergedMetrics
 from multilabel_metric import Accuracy, Loss, MeanAveragePrecision
 from mx_compat import mx
 from optimization import choose_loss, frozen_parameters, optimizer_params, training_symbol
@@ -25,6 +25,9 @@ from snapshot import ResumableModule, load_snapshot, snapshot_files
 from train_flags import numbers, parse_args
 from training_run import Stopped, TrainingRun, log_to
 from warm_head import train_head
+from worker_lists import WorkersList
+from worker_process import create_kvstore, leaving_on_failure
+from workers import Workers
 
 logger = logging.getLogger("train_multilabel")
 
@@ -182,13 +185,13 @@ def read_class_names(path, num_classes):
     return names
 
 
-def open_iterator(args, lst, folder, kv, train):
-    """A training or a validation iterator over a read .lst."""
+def open_iterator(args, images, train):
+    """A training or a validation iterator over a WorkersList."""
     return LstIter(
-        batch_size=args.batch_size, data_shape=args.image_shape, path_imglist=lst,
-        path_root=folder, shuffle=train, part_index=kv.rank, num_parts=kv.num_workers,
-        seed=args.seed, num_threads=args.data_nthreads, bad_images=args.bad_images,
-        augment=augment_from_args(args, train=train))
+        batch_size=args.batch_size, data_shape=args.image_shape, path_imglist=images.lst,
+        path_root=images.folder, shuffle=train, part_index=images.readers.rank,
+        num_parts=images.readers.count, seed=args.seed, num_threads=args.data_nthreads,
+        bad_images=args.bad_images, augment=augment_from_args(args, train=train))
 
 
 def choose_devices(gpus):
@@ -203,12 +206,13 @@ def choose_devices(gpus):
     return [mx.gpu(gpu) for gpu in chosen] or [mx.cpu()]
 
 
-def what_must_stay(args, train_lst, val_lst):
+def what_must_stay(args, train_lst, val_lst, workers):
     """What a resumed run must share with its beginning, by the names to show."""
     flags = {f"--{key.replace('_', '-')}": value for key, value in vars(args).items()
              if key not in FREE_ON_RESUME}
     if args.lr_schedule == "cosine":
         flags["--num-epoch"] = args.num_epoch
+    flags["the number of workers"] = workers.count
     flags["the content of --data-train"] = train_lst.checksum
     flags["the content of --data-val"] = val_lst.checksum if val_lst else None
     return json.loads(json.dumps(flags))
@@ -239,7 +243,7 @@ def test_io(train):
     return 0
 
 
-def fit(args, net, arg_params, aux_params, train, val, kv, state, snapshot, devices):
+def fit(args, net, arg_params, aux_params, train, val, val_lst, kv, state, snapshot, devices):
     """Module.fit with everything around it."""
     frozen = frozen_parameters(net, args.freeze)
     compression = {"type": args.gc_type, "threshold": args.gc_threshold}
@@ -249,19 +253,21 @@ def fit(args, net, arg_params, aux_params, train, val, kv, state, snapshot, devi
         compression_params=compression if args.gc_type != "none" else None)
     module.snapshot_optimizer = snapshot and snapshot.optimizer
     state.module = module
-    validation = measures(state.metrics.metrics[0].options)
+    validation = measures(state.metrics.metrics[0].options, state.workers)
 
     def validated(param):
-        absent, present = val.lst.negatives.sum(), val.lst.positives.sum()
+        absent, present = val_lst.negatives.sum(), val_lst.positives.sum()
         logger.info("Epoch[%d] answering 'no' to everything would score acc %.4f", param.epoch,
                     absent / max(absent + present, 1))
-        state.close_epoch(param.epoch, dict(param.eval_metric.get_name_value()))
+        state.close_epoch(param.epoch, dict(param.eval_metric.get_global_name_value()))
 
     params = {"arg_params": arg_params, "aux_params": aux_params, "allow_missing": True,
               "initializer": mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2)}
     optimizer = {"kvstore": kv if "dist" in kv.type else args.kv_store,
                  "optimizer": args.optimizer,
-                 "optimizer_params": optimizer_params(args, train.num_batches)}
+                 # Servers that update for each worker by itself count all workers' batches.
+                 "optimizer_params": optimizer_params(args, train.num_batches * (
+                     1 if state.workers.in_step else state.workers.count))}
     validate = {"eval_end_callback": validated,
                 "eval_batch_end_callback": state.on_validation_batch}
     state.catch_signals()
@@ -281,36 +287,50 @@ def fit(args, net, arg_params, aux_params, train, val, kv, state, snapshot, devi
     state.epoch_started = time.monotonic()
     module.fit(
         train, eval_data=val, eval_metric=state.metrics, validation_metric=validation,
-        batch_end_callback=[mx.callback.Speedometer(args.batch_size, args.disp_batches),
-                            state.on_batch],
+        batch_end_callback=[
+            mx.callback.Speedometer(args.batch_size * state.workers.count, args.disp_batches),
+            state.on_batch],
         epoch_end_callback=state.on_epoch, **validate, **optimizer, **params,
         begin_epoch=state.begin_epoch, num_epoch=args.num_epoch)
 
 
-def measures(loss, latest=None):
-    """Loss, accuracy and mAP, for the operator's options."""
-    return mx.metric.CompositeEvalMetric([
-        Loss(loss), Accuracy(), MeanAveragePrecision(latest=latest)])
+def measures(loss, workers, latest=None):
+    """Loss, accuracy and mAP over all workers, for the operator's options.
+
+    With `latest` (samples that mAP keeps) for training, without for validation.
+    """
+    kept = latest and -(-latest // workers.count)
+    return MergedMetrics([Loss(loss), Accuracy(), MeanAveragePrecision(latest=kept)], workers,
+                         local=latest is not None)
 
 
+@leaving_on_failure
 def main(argv=None):
     """Train, and log to standard error and to train.log what came of it."""
     args = parse_args(argv)
     devices = choose_devices(args.gpus)
     if args.dtype == "float16" and devices[0].device_type == "cpu":
         raise InputError("--dtype float16 needs a GPU: MXNet has no float16 convolution for CPUs")
-    kv = mx.kvstore.create(args.kv_store)
+    kv = create_kvstore(args.kv_store)
+    with Workers(kv) as workers:
+        return train_model(args, devices, kv, workers)
+
+
+def train_model(args, devices, kv, workers):
+    """What `main` does, as one of the workers; the exit status."""
     sym, arg_params, aux_params = load_pretrained(args)
-    train_lst = read_lst(args.data_train, args.num_classes, args.label_format)
-    if args.num_examples not in (None, len(train_lst)):
-        raise InputError(f"{args.data_train} has {len(train_lst)} rows, but --num-examples is "
-                         f"{args.num_examples}")
-    train = open_iterator(args, train_lst, args.image_train, kv, train=True)
+    train_lst = WorkersList(args.data_train, args.image_train, workers, args.num_classes,
+                            args.label_format)
+    if args.num_examples not in (None, train_lst.num_rows):
+        raise InputError(f"{args.data_train} has {train_lst.num_rows} rows, but --num-examples "
+                         f"is {args.num_examples}")
+    train = open_iterator(args, train_lst, train=True)
     val_lst = val = None
     if args.data_val:
-        val_lst = read_lst(args.data_val, train_lst.num_classes, args.label_format)
-        val = open_iterator(args, val_lst, args.image_val or args.image_train, kv, train=False)
-    log_to(args.save_result)
+        val_lst = WorkersList(args.data_val, args.image_val or args.image_train, workers,
+                              train.num_classes, args.label_format)
+        val = open_iterator(args, val_lst, train=False)
+    log_to(args.save_result, workers.rank)
     if args.test_io:
         return test_io(train)
 
@@ -325,31 +345,35 @@ def main(argv=None):
     check_shapes(net, arg_params, aux_params, args.image_shape, args.model)
 
     prefix = os.path.join(args.save_result, args.save_name)
-    state = TrainingRun(args, prefix, net, train.num_batches, measures(loss, TRAINING_MAP_SAMPLES),
-                        what_must_stay(args, train_lst, val_lst), saves=kv.rank == 0)
-    snapshot = load_snapshot(prefix) if args.resume or args.resume_anyway else None
+    state = TrainingRun(
+        args, prefix, net, train.num_batches, measures(loss, workers, TRAINING_MAP_SAMPLES),
+        what_must_stay(args, train_lst, val_lst, workers), workers)
+    snapshot = None
+    if args.resume or args.resume_anyway:
+        snapshot = load_snapshot(prefix, workers)
     logger.info(" ".join(f"{k}={v}" for k, v in sorted(vars(args).items())))
-    logger.info("%d training images, %d classes, %.2f labels an image", len(train_lst),
-                train.num_classes, train_lst.positives.sum() / len(train_lst))
+    logger.info("%d training images, %d classes, %.2f labels an image", train_lst.num_rows,
+                train.num_classes, train_lst.positives.sum() / train_lst.num_rows)
     if snapshot:
         arg_params, aux_params = snapshot.arg_params, snapshot.aux_params
         check_shapes(net, arg_params, aux_params, args.image_shape, f"{prefix}-resume.npz")
         state.restore(snapshot)
         logger.info("Resuming at epoch %d, batch %d", state.begin_epoch, state.begin_batch)
-    elif os.path.exists(snapshot_files(prefix)[0]):
+    elif state.saves and os.path.exists(snapshot_files(prefix)[0]):
         logger.warning("%s holds an earlier run's state: this run starts anew and replaces it "
                        "(--resume would go on from it)", snapshot_files(prefix)[0])
     if args.warm_head_epochs and not snapshot:
-        still = open_iterator(args, train_lst, args.image_train, kv, train=False)
+        still = open_iterator(args, train_lst, train=False)
         head, scores = train_head(
             net, arg_params, aux_params, still, val, args.warm_head_epochs,
-            args.warm_head_mirror, loss, lambda: measures(loss, TRAINING_MAP_SAMPLES), devices,
-            args.seed, args.save_result, args.warm_head_memory * 1e6)
+            args.warm_head_mirror, loss, lambda: measures(loss, Workers(), TRAINING_MAP_SAMPLES),
+            devices, args.seed, args.save_result, args.warm_head_memory * 1e6, workers)
         arg_params.update(head)
         state.after_warm_head(arg_params, aux_params, scores)
     try:
         if state.begin_epoch < args.num_epoch:
-            fit(args, net, arg_params, aux_params, train, val, kv, state, snapshot, devices)
+            fit(args, net, arg_params, aux_params, train, val, val_lst, kv, state, snapshot,
+                devices)
     except Stopped as stopped:
         if stopped.status:
             return stopped.status

@@ -16,7 +16,7 @@ import checkpoint
 from cli import InputError
 from history import read_history, write_history
 from mx_compat import mx
-from snapshot import optimizer_of, save_snapshot, updater_of
+from snapshot import optimizer_of, own_arrays, save_snapshot, updater_of
 
 logger = logging.getLogger("train_multilabel")
 
@@ -46,13 +46,14 @@ class TrainingRun:
         Of training.
     settings : dict of str to object
         What a resumed run must share; saved in every snapshot.
-    saves : bool
-        Whether this process writes files (rank 0 does).
+    workers : Workers
+        All of them come to the same decisions at the same batch; rank 0 writes the files.
     """
 
-    def __init__(self, args, prefix, net, batches, metrics, settings, saves=True):
+    def __init__(self, args, prefix, net, batches, metrics, settings, workers):
         self.args, self.prefix, self.net, self.batches = args, prefix, net, batches
-        self.metrics, self.settings, self.saves = metrics, settings, saves
+        self.metrics, self.settings, self.workers = metrics, settings, workers
+        self.saves = workers.rank == 0
         self.module = None
         self.has_validation = args.data_val is not None
         self.begin_epoch = self.begin_batch = 0
@@ -60,7 +61,8 @@ class TrainingRun:
         self.since_best = 0
         self.history = []
         self.checkpoints = []
-        self.signal = None
+        self.signal = None  # what this process got
+        self.stopping = None  # what all workers know of; they stop for it together
         self.seconds_before = 0.0
         self.epoch_started = self.saved_at = time.monotonic()
         self.draws = any(op in net.tojson() for op in ('"Dropout"', '"_random'))
@@ -108,12 +110,17 @@ class TrainingRun:
     def seed_batch(self, epoch, batch):
         """Make dropout the batch's own, so that a resumed run draws the same."""
         if self.draws:
-            mx.random.seed(((self.args.seed * 1000003 + epoch) * 1000003 + batch) % 2 ** 31)
+            place = ((self.args.seed * 1000003 + epoch) * 1000003 + batch) * 1000003
+            mx.random.seed((place + self.workers.rank) % 2 ** 31)
 
     def on_batch(self, param):
         """Batch callback: look after the loss, the clock, and signals."""
         epoch, batch = param.epoch, self._batch(param)
+        minutes = (time.monotonic() - self.saved_at) / 60
+        due = self.args.checkpoint_minutes and minutes >= self.args.checkpoint_minutes
         loss = self.metrics.metrics[0].global_sum_metric
+        if self.workers.in_step:
+            due, loss = self._agree(due, loss)
         if not math.isfinite(loss):
             raise InputError(
                 f"epoch {epoch}, batch {batch}: the loss is {loss}; the last good checkpoint is "
@@ -121,11 +128,14 @@ class TrainingRun:
         self._move_bar(epoch, batch)
         if batch + 1 == self.batches:
             return
-        minutes = (time.monotonic() - self.saved_at) / 60
-        if self.signal or (self.args.checkpoint_minutes
-                           and minutes >= self.args.checkpoint_minutes):
-            self.snapshot(epoch, batch + 1)
-        self._stop_if_asked(epoch, batch + 1)
+        if self.workers.in_step:
+            if self.stopping or due:
+                self.snapshot(epoch, batch + 1)
+            self._stop_if_asked(epoch, batch + 1)
+        elif self.signal:
+            logger.info("Stopped by %s: --resume goes on after the last whole epoch",
+                        signal.Signals(self.signal).name)
+            raise Stopped(128 + self.signal)
         self.seed_batch(epoch, batch + 1)
 
     def after_warm_head(self, arg_params, aux_params, validation):
@@ -133,10 +143,12 @@ class TrainingRun:
         self._save(0, arg_params, aux_params)
         self._judge(0, validation, arg_params, aux_params)
         if self.saves:
-            self._snapshot(0, 0, arg_params, aux_params, b"")
+            self._snapshot(0, 0, arg_params, b"", [own_arrays(aux_params, {})])
 
     def say_what_was_reached(self):
         """Log where the checkpoints lie, and the best one's measure."""
+        if not self.saves:
+            return
         if self.best:
             logger.info("Best: checkpoint %d, validation %s %.4f, kept as %s-best (--model "
                         "%s-best --epoch 0)", self.best["number"], self.args.monitor_metric,
@@ -146,19 +158,28 @@ class TrainingRun:
 
     def on_epoch(self, epoch, symbol, arg_params, aux_params):
         """Epoch callback: save a checkpoint, and close the epoch where nothing validates it."""
+        if not self.workers.in_step:
+            # Once all are here, nobody changes the servers' parameters any more.
+            self.workers.sum([])
+            self.module.pull_params()
+            arg_params, aux_params = self.module.get_params()
+        aux_params = self.workers.mean(aux_params)
+        self.module.set_params(arg_params, aux_params)
+        self._agree()
         self._check_finite(arg_params, epoch)
         last = epoch + 1 == self.args.num_epoch
         if last or (epoch + 1) % self.args.save_period == 0:
             self._save(epoch + 1, arg_params, aux_params)
         if not self.has_validation:
             self.close_epoch(epoch, {})
-        elif self.signal:
+        elif self.stopping:
             self.snapshot(epoch, self.batches)
             self._stop_if_asked(epoch, self.batches)
 
     def on_validation_batch(self, param):
         """Batch callback of validation: stop where asked to; the epoch's training is saved."""
-        if self.signal:
+        self._agree()
+        if self.stopping:
             self.snapshot(param.epoch, self.batches)
             self._stop_if_asked(param.epoch, self.batches)
 
@@ -174,8 +195,9 @@ class TrainingRun:
         now = time.monotonic()
         seconds = self.seconds_before + now - self.epoch_started
         row = {"epoch": epoch, "seconds": seconds,
-               "images_per_second": self.batches * self.args.batch_size / max(seconds, 1e-9),
-               "learning_rate": updater_of(self.module).optimizer.learning_rate}
+               "images_per_second": self.workers.count * self.batches * self.args.batch_size
+               / max(seconds, 1e-9),
+               "learning_rate": self._learning_rate(epoch)}
         row.update((f"train-{k}", v) for k, v in self.metrics.get_global_name_value())
         row.update((f"val-{k}", v) for k, v in validation.items())
         self.history.append(row)
@@ -183,8 +205,9 @@ class TrainingRun:
             write_history(self.history_file, self.history)
         stop = self._judge(epoch + 1, validation, *self.module.get_params())
         self.seconds_before, self.epoch_started = 0.0, now
+        self._agree()
         self.snapshot(epoch + 1, 0)
-        if stop or (self.signal and epoch + 1 < self.args.num_epoch):
+        if stop or (self.stopping and epoch + 1 < self.args.num_epoch):
             # Module.fit would have logged these after the callback.
             for name, value in validation.items():
                 logger.info("Epoch[%d] Validation-%s=%f", epoch, name, value)
@@ -197,19 +220,40 @@ class TrainingRun:
 
     def snapshot(self, epoch, batch):
         """Save everything at this position: `batch` batches of `epoch` are done."""
+        arg_params, aux_params = self.module.get_params()
+        own = own_arrays(aux_params, {
+            f"{metric.name}:{key}": np.asarray(value)
+            for metric in self.metrics.metrics if batch
+            for key, value in metric.state().items()})
+        # Between epochs all workers have the same.
+        own = self.workers.gather(own) if batch else [own]
         if self.saves:
-            self._snapshot(epoch, batch, *self.module.get_params(), optimizer_of(self.module))
+            self._snapshot(epoch, batch, arg_params, optimizer_of(self.module), own)
         self.saved_at = time.monotonic()
 
-    def _snapshot(self, epoch, batch, arg_params, aux_params, optimizer):
+    def _agree(self, due=False, loss=0.0):
+        """Whether rank 0 finds a snapshot due, and the loss over all; note all signals."""
+        received = [self.signal == number for number in (signal.SIGTERM, signal.SIGINT)]
+        due, terminate, interrupt, loss = self.workers.sum(
+            [due and self.workers.rank == 0, *received, loss])
+        if terminate or interrupt:
+            self.stopping = signal.SIGTERM if terminate else signal.SIGINT
+        return due, loss
+
+    def _learning_rate(self, epoch):
+        updater = updater_of(self.module)
+        if updater:
+            return updater.optimizer.learning_rate
+        # The optimizer that counts is on the servers, and counts every worker's batches.
+        schedule = self.module._optimizer.lr_scheduler
+        return schedule((epoch + 1) * self.batches * self.workers.count)
+
+    def _snapshot(self, epoch, batch, arg_params, optimizer, own):
         self._check_finite(arg_params, epoch)
-        measures = {f"{metric.name}:{key}": np.asarray(value)
-                    for metric in self.metrics.metrics if batch
-                    for key, value in metric.state().items()}
         state = {"epoch": epoch, "batch": batch, "settings": self.settings, "best": self.best,
                  "since_best": self.since_best, "checkpoints": self.checkpoints,
                  "seconds": self.seconds_before + time.monotonic() - self.epoch_started}
-        save_snapshot(self.prefix, arg_params, aux_params, optimizer, state, measures)
+        save_snapshot(self.prefix, arg_params, optimizer, state, own)
 
     def _batch(self, param):
         return param.nbatch + (self.begin_batch if param.epoch == self.begin_epoch else 0)
@@ -252,10 +296,10 @@ class TrainingRun:
                     "kept. Try a smaller --lr, --warmup-epochs 1 or --clip-gradient 1")
 
     def _stop_if_asked(self, epoch, batch):
-        if self.signal:
+        if self.stopping:
             logger.info("Stopped by %s, and saved at epoch %d, batch %d: the same command with "
-                        "--resume goes on there", signal.Signals(self.signal).name, epoch, batch)
-            raise Stopped(128 + self.signal)
+                        "--resume goes on there", self.stopping.name, epoch, batch)
+            raise Stopped(128 + self.stopping)
 
     def _move_bar(self, epoch, batch):
         if self.bar is None:
@@ -275,19 +319,23 @@ class TqdmHandler(logging.Handler):
         tqdm.write(self.format(record), file=sys.stderr)
 
 
-def log_to(folder):
+def log_to(folder, rank=0):
     """Log to standard error and, appending, to train.log in the folder, in MXNet's format.
+
+    Ranks above 0 only warn, and write no file.
 
     Raises
     ------
     InputError
         When the folder or the file cannot be written.
     """
+    handlers = [TqdmHandler()]
     try:
         os.makedirs(folder, exist_ok=True)
-        handlers = [TqdmHandler(), logging.FileHandler(os.path.join(folder, "train.log"))]
+        if rank == 0:
+            handlers.append(logging.FileHandler(os.path.join(folder, "train.log")))
     except OSError as error:
         raise InputError(f"--save-result: {folder}: {error.strerror}") from None
     logging.raiseExceptions = False  # a full disk is told once, by what could not be saved
-    logging.basicConfig(level=logging.INFO, handlers=handlers, force=True,
-                        format="%(asctime)s - %(message)s")
+    logging.basicConfig(level=logging.WARNING if rank else logging.INFO, handlers=handlers,
+                        force=True, format="%(asctime)s - %(message)s")

@@ -13,11 +13,13 @@ import numpy as np
 from tqdm import tqdm
 
 from mx_compat import mx
+from workers import Workers
 
 logger = logging.getLogger("train_multilabel")
 
 BATCH_SIZE = 32
 LEARNING_RATE = 0.001
+ROWS_A_MESSAGE = 4096
 
 
 class FeatureIter(mx.io.DataIter):
@@ -101,13 +103,8 @@ def extract(module, iterator, mirror, folder, max_bytes):
     """
     rows = iterator.num_rows * (2 if mirror else 1)
     values = module.output_shapes[0][1][1]
-    if rows * values * 4 > max_bytes:
-        # The file has no name, so that nothing of it remains however the process ends.
-        file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  lives as long as the map
-        features = np.memmap(file, np.float32, "w+", shape=(rows, values))
-    else:
-        features = np.empty((rows, values), np.float32)
-    labels, row = [], 0
+    features = allocate(rows, values, folder, max_bytes)
+    labels, row = [np.empty((0, iterator.num_classes), np.float32)], 0
     bar = tqdm(total=iterator.num_rows, desc="Features", unit="image", leave=False, disable=None)
     with bar:
         for batch in iterator:
@@ -124,9 +121,57 @@ def extract(module, iterator, mirror, folder, max_bytes):
     return features[:row], np.concatenate(labels)
 
 
+def collect(workers, features, labels, folder, max_bytes):
+    """Bring every worker's features to rank 0.
+
+    Parameters
+    ----------
+    workers : Workers
+    features, labels
+        From `extract`, of this worker's images.
+    folder, max_bytes
+        As `extract`, for all rows together.
+
+    Returns
+    -------
+    features, labels
+        All of them at rank 0; elsewhere this worker's.
+    """
+    if workers.count == 1:
+        return features, labels
+    counts = np.zeros(workers.count)
+    counts[workers.rank] = len(features)
+    counts = workers.sum(counts).astype(int)
+    if workers.rank == 0:
+        all_features = allocate(counts.sum(), features.shape[1], folder, max_bytes)
+        all_labels = np.empty((counts.sum(), labels.shape[1]), np.float32)
+        places = np.cumsum(counts) - counts
+    # In parts, so that rank 0 never holds more than a part of each worker's beside its own.
+    for start in range(0, counts.max(), ROWS_A_MESSAGE):
+        end = start + ROWS_A_MESSAGE
+        parts = workers.gather({"features": np.asarray(features[start:end]),
+                                "labels": labels[start:end]})
+        for place, part in zip(places, parts) if parts else ():
+            rows = slice(place + start, place + start + len(part["labels"]))
+            all_features[rows], all_labels[rows] = part["features"], part["labels"]
+    return (features, labels) if workers.rank else (all_features, all_labels)
+
+
+def allocate(rows, values, folder, max_bytes):
+    """An array of float32, (rows, values), which above `max_bytes` lives in a file."""
+    if rows * values * 4 <= max_bytes:
+        return np.empty((rows, values), np.float32)
+    # The file has no name, so that nothing of it remains however the process ends.
+    file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  lives as long as the map
+    return np.memmap(file, np.float32, "w+", shape=(int(rows), int(values)))
+
+
 def train_head(net, arg_params, aux_params, train, val, epochs, mirror, loss_options, metrics,
-               devices, seed, folder, max_bytes):
+               devices, seed, folder, max_bytes, workers=None):
     """Train the classifier alone, on features that each image gives once.
+
+    Of several workers each passes its own images through the backbone, and rank 0 trains the
+    classifier on the features of all.
 
     Parameters
     ----------
@@ -149,6 +194,7 @@ def train_head(net, arg_params, aux_params, train, val, epochs, mirror, loss_opt
         Of the order and of the first weights.
     folder, max_bytes
         As `extract`.
+    workers : Workers, optional
 
     Returns
     -------
@@ -157,19 +203,23 @@ def train_head(net, arg_params, aux_params, train, val, epochs, mirror, loss_opt
     measures : dict of str to float
         On validation, by the last epoch; empty without `val`.
     """
+    workers = workers or Workers()
     features, name = split_head(net)
     backbone = mx.mod.Module(features, context=devices, label_names=None)
     backbone.bind(train.provide_data, for_training=False)
     needed = {key: arg_params[key] for key in features.list_arguments() if key != "data"}
     backbone.set_params(needed, aux_params)
-    images = train.num_rows + (val.num_rows if val else 0)
+    images = len(train.lst) + (len(val.lst) if val else 0)
     logger.info("Warm head: passing %d images once through the frozen backbone", images)
-    stored = extract(backbone, train, mirror, folder, max_bytes)
-    batches = FeatureIter(*stored, BATCH_SIZE, seed)
-    val_batches = None
-    if val is not None:
-        val_batches = FeatureIter(*extract(backbone, val, False, folder, max_bytes), BATCH_SIZE)
+    stored, val_stored = (
+        iterator and collect(workers, *extract(backbone, iterator, flips, folder, max_bytes),
+                             folder, max_bytes)
+        for iterator, flips in ((train, mirror), (val, False)))
     del backbone
+    if workers.rank:
+        return received(workers.broadcast(None))
+    batches = FeatureIter(*stored, BATCH_SIZE, seed)
+    val_batches = val_stored and FeatureIter(*val_stored, BATCH_SIZE)
 
     head = mx.sym.FullyConnected(mx.sym.Variable("features"), name=name,
                                  num_hidden=stored[1].shape[1])
@@ -186,7 +236,19 @@ def train_head(net, arg_params, aux_params, train, val, epochs, mirror, loss_opt
         eval_end_callback=lambda p: measures.update(p.eval_metric.get_name_value()),
         initializer=mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2),
         optimizer="adam", optimizer_params={"learning_rate": LEARNING_RATE}, num_epoch=epochs)
-    return module.get_params()[0], measures
+    trained = {name: value.asnumpy() for name, value in module.get_params()[0].items()}
+    return received(workers.broadcast({
+        **{f"head:{name}": value for name, value in trained.items()},
+        **{f"measure:{name}": value for name, value in measures.items()}}))
+
+
+def received(message):
+    """Head and measures, from what rank 0 told."""
+    kinds = {"head": {}, "measure": {}}
+    for key, value in message.items():
+        kind, _, name = key.partition(":")
+        kinds[kind][name] = mx.nd.array(value) if kind == "head" else float(value)
+    return kinds["head"], kinds["measure"]
 
 
 class WarmHeadLog(logging.LoggerAdapter):

@@ -1,0 +1,411 @@
+"""Training by several workers: real schedulers, servers and workers on the loopback address."""
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT, script, training_flags
+from test_launch import Launched
+from test_resume import measures, wait_for
+
+import checkpoint
+import workers as workers_module
+from cli import InputError
+from merged_metrics import MergedMetrics
+from multilabel_metric import Accuracy, Loss, MeanAveragePrecision
+from mx_compat import mx
+from optimization import training_symbol
+from snapshot import ResumableModule
+from train_multilabel import get_fine_tune_model
+from worker_process import create_kvstore
+from workers import LostWorker, Workers
+
+EPOCHS = 4  # as test_resume compares
+SECONDS = 180
+TRAIN = (sys.executable, ROOT / "train_multilabel.py")
+
+
+def launched(arguments, *options, workers=3, servers=2, command=TRAIN, **more):
+    return Launched("-n", workers, "-s", servers, *options, *command, *arguments, **more)
+
+
+def finish(job, status=0):
+    assert job.end(SECONDS) == status, job.text
+    return job.text
+
+
+def pid_of(job, role, rank):
+    """The process that trains or serves, not the one that looks after it."""
+    for pid in job.left():
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            variables = file.read().split(b"\0")
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            keeper = b"\0-c\0" in file.read()
+        wanted = {b"DMLC_ROLE=" + role.encode(), b"DMLC_RANK=%d" % rank}
+        if wanted <= set(variables) and not keeper:
+            return pid
+    raise AssertionError(f"no {role} {rank}: {job.text}")
+
+
+@pytest.fixture(scope="module")
+def flags(tiny_network, small_demo):
+    """A function from a folder and further flags to the arguments of one and the same run."""
+    def arguments(result, **more):
+        return training_flags(tiny_network, small_demo, result, **{
+            "kv_store": "dist_sync", "num_epoch": EPOCHS, "batch_size": 3, "lr_step_epochs": "1,3",
+            "lr_factor": 0.5, "checkpoint_minutes": 1e-9, "data_nthreads": 1, **more})
+    return arguments
+
+
+@pytest.fixture(scope="module")
+def undisturbed(flags, tmp_path_factory):
+    result = tmp_path_factory.mktemp("undisturbed")
+    finish(launched(flags(result, checkpoint_minutes=0)))
+    return result
+
+
+def same_parameters(result, expected, number):
+    for got, wanted in zip(checkpoint.load(str(result / "tiny"), number)[1:],
+                           checkpoint.load(str(expected / "tiny"), number)[1:]):
+        for name in wanted:
+            np.testing.assert_allclose(got[name].asnumpy(), wanted[name].asnumpy(), atol=1e-5,
+                                       rtol=0, err_msg=name)
+
+
+def same_run(result, undisturbed):
+    # Servers add up three gradients in the order in which they come: the last bits differ.
+    for name in result.glob(".*"):  # what a killed process was writing
+        name.unlink()
+    for got, expected in zip(measures(result), measures(undisturbed)):
+        assert {k: float(v) for k, v in got.items()} == pytest.approx(
+            {k: float(v) for k, v in expected.items()}, abs=1e-4)
+    for number in range(1, EPOCHS + 1):
+        same_parameters(result, undisturbed, number)
+
+
+def test_a_worker_killed_in_mid_epoch_is_made_good_by_a_restart(flags, undisturbed, tmp_path):
+    job = launched(flags(tmp_path), "--max-restarts", 1)
+    wait_for(tmp_path, "Epoch[1] Time cost")
+    os.kill(pid_of(job, "worker", 2), signal.SIGKILL)
+    text = finish(job)
+    assert "worker 2 ended with exit status 137" in text
+    assert re.search(r"Resuming at epoch [123], batch \d", text)
+    # Rank 0 logs, the others are quiet.
+    assert "[worker 0]" in text and not re.search(r"\[worker 1\].*(Epoch|Saved|images)", text)
+    same_run(tmp_path, undisturbed)
+
+
+def test_two_workers_equal_one_with_twice_the_batch(flags, tmp_path):
+    plain = {"num_epoch": 1, "mom": 0, "random_crop": 0, "random_mirror": 0, "freeze": "bn.*"}
+    finish(launched(flags(tmp_path / "two", batch_size=7, **plain), workers=2, servers=1))
+    script("train_multilabel.py", *flags(tmp_path / "one", batch_size=14, kv_store="local",
+                                         **plain))
+    same_parameters(tmp_path / "two", tmp_path / "one", 1)
+    # Training's and validation's measures over both shards are those of one process.
+    two, one = (measures(tmp_path / name)[0] for name in ("two", "one"))
+    assert {k: float(v) for k, v in two.items()} == pytest.approx(
+        {k: float(v) for k, v in one.items()}, rel=1e-5)
+
+
+@pytest.mark.parametrize("environment,kv_store,said", [
+    ({}, "dist_sync", "start them with tools/launch.py"),
+    ({"DMLC_ROLE": "worker"}, "device", "--kv-store dist_sync joins them"),
+    ({}, "no_such", "--kv-store no_such")])
+def test_a_kvstore_that_does_not_fit_is_told(environment, kv_store, said, monkeypatch):
+    monkeypatch.delenv("DMLC_ROLE", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=said):
+        create_kvstore(kv_store)
+
+
+@pytest.mark.slow
+def test_a_mistake_at_one_worker_ends_all_with_its_line(flags, small_demo, tmp_path):
+    lst = tmp_path / "train.lst"
+    lines = (small_demo / "train.lst").read_text().splitlines()
+    lines[1] = lines[1].rpartition("\t")[0] + "\tno-such.jpg"
+    lst.write_text("\n".join(lines) + "\n")
+    text = finish(launched(flags(tmp_path / "result", data_train=lst)), 2)
+    assert "train.lst:2:" in text and "Traceback" not in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("role", ["server", "scheduler", "worker"])
+def test_whoever_is_killed_all_end_within_10_s_and_resume_goes_on(
+        role, flags, undisturbed, tmp_path):
+    job = launched(flags(tmp_path))
+    wait_for(tmp_path, "Epoch[0] Time cost")
+    os.kill(pid_of(job, role, 0), signal.SIGKILL)
+    killed = time.monotonic()
+    finish(job, 137)
+    assert time.monotonic() - killed < 10
+    text = finish(launched(flags(tmp_path, resume=True)))
+    assert "Resuming at epoch" in text
+    same_run(tmp_path, undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_all_at_the_same_batch_and_resume_goes_on(
+        number, flags, undisturbed, tmp_path):
+    job = launched(flags(tmp_path, checkpoint_minutes=10))
+    wait_for(tmp_path, "Epoch[1] Time cost")
+    job.process.send_signal(number)
+    finish(job, 128 + number)
+    where = re.search(r"Stopped by SIG\w+, and saved at epoch (\d+), batch (\d+)", job.text)
+    text = finish(launched(flags(tmp_path, resume=True)))
+    assert f"Resuming at epoch {where[1]}, batch {where[2]}" in text
+    same_run(tmp_path, undisturbed)
+
+
+@pytest.mark.slow
+def test_a_signal_at_one_worker_stops_all(flags, tmp_path):
+    job = launched(flags(tmp_path, checkpoint_minutes=10, num_epoch=200))
+    wait_for(tmp_path, "Epoch[1] Time cost")
+    os.kill(pid_of(job, "worker", 1), signal.SIGTERM)
+    finish(job, 143)
+    assert "Stopped by SIGTERM, and saved at" in job.text
+
+
+@pytest.mark.slow
+def test_a_worker_that_starts_20_s_late(flags, undisturbed, tmp_path):
+    late = ("sh", "-c", 'if [ $DMLC_ROLE$DMLC_RANK = worker1 ]; then sleep 20; fi; exec "$@"',
+            "sh", *TRAIN)
+    start = time.monotonic()
+    finish(launched(flags(tmp_path, checkpoint_minutes=0), command=late))
+    assert time.monotonic() - start > 20
+    same_run(tmp_path, undisturbed)
+
+
+@pytest.mark.slow
+def test_resuming_with_another_number_of_workers_is_refused(flags, undisturbed):
+    text = finish(launched(flags(undisturbed, resume=True), workers=2), 2)
+    assert "the number of workers was 3 when the run was saved, and is 2 now" in text
+    assert "Traceback" not in text
+
+
+@pytest.mark.slow
+def test_a_folder_of_results_that_only_rank_0_has(flags, undisturbed, tmp_path):
+    """As on machines without a shared folder: the others get the snapshot from rank 0."""
+    own = ("sh", "-c", 'mkdir -p $DMLC_ROLE$DMLC_RANK; cd $DMLC_ROLE$DMLC_RANK; exec "$@"', "sh",
+           *TRAIN)
+    job = launched(flags("result"), command=own, cwd=tmp_path)
+    wait_for(tmp_path / "worker0" / "result", "Epoch[1] Time cost")
+    os.kill(pid_of(job, "worker", 1), signal.SIGKILL)
+    finish(job, 137)
+    finish(launched(flags("result", resume=True), command=own, cwd=tmp_path))
+    same_run(tmp_path / "worker0" / "result", undisturbed)
+    assert not list((tmp_path / "worker1").rglob("*.*"))
+
+
+@pytest.mark.slow
+def test_lists_and_images_of_each_workers_own(flags, small_demo, tmp_path):
+    script("tools/make_lst.py", "shard", small_demo / "train.lst", "--path-root",
+           small_demo / "images", "--num-parts", 3, "--copy-to", tmp_path / "images", "--prefix",
+           tmp_path / "train")
+    own = {"data_train": tmp_path / "train_{rank}.lst", "image_train": tmp_path / "images/{rank}",
+           "pos_weight": "auto", "num_epoch": 2, "warm_head_epochs": 1}
+    text = finish(launched(flags(tmp_path / "result", **own)))
+    assert "72 training images" in text  # 70, and two that make the lists equally long
+    finish(launched(flags(tmp_path / "result", resume=True, **{**own, "num_epoch": 3})))
+    lst = tmp_path / "train_1.lst"
+    lst.write_text("".join(lst.read_text().splitlines(keepends=True)[:-4]))
+    text = finish(launched(flags(tmp_path / "other", **own)), 2)
+    assert "different numbers of rows (24, 20, 24)" in text
+
+
+@pytest.mark.slow
+def test_more_workers_than_rows_a_shard_is_empty_and_nobody_waits(flags, small_demo, tmp_path):
+    lines = (small_demo / "train.lst").read_text().splitlines(keepends=True)
+    (tmp_path / "two.lst").write_text("".join(lines[:2]))
+    finish(launched(flags(tmp_path / "result", data_train=tmp_path / "two.lst", num_epoch=2,
+                          data_val=tmp_path / "two.lst", warm_head_epochs=2,
+                          image_val=small_demo / "images")))
+
+
+@pytest.mark.slow
+def test_the_warm_head_sees_all_workers_images(flags, small_demo, tmp_path):
+    only_head = {"num_epoch": 0, "warm_head_epochs": 60, "warm_head_mirror": True,
+                 "batch_size": 16}
+    finish(launched(flags(tmp_path / "three", **only_head)))
+    script("train_multilabel.py", *flags(tmp_path / "one", kv_store="local", **only_head))
+    three, one = (checkpoint.load(str(tmp_path / name / "tiny"), 0)[1] for name in
+                  ("three", "one"))
+    # The rows come in another order, so after many passes only nearly the same head comes out.
+    difference = np.abs(three["fc_weight"].asnumpy() - one["fc_weight"].asnumpy()).max()
+    assert difference < 0.02 < np.abs(one["fc_weight"].asnumpy()).max()
+
+
+@pytest.mark.slow
+def test_2bit_compression_moves_weights_in_steps_of_its_threshold(flags, tmp_path):
+    plain = {"num_epoch": 3, "lr_schedule": "constant", "mom": 0, "wd": 0}
+    finish(launched(flags(tmp_path, gc_type="2bit", gc_threshold=0.5, **plain)))
+    first, last = (checkpoint.load(str(tmp_path / "tiny"), number)[1]["fc_weight"].asnumpy()
+                   for number in (1, 3))
+    # A worker sends -1, 0 or 1 times the threshold; the mean is over 3 workers' batches of 3.
+    steps = (last - first) / (0.05 * 0.5 / 9)
+    np.testing.assert_allclose(steps, steps.round(), atol=1e-2)
+    assert len(np.unique(steps.round())) > 3
+    losses = [float(row["train-loss"]) for row in measures(tmp_path)]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.slow
+def test_dist_async_trains_and_goes_on_after_whole_epochs(flags, tmp_path):
+    finish(launched(flags(tmp_path, kv_store="dist_async", num_epoch=2)))
+    text = finish(launched(flags(tmp_path, kv_store="dist_async", resume=True)))
+    assert "Resuming at epoch 2, batch 0" in text
+    rows = measures(tmp_path)
+    assert len(rows) == EPOCHS and float(rows[-1]["train-loss"]) < float(rows[0]["train-loss"])
+    # The step after epoch 1, counted in all workers' batches.
+    assert [float(row["learning_rate"]) for row in rows[:2]] == [0.05, 0.025]
+
+
+class FakeStore:
+    """A kvstore for workers that are threads of one process."""
+
+    type = "dist_sync"
+
+    def __init__(self, rank, shared):
+        self.rank, self.num_workers, self._shared = rank, shared.parties, shared
+
+    def init(self, key, value):
+        if self.rank == 0:
+            self._shared.value = value.asnumpy()
+        self._shared.wait(30)
+
+    def pull(self, key, out):
+        out[:] = mx.nd.array(self._shared.value)
+
+
+def as_threads(count, work, monkeypatch, ranks=None):
+    """What `work(workers)` returned or raised, by number of the kvstore."""
+    monkeypatch.setenv("DMLC_NODE_HOST", "127.0.0.1")
+    wanted = threading.local()
+    monkeypatch.setattr(workers_module, "_wanted_rank", lambda: wanted.rank)
+    shared, results = threading.Barrier(count), [None] * count
+
+    def one(number):
+        wanted.rank = ranks[number] if ranks else -1
+        try:
+            with Workers(FakeStore(number, shared)) as workers:
+                results[number] = work(workers)
+        except Exception as error:
+            results[number] = error
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    return results
+
+
+@pytest.mark.parametrize("ranks", [None, [0, 1, 2], [2, 0, 1], [1, 2, 0], [7, 7, 7]])
+def test_what_workers_tell_each_other(ranks, monkeypatch):
+    def work(workers):
+        rank = workers.rank
+        gathered = workers.gather({"x": np.full(rank + 1, rank, np.int8), "file": np.float64(rank)})
+        told = workers.broadcast({"r": np.array([rank])})
+        nothing = workers.broadcast(None)
+        total = workers.sum([1, 0.1 * rank, float("nan") if rank == 1 else 0])
+        mean = workers.mean({"m": mx.nd.array([rank, 3])})["m"].asnumpy()
+        return rank, gathered, told["r"][0], nothing, total, mean
+
+    results = as_threads(3, work, monkeypatch, ranks)
+    expected = ranks if ranks and sorted(ranks) == [0, 1, 2] else [0, 1, 2]
+    assert [result[0] for result in results] == expected
+    for rank, gathered, told, nothing, total, mean in results:
+        assert (gathered is None) == (rank != 0)
+        for number, part in enumerate(gathered or []):
+            assert part["x"].tolist() == [number] * (number + 1) and part["file"] == number
+            assert part["x"].dtype == np.int8
+        assert told == 0 and nothing is None and np.isnan(total[2])
+        np.testing.assert_allclose(total[:2], [3, 0.3])
+        assert mean.tolist() == [1, 3]
+
+
+def test_a_lost_worker_is_noticed_and_not_waited_for(monkeypatch):
+    def work(workers):
+        if workers.rank == 1:
+            return "left"
+        return workers.sum([1])
+
+    results = as_threads(3, work, monkeypatch)
+    assert results[1] == "left"
+    assert all(isinstance(results[rank], LostWorker) for rank in (0, 2))
+
+
+def test_strangers_at_the_door_are_sent_away(monkeypatch):
+    create_server = socket.create_server
+
+    def with_a_stranger(address, **options):
+        server = create_server(address, **options)
+        stranger = socket.create_connection(server.getsockname())
+        stranger.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" + b"x" * 64)
+        return server
+
+    monkeypatch.setattr(workers_module.socket, "create_server", with_a_stranger)
+    assert as_threads(2, lambda w: w.sum([1]).tolist(), monkeypatch) == [[2], [2]]
+
+
+def test_merged_measures_equal_those_of_one_process(monkeypatch):
+    rng = np.random.RandomState(0)
+    labels = rng.choice([-1, 0, 1], (50, 4)).astype(np.float32)
+    scores = rng.rand(50, 4).astype(np.float32).round(2)  # with ties
+
+    def metrics(workers):
+        return MergedMetrics([Loss(), Accuracy(), MeanAveragePrecision()], workers, local=False)
+
+    def measure(workers):
+        total = metrics(workers)
+        # The third shard gets nothing at all.
+        rows = [slice(0, 50, 2), slice(1, 50, 2), slice(0, 0)][workers.rank]
+        if workers.rank < 2:
+            total.update([mx.nd.array(labels[rows])], [mx.nd.array(scores[rows])])
+        return total.get_name_value()
+
+    alone = metrics(Workers())
+    alone.update([mx.nd.array(labels)], [mx.nd.array(scores)])
+    for result in as_threads(3, measure, monkeypatch):
+        assert dict(result) == pytest.approx(dict(alone.get_name_value()), rel=1e-6)
+
+
+@pytest.mark.parametrize("compression", [None, {"type": "2bit", "threshold": 1e-9}])
+def test_two_devices_in_a_process_equal_one(compression, tiny_network, monkeypatch):
+    """With compression: it is taken, and moves each weight by no more than its threshold."""
+    monkeypatch.delenv("MXNET_UPDATE_ON_KVSTORE", raising=False)
+    sym, arg_params, aux_params = checkpoint.load(tiny_network, 0)
+    sym, constants = checkpoint.with_normalisation(sym, checkpoint.IMAGENET_MEAN,
+                                                   checkpoint.IMAGENET_STD)
+    net, arg_params = get_fine_tune_model(sym, {**arg_params, **constants}, 8)
+    frozen = [*checkpoint.CONSTANTS, "bn0_gamma", "bn0_beta", "bn1_gamma", "bn1_beta"]
+    rng = np.random.RandomState(0)
+    pixels = mx.nd.array(rng.randint(0, 256, (16, 3, 32, 32)), dtype="uint8")
+    labels = mx.nd.array(rng.randint(0, 2, (16, 8)))
+    arg_params.update(fc_weight=mx.nd.array(rng.randn(8, 16) / 4), fc_bias=mx.nd.zeros(8))
+
+    def train(devices):
+        module = ResumableModule(
+            training_symbol(net, frozen, 1), context=devices, label_names=["softmax_label"],
+            fixed_param_names=frozen, compression_params=compression)
+        module.bind([mx.io.DataDesc("data", pixels.shape, np.uint8)],
+                    [mx.io.DataDesc("softmax_label", labels.shape)])
+        module.init_params(arg_params=arg_params, aux_params=aux_params)
+        module.init_optimizer("device", "sgd", {"learning_rate": 0.05, "momentum": 0.9})
+        for _ in range(5):
+            module.forward_backward(mx.io.DataBatch([pixels], [labels]))
+            module.update()
+        return module.get_params()
+
+    one, two = train([mx.cpu(0)]), train([mx.cpu(0), mx.cpu(1)])
+    for got, expected in zip(two, one):
+        for name in expected:
+            reference = arg_params[name] if compression and name in arg_params else expected[name]
+            np.testing.assert_allclose(got[name].asnumpy(), reference.asnumpy(), atol=1e-5,
+                                       rtol=0, err_msg=name)

@@ -1,0 +1,241 @@
+"""tools/launch.py with commands that only play scheduler, server and worker."""
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+
+import launch
+import pytest
+from conftest import ROOT
+
+from cli import InputError
+
+LAUNCH = [sys.executable, str(ROOT / "tools" / "launch.py")]
+SECONDS = 60
+
+
+class Launched:
+    """A launch.py in the background, whose processes a variable of its own marks."""
+
+    def __init__(self, *arguments, **options):
+        self.mark = "LAUNCH_TEST=" + uuid.uuid4().hex
+        self.process = subprocess.Popen(
+            [*LAUNCH, "--env", self.mark, *map(str, arguments)], text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
+        self.text = ""
+
+    def wait_for(self, text):
+        while text not in self.text:
+            line = self.process.stdout.readline()
+            assert line, f"{text} did not come: {self.text}"
+            self.text += line
+
+    def end(self, seconds=SECONDS):
+        """The exit status; nothing may be left."""
+        self.text += self.process.communicate(timeout=seconds)[0]
+        assert not self.left()
+        return self.process.returncode
+
+    def left(self):
+        """Processes that carry the mark."""
+        found = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{pid}/environ", "rb") as file:
+                    marked = self.mark.encode() in file.read()
+                with open(f"/proc/{pid}/stat") as file:
+                    marked = marked and file.read().rpartition(")")[2].split()[0] != "Z"
+            except OSError:
+                continue
+            if marked:
+                found.append(int(pid))
+        return found
+
+
+def shell(workers, others="exit 0"):
+    """A command that does one thing as a worker and another as scheduler or server."""
+    return "sh", "-c", f'if [ "$DMLC_ROLE" = worker ]; then {workers}; else {others}; fi'
+
+
+def test_every_process_gets_its_role_and_every_line_its_name():
+    job = Launched("-n", 2, "-s", 1, "sh", "-c",
+                   "echo $DMLC_ROLE $DMLC_RANK $DMLC_NUM_WORKER $DMLC_NUM_SERVER "
+                   "$DMLC_PS_ROOT_URI; echo $DMLC_PS_ROOT_PORT")
+    assert job.end() == 0
+    ports = set(re.findall(r"\] (\d+)$", job.text, re.MULTILINE))
+    assert len(ports) == 1
+    lines = [line for line in job.text.splitlines() if not re.search(r"\] \d+$", line)]
+    assert sorted(lines) == [
+        "[scheduler] scheduler 0 2 1 127.0.0.1", "[server 0] server 0 2 1 127.0.0.1",
+        "[worker 0] worker 0 2 1 127.0.0.1", "[worker 1] worker 1 2 1 127.0.0.1"]
+
+
+def test_lines_stay_whole_and_of_a_progress_bar_the_last_state():
+    job = Launched("-n", 2, "-s", 1, *shell(
+        r"printf 'a'; sleep 0.3; printf 'b\n 10%%\r 99%%\r\nno end'"))
+    assert job.end() == 0
+    for rank in (0, 1):
+        lines = [x for x in job.text.splitlines() if x.startswith(f"[worker {rank}]")]
+        assert lines == [f"[worker {rank}] {text}" for text in ("ab", " 99%", "no end")]
+
+
+@pytest.mark.parametrize("stubborn", ["", "trap '' TERM;"])
+def test_when_one_fails_all_end_with_its_status(stubborn):
+    start = time.monotonic()
+    job = Launched("-n", 3, "-s", 1, *shell(
+        f"{stubborn} if [ $DMLC_RANK = 1 ]; then exit 7; fi; sleep 1000 & sleep 1000",
+        f"{stubborn} sleep 1000"))
+    assert job.end() == 7
+    assert "worker 1 ended with exit status 7" in job.text
+    assert time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize("role", ["server", "scheduler"])
+def test_a_killed_server_or_scheduler_ends_all(role):
+    job = Launched("-n", 1, "-s", 1, "sh", "-c",
+                   f"[ $DMLC_ROLE = {role} ] && kill -9 $$; sleep 1000")
+    assert job.end() == 137
+    assert f"launch.py: {role}" in job.text
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_reaches_every_worker_who_may_save_in_peace(number):
+    name = number.name[3:]
+    job = Launched("-n", 2, "-s", 1, sys.executable, "-c", f"""
+import os, signal, sys, time
+def save(*_):
+    time.sleep(0.5)
+    print("saved", flush=True)
+    sys.exit(128 + {int(number)})
+if os.environ["DMLC_ROLE"] == "worker":
+    signal.signal(signal.SIG{name}, save)
+    print("ready", os.environ["DMLC_RANK"], flush=True)
+time.sleep(1000)
+""")
+    job.wait_for("ready 0")
+    job.wait_for("ready 1")
+    job.process.send_signal(number)
+    assert job.end() == 128 + number
+    assert job.text.count("saved") == 2
+
+
+def test_a_second_signal_kills():
+    job = Launched("-n", 1, "-s", 1, *shell("trap '' TERM; echo ready; sleep 1000", "sleep 1000"))
+    job.wait_for("ready")
+    job.process.terminate()
+    time.sleep(0.5)
+    assert job.process.poll() is None
+    job.process.terminate()
+    assert job.end() == 137
+
+
+def test_kill_9_of_launch_leaves_nothing_behind():
+    job = Launched("-n", 2, "-s", 1, *shell("echo ready; sleep 1000 & sleep 1000", "sleep 1000"))
+    job.wait_for("ready")
+    assert len(job.left()) > 4
+    job.process.kill()
+    deadline = time.monotonic() + 10
+    while job.left() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not job.left()
+
+
+def test_max_restarts_starts_anew_with_resume(tmp_path):
+    script = shell(f'echo "[$*]"; echo >> {tmp_path}/starts; '
+                   f"[ $(wc -l < {tmp_path}/starts) = 3 ] || exit 5")
+    job = Launched("-n", 1, "-s", 1, "--max-restarts", 2, *script, "train", "--lr", "1")
+    assert job.end() == 0
+    words = re.findall(r"\[worker 0\] \[(.*)\]", job.text)
+    assert words == ["--lr 1", "--lr 1 --resume", "--lr 1 --resume"]
+    job = Launched("-n", 1, "-s", 1, "--max-restarts", 1, *shell("exit 5"))
+    assert job.end() == 5
+
+
+def test_a_taken_port_is_said_in_one_line():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        job = Launched("-n", 1, "-p", port, "true")
+        assert job.end() == 2
+    assert f"port {port}" in job.text and len(job.text.splitlines()) == 1
+
+
+def test_a_command_that_does_not_exist():
+    job = Launched("-n", 1, "-s", 1, "no-such-command")
+    assert job.end() == 1
+    assert "no-such-command: No such file or directory" in job.text
+    assert "Traceback" not in job.text
+
+
+@pytest.fixture
+def ssh(tmp_path):
+    """The environment with an ssh that runs on this machine what it would have run on another."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    program = folder / "ssh"
+    # As sshd does: the words after the host, joined by blanks, go to the user's shell.
+    program.write_text('#!/bin/sh\necho "$@" | head -n 1 >> "$SSH_LOG"\n'
+                       'while [ "$1" != -- ]; do shift; done\nshift 2\ncd /\nexec sh -c "$*"\n')
+    program.chmod(0o755)
+    return {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}",
+            "SSH_LOG": str(tmp_path / "ssh.log")}
+
+
+def test_over_ssh_words_folders_and_variables_arrive_as_they_are(ssh, tmp_path):
+    folder = tmp_path / "a folder with 'quotes' & $(touch pwned)"
+    folder.mkdir()
+    hosts = tmp_path / "hosts.txt"
+    hosts.write_text("# machines\n127.0.0.1\n\nme@127.0.0.1:2222  # the other\n")
+    words = ["two words", "it's", 'a "b"', "$(touch pwned)", "`touch pwned`", "; touch pwned", "*",
+             "", "new\nline", "--resume", "ü"]
+    show = ("import json, os, sys; "
+            "print(json.dumps([sys.argv[1:], os.getcwd(), os.environ['PYTHONPATH'], "
+            "os.environ['MXNET_X'], os.environ['Y']]))")
+    ssh.update(PYTHONPATH="a b:c'd", MXNET_X="$HOME")
+    job = Launched("-n", 2, "-s", 1, "-H", hosts, "--launcher", "ssh", "--env", "Y=1 2=3",
+                   sys.executable, "-c", show, *words, cwd=folder, env=ssh)
+    assert job.end() == 0
+    for name in ("scheduler", "server 0", "worker 0", "worker 1"):
+        received = [x for x in job.text.splitlines() if x.startswith(f"[{name}] ")]
+        assert json.loads(received[0][len(name) + 3:]) == [
+            words, str(folder), "a b:c'd", "$HOME", "1 2=3"]
+    assert not list(tmp_path.rglob("pwned"))
+    calls = (tmp_path / "ssh.log").read_text()
+    assert calls.count("BatchMode=yes -p 2222 -- me@127.0.0.1") == 1
+    assert calls.count("BatchMode=yes -- 127.0.0.1") == 2
+
+
+def test_over_ssh_another_folder_and_the_end_of_all(ssh, tmp_path):
+    hosts, folder = tmp_path / "hosts.txt", tmp_path / "there"
+    folder.mkdir()
+    hosts.write_text("127.0.0.1\n")
+    job = Launched("-n", 2, "-s", 1, "-H", hosts, "--launcher", "ssh", "--remote-dir", folder,
+                   *shell("pwd; [ $DMLC_RANK = 1 ] && exit 9; sleep 1000", "sleep 1000"), env=ssh)
+    assert job.end() == 9
+    assert f"[worker 0] {folder}" in job.text
+
+
+@pytest.mark.parametrize("host", [
+    "-oProxyCommand=touch x", "a b", "a;b", "$(a)", "a|b", "host:0", "host:99999", "host:x", "@a",
+    "a@-b"])
+def test_what_is_not_a_host_is_refused_with_its_line(host, tmp_path):
+    hosts = tmp_path / "hosts.txt"
+    hosts.write_text(f"node1\n{host}\n")
+    with pytest.raises(InputError, match=r"hosts.txt:2: .* is not \[user@\]name\[:port\]"):
+        launch.read_hosts(str(hosts))
+
+
+@pytest.mark.parametrize("arguments,said", [
+    (["-n", "0", "true"], "--num-workers"), (["-n", "1", "-s", "0", "true"], "--num-servers"),
+    (["-n", "1"], "nothing to start"), (["-n", "1", "-p", "99999", "true"], "--port"),
+    (["-n", "1", "--launcher", "ssh", "true"], "-H HOSTFILE"),
+    (["-n", "1", "--host-ip", "x", "true"], "--host-ip"),
+    (["-n", "1", "--env", "1=2", "true"], "--env"),
+    (["-n", "1", "-H", "no/such/file", "--launcher", "ssh", "true"], "no/such/file")])
+def test_mistakes_are_told(arguments, said):
+    with pytest.raises(InputError, match=said):
+        launch.main(arguments)

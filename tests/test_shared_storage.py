@@ -1,0 +1,70 @@
+"""Images on storage that fails for a moment, as network file systems do."""
+import errno
+import os
+
+import cv2
+import numpy as np
+import pytest
+
+import image_reader
+from image_reader import ImageError, read_image
+from lst_iter import LstIter
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "photo.png"
+    cv2.imwrite(str(path), np.random.RandomState(0).randint(0, 256, (8, 8, 3)))
+    return path
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """A function that makes the next reads fail with these errors; returns what was waited."""
+    def fail(*errors):
+        errors, waits = list(errors), []
+        read_once = image_reader._read_once
+
+        def read(path, max_pixels):
+            if errors:
+                number = errors.pop(0)
+                raise OSError(number, os.strerror(number))
+            return read_once(path, max_pixels)
+
+        monkeypatch.setattr(image_reader, "_read_once", read)
+        monkeypatch.setattr(image_reader.time, "sleep", waits.append)
+        return waits
+    return fail
+
+
+@pytest.mark.parametrize("errors", [[errno.EIO], [errno.ESTALE], [errno.EIO, errno.ESTALE]])
+def test_a_passing_error_is_waited_out(errors, failing, photo):
+    expected, out = np.empty((2, 3, 8, 8), np.uint8)
+    read_image(str(photo), expected)
+    waits = failing(*errors)
+    read_image(str(photo), out)
+    np.testing.assert_array_equal(out, expected)
+    assert len(waits) == len(errors) and waits == sorted(waits)
+
+
+def test_after_three_tries_it_is_an_error(failing, photo):
+    waits = failing(*[errno.EIO] * 3)
+    with pytest.raises(ImageError, match="input/output error"):
+        read_image(str(photo), np.empty((3, 8, 8), np.uint8))
+    assert len(waits) == 2
+
+
+def test_what_will_not_pass_is_not_waited_for(failing, photo):
+    waits = failing(errno.EACCES)
+    with pytest.raises(ImageError, match="permission denied"):
+        read_image(str(photo), np.empty((3, 8, 8), np.uint8))
+    assert not waits
+
+
+def test_an_iterator_goes_on_over_passing_errors(failing, photo):
+    lst = photo.with_suffix(".lst")
+    lst.write_text("".join(f"{row}\t1\t{photo.name}\n" for row in range(6)))
+    waits = failing(errno.ESTALE, errno.EIO)
+    with LstIter(2, (3, 8, 8), str(lst), str(photo.parent), num_threads=1) as batches:
+        assert len(list(batches)) == 3
+    assert len(waits) == 2
