@@ -14,15 +14,15 @@ import weakref
 import cv2
 import numpy as np
 
-import contact_sheet
 from checkpoint import write_whole
 from cli import InputError, run
-from data_args import BAD_IMAGES, add_data_args, augment_from_args
-from epoch_order import EpochOrder
-from image_reader import NEUTRAL, Augment, ImageError, read_image, sample_rng, shown
-from lst_file import read_lst
 from mx_compat import mx
-from prefetch import Batch, Prefetcher
+from reading import contact_sheet
+from reading.data_args import BAD_IMAGES, add_data_args, augment_from_args
+from reading.epoch_order import EpochOrder
+from reading.image_reader import NEUTRAL, Augment, ImageError, read_image, sample_rng, shown
+from reading.lst_file import read_lst
+from reading.prefetch import Batch, Prefetcher
 
 MOST_BAD = 0.05  # of the images read, before `skip` gives up
 ENOUGH_TO_JUDGE = 100  # images, before that is held against a list that is not at its end

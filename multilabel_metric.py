@@ -9,7 +9,7 @@ and neither do rows that hold nothing else, such as those that only pad the last
 import numpy as np
 
 from crossentropy_op import cross_entropy
-from measures import (
+from judging.measures import (
     CALIBRATION_BINS,
     Counts,
     average_precision,

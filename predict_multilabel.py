@@ -15,15 +15,15 @@ import numpy as np
 from tqdm import tqdm
 
 from checkpoint import write_whole
-from classifier import Classifier
 from cli import HelpFormatter, InputError, run
-from evaluation import Evaluation
-from image_list import ImageList
-from image_reader import Augment, shown
-from lst_file import LABEL_FORMATS, read_lst
-from predictions_file import FORMATS, PredictionsFile
-from report import write_report
-from thresholds import fit_thresholds
+from judging.classifier import Classifier
+from judging.evaluation import Evaluation
+from judging.predictions_file import FORMATS, PredictionsFile
+from judging.report import write_report
+from judging.thresholds import fit_thresholds
+from reading.image_list import ImageList
+from reading.image_reader import Augment, shown
+from reading.lst_file import LABEL_FORMATS, read_lst
 from train_multilabel import choose_devices
 
 logger = logging.getLogger("predict_multilabel")

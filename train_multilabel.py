@@ -17,17 +17,17 @@ from tqdm import tqdm
 import checkpoint
 from cli import InputError, run
 from lst_iter import LstIter, augment_from_args
-from merged_metrics import MergedMetrics
 from multilabel_metric import Accuracy, Loss, MeanAveragePrecision
 from mx_compat import mx
-from optimization import choose_loss, frozen_parameters, optimizer_params, training_symbol
-from snapshot import ResumableModule, load_snapshot, snapshot_files
-from train_flags import numbers, parse_args
-from training_run import Stopped, TrainingRun, log_to
-from warm_head import train_head
-from worker_lists import WorkersList
-from worker_process import create_kvstore, leaving_on_failure
-from workers import Workers
+from training.merged_metrics import MergedMetrics
+from training.optimization import choose_loss, frozen_parameters, optimizer_params, training_symbol
+from training.snapshot import ResumableModule, load_snapshot, snapshot_files
+from training.train_flags import numbers, parse_args
+from training.training_run import Stopped, TrainingRun, log_to
+from training.warm_head import train_head
+from training.worker_lists import WorkersList
+from training.worker_process import create_kvstore, leaving_on_failure
+from training.workers import Workers
 
 logger = logging.getLogger("train_multilabel")
 
@@ -259,7 +259,9 @@ def fit(args, net, arg_params, aux_params, train, val, val_lst, kv, state, snaps
         absent, present = val_lst.negatives.sum(), val_lst.positives.sum()
         logger.info("Epoch[%d] answering 'no' to everything would score acc %.4f", param.epoch,
                     absent / max(absent + present, 1))
-        state.close_epoch(param.epoch, dict(param.eval_metric.get_global_name_value()))
+        scores = dict(validation.get_global_name_value())
+        state.class_precision = validation.class_precision()
+        state.close_epoch(param.epoch, scores)
 
     params = {"arg_params": arg_params, "aux_params": aux_params, "allow_missing": True,
               "initializer": mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2)}
@@ -364,11 +366,13 @@ def train_model(args, devices, kv, workers):
                        "(--resume would go on from it)", snapshot_files(prefix)[0])
     if args.warm_head_epochs and not snapshot:
         still = open_iterator(args, train_lst, train=False)
+        val_metric = measures(loss, Workers())
         head, scores = train_head(
             net, arg_params, aux_params, still, val, args.warm_head_epochs,
-            args.warm_head_mirror, loss, lambda: measures(loss, Workers(), TRAINING_MAP_SAMPLES),
-            devices, args.seed, args.save_result, args.warm_head_memory * 1e6, workers)
+            args.warm_head_mirror, loss, measures(loss, Workers(), TRAINING_MAP_SAMPLES),
+            val_metric, devices, args.seed, args.save_result, args.warm_head_memory * 1e6, workers)
         arg_params.update(head)
+        state.class_precision = val_metric.class_precision()
         state.after_warm_head(arg_params, aux_params, scores)
     try:
         if state.begin_epoch < args.num_epoch:
@@ -377,7 +381,7 @@ def train_model(args, devices, kv, workers):
     except Stopped as stopped:
         if stopped.status:
             return stopped.status
-    state.say_what_was_reached()
+    state.say_what_was_reached(val_lst and val_lst.positives)
     return 0
 
 

@@ -74,8 +74,8 @@ def train(args, kv, workers):
     """Milliseconds of a step of EfficientNet-Lite0, and of its computing alone."""
     import efficientnet_lite
 
-    from snapshot import ResumableModule
     from train_multilabel import get_fine_tune_model
+    from training.snapshot import ResumableModule
 
     sym, constants = efficientnet_lite.network("efficientnet_lite0")
     net, _ = get_fine_tune_model(sym, {}, CLASSES)
@@ -101,8 +101,8 @@ def train(args, kv, workers):
 
 def measure_here(args):
     """As one of the workers: measure, and print what came of it."""
-    from worker_process import create_kvstore, leaving_on_failure
-    from workers import Workers
+    from training.worker_process import create_kvstore, leaving_on_failure
+    from training.workers import Workers
 
     @leaving_on_failure
     def measure(_):

@@ -26,9 +26,9 @@ from mx_compat import mx  # noqa: E402  isort: skip
 import cv2  # noqa: E402
 
 from cli import InputError, run  # noqa: E402
-from image_reader import FLAGS, REDUCTIONS, Augment  # noqa: E402
-from lst_file import read_lst  # noqa: E402
 from lst_iter import LstIter  # noqa: E402
+from reading.image_reader import FLAGS, REDUCTIONS, Augment  # noqa: E402
+from reading.lst_file import read_lst  # noqa: E402
 
 SIDE = 224
 SHAPE = (3, SIDE, SIDE)
@@ -46,7 +46,7 @@ def peak():
 LOAD = PEAK + """
 import sys, time
 sys.path.insert(0, {root!r})
-from lst_file import read_lst
+from reading.lst_file import read_lst
 start = time.perf_counter()
 lst = read_lst({path!r}, label_format={label_format!r})
 print(len(lst), lst.num_classes, time.perf_counter() - start, peak())
@@ -54,7 +54,7 @@ print(len(lst), lst.num_classes, time.perf_counter() - start, peak())
 EPOCHS = PEAK + """
 import sys
 sys.path.insert(0, {root!r})
-from image_reader import Augment
+from reading.image_reader import Augment
 from lst_iter import LstIter
 augment = Augment(random_crop=True, random_mirror=True)
 batches = LstIter({batch}, {shape}, {lst!r}, {path_root!r}, shuffle=True, num_threads=2,

@@ -22,8 +22,8 @@ from export_onnx import load_network, mxnet_predictor  # noqa: E402
 from onnx_writer import onnx_predictor, to_onnx  # noqa: E402
 
 import checkpoint  # noqa: E402
-from classifier import without_loss  # noqa: E402
 from cli import InputError, run  # noqa: E402
+from judging.classifier import without_loss  # noqa: E402
 
 WARM_UP = 2  # turns that do not count
 

@@ -25,10 +25,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from mx_compat import mx  # noqa: E402  isort: skip
 import cv2  # noqa: E402
 
-from classifier import Classifier  # noqa: E402
 from cli import HelpFormatter, InputError, run  # noqa: E402
-from image_list import ImageList  # noqa: E402
-from predictions_file import PredictionsFile  # noqa: E402
+from judging.classifier import Classifier  # noqa: E402
+from judging.predictions_file import PredictionsFile  # noqa: E402
+from reading.image_list import ImageList  # noqa: E402
 from train_multilabel import choose_devices  # noqa: E402
 
 

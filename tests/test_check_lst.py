@@ -7,7 +7,7 @@ from conftest import script
 from make_lst import main
 
 from cli import InputError
-from lst_file import read_lst
+from reading.lst_file import read_lst
 
 
 @pytest.fixture

@@ -14,16 +14,16 @@ from test_launch import Launched
 from test_resume import measures, wait_for
 
 import checkpoint
-import workers as workers_module
 from cli import InputError
-from merged_metrics import MergedMetrics
 from multilabel_metric import Accuracy, Loss, MeanAveragePrecision
 from mx_compat import mx
-from optimization import training_symbol
-from snapshot import ResumableModule
 from train_multilabel import get_fine_tune_model
-from worker_process import create_kvstore
-from workers import LostWorker, Workers
+from training import workers as workers_module
+from training.merged_metrics import MergedMetrics
+from training.optimization import training_symbol
+from training.snapshot import ResumableModule
+from training.worker_process import create_kvstore
+from training.workers import LostWorker, Workers
 
 EPOCHS = 4  # as test_resume compares
 SECONDS = 180

@@ -14,8 +14,8 @@ from import_pretrained import import_gluon
 
 import checkpoint
 from cli import InputError
-from image_reader import Augment, read_image
 from mx_compat import mx
+from reading.image_reader import Augment, read_image
 from train_multilabel import get_fine_tune_model
 
 NETWORKS = ["efficientnet_lite0", "resnet18_v1", "resnet18_v2", "mobilenetv2_1.0",

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import image_reader
 from cli import InputError
-from image_header import BadImage, read_header
-from image_reader import Augment, ImageError, read_image, sample_rng
+from reading import image_reader
+from reading.image_header import BadImage, read_header
+from reading.image_reader import Augment, ImageError, read_image, sample_rng
 
 PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "ccp" / "photos"
 RED, BLUE = (200, 40, 40), (40, 40, 200)

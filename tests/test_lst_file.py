@@ -7,10 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import label_store
-import lst_file
 from cli import InputError
-from lst_file import read_lst
+from reading import label_store, lst_file
+from reading.lst_file import read_lst
 
 PLAIN = b"5\t1.000000\t0.000000\t1.000000\ta.jpg\n"
 ANY_SETTINGS = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

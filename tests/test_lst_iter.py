@@ -18,11 +18,11 @@ import pytest
 
 import lst_iter
 from cli import InputError
-from epoch_order import EpochOrder
-from image_reader import NEUTRAL, Augment
-from lst_file import read_lst
 from lst_iter import LstIter
 from mx_compat import mx
+from reading.epoch_order import EpochOrder
+from reading.image_reader import NEUTRAL, Augment
+from reading.lst_file import read_lst
 
 ROOT = Path(__file__).resolve().parents[1]
 RANDOM = Augment(random_crop=True, random_mirror=True, brightness=0.2)

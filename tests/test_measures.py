@@ -9,10 +9,9 @@ from hypothesis.extra.numpy import arrays
 from sklearn import metrics
 from sklearn.calibration import calibration_curve
 
-import evaluation
-import thresholds
-from evaluation import Evaluation, best_and_worst
-from measures import (
+from judging import evaluation, thresholds
+from judging.evaluation import Evaluation, best_and_worst
+from judging.measures import (
     calibration_bins,
     count_decisions,
     decision_measures,
@@ -21,9 +20,9 @@ from measures import (
     precision_recall_curve,
     top_k,
 )
+from judging.thresholds import ALWAYS, NEVER, choose_threshold, fit_thresholds
 from multilabel_metric import CalibrationError, Decisions
 from mx_compat import mx
-from thresholds import ALWAYS, NEVER, choose_threshold, fit_thresholds
 
 SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 5))
 

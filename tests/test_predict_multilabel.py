@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 
 import checkpoint
-from classifier import Classifier
 from cli import InputError
-from evaluation import Evaluation
-from image_list import ImageList
-from image_reader import Augment
-from lst_file import read_lst
+from judging.classifier import Classifier
+from judging.evaluation import Evaluation
+from judging.predictions_file import PredictionsFile, distinct
 from lst_iter import LstIter
 from mx_compat import mx
 from predict_multilabel import main, parse_args
-from predictions_file import PredictionsFile, distinct
+from reading.image_list import ImageList
+from reading.image_reader import Augment
+from reading.lst_file import read_lst
 from train_multilabel import get_fine_tune_model
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

@@ -11,12 +11,12 @@ import cv2
 import numpy as np
 import pytest
 
-import report_photos
-from evaluation import Evaluation
-from history import write_history
-from report import script_json, write_report
-from report_charts import together
-from report_photos import choose_photos, describe_photos, thumbnail, without_padding
+from judging import report_photos
+from judging.evaluation import Evaluation
+from judging.report import script_json, write_report
+from judging.report_charts import together
+from judging.report_photos import choose_photos, describe_photos, thumbnail, without_padding
+from training.history import write_history
 
 HOSTILE = ["<img src=x onerror=alert(1)>", "</script><script>alert(2)</script>",
            "\"quoted\" & 'single' $x$ {{data}}", "plain"]

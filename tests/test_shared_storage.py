@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-import image_reader
-from image_reader import ImageError, read_image
 from lst_iter import LstIter
+from reading import image_reader
+from reading.image_reader import ImageError, read_image
 
 
 @pytest.fixture

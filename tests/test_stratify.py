@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from stratify import split
 
 from cli import InputError
-from lst_file import read_lst
+from reading.lst_file import read_lst
 
 
 def largest_deviation(labels, is_val, fraction):

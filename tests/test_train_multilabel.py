@@ -171,6 +171,15 @@ def test_logs_in_mxnets_format_and_says_what_no_would_score(trained):
     assert "Epoch[1] Time cost=" in log
 
 
+def test_the_log_ends_with_the_best_and_the_worst_classes(trained, small_demo):
+    table = trained[1].split("AP  labels  class")[1]
+    assert [name for name in (small_demo / "labels.txt").read_text().split() if name in table]
+    values = [float(v) for v in re.findall(r" - ([01]\.\d{4}) +\d+  \w+", table)]
+    assert len(values) == 8 and values == sorted(values, reverse=True)
+    mean = float(re.findall(r"Epoch\[1\] Validation-mAP=([.\d]+)", trained[1])[0])
+    assert np.mean(values) == pytest.approx(mean, abs=1e-3)
+
+
 def test_writes_a_checkpoint_each_epoch_and_the_history(trained):
     result, _ = trained
     for number in (1, 2):

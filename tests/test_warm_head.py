@@ -11,7 +11,7 @@ from lst_iter import LstIter
 from multilabel_metric import Loss, MeanAveragePrecision
 from mx_compat import mx
 from train_multilabel import get_fine_tune_model
-from warm_head import FeatureIter, extract, split_head, train_head
+from training.warm_head import FeatureIter, extract, split_head, train_head
 
 
 @pytest.fixture(scope="module")
@@ -83,10 +83,11 @@ def test_feature_batches_show_every_row_once_an_epoch():
 
 def test_the_head_reaches_what_logistic_regression_reaches(
         network, small_demo, tmp_path, monkeypatch):
-    monkeypatch.setattr("warm_head.LEARNING_RATE", 0.05)  # features of a small random network
+    # The features of a small random network are small.
+    monkeypatch.setattr("training.warm_head.LEARNING_RATE", 0.05)
     with images(small_demo) as train, images(small_demo) as again:
-        head, scores = train_head(*network, train, again, 150, False, {}, measures, [mx.cpu()], 0,
-                                  tmp_path, 1e9)
+        head, scores = train_head(*network, train, again, 150, False, {}, measures(),
+                                  measures(), [mx.cpu()], 0, tmp_path, 1e9)
         module = backbone(network, again)
         again.reset()
         features, labels = extract(module, again, False, tmp_path, 1e9)

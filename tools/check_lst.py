@@ -14,8 +14,8 @@ import numpy as np
 from tqdm import tqdm
 
 from cli import InputError
-from image_header import read_header
-from image_reader import Augment, ImageError, read_image, shown
+from reading.image_header import read_header
+from reading.image_reader import Augment, ImageError, read_image, shown
 
 SHAPE = (3, 224, 224)
 IMAGES_AT_ONCE = 1024

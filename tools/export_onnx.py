@@ -21,11 +21,11 @@ import numpy as np  # noqa: E402
 from onnx_writer import OPSET, import_onnx, onnx_predictor, to_onnx  # noqa: E402
 
 import checkpoint  # noqa: E402
-from classifier import without_loss  # noqa: E402
 from cli import InputError, run  # noqa: E402
-from image_reader import Augment, read_image  # noqa: E402
+from judging.classifier import without_loss  # noqa: E402
 from mx_compat import mx  # noqa: E402
-from train_flags import numbers  # noqa: E402
+from reading.image_reader import Augment, read_image  # noqa: E402
+from training.train_flags import numbers  # noqa: E402
 
 TOLERANCE = 1e-4
 BATCH = 8  # images, in the comparison

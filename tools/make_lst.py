@@ -25,8 +25,8 @@ from stratify import split  # noqa: E402
 from text_sources import read_csv, read_jsonl  # noqa: E402
 
 from cli import InputError, run  # noqa: E402
-from image_reader import Augment  # noqa: E402
-from lst_file import LABEL_FORMATS, read_lst  # noqa: E402
+from reading.image_reader import Augment  # noqa: E402
+from reading.lst_file import LABEL_FORMATS, read_lst  # noqa: E402
 
 MOST_SHOWN = 20  # problems of a kind, unless all are asked for
 

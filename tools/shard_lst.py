@@ -15,7 +15,7 @@ from lst_writer import write_lines, write_lst
 from tqdm import tqdm
 
 from cli import InputError
-from image_reader import shown
+from reading.image_reader import shown
 
 
 def deal(num_rows, num_parts, seed=0):

@@ -21,7 +21,7 @@ class MergedMetrics(mx.metric.CompositeEvalMetric):
 
     def __init__(self, metrics, workers, local=True):
         self._workers, self._local = workers, local
-        self._merged = None
+        self._merged = self._class_precision = None
         super().__init__(metrics)
 
     def reset(self):
@@ -46,12 +46,25 @@ class MergedMetrics(mx.metric.CompositeEvalMetric):
             self._merged = self._merge()
         return self._merged
 
+    def class_precision(self):
+        """Average precision of each class, (classes,), by the mAP among the measures.
+
+        Of several workers only rank 0 knows it, once all have asked for the global values.
+        """
+        if self._workers.count == 1:
+            self._class_precision = self._of_classes(self.metrics)
+        return self._class_precision
+
+    @staticmethod
+    def _of_classes(metrics):
+        return next((m.per_class() for m in metrics if hasattr(m, "per_class")), None)
+
     def _merge(self):
         mine = {f"{metric.name}:{key}": np.asarray(value) for metric in self.metrics
                 for key, value in metric.state().items()}
         parts, values = self._workers.gather(mine), None
         if parts:
-            values = {}
+            values, totals = {}, []
             for metric in self.metrics:
                 start = metric.name + ":"
                 total = copy.copy(metric)
@@ -60,4 +73,6 @@ class MergedMetrics(mx.metric.CompositeEvalMetric):
                      if key.startswith(start)} for part in parts]))
                 total.reset()
                 values.update(total.get_global_name_value())
+                totals.append(total)
+            self._class_precision = self._of_classes(totals)
         return [(name, float(value)) for name, value in self._workers.broadcast(values).items()]

@@ -5,8 +5,8 @@
 import numpy as np
 
 from cli import InputError
-from lst_file import read_lst
-from workers import Workers
+from reading.lst_file import read_lst
+from training.workers import Workers
 
 RANK = "{rank}"
 

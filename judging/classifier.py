@@ -12,10 +12,10 @@ import numpy as np
 import checkpoint
 import crossentropy_op  # noqa: F401  networks that are not ours may have the operator elsewhere
 from cli import InputError
-from image_reader import Augment
+from judging.thresholds import DEFAULT
 from lst_iter import LstIter
 from mx_compat import mx
-from thresholds import DEFAULT
+from reading.image_reader import Augment
 
 
 class Classifier:

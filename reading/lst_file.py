@@ -19,7 +19,7 @@ from array import array
 import numpy as np
 
 from cli import InputError
-from label_store import MAX_CLASSES, Indices, MultiHot, WrongLabel, shown_field
+from reading.label_store import MAX_CLASSES, Indices, MultiHot, WrongLabel, shown_field
 
 LABEL_FORMATS = ("multi-hot", "indices")
 BLOCK_BYTES = 4 << 20

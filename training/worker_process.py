@@ -13,7 +13,7 @@ import traceback
 
 from cli import InputError, run
 from mx_compat import mx
-from workers import LostWorker
+from training.workers import LostWorker
 
 KVSTORES = ("local", "device", "nccl", "dist_sync", "dist_device_sync", "dist_async",
             "dist_device_async")

@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 
-from measures import (
+from judging.measures import (
     average_precision,
     calibration_bins,
     count_decisions,
@@ -12,7 +12,7 @@ from measures import (
     per_class_measures,
     top_k,
 )
-from thresholds import DEFAULT
+from judging.thresholds import DEFAULT
 
 TOP = 3
 

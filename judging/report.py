@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-import report_charts as charts
 from checkpoint import write_whole
 from cli import InputError
-from evaluation import TOP
-from history import read_history
-from image_reader import Augment
-from measures import CALIBRATION_BINS
-from report_photos import choose_photos, describe_photos
+from judging import report_charts as charts
+from judging.evaluation import TOP
+from judging.measures import CALIBRATION_BINS
+from judging.report_photos import choose_photos, describe_photos
+from reading.image_reader import Augment
+from training.history import read_history
 
 logger = logging.getLogger(__name__)
 

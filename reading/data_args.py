@@ -1,6 +1,6 @@
 """The flags of reading images, declared once for every command that reads them."""
-from image_reader import Augment
-from lst_file import LABEL_FORMATS
+from reading.image_reader import Augment
+from reading.lst_file import LABEL_FORMATS
 
 BAD_IMAGES = ("fail", "skip")
 

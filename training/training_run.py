@@ -14,9 +14,10 @@ from tqdm import tqdm
 
 import checkpoint
 from cli import InputError
-from history import read_history, write_history
+from judging.evaluation import best_and_worst
 from mx_compat import mx
-from snapshot import optimizer_of, own_arrays, save_snapshot, updater_of
+from training.history import read_history, write_history
+from training.snapshot import optimizer_of, own_arrays, save_snapshot, updater_of
 
 logger = logging.getLogger("train_multilabel")
 
@@ -58,6 +59,7 @@ class TrainingRun:
         self.has_validation = args.data_val is not None
         self.begin_epoch = self.begin_batch = 0
         self.best = None
+        self.class_precision = None  # of the last validation
         self.since_best = 0
         self.history = []
         self.checkpoints = []
@@ -145,10 +147,21 @@ class TrainingRun:
         if self.saves:
             self._snapshot(0, 0, arg_params, b"", [own_arrays(aux_params, {})])
 
-    def say_what_was_reached(self):
-        """Log where the checkpoints lie, and the best one's measure."""
+    def say_what_was_reached(self, support):
+        """Log the last validation's classes, where the checkpoints lie, and the best's measure.
+
+        Parameters
+        ----------
+        support : np.ndarray, (classes,)
+            Present labels of validation; None without it.
+        """
         if not self.saves:
             return
+        if self.class_precision is not None and len(self.class_precision):
+            names = checkpoint.get_attributes(self.net).get("class_names")
+            names = names or [str(number) for number in range(len(support))]
+            for line in best_and_worst(names, self.class_precision, support):
+                logger.info("%s", line)
         if self.best:
             logger.info("Best: checkpoint %d, validation %s %.4f, kept as %s-best (--model "
                         "%s-best --epoch 0)", self.best["number"], self.args.monitor_metric,

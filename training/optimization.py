@@ -9,7 +9,7 @@ import checkpoint
 from cli import InputError
 from crossentropy_op import loss_options
 from mx_compat import mx
-from warm_head import split_head
+from training.warm_head import split_head
 
 # Bounds of the weights that --pos-weight auto gives.
 POS_WEIGHTS = (1, 10)

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from image_reader import shown
+from reading.image_reader import shown
 
 FORMATS = ("csv", "jsonl")
 

@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 
 from cli import InputError
-from image_header import BadImage, read_header
+from reading.image_header import BadImage, read_header
 
 # What network file systems say when a server is busy or has just been replaced (an I/O error, a
 # stale handle), and the waits before the second and the third try.

@@ -4,7 +4,7 @@ import os
 import numpy as np
 
 from cli import InputError
-from image_reader import shown
+from reading.image_reader import shown
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
 

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mx_compat import mx
-from workers import Workers
+from training.workers import Workers
 
 logger = logging.getLogger("train_multilabel")
 
@@ -166,8 +166,8 @@ def allocate(rows, values, folder, max_bytes):
     return np.memmap(file, np.float32, "w+", shape=(int(rows), int(values)))
 
 
-def train_head(net, arg_params, aux_params, train, val, epochs, mirror, loss_options, metrics,
-               devices, seed, folder, max_bytes, workers=None):
+def train_head(net, arg_params, aux_params, train, val, epochs, mirror, loss_options, metric,
+               val_metric, devices, seed, folder, max_bytes, workers=None):
     """Train the classifier alone, on features that each image gives once.
 
     Of several workers each passes its own images through the backbone, and rank 0 trains the
@@ -187,8 +187,8 @@ def train_head(net, arg_params, aux_params, train, val, epochs, mirror, loss_opt
         Whether the mirror image of each training image counts too.
     loss_options : dict
         The operator's, as the network itself uses them.
-    metrics : callable
-        Returns a new mx.metric.EvalMetric.
+    metric, val_metric : mx.metric.EvalMetric
+        Of training and of validation.
     devices : list of mx.Context
     seed : int
         Of the order and of the first weights.
@@ -232,7 +232,7 @@ def train_head(net, arg_params, aux_params, train, val, epochs, mirror, loss_opt
     mx.random.seed(seed)
     np.random.seed(seed)
     module.fit(
-        batches, eval_data=val_batches, eval_metric=metrics(), validation_metric=metrics(),
+        batches, eval_data=val_batches, eval_metric=metric, validation_metric=val_metric,
         eval_end_callback=lambda p: measures.update(p.eval_metric.get_name_value()),
         initializer=mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2),
         optimizer="adam", optimizer_params={"learning_rate": LEARNING_RATE}, num_epoch=epochs)

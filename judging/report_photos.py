@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import cv2
 import numpy as np
 
-from image_reader import NEUTRAL, Augment, ImageError, read_image, shown
+from reading.image_reader import NEUTRAL, Augment, ImageError, read_image, shown
 
 SHEET = 60  # photos on the sheet of the most confidently wrong, and of random ones
 A_CLASS = 12  # photos of a class's missed labels, and of its false alarms

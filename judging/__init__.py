@@ -1,0 +1,1 @@
+"""Predicting, measuring and reporting, for predict_multilabel.py."""

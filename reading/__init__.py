@@ -1,0 +1,1 @@
+"""Reading images and .lst files, for lst_iter.py."""

@@ -1,0 +1,1 @@
+"""What goes on around Module.fit, for train_multilabel.py."""
