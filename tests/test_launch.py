@@ -214,7 +214,8 @@ def test_over_ssh_another_folder_and_the_end_of_all(ssh, tmp_path):
     folder.mkdir()
     hosts.write_text("127.0.0.1\n")
     job = Launched("-n", 2, "-s", 1, "-H", hosts, "--launcher", "ssh", "--remote-dir", folder,
-                   *shell("pwd; [ $DMLC_RANK = 1 ] && exit 9; sleep 1000", "sleep 1000"), env=ssh)
+                   *shell("pwd; [ $DMLC_RANK = 1 ] && sleep 5 && exit 9; sleep 1000",
+                          "sleep 1000"), env=ssh)
     assert job.end() == 9
     assert f"[worker 0] {folder}" in job.text
 
