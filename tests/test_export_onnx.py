@@ -11,6 +11,7 @@ import export_onnx
 import numpy as np
 import pytest
 from import_pretrained import import_gluon
+from onnx_writer import to_onnx
 
 import checkpoint
 from cli import InputError
@@ -216,6 +217,20 @@ def test_onnxruntime_gives_the_checkpoints_probabilities(name, tmp_path, needs_o
         assert ours.min() > 0.01 and ours.max() < 0.99
         theirs = session.run(None, {"data": pixels})[0]
         np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("begin, end, step", [
+    ((None, 1, 5, None), (None, 3, 2, None), (None, 1, -1, -2)),
+    ((None, 0, -2, -7), (None, 2, -6, -1), (1, 1, -2, 3)),
+    ((None, 1), (None, 3), ())])
+def test_slices_are_those_of_numpy(begin, end, step, needs_onnx):
+    net = mx.sym.slice(mx.sym.Variable("data"), begin=begin, end=end, step=step)
+    net = mx.sym.Flatten(mx.sym.Cast(net, dtype="float32"))
+    model = to_onnx(checkpoint.set_attributes(net, image_shape=[3, 9, 11]), {}, {})
+    pixels = np.random.RandomState(0).randint(0, 256, (2, 3, 9, 11)).astype(np.uint8)
+    expected = pixels[tuple(map(slice, begin, end, step or [None] * len(begin)))]
+    np.testing.assert_array_equal(export_onnx.onnx_predictor(model.SerializeToString())(pixels),
+                                  expected.reshape(2, -1))
 
 
 def test_sizes_at_which_pooling_rounds_up_are_right(tmp_path, needs_onnx):

@@ -76,19 +76,23 @@ def network(name):
     """
     size = SIZES[name]
     x, constants = normalised_data(MEAN, STD)
-    pixels = size.image
-    x = _convolution(x, "stem", STEM, 3, stride=2, pixels=pixels, channels=3)
-    pixels, channels = math.ceil(pixels / 2), STEM
+    # With stride 2, TensorFlow's "same" padding puts the odd pixel to the right and below,
+    # MXNet's Convolution to the left and above. So the image is turned by half a turn, once, and
+    # so are all kernels: every convolution is then an ordinary one, at any image size. Negative
+    # steps do in 1 ms what mx.sym.reverse does in 20.
+    x = mx.sym.slice(x, name="rgb_turned", begin=(None,) * 4, end=(None,) * 4,
+                     step=(1, 1, -1, -1))
+    x = _convolution(x, "stem", STEM, 3, stride=2)
+    channels = STEM
     for block, stage in blocks(size):
         shortcut, wide = x, channels * stage.expansion
         if stage.expansion > 1:
             x = _convolution(x, f"{block}_expand", wide, 1)
-        x = _convolution(x, f"{block}_depthwise", wide, stage.kernel, stage.stride, pixels,
-                         channels=1)
+        x = _convolution(x, f"{block}_depthwise", wide, stage.kernel, stage.stride, groups=wide)
         x = _convolution(x, f"{block}_project", stage.filters, 1, relu=False)
         if stage.stride == 1 and channels == stage.filters:
             x = mx.sym.elemwise_add(x, shortcut, name=f"{block}_add")
-        pixels, channels = math.ceil(pixels / stage.stride), stage.filters
+        channels = stage.filters
     x = _convolution(x, "head", HEAD, 1)
     x = mx.sym.Pooling(x, name="pool", global_pool=True, pool_type="avg", kernel=(1, 1))
     x = mx.sym.Flatten(x, name="flatten0")
@@ -98,23 +102,11 @@ def network(name):
                           resize=size.image + RESIZE_MARGIN, fit="crop"), constants
 
 
-def _convolution(x, name, filters, kernel, stride=1, pixels=None, channels=None, relu=True):
-    """Convolution, batch normalisation and ReLU6, padded as TensorFlow's "same" does it.
-
-    `pixels` is the side of the input, `channels` what each filter sees of it: 1 is depthwise.
-    With stride 2 an even side wants one pixel of padding less on the left and above, which
-    Convolution cannot do. A row and a column of zeros in front of the weight do the same as
-    padding the image by hand, and predict 1.7 times as fast.
-    """
-    options = {"num_filter": filters, "stride": (stride, stride), "no_bias": True,
-               "pad": (kernel // 2, kernel // 2), "num_group": filters if channels == 1 else 1}
-    if stride == 2 and pixels % 2 == 0:
-        weight = mx.sym.Variable(f"{name}_weight", shape=(filters, channels, kernel, kernel))
-        weight = mx.sym.pad(weight, name=f"{name}_weight_pad", mode="constant", constant_value=0,
-                            pad_width=(0, 0, 0, 0, 1, 0, 1, 0))
-        x = mx.sym.Convolution(x, weight, name=name, kernel=(kernel + 1, kernel + 1), **options)
-    else:
-        x = mx.sym.Convolution(x, name=name, kernel=(kernel, kernel), **options)
+def _convolution(x, name, filters, kernel, stride=1, groups=1, relu=True):
+    """Convolution, batch normalisation and ReLU6."""
+    x = mx.sym.Convolution(
+        x, name=name, num_filter=filters, kernel=(kernel, kernel), stride=(stride, stride),
+        pad=(kernel // 2, kernel // 2), num_group=groups, no_bias=True)
     x = mx.sym.BatchNorm(x, name=f"{name}_bn", eps=EPSILON, fix_gamma=False)
     return mx.sym.clip(x, 0, 6, name=f"{name}_relu6") if relu else x
 
@@ -160,4 +152,9 @@ def _renamed(names, state):
     absent = [theirs for theirs in names.values() if theirs not in state]
     if absent:
         raise InputError(f"not the weights of this network: {absent[0]} is missing")
-    return {ours: mx.nd.array(state[theirs].astype(np.float32)) for ours, theirs in names.items()}
+    return {ours: mx.nd.array(_turned(state[theirs])) for ours, theirs in names.items()}
+
+
+def _turned(tensor):
+    """A kernel turned by half a turn, as the image is; other tensors as they are. float32."""
+    return (tensor[:, :, ::-1, ::-1] if tensor.ndim == 4 else tensor).astype(np.float32)

@@ -6,7 +6,10 @@
 
 onnx and onnxruntime are imported when they are needed, so that importing this needs neither.
 """
+import ast
 import json
+
+import numpy as np
 
 import checkpoint
 from cli import InputError
@@ -65,7 +68,7 @@ def to_onnx(net, arg_params, aux_params):
     shape = attributes["image_shape"]
     _, ((_, classes),), _ = net.infer_shape(data=(1, *shape))
     arg_params = with_fixed_gammas(net, arg_params)  # MXNet's exporter overlooks fix_gamma
-    net, arg_params = fold_constants(net, arg_params)
+    MXNetGraph.registry_[OPSET]["slice"] = convert_slice
     nodes = json.loads(net.tojson())["nodes"]
     known = {op for opset, ops in MXNetGraph.registry_.items() if opset <= OPSET for op in ops}
     unknown = sorted({node["op"] for node in nodes} - known)
@@ -124,28 +127,27 @@ def onnx_predictor(model):
     return predict
 
 
-def fold_constants(net, arg_params):
-    """What depends on nothing but parameters becomes a parameter: symbol and arg_params.
+def convert_slice(node, **kwargs):
+    """MXNet's slice as ONNX's. MXNet's own converter refuses negative steps, which ONNX has."""
+    from mxnet.onnx.mx2onnx._op_translations._op_translations_opset12 import (
+        create_tensor,
+        get_inputs,
+    )
+    from onnx.helper import make_node
 
-    onnxruntime would do the same, but (1.19 and 1.32) refuses a convolution whose weights are
-    padded in the graph: its fusion of Pad and Conv takes them for the image.
-    """
-    graph = json.loads(net.tojson())
-    nodes, layers = graph["nodes"], net.get_internals()
-    constant, folded = set(), {}
-    for index, node in enumerate(nodes):
-        if node["op"] == "null":
-            if node["name"] in arg_params:
-                constant.add(index)
-        elif node["inputs"] and constant.issuperset(source for source, *_ in node["inputs"]):
-            constant.add(index)
-            layer = layers[f"{node['name']}_output"]
-            folded[node["name"]] = layer.bind(mx.cpu(), arg_params, grad_req="null").forward()[0]
-    for node in nodes:
-        if node["name"] in folded:
-            node.update(op="null", inputs=[], attrs={})
-    graph["arg_nodes"] = [i for i, node in enumerate(nodes) if node["op"] == "null"]
-    return mx.sym.load_json(json.dumps(graph)), {**arg_params, **folded}
+    name, inputs, attributes = get_inputs(node, kwargs)
+    begin, end, step = (ast.literal_eval(attributes.get(key, "()"))
+                        for key in ("begin", "end", "step"))
+    steps = [by or 1 for by in step] or [1] * len(begin)
+    first, last = 0, np.iinfo(np.int64).max
+    edges = [(first, last) if by > 0 else (last, -last) for by in steps]
+    for what, values in (
+            ("starts", [edge if at is None else at for at, (edge, _) in zip(begin, edges)]),
+            ("ends", [edge if at is None else at for at, (_, edge) in zip(end, edges)]),
+            ("axes", list(range(len(begin)))), ("steps", steps)):
+        inputs.append(f"{name}_{what}")
+        create_tensor(values, inputs[-1], kwargs["initializer"])
+    return [make_node("Slice", inputs, [name], name=name)]
 
 
 def with_fixed_gammas(net, arg_params):
