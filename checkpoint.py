@@ -15,9 +15,9 @@ import tempfile
 
 import numpy as np
 
+from mx_compat import mx  # isort: skip  chooses the threads, which MXNet reads when loaded
 import crossentropy_op  # noqa: F401  symbol files that name CrossEntropyLoss load only with it
 from cli import InputError
-from mx_compat import mx
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)

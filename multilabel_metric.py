@@ -8,6 +8,7 @@ and neither do rows that hold nothing else, such as those that only pad the last
 """
 import numpy as np
 
+from mx_compat import mx  # isort: skip  chooses the threads, which MXNet reads when loaded
 from crossentropy_op import cross_entropy
 from judging.measures import (
     CALIBRATION_BINS,
@@ -19,7 +20,6 @@ from judging.measures import (
     expected_calibration_error,
     top_k,
 )
-from mx_compat import mx
 
 
 class MeanAveragePrecision(mx.metric.EvalMetric):

@@ -4,7 +4,9 @@
 
 MXNet 1.9.1 reads `numpy.bool`, which numpy 1.24 removed; the old meaning was Python's bool. And it
 computes on half of the processors, taking the other half for hyperthreads; where they are cores of
-their own that nearly halves the speed, so the number of cores is set before it is imported.
+their own that nearly halves the speed, so the number of cores is set before it is imported. Its
+threads wait for each other without sleeping, which keeps the threads that decode images from their
+cores; here they soon give way (benchmarks/bench_predict.py shows what that brings).
 """
 import os
 from pathlib import Path
@@ -25,6 +27,7 @@ def physical_cores():
 
 
 os.environ.setdefault("OMP_NUM_THREADS", str(physical_cores()))
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # turns of waiting before a thread sleeps
 os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")  # a line on standard error for each network
 if "bool" not in np.__dict__:
     np.bool = bool

@@ -43,8 +43,11 @@ RECIPES = {
         f"{WARM} --num-epoch 3 --lr 0.01 --lr-schedule cosine --pos-weight auto"}
 
 
-def train(args, flags, cores):
-    """Run train_multilabel.py; what each validation said: seconds since the start, and mAP."""
+def train(args, flags, cores=None):
+    """Run train_multilabel.py; what each validation said: seconds since the start, and mAP.
+
+    `cores` are for MXNet to compute on; None leaves that to the script.
+    """
     data = Path(args.data)
     images = next(f for f in (data / "images", data / "photos", data) if f.is_dir())
     with tempfile.TemporaryDirectory() as result:
@@ -55,7 +58,7 @@ def train(args, flags, cores):
                    "--checkpoint-minutes", "0", "--gpus", "", *flags.split()]
         start = time.time()
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                              env={**os.environ, "OMP_NUM_THREADS": str(cores)})
+                              env={**os.environ, "OMP_NUM_THREADS": str(cores)} if cores else None)
         seconds = time.time() - start
     if done.returncode:
         raise InputError(f"{' '.join(command)}: {done.stdout.splitlines()[-1]}")
@@ -79,7 +82,7 @@ def main(argv=None):
     print(f"{'seconds':>8} {'mAP':>7}  recipe")
     courses = {}
     for name, flags in {**JUDGED, **(RECIPES if args.recipes else {})}.items():
-        seconds, course = train(args, flags, max(cores // 2, 1) if "half" in name else cores)
+        seconds, course = train(args, flags, max(cores // 2, 1) if "half" in name else None)
         courses[name] = course
         print(f"{seconds:8.1f} {course[-1][1]:7.4f}  {name}", flush=True)
     plain, warm = (courses[name] for name in JUDGED)
