@@ -12,6 +12,7 @@ import numpy as np
 import checkpoint
 import crossentropy_op  # noqa: F401  networks that are not ours may have the operator elsewhere
 from cli import InputError
+from judging.forward_pass import ForwardPass
 from judging.thresholds import DEFAULT
 from lst_iter import LstIter
 from mx_compat import mx
@@ -113,19 +114,15 @@ class Classifier:
         network, arg_params, aux_params = self._network, self.arg_params, self.aux_params
         if devices[0].device_type == "cpu":
             network, arg_params, aux_params = in_float32(network, arg_params, aux_params)
-        # Every device takes its part of a batch.
-        module = mx.mod.Module(network, label_names=None, context=devices[:batches.batch_size])
-        module.bind(batches.provide_data, for_training=False)
-        module.set_params(arg_params, aux_params, allow_extra=True)
+        forward = ForwardPass(network, arg_params, aux_params, batches.provide_data[0], devices)
         waiting = None
         for batch in batches:
             # MXNet computes in the background, meanwhile the batch before goes to the caller.
-            output = _forward(module, batch.data[0])
-            if mirror:
-                output = (output + _forward(module, mx.nd.flip(batch.data[0], axis=3))) / 2
+            outputs = [forward(batch.data[0], batches.batch_size - batch.pad, mirror=turn)
+                       for turn in ((False, True) if mirror else (False,))]
             if waiting:
                 yield _finished(*waiting)
-            waiting = batch, output
+            waiting = batch, outputs
         if waiting:
             yield _finished(*waiting)
 
@@ -163,12 +160,5 @@ def in_float32(network, arg_params, aux_params):
     return network, arg_params, aux_params
 
 
-def _forward(module, data):
-    module.forward(mx.io.DataBatch([data]), is_train=False)
-    # A copy, because the next forward overwrites the output.
-    return module.get_outputs()[0].copy()
-
-
-def _finished(batch, output):
-    real = len(batch.index) - batch.pad
-    return batch, output[:real].asnumpy().astype(np.float32, copy=False)
+def _finished(batch, outputs):
+    return batch, np.mean([output.values() for output in outputs], axis=0)

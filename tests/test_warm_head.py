@@ -7,6 +7,7 @@ from conftest import script, training_flags
 from sklearn.linear_model import LogisticRegression
 
 import checkpoint
+from judging.forward_pass import ForwardPass
 from lst_iter import LstIter
 from multilabel_metric import Loss, MeanAveragePrecision
 from mx_compat import mx
@@ -34,6 +35,13 @@ def measures():
 
 def backbone(network, iterator):
     net, arg_params, aux_params = network
+    return ForwardPass(split_head(net)[0], arg_params, aux_params, iterator.provide_data[0],
+                       [mx.cpu()])
+
+
+def plain_backbone(network, iterator):
+    """The same by a Module, without anything of the code under test."""
+    net, arg_params, aux_params = network
     features, _ = split_head(net)
     module = mx.mod.Module(features, label_names=None)
     module.bind(iterator.provide_data, for_training=False)
@@ -44,8 +52,8 @@ def backbone(network, iterator):
 
 def test_features_are_those_of_each_image_and_its_mirror_image(network, small_demo, tmp_path):
     with images(small_demo) as iterator:
-        module = backbone(network, iterator)
-        features, labels = extract(module, iterator, True, tmp_path, 1e9)
+        features, labels = extract(backbone(network, iterator), iterator, True, tmp_path, 1e9)
+        module = plain_backbone(network, iterator)
         iterator.reset()
         batch = next(iterator)
     assert features.shape == (140, 16) and labels.shape == (140, 8) and (labels >= 0).all()
@@ -59,10 +67,10 @@ def test_features_are_those_of_each_image_and_its_mirror_image(network, small_de
 
 def test_features_above_the_limit_are_mapped_and_leave_no_file(network, small_demo, tmp_path):
     with images(small_demo) as iterator:
-        module = backbone(network, iterator)
-        kept, _ = extract(module, iterator, False, tmp_path, 1e9)
+        forward = backbone(network, iterator)
+        kept, _ = extract(forward, iterator, False, tmp_path, 1e9)
         iterator.reset()
-        mapped, _ = extract(module, iterator, False, tmp_path, 1)
+        mapped, _ = extract(forward, iterator, False, tmp_path, 1)
     assert isinstance(mapped, np.memmap) and not isinstance(kept, np.memmap)
     np.testing.assert_array_equal(mapped, kept)
     assert not list(tmp_path.iterdir())
@@ -88,9 +96,8 @@ def test_the_head_reaches_what_logistic_regression_reaches(
     with images(small_demo) as train, images(small_demo) as again:
         head, scores = train_head(*network, train, again, 150, False, {}, measures(),
                                   measures(), [mx.cpu()], 0, tmp_path, 1e9)
-        module = backbone(network, again)
         again.reset()
-        features, labels = extract(module, again, False, tmp_path, 1e9)
+        features, labels = extract(backbone(network, again), again, False, tmp_path, 1e9)
     assert set(head) == {"fc_weight", "fc_bias"}
     logit = features @ head["fc_weight"].asnumpy().T + head["fc_bias"].asnumpy()
     ours = np.mean(np.sum(np.log1p(np.exp(-logit * (2 * labels - 1))), axis=1))

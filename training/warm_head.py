@@ -12,6 +12,7 @@ import tempfile
 import numpy as np
 from tqdm import tqdm
 
+from judging.forward_pass import ForwardPass
 from mx_compat import mx
 from training.workers import Workers
 
@@ -80,13 +81,13 @@ def split_head(net):
     return classifier.get_children()[0], classifier.name
 
 
-def extract(module, iterator, mirror, folder, max_bytes):
+def extract(forward, iterator, mirror, folder, max_bytes):
     """Pass an epoch of images through a network once.
 
     Parameters
     ----------
-    module : mx.mod.Module
-        Bound for prediction; its output is (batch, values).
+    forward : ForwardPass
+        Of the backbone.
     iterator : LstIter
         In order; `index` of its batches is not needed, padding is left out.
     mirror : bool
@@ -102,19 +103,16 @@ def extract(module, iterator, mirror, folder, max_bytes):
     labels : np.ndarray, (rows, classes), float32
     """
     rows = iterator.num_rows * (2 if mirror else 1)
-    values = module.output_shapes[0][1][1]
-    features = allocate(rows, values, folder, max_bytes)
+    features = allocate(rows, forward.num_values, folder, max_bytes)
     labels, row = [np.empty((0, iterator.num_classes), np.float32)], 0
     bar = tqdm(total=iterator.num_rows, desc="Features", unit="image", leave=False, disable=None)
     with bar:
         for batch in iterator:
             count = iterator.batch_size - batch.pad
             label = batch.label[0].asnumpy()[:count]
-            for flip in (False, True) if mirror else (False,):
-                if flip:
-                    batch.data = [mx.nd.flip(batch.data[0], axis=3)]
-                module.forward(batch, is_train=False)
-                features[row:row + count] = module.get_outputs()[0].asnumpy()[:count]
+            for outputs in [forward(batch.data[0], count, mirror=turn)
+                            for turn in ((False, True) if mirror else (False,))]:
+                features[row:row + count] = outputs.values()
                 labels.append(label)
                 row += count
             bar.update(count)
@@ -205,10 +203,7 @@ def train_head(net, arg_params, aux_params, train, val, epochs, mirror, loss_opt
     """
     workers = workers or Workers()
     features, name = split_head(net)
-    backbone = mx.mod.Module(features, context=devices, label_names=None)
-    backbone.bind(train.provide_data, for_training=False)
-    needed = {key: arg_params[key] for key in features.list_arguments() if key != "data"}
-    backbone.set_params(needed, aux_params)
+    backbone = ForwardPass(features, arg_params, aux_params, train.provide_data[0], devices)
     images = len(train.lst) + (len(val.lst) if val else 0)
     logger.info("Warm head: passing %d images once through the frozen backbone", images)
     stored, val_stored = (
