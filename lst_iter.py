@@ -18,6 +18,7 @@ from checkpoint import write_whole
 from cli import InputError, run
 from mx_compat import mx
 from reading import contact_sheet
+from reading.class_names import read_class_names
 from reading.data_args import BAD_IMAGES, add_data_args, augment_from_args
 from reading.epoch_order import EpochOrder
 from reading.image_reader import NEUTRAL, Augment, ImageError, read_image, sample_rng, shown
@@ -319,14 +320,7 @@ def main(argv=None):
     lst = read_lst(args.lst, label_format=args.label_format)
     names = [str(number) for number in range(lst.num_classes)]
     if args.labels:
-        try:
-            with open(args.labels, encoding="utf-8") as file:
-                names = file.read().splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{args.labels}: cannot be read: {error}") from None
-        if len(names) != lst.num_classes:
-            raise InputError(f"{args.labels}: {len(names)} names, but {args.lst} has "
-                             f"{lst.num_classes} classes")
+        names = read_class_names(args.labels, lst.num_classes)
     if args.num_images < 1:
         raise InputError(f"--num-images is at least 1, not {args.num_images}")
     batches = LstIter(min(args.num_images, len(lst)), args.image_shape, lst, args.path_root,

@@ -19,9 +19,10 @@ from cli import InputError, run
 from lst_iter import LstIter, augment_from_args
 from multilabel_metric import Accuracy, Loss, MeanAveragePrecision
 from mx_compat import mx
+from reading.class_names import read_class_names
 from training.merged_metrics import MergedMetrics
 from training.optimization import choose_loss, frozen_parameters, optimizer_params, training_symbol
-from training.snapshot import ResumableModule, load_snapshot, snapshot_files
+from training.snapshot import ResumableModule, load_snapshot, snapshot_files, what_must_stay
 from training.train_flags import numbers, parse_args
 from training.training_run import Stopped, TrainingRun, log_to
 from training.warm_head import train_head
@@ -38,13 +39,6 @@ AFTER_CLASSIFIER = (
     "sigmoid", "Custom", "Activation", "relu", "Flatten", "flatten", "Reshape", "reshape",
     "squeeze", "Pooling", "Dropout", "Cast", "_copy", "BlockGrad")
 
-# Flags that may differ in a resumed run: they change where and how fast, not what is trained.
-# Images and lists may have moved; the lists' content is compared.
-FREE_ON_RESUME = {
-    "data_train", "data_val", "image_train", "image_val", "labels", "model", "epoch", "gpus",
-    "data_nthreads", "disp_batches", "num_epoch", "early_stop", "monitor_metric", "test_io",
-    "save_result", "save_name", "save_period", "keep", "checkpoint_minutes", "resume",
-    "resume_anyway", "warm_head_epochs", "warm_head_mirror", "warm_head_memory", "num_examples"}
 # Training's mAP is that of the epoch's latest samples, to bound its memory.
 TRAINING_MAP_SAMPLES = 20000
 
@@ -169,22 +163,6 @@ def first_line(error):
     return str(error).splitlines()[0]
 
 
-def read_class_names(path, num_classes):
-    """Class names, one a line, as many as there are classes; None without a file."""
-    if path is None:
-        return None
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            names = [line.strip() for line in file if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise InputError(f"{path}: {reason}; --labels wants class names, one a line") from None
-    if len(names) != num_classes:
-        raise InputError(f"{path}: {len(names)} class names, but the .lst has {num_classes} "
-                         "columns of labels")
-    return names
-
-
 def open_iterator(args, images, train):
     """A training or a validation iterator over a WorkersList."""
     return LstIter(
@@ -204,18 +182,6 @@ def choose_devices(gpus):
             raise InputError(f"--gpus: there is no GPU {gpu}: MXNet sees "
                              f"{mx.context.num_gpus()}; --gpus '' takes the CPU")
     return [mx.gpu(gpu) for gpu in chosen] or [mx.cpu()]
-
-
-def what_must_stay(args, train_lst, val_lst, workers):
-    """What a resumed run must share with its beginning, by the names to show."""
-    flags = {f"--{key.replace('_', '-')}": value for key, value in vars(args).items()
-             if key not in FREE_ON_RESUME}
-    if args.lr_schedule == "cosine":
-        flags["--num-epoch"] = args.num_epoch
-    flags["the number of workers"] = workers.count
-    flags["the content of --data-train"] = train_lst.checksum
-    flags["the content of --data-val"] = val_lst.checksum if val_lst else None
-    return json.loads(json.dumps(flags))
 
 
 def check_shapes(net, arg_params, aux_params, image_shape, source):
@@ -341,7 +307,7 @@ def train_model(args, devices, kv, workers):
         sym, arg_params, train.num_classes, args.layer_before_fullc, args.dtype, **loss)
     reading = augment_from_args(args, train=False)
     net = checkpoint.set_attributes(
-        net, class_names=read_class_names(args.labels, train.num_classes),
+        net, class_names=args.labels and read_class_names(args.labels, train.num_classes),
         image_shape=args.image_shape, resize=reading.resize, fit=reading.fit)
     aux_params = {k: aux_params[k] for k in net.list_auxiliary_states() if k in aux_params}
     check_shapes(net, arg_params, aux_params, args.image_shape, args.model)

@@ -11,9 +11,10 @@ from array import array
 from collections import Counter, namedtuple
 
 import numpy as np
-from lst_writer import class_problem, name_problem
+from lst_writer import name_problem
 
 from cli import InputError
+from reading.class_names import class_problem
 
 MOST_LABELS = 4_000_000_000  # bytes that the matrix may take
 FEW = 20  # images of a class on a side below which the table points it out

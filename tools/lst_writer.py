@@ -30,19 +30,6 @@ def name_problem(name):
     return None if _encodes(name) else f"the file name {name!r:.200} is not valid Unicode"
 
 
-def class_problem(name):
-    """Why a class cannot have this name, or None when it can: it is one line of a file."""
-    if not name.strip():
-        return "a class without a name"
-    if len(name.splitlines()) > 1 or name != name.strip() or "\0" in name:
-        return f"the class name {name!r:.200} holds a line end, a zero byte or spaces around it"
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return f"the class name {name!r:.200} is not UTF-8 text"
-    return None
-
-
 def write_lst(path, ids, labels, names, label_format="multi-hot"):
     """Write a .lst file, whole or not at all.
 
@@ -95,30 +82,6 @@ def make_folder_of(prefix):
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be made: {error.strerror.lower()}") from None
-
-
-def read_class_names(path):
-    """Class names in column order, one a line.
-
-    Raises
-    ------
-    InputError
-        With file and line, when the file cannot be read, is empty, or names a class twice.
-    """
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            text = file.read(1 << 26)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "is not UTF-8 text"
-        raise InputError(f"{path}: cannot be read: {reason}") from None
-    names = [line.strip() for line in text.rstrip().split("\n")]
-    first = {}
-    for line, name in enumerate(names, 1):
-        if class_problem(name):
-            raise InputError(f"{path}:{line}: {class_problem(name)}")
-        if first.setdefault(name, line) != line:
-            raise InputError(f"{path}:{line}: {name} stands on line {first[name]} already")
-    return names
 
 
 def _multi_hot(labels):

@@ -19,12 +19,13 @@ from check_lst import KINDS, check, cleaned, summarise  # noqa: E402
 from coco_file import read_coco  # noqa: E402
 from folder_sources import read_folders, read_voc  # noqa: E402
 from label_table import Faults, Part, format_table, gather, part  # noqa: E402
-from lst_writer import make_folder_of, read_class_names, write_lines, write_lst  # noqa: E402
+from lst_writer import make_folder_of, write_lines, write_lst  # noqa: E402
 from shard_lst import deal, place_files, write_parts  # noqa: E402
 from stratify import split  # noqa: E402
 from text_sources import read_csv, read_jsonl  # noqa: E402
 
 from cli import InputError, run  # noqa: E402
+from reading.class_names import read_class_names  # noqa: E402
 from reading.image_reader import Augment  # noqa: E402
 from reading.lst_file import LABEL_FORMATS, read_lst  # noqa: E402
 

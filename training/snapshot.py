@@ -22,6 +22,13 @@ from checkpoint import write_whole
 from cli import InputError
 from mx_compat import mx
 
+# Flags that may differ in a resumed run: they change where and how fast, not what is trained.
+# Images and lists may have moved; the lists' content is compared.
+FREE_ON_RESUME = {
+    "data_train", "data_val", "image_train", "image_val", "labels", "model", "epoch", "gpus",
+    "data_nthreads", "disp_batches", "num_epoch", "early_stop", "monitor_metric", "test_io",
+    "save_result", "save_name", "save_period", "keep", "checkpoint_minutes", "resume",
+    "resume_anyway", "warm_head_epochs", "warm_head_mirror", "warm_head_memory", "num_examples"}
 # Begins the names of what ranks above 0 have of their own.
 WORKER = "worker{}/"
 
@@ -39,6 +46,18 @@ class Snapshot(NamedTuple):
 def snapshot_files(prefix):
     """The newest snapshot's name, and that of the one before."""
     return f"{prefix}-resume.npz", f"{prefix}-resume-previous.npz"
+
+
+def what_must_stay(args, train_lst, val_lst, workers):
+    """What a resumed run must share with its beginning, by the names to show."""
+    flags = {f"--{key.replace('_', '-')}": value for key, value in vars(args).items()
+             if key not in FREE_ON_RESUME}
+    if args.lr_schedule == "cosine":
+        flags["--num-epoch"] = args.num_epoch
+    flags["the number of workers"] = workers.count
+    flags["the content of --data-train"] = train_lst.checksum
+    flags["the content of --data-val"] = val_lst.checksum if val_lst else None
+    return json.loads(json.dumps(flags))
 
 
 def updater_of(module):

@@ -1,0 +1,57 @@
+"""Class names: a text file with one a line, in the order of the .lst's columns."""
+from cli import InputError
+
+MOST_BYTES = 1 << 26
+
+
+def class_problem(name):
+    """Why a class cannot have this name, or None when it can: it is one line of a file."""
+    if not name.strip():
+        return "a class without a name"
+    if len(name.splitlines()) > 1 or name != name.strip() or "\0" in name:
+        return f"the class name {name!r:.200} holds a line end, a zero byte or spaces around it"
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return f"the class name {name!r:.200} is not UTF-8 text"
+    return None
+
+
+def read_class_names(path, num_classes=None):
+    """Read a file of class names.
+
+    Parameters
+    ----------
+    path : str
+        UTF-8 text. Spaces around names and blank lines at the end are tolerated.
+    num_classes : int, optional
+        How many there must be.
+
+    Returns
+    -------
+    list of str
+
+    Raises
+    ------
+    InputError
+        With file and line, when it cannot be read, names no class in a line or one twice, or has
+        another number of names.
+    """
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            text = file.read(MOST_BYTES)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "is not UTF-8 text"
+        raise InputError(f"{path}: cannot be read: {reason}; wanted are class names, one a "
+                         "line") from None
+    names = [line.strip() for line in text.rstrip().split("\n")]
+    first = {}
+    for line, name in enumerate(names, 1):
+        if class_problem(name):
+            raise InputError(f"{path}:{line}: {class_problem(name)}")
+        if first.setdefault(name, line) != line:
+            raise InputError(f"{path}:{line}: {name} stands on line {first[name]} already")
+    if num_classes not in (None, len(names)):
+        raise InputError(f"{path}: {len(names)} class names, but the .lst has {num_classes} "
+                         "classes")
+    return names
