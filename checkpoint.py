@@ -173,7 +173,7 @@ def load(prefix, epoch):
                              "-symbol.json, --epoch the number in the .params file's name")
     try:
         sym = mx.sym.load(symbol_file)
-    except mx.MXNetError:
+    except (mx.MXNetError, UnicodeDecodeError):
         raise InputError(f"{symbol_file}: not an MXNet symbol file, or cut short") from None
     try:
         saved = mx.nd.load(params_file)
@@ -253,3 +253,11 @@ def write_whole(path, write):
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+
+
+def remove_unfinished(prefix):
+    """Remove what `write_whole` was writing under this prefix when its process was killed."""
+    folder, name = os.path.split(os.path.abspath(prefix))
+    for file in os.listdir(folder):
+        if file.startswith(".") and file.partition("~")[2].startswith(f"{name}-"):
+            os.unlink(os.path.join(folder, file))

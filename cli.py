@@ -12,6 +12,14 @@ class InputError(ValueError):
     """One line: what is wrong, where (file and line), and what to do about it."""
 
 
+class ArgumentParser(argparse.ArgumentParser):
+    """An argparse.ArgumentParser that tells a mistake in one line."""
+
+    def error(self, message):
+        """Raise an InputError, where argparse would print all flags."""
+        raise InputError(f"{message} (--help shows all flags)")
+
+
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Shows defaults, but not those that only mean that a flag is absent."""
 

@@ -5,7 +5,6 @@
 
 draws the first samples of an epoch as the network gets them in training, with their labels.
 """
-import argparse
 import functools
 import logging
 import os
@@ -15,7 +14,7 @@ import cv2
 import numpy as np
 
 from checkpoint import write_whole
-from cli import InputError, run
+from cli import ArgumentParser, InputError, run
 from mx_compat import mx
 from reading import contact_sheet
 from reading.class_names import read_class_names
@@ -302,7 +301,7 @@ def _shape(text):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description="Draw the samples that a network gets in training, with their labels.")
     parser.add_argument("lst", metavar="LST", help="the .lst")
     parser.add_argument("--path-root", default="", metavar="DIR",

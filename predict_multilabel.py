@@ -4,7 +4,6 @@
     python predict_multilabel.py --model result/multilabel-best --epoch 0 \\
         --data demo/data/val.lst --image demo/data/images --report result/report
 """
-import argparse
 import contextlib
 import json
 import logging
@@ -15,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from checkpoint import write_whole
-from cli import HelpFormatter, InputError, run
+from cli import ArgumentParser, HelpFormatter, InputError, run
 from judging.classifier import Classifier
 from judging.evaluation import Evaluation
 from judging.predictions_file import FORMATS, PredictionsFile
@@ -37,7 +36,7 @@ def parse_args(argv=None):
     InputError
         When a value is out of its range, or two flags do not go together.
     """
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description="Predict with a fine-tuned checkpoint, judge it against labels, and draw a "
                     "report to look at. Exit status 1: some images could not be used.",
         allow_abbrev=False, formatter_class=HelpFormatter)

@@ -112,13 +112,17 @@ def get_fine_tune_model(sym, arg_params, num_classes, layer_name=None, dtype="fl
     """
     layers = sym.get_internals()
     name = layer_name or find_features(sym)
-    outputs = layers.list_outputs()
+    inputs = sym.list_inputs()  # parameters and labels are no layers
+    outputs = [output for output in layers.list_outputs() if output not in inputs]
     output = next((o for o in (name + "_output", name) if o in outputs), None)
     if output is None:
         raise InputError(f"--layer-before-fullc: the network has no layer {layer_name!r}; "
                          f"likely ones: {likely_layers(sym)}")
     net = layers[output]
     kept = net.list_arguments()
+    if any(argument.endswith("label") for argument in kept):
+        raise InputError(f"--layer-before-fullc: {name} comes after the network's own loss; likely "
+                         f"ones: {likely_layers(sym)}")
     image_shape = checkpoint.get_attributes(sym).get("image_shape", [3, 224, 224])
     try:
         _, (shape,), _ = net.infer_shape_partial(data=(1, *image_shape))
@@ -209,9 +213,9 @@ def test_io(train):
     return 0
 
 
-def fit(args, net, arg_params, aux_params, train, val, val_lst, kv, state, snapshot, devices):
+def fit(args, net, arg_params, aux_params, train, val, val_lst, kv, state, snapshot, devices,
+        frozen, optimizer):
     """Module.fit with everything around it."""
-    frozen = frozen_parameters(net, args.freeze)
     compression = {"type": args.gc_type, "threshold": args.gc_threshold}
     module = ResumableModule(
         training_symbol(net, frozen, args.head_lr_mult), context=devices, logger=logger,
@@ -232,14 +236,12 @@ def fit(args, net, arg_params, aux_params, train, val, val_lst, kv, state, snaps
     params = {"arg_params": arg_params, "aux_params": aux_params, "allow_missing": True,
               "initializer": mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2)}
     optimizer = {"kvstore": kv if "dist" in kv.type else args.kv_store,
-                 "optimizer": args.optimizer,
-                 # Servers that update for each worker by itself count all workers' batches.
-                 "optimizer_params": optimizer_params(args, train.num_batches * (
-                     1 if state.workers.in_step else state.workers.count))}
+                 "optimizer": args.optimizer, "optimizer_params": optimizer}
     validate = {"eval_end_callback": validated,
                 "eval_batch_end_callback": state.on_validation_batch}
-    state.catch_signals()
-    if state.begin_batch == train.num_batches:
+    if state.begin_batch == train.num_batches and not val:
+        state.begin_epoch, state.begin_batch = state.begin_epoch + 1, 0
+    elif state.begin_batch == train.num_batches:
         # Stopped between an epoch's training and the end of its validation.
         module.bind(train.provide_data, train.provide_label)
         module.init_params(**params)
@@ -247,6 +249,8 @@ def fit(args, net, arg_params, aux_params, train, val, val_lst, kv, state, snaps
         state.metrics.reset()
         module.score(val, validation, epoch=state.begin_epoch, score_end_callback=validated,
                      batch_end_callback=state.on_validation_batch)
+        for name, value in validation.get_name_value():
+            logger.info("Epoch[%d] Validation-%s=%f", state.begin_epoch, name, value)
         state.begin_epoch, state.begin_batch = state.begin_epoch + 1, 0
     train.seek(state.begin_epoch, state.begin_batch)
     mx.random.seed(args.seed)
@@ -279,9 +283,18 @@ def main(argv=None):
     devices = choose_devices(args.gpus)
     if args.dtype == "float16" and devices[0].device_type == "cpu":
         raise InputError("--dtype float16 needs a GPU: MXNet has no float16 convolution for CPUs")
+    if args.gc_type != "none" and "dist" not in args.kv_store and len(devices) == 1:
+        raise InputError(f"--gc-type {args.gc_type} compresses what several devices or machines "
+                         "send each other, but this run has one device")
     kv = create_kvstore(args.kv_store)
     with Workers(kv) as workers:
-        return train_model(args, devices, kv, workers)
+        try:
+            return train_model(args, devices, kv, workers)
+        except (MemoryError, mx.MXNetError) as error:
+            if isinstance(error, mx.MXNetError) and "allocate" not in str(error):
+                raise
+            raise InputError("out of memory: a smaller --batch-size or --image-shape takes "
+                             "less") from None
 
 
 def train_model(args, devices, kv, workers):
@@ -306,44 +319,59 @@ def train_model(args, devices, kv, workers):
     net, arg_params = get_fine_tune_model(
         sym, arg_params, train.num_classes, args.layer_before_fullc, args.dtype, **loss)
     reading = augment_from_args(args, train=False)
+    class_names = args.labels and read_class_names(args.labels, train.num_classes)
+    # Thresholds of an earlier fine-tuning are none of this one's.
     net = checkpoint.set_attributes(
-        net, class_names=args.labels and read_class_names(args.labels, train.num_classes),
-        image_shape=args.image_shape, resize=reading.resize, fit=reading.fit)
+        net, class_names=class_names, image_shape=args.image_shape, resize=reading.resize,
+        fit=reading.fit, thresholds=None, thresholds_epoch=None)
     aux_params = {k: aux_params[k] for k in net.list_auxiliary_states() if k in aux_params}
     check_shapes(net, arg_params, aux_params, args.image_shape, args.model)
 
     prefix = os.path.join(args.save_result, args.save_name)
     state = TrainingRun(
         args, prefix, net, train.num_batches, measures(loss, workers, TRAINING_MAP_SAMPLES),
-        what_must_stay(args, train_lst, val_lst, workers), workers)
+        what_must_stay(args, net, train_lst, val_lst, workers), train_lst.num_rows, workers)
     snapshot = None
+    if state.saves:
+        checkpoint.remove_unfinished(prefix)
     if args.resume or args.resume_anyway:
         snapshot = load_snapshot(prefix, workers)
+        if not snapshot:
+            logger.log(logging.INFO if workers.rank else logging.WARNING,
+                       "--resume: there is no %s: starting anew", snapshot_files(prefix)[0])
     logger.info(" ".join(f"{k}={v}" for k, v in sorted(vars(args).items())))
     logger.info("%d training images, %d classes, %.2f labels an image", train_lst.num_rows,
                 train.num_classes, train_lst.positives.sum() / train_lst.num_rows)
     if snapshot:
+        state.restore(snapshot)
         arg_params, aux_params = snapshot.arg_params, snapshot.aux_params
         check_shapes(net, arg_params, aux_params, args.image_shape, f"{prefix}-resume.npz")
-        state.restore(snapshot)
         logger.info("Resuming at epoch %d, batch %d", state.begin_epoch, state.begin_batch)
     elif state.saves and os.path.exists(snapshot_files(prefix)[0]):
         logger.warning("%s holds an earlier run's state: this run starts anew and replaces it "
                        "(--resume would go on from it)", snapshot_files(prefix)[0])
-    if args.warm_head_epochs and not snapshot:
-        still = open_iterator(args, train_lst, train=False)
-        val_metric = measures(loss, Workers())
-        head, scores = train_head(
-            net, arg_params, aux_params, still, val, args.warm_head_epochs,
-            args.warm_head_mirror, loss, measures(loss, Workers(), TRAINING_MAP_SAMPLES),
-            val_metric, devices, args.seed, args.save_result, args.warm_head_memory * 1e6, workers)
-        arg_params.update(head)
-        state.class_precision = val_metric.class_precision()
-        state.after_warm_head(arg_params, aux_params, scores)
+    frozen = frozen_parameters(net, args.freeze)
+    # Servers that update for each worker by itself count all workers' batches.
+    optimizer = optimizer_params(
+        args, train.num_batches * (1 if workers.in_step else workers.count))
+    state.catch_signals()
     try:
-        if state.begin_epoch < args.num_epoch:
+        if args.warm_head_epochs and not snapshot:
+            still = open_iterator(args, train_lst, train=False)
+            val_metric = measures(loss, Workers())
+            head, scores = train_head(
+                net, arg_params, aux_params, still, val, args.warm_head_epochs,
+                args.warm_head_mirror, loss, measures(loss, Workers(), TRAINING_MAP_SAMPLES),
+                val_metric, devices, args.seed, args.save_result, args.warm_head_memory * 1e6,
+                workers, state.on_warm_head_batch)
+            arg_params.update(head)
+            state.class_precision = val_metric.class_precision()
+            state.after_warm_head(arg_params, aux_params, scores)
+        if state.stopped_early:
+            logger.info("--early-stop has ended this run already")
+        elif state.begin_epoch < args.num_epoch:
             fit(args, net, arg_params, aux_params, train, val, val_lst, kv, state, snapshot,
-                devices)
+                devices, frozen, optimizer)
     except Stopped as stopped:
         if stopped.status:
             return stopped.status

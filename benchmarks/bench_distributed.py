@@ -25,7 +25,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 import numpy as np  # noqa: E402
 
-from cli import HelpFormatter, InputError, run  # noqa: E402
+from cli import ArgumentParser, HelpFormatter, InputError, run  # noqa: E402
 from mx_compat import mx  # noqa: E402
 
 TENSORS = 50  # that the parameters are spread over, as in networks of the size of Lite0
@@ -136,7 +136,7 @@ def list_of(kind):
 
 def main(argv=None):
     """Measure all combinations and print tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0],
+    parser = ArgumentParser(description=__doc__.splitlines()[0],
                                      formatter_class=HelpFormatter)
     parser.add_argument("--workers", type=list_of(int), default="1,2,3", metavar="N,N")
     parser.add_argument("--parameters", type=list_of(int), default="1e5,1e6,5e6,2.5e7",

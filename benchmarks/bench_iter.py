@@ -7,7 +7,6 @@ All sides of a comparison run in turns in one process, and the medians are print
 other programs' load moves the figures far more than anything here does. Speeds are images a
 second at 224x224 with resize, random crop and mirror, batches of 32.
 """
-import argparse
 import os
 import statistics
 import subprocess
@@ -25,7 +24,7 @@ sys.path.insert(0, ROOT)
 from mx_compat import mx  # noqa: E402  isort: skip
 import cv2  # noqa: E402
 
-from cli import InputError, run  # noqa: E402
+from cli import ArgumentParser, InputError, run  # noqa: E402
 from lst_iter import LstIter  # noqa: E402
 from reading.image_reader import FLAGS, REDUCTIONS, Augment  # noqa: E402
 from reading.lst_file import read_lst  # noqa: E402
@@ -239,7 +238,7 @@ def fresh_process(code):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer images and rounds, small .lst")
     parser.add_argument("--lst", metavar="LST", help="photos to read, in place of made ones")
     parser.add_argument("--path-root", default="", metavar="DIR", help="folder of its images")

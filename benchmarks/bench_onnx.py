@@ -7,7 +7,6 @@ The two take turns, so that whatever else the machine does meets both alike, fro
 to probabilities in memory; speeds and ratio are medians, the ratio over pairs of turns. Both run
 with their own defaults: MXNet with its fused oneDNN operators, each with the threads it chooses.
 """
-import argparse
 import os
 import statistics
 import sys
@@ -22,7 +21,7 @@ from export_onnx import load_network, mxnet_predictor  # noqa: E402
 from onnx_writer import onnx_predictor, to_onnx  # noqa: E402
 
 import checkpoint  # noqa: E402
-from cli import InputError, run  # noqa: E402
+from cli import ArgumentParser, InputError, run  # noqa: E402
 from judging.classifier import without_loss  # noqa: E402
 
 WARM_UP = 2  # turns that do not count
@@ -45,7 +44,7 @@ def take_turns(predictors, pixels, turns):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True, metavar="PREFIX",
                         help="fine-tuned checkpoint, up to -symbol.json")
     parser.add_argument("--epoch", type=int, default=0, metavar="N",

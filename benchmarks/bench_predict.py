@@ -9,7 +9,6 @@ many times, without setting up. They take turns in one process, and the median o
 is printed, because other programs' load moves speeds far more than anything here does. So is the
 median ratio of the processor time that the two take, which feels that load less.
 """
-import argparse
 import contextlib
 import io
 import statistics
@@ -25,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from mx_compat import mx  # noqa: E402  isort: skip
 import cv2  # noqa: E402
 
-from cli import HelpFormatter, InputError, run  # noqa: E402
+from cli import ArgumentParser, HelpFormatter, InputError, run  # noqa: E402
 from judging.classifier import Classifier, without_loss  # noqa: E402
 from judging.predictions_file import PredictionsFile  # noqa: E402
 from reading.image_list import ImageList  # noqa: E402
@@ -86,7 +85,7 @@ def timed(side):
 
 def main(argv=None):
     """Print both speeds and their ratio, turn by turn."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0],
+    parser = ArgumentParser(description=__doc__.splitlines()[0],
                                      formatter_class=HelpFormatter)
     parser.add_argument("--model", required=True, metavar="PREFIX", help="fine-tuned checkpoint")
     parser.add_argument("--epoch", type=int, default=0, metavar="N",

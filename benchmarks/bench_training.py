@@ -6,7 +6,6 @@
 DATA holds train.lst, val.lst and the images (in DATA, DATA/images or DATA/photos). The first two
 rows are what the warm head is judged by: two plain epochs of SGD at 0.001, and the warm head alone.
 """
-import argparse
 import datetime
 import os
 import re
@@ -19,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from cli import InputError, run  # noqa: E402
+from cli import ArgumentParser, InputError, run  # noqa: E402
 from mx_compat import physical_cores  # noqa: E402
 
 WARM = "--warm-head-epochs 15 --warm-head-mirror"
@@ -71,7 +70,7 @@ def train(args, flags, cores=None):
 
 def main(argv=None):
     """Print one row a recipe."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default=str(ROOT / "demo" / "data"))
     parser.add_argument("--model", default=str(ROOT / "pretrained" / "efficientnet_lite0"))
     parser.add_argument("--image-shape", default="3,224,224")

@@ -8,7 +8,6 @@ probabilities, (batch, classes). What the checkpoint says of itself (class names
 thresholds) is in the ONNX file's metadata, as JSON. Each result is compared with the checkpoint
 before it is written.
 """
-import argparse
 import json
 import os
 import sys
@@ -21,7 +20,7 @@ import numpy as np  # noqa: E402
 from onnx_writer import OPSET, import_onnx, onnx_predictor, to_onnx  # noqa: E402
 
 import checkpoint  # noqa: E402
-from cli import InputError, run  # noqa: E402
+from cli import ArgumentParser, InputError, run  # noqa: E402
 from judging.classifier import without_loss  # noqa: E402
 from mx_compat import mx  # noqa: E402
 from reading.image_reader import Augment, read_image  # noqa: E402
@@ -203,7 +202,7 @@ def compare(name, candidate, reference, samples):
 
 
 def build_parser():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True, metavar="PREFIX",
                         help="the checkpoint, up to -symbol.json")
     parser.add_argument("--epoch", type=int, default=0, metavar="N",

@@ -30,7 +30,7 @@ import torch_resnet  # noqa: E402
 from torch_file import parse_tensors, read_tensors  # noqa: E402
 
 import checkpoint  # noqa: E402
-from cli import HelpFormatter, InputError, run  # noqa: E402
+from cli import ArgumentParser, HelpFormatter, InputError, run  # noqa: E402
 from mx_compat import mx  # noqa: E402
 
 Published = namedtuple("Published", "package version file sha256")
@@ -200,7 +200,7 @@ def pretrained_gluon(name):
 
 
 def build_parser():
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         usage="%(prog)s (NAME | --gluon NAME | --torch-resnet FILE | --onnx FILE) "
               "--prefix PREFIX [options]",
         description=__doc__.splitlines()[0],

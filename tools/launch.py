@@ -23,7 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from cli import HelpFormatter, InputError, run  # noqa: E402
+from cli import ArgumentParser, HelpFormatter, InputError, run  # noqa: E402
 
 # Variables of this process that remote ones get too, beside MXNet's own and --env.
 TRAVELLING = ("PYTHONPATH", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES",
@@ -303,7 +303,7 @@ def _port(address, wanted):
 
 def parse_args(argv=None):
     """The flags; see --help."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description="Start a training run of several workers, and look after it.",
         allow_abbrev=False, formatter_class=HelpFormatter)
     parser.add_argument("-n", "--num-workers", type=int, required=True, metavar="N",

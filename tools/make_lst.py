@@ -24,7 +24,7 @@ from shard_lst import deal, place_files, write_parts  # noqa: E402
 from stratify import split  # noqa: E402
 from text_sources import read_csv, read_jsonl  # noqa: E402
 
-from cli import InputError, run  # noqa: E402
+from cli import ArgumentParser, InputError, run  # noqa: E402
 from reading.class_names import read_class_names  # noqa: E402
 from reading.image_reader import Augment  # noqa: E402
 from reading.lst_file import LABEL_FORMATS, read_lst  # noqa: E402
@@ -158,17 +158,17 @@ def _at_least(least):
 
 
 def build_parser():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name, text, parents=()):
         return commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".",
                                    parents=list(parents))
 
-    seed = argparse.ArgumentParser(add_help=False)
+    seed = ArgumentParser(add_help=False)
     seed.add_argument("--seed", type=_seed, default=0,
                       help="the same seed gives the same files (default: %(default)s)")
-    label_format = argparse.ArgumentParser(add_help=False)
+    label_format = ArgumentParser(add_help=False)
     label_format.add_argument(
         "--label-format", choices=LABEL_FORMATS, default="multi-hot",
         help="a row has one 1 or 0 a class, or the numbers of the classes present "
@@ -218,7 +218,7 @@ _seed.__name__ = "int"
 
 
 def _output_flags():
-    parser = argparse.ArgumentParser(add_help=False)
+    parser = ArgumentParser(add_help=False)
     output = parser.add_argument_group("output")
     output.add_argument("--prefix", required=True,
                         help="writes PREFIX_train.lst, PREFIX_val.lst and PREFIX_labels.txt")
@@ -239,7 +239,7 @@ def _output_flags():
 
 
 def _add_sources(command, *parents):
-    absolute = argparse.ArgumentParser(add_help=False)
+    absolute = ArgumentParser(add_help=False)
     absolute.add_argument("--path-root", metavar="DIR",
                           help="image root, where the source has absolute names")
     named = [*parents, absolute]

@@ -9,15 +9,13 @@ COLUMNS = ("epoch", "seconds", "images_per_second", "learning_rate", "train-loss
            "train-mAP", "val-loss", "val-acc", "val-mAP")
 
 
-def read_history(path, before_epoch=None):
+def read_history(path):
     """Rows of a history.csv, oldest first: dicts of column to float.
 
     Parameters
     ----------
     path : str
         No such file gives no rows.
-    before_epoch : int, optional
-        Leave out this epoch and later ones.
 
     Raises
     ------
@@ -29,7 +27,7 @@ def read_history(path, before_epoch=None):
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
-        return [row for row in rows if before_epoch is None or row["epoch"] < before_epoch]
+        return sorted(rows, key=lambda row: row["epoch"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not a history of epochs ({error}); move it away") from None
 

@@ -20,6 +20,9 @@ def choose_loss(args, lst):
     weight = args.pos_weight
     if weight == "auto":
         weight = np.clip(lst.negatives / np.maximum(lst.positives, 1), *POS_WEIGHTS).round(4)
+    elif len(weight.split(",")) not in (1, lst.num_classes):
+        raise InputError(f"--pos-weight: {len(weight.split(','))} weights, but {lst.num_classes} "
+                         "classes; one for all of them will do")
     return loss_options(weight, args.gamma_pos, args.gamma_neg, args.clip, args.label_smoothing)
 
 
@@ -29,7 +32,7 @@ def frozen_parameters(net, freeze):
     Raises
     ------
     InputError
-        When a regular expression matches none.
+        When a regular expression matches none, or all.
     """
     parameters = [n for n in net.list_arguments() if n not in ("data", "softmax_label")]
     head = split_head(net)[1]
@@ -40,16 +43,25 @@ def frozen_parameters(net, freeze):
         if freeze != "none" and not chosen:
             raise InputError(f"--freeze: no parameter's name matches {freeze!r}; names are "
                              f"like {', '.join(parameters[2:5])}")
+        if set(parameters) <= {*chosen, *checkpoint.CONSTANTS}:
+            raise InputError(f"--freeze {freeze!r} leaves nothing to train")
     return sorted({*chosen, *checkpoint.CONSTANTS})
 
 
 def training_symbol(net, frozen, head_lr_mult):
-    """The network as it trains: frozen BatchNorms use stored statistics, the head has its rate."""
+    """The network as it trains.
+
+    Frozen BatchNorms use stored statistics, the head has its own rate, and BatchNorm's gammas
+    have no weight decay (MXNet leaves out betas and biases only).
+    """
     graph = json.loads(net.tojson())
     head = split_head(net)[1]
     for node in graph["nodes"]:
-        if node["op"] == "BatchNorm" and graph["nodes"][node["inputs"][1][0]]["name"] in frozen:
-            node.setdefault("attrs", {})["use_global_stats"] = "True"
+        if node["op"] == "BatchNorm":
+            gamma = graph["nodes"][node["inputs"][1][0]]
+            gamma.setdefault("attrs", {})["__wd_mult__"] = "0"
+            if gamma["name"] in frozen:
+                node.setdefault("attrs", {})["use_global_stats"] = "True"
         if node["name"] in (f"{head}_weight", f"{head}_bias"):
             node.setdefault("attrs", {})["__lr_mult__"] = str(head_lr_mult)
     return mx.sym.load_json(json.dumps(graph))
@@ -73,6 +85,6 @@ def optimizer_params(args, batches):
         params["clip_gradient"] = args.clip_gradient
     try:
         mx.optimizer.create(args.optimizer, **params)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AssertionError) as error:
         raise InputError(f"--optimizer {args.optimizer}: {error}") from None
     return params

@@ -10,6 +10,8 @@ of its own, which stand in the file once a worker.
 
 The optimizer is a pickle, as everywhere in MXNet: resume only from folders that you trust.
 """
+import hashlib
+import io
 import json
 import os
 import pickle
@@ -28,7 +30,8 @@ FREE_ON_RESUME = {
     "data_train", "data_val", "image_train", "image_val", "labels", "model", "epoch", "gpus",
     "data_nthreads", "disp_batches", "num_epoch", "early_stop", "monitor_metric", "test_io",
     "save_result", "save_name", "save_period", "keep", "checkpoint_minutes", "resume",
-    "resume_anyway", "warm_head_epochs", "warm_head_mirror", "warm_head_memory", "num_examples"}
+    "resume_anyway", "warm_head_epochs", "warm_head_mirror", "warm_head_memory", "num_examples",
+    "num_classes"}
 # Begins the names of what ranks above 0 have of their own.
 WORKER = "worker{}/"
 
@@ -48,13 +51,16 @@ def snapshot_files(prefix):
     return f"{prefix}-resume.npz", f"{prefix}-resume-previous.npz"
 
 
-def what_must_stay(args, train_lst, val_lst, workers):
+def what_must_stay(args, net, train_lst, val_lst, workers):
     """What a resumed run must share with its beginning, by the names to show."""
     flags = {f"--{key.replace('_', '-')}": value for key, value in vars(args).items()
              if key not in FREE_ON_RESUME}
     if args.lr_schedule == "cosine":
         flags["--num-epoch"] = args.num_epoch
     flags["the number of workers"] = workers.count
+    flags["the number of classes"] = train_lst.num_classes
+    names = " ".join(net.list_arguments() + net.list_auxiliary_states())
+    flags["the network's checksum"] = hashlib.blake2b(names.encode(), digest_size=8).hexdigest()
     flags["the content of --data-train"] = train_lst.checksum
     flags["the content of --data-val"] = val_lst.checksum if val_lst else None
     return json.loads(json.dumps(flags))
@@ -120,9 +126,13 @@ def save_snapshot(prefix, arg_params, optimizer, state, own):
 
     newest, previous = snapshot_files(prefix)
 
+    # By way of memory: a zip file that cannot be finished complains once more when it is deleted.
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+
     def write(name):
         with open(name, "wb") as file:
-            np.savez(file, **arrays)
+            file.write(content.getbuffer())
         if os.path.exists(newest):
             os.replace(newest, previous)
 

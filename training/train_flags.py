@@ -1,8 +1,9 @@
 """The flags of train_multilabel.py, and what is checked of them before anything is read."""
-import argparse
+import math
+import os
 import re
 
-from cli import HelpFormatter, InputError
+from cli import ArgumentParser, HelpFormatter, InputError
 from crossentropy_op import loss_options
 from lst_iter import add_data_args
 
@@ -20,7 +21,8 @@ LEAST = {
     "num_epoch": 0, "batch_size": 1, "save_period": 1, "epoch": 0, "disp_batches": 1,
     "warmup_epochs": 0, "seed": 0, "lr": 0, "mom": 0, "wd": 0, "lr_factor": 0,
     "warm_head_epochs": 0, "warm_head_memory": 0, "head_lr_mult": 0, "clip_gradient": 0,
-    "early_stop": 0, "keep": 0, "checkpoint_minutes": 0}
+    "early_stop": 0, "keep": 0, "checkpoint_minutes": 0, "gc_threshold": 0}
+MAY_BE_INFINITE = ("warm_head_memory", "checkpoint_minutes")
 
 
 def parse_args(argv=None):
@@ -31,7 +33,7 @@ def parse_args(argv=None):
     InputError
         When a value is out of its range.
     """
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description="Fine-tune a pretrained MXNet network to multi-label classification.",
         allow_abbrev=False, formatter_class=HelpFormatter)
     data = parser.add_argument_group("data")
@@ -111,7 +113,7 @@ def parse_args(argv=None):
                      help="factor on the new classifier's learning rate")
     fit.add_argument("--mom", type=float, default=0.9, help="momentum, for sgd and nag")
     fit.add_argument("--wd", type=float, default=0.0001,
-                     help="weight decay; biases and BatchNorm's beta have none, as in MXNet")
+                     help="weight decay; biases and BatchNorms have none")
     fit.add_argument("--clip-gradient", type=float, default=0, metavar="X",
                      help="bound of each gradient value; 0 for none")
     fit.add_argument("--lr-schedule", choices=["step", "cosine", "constant"], default="step",
@@ -169,11 +171,27 @@ def check_args(args):
         if not getattr(args, name) >= least:
             raise InputError(f"--{name.replace('_', '-')} must be {least} or more, "
                              f"not {getattr(args, name)}")
+        if math.isinf(getattr(args, name)) and name not in MAY_BE_INFINITE:
+            raise InputError(f"--{name.replace('_', '-')} must be a finite number")
+    if args.seed >= 2 ** 32:
+        raise InputError(f"--seed must be below {2 ** 32}, not {args.seed}")
+    if args.lr_factor > 1:
+        raise InputError(f"--lr-factor must be 1 or less, not {args.lr_factor}")
+    if args.warmup_epochs and args.warmup_epochs >= args.num_epoch:
+        raise InputError(f"--warmup-epochs {args.warmup_epochs:g} must be fewer than --num-epoch "
+                         f"{args.num_epoch}: the learning rate would never be reached")
+    if args.early_stop and not args.data_val:
+        raise InputError("--early-stop wants images to judge by: --data-val")
+    if os.path.basename(args.save_name) != args.save_name or not args.save_name:
+        raise InputError(f"--save-name is a name in the folder --save-result, not "
+                         f"{args.save_name!r}")
     if args.num_epoch == 0 and not args.warm_head_epochs:
         raise InputError("--num-epoch 0 trains nothing without --warm-head-epochs")
-    if not args.gc_threshold > 0:
+    if args.gc_threshold == 0:
         raise InputError(f"--gc-threshold must be above 0, not {args.gc_threshold}")
     args.lr_step_epochs = numbers("--lr-step-epochs", args.lr_step_epochs, float)
+    if not all(0 < epoch < math.inf for epoch in args.lr_step_epochs):
+        raise InputError("--lr-step-epochs: numbers above 0 wanted")
     args.image_shape = args.image_shape and numbers("--image-shape", args.image_shape, int, 3)
     args.rgb_mean = args.rgb_mean and numbers("--rgb-mean", args.rgb_mean, float, 3)
     args.rgb_std = args.rgb_std and numbers("--rgb-std", args.rgb_std, float, 3)

@@ -16,7 +16,7 @@ import checkpoint
 from cli import InputError
 from judging.evaluation import best_and_worst
 from mx_compat import mx
-from training.history import read_history, write_history
+from training.history import write_history
 from training.snapshot import optimizer_of, own_arrays, save_snapshot, updater_of
 
 logger = logging.getLogger("train_multilabel")
@@ -47,13 +47,16 @@ class TrainingRun:
         Of training.
     settings : dict of str to object
         What a resumed run must share; saved in every snapshot.
+    images : int
+        Rows of all workers in an epoch.
     workers : Workers
         All of them come to the same decisions at the same batch; rank 0 writes the files.
     """
 
-    def __init__(self, args, prefix, net, batches, metrics, settings, workers):
+    def __init__(self, args, prefix, net, batches, metrics, settings, images, workers):
         self.args, self.prefix, self.net, self.batches = args, prefix, net, batches
-        self.metrics, self.settings, self.workers = metrics, settings, workers
+        self.metrics, self.settings, self.images = metrics, settings, images
+        self.workers = workers
         self.saves = workers.rank == 0
         self.module = None
         self.has_validation = args.data_val is not None
@@ -65,7 +68,7 @@ class TrainingRun:
         self.checkpoints = []
         self.signal = None  # what this process got
         self.stopping = None  # what all workers know of; they stop for it together
-        self.seconds_before = 0.0
+        self.seconds_before = self.training_seconds = 0.0
         self.epoch_started = self.saved_at = time.monotonic()
         self.draws = any(op in net.tojson() for op in ('"Dropout"', '"_random'))
         self.bar = None
@@ -92,9 +95,13 @@ class TrainingRun:
                     "the run would change; --resume-anyway goes on all the same")
         self.begin_epoch, self.begin_batch = state["epoch"], state["batch"]
         self.best, self.since_best = state["best"], state["since_best"]
+        if self.best and self.best["metric"] != self.args.monitor_metric:
+            logger.warning("--monitor-metric was %s and is %s now: the best is chosen anew",
+                           self.best["metric"], self.args.monitor_metric)
+            self.best, self.since_best = None, 0
         self.checkpoints = state["checkpoints"]
-        self.seconds_before = state["seconds"]
-        self.history = read_history(self.history_file, before_epoch=self.begin_epoch)
+        self.seconds_before = self.training_seconds = state["seconds"]
+        self.history = state["history"]
         for metric in self.metrics.metrics:
             metric.start_from({key[len(metric.name) + 1:]: value
                                for key, value in snapshot.measures.items()
@@ -108,6 +115,18 @@ class TrainingRun:
     def _note_signal(self, number, frame):
         self.signal = number
         signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+
+    @property
+    def stopped_early(self):
+        """Whether --early-stop has ended the run already."""
+        return bool(self.args.early_stop and self.since_best >= self.args.early_stop)
+
+    def on_warm_head_batch(self, _):
+        """Batch callback of the warm head, of which nothing is saved before its end."""
+        if self.signal:
+            logger.info("Stopped by %s in the warm head, of which nothing is saved: the same "
+                        "command starts it anew", signal.Signals(self.signal).name)
+            raise Stopped(128 + self.signal)
 
     def seed_batch(self, epoch, batch):
         """Make dropout the batch's own, so that a resumed run draws the same."""
@@ -125,8 +144,7 @@ class TrainingRun:
             due, loss = self._agree(due, loss)
         if not math.isfinite(loss):
             raise InputError(
-                f"epoch {epoch}, batch {batch}: the loss is {loss}; the last good checkpoint is "
-                "kept. Try a smaller --lr, --warmup-epochs 1 or --clip-gradient 1")
+                f"epoch {epoch}, batch {batch}: the loss is {loss}; {self._what_is_kept()}")
         self._move_bar(epoch, batch)
         if batch + 1 == self.batches:
             return
@@ -166,11 +184,12 @@ class TrainingRun:
             logger.info("Best: checkpoint %d, validation %s %.4f, kept as %s-best (--model "
                         "%s-best --epoch 0)", self.best["number"], self.args.monitor_metric,
                         self.best["value"], self.prefix, self.prefix)
-        else:
+        elif self.checkpoints:
             logger.info("Done: %s-%04d.params", self.prefix, self.checkpoints[-1])
 
     def on_epoch(self, epoch, symbol, arg_params, aux_params):
         """Epoch callback: save a checkpoint, and close the epoch where nothing validates it."""
+        self.training_seconds = self.seconds_before + time.monotonic() - self.epoch_started
         if not self.workers.in_step:
             # Once all are here, nobody changes the servers' parameters any more.
             self.workers.sum([])
@@ -179,7 +198,7 @@ class TrainingRun:
         aux_params = self.workers.mean(aux_params)
         self.module.set_params(arg_params, aux_params)
         self._agree()
-        self._check_finite(arg_params, epoch)
+        self._check_finite({**arg_params, **aux_params}, epoch)
         last = epoch + 1 == self.args.num_epoch
         if last or (epoch + 1) % self.args.save_period == 0:
             self._save(epoch + 1, arg_params, aux_params)
@@ -208,8 +227,7 @@ class TrainingRun:
         now = time.monotonic()
         seconds = self.seconds_before + now - self.epoch_started
         row = {"epoch": epoch, "seconds": seconds,
-               "images_per_second": self.workers.count * self.batches * self.args.batch_size
-               / max(seconds, 1e-9),
+               "images_per_second": self.images / max(self.training_seconds, 1e-9),
                "learning_rate": self._learning_rate(epoch)}
         row.update((f"train-{k}", v) for k, v in self.metrics.get_global_name_value())
         row.update((f"val-{k}", v) for k, v in validation.items())
@@ -265,6 +283,7 @@ class TrainingRun:
         self._check_finite(arg_params, epoch)
         state = {"epoch": epoch, "batch": batch, "settings": self.settings, "best": self.best,
                  "since_best": self.since_best, "checkpoints": self.checkpoints,
+                 "history": self.history,
                  "seconds": self.seconds_before + time.monotonic() - self.epoch_started}
         save_snapshot(self.prefix, arg_params, optimizer, state, own)
 
@@ -279,16 +298,16 @@ class TrainingRun:
         value = validation[monitored]
         sign = -1 if monitored == "loss" else 1
         if self.best is None or sign * value > sign * self.best["value"]:
-            self.best, self.since_best = {"number": number, "value": value}, 0
+            self.best = {"number": number, "value": value, "metric": monitored}
+            self.since_best = 0
             if self.saves:
                 checkpoint.save(f"{self.prefix}-best", 0, self.net, arg_params, aux_params)
             return False
         self.since_best += 1
-        if not self.args.early_stop or self.since_best < self.args.early_stop:
-            return False
-        logger.info("%s has not been better than checkpoint %d's for %d epochs: stopping",
-                    monitored, self.best["number"], self.since_best)
-        return True
+        if self.stopped_early:
+            logger.info("%s has not been better than checkpoint %d's for %d epochs: stopping",
+                        monitored, self.best["number"], self.since_best)
+        return self.stopped_early
 
     def _save(self, number, arg_params, aux_params):
         if not self.saves:
@@ -305,8 +324,12 @@ class TrainingRun:
         for name, value in arg_params.items():
             if not np.isfinite(value.asnumpy()).all():
                 raise InputError(
-                    f"epoch {epoch}: {name} is no longer finite; the last good checkpoint is "
-                    "kept. Try a smaller --lr, --warmup-epochs 1 or --clip-gradient 1")
+                    f"epoch {epoch}: {name} is no longer finite; {self._what_is_kept()}")
+
+    def _what_is_kept(self):
+        kept = ("the last good checkpoint is kept" if self.checkpoints
+                else "there is no checkpoint yet")
+        return f"{kept}. Try a smaller --lr, --warmup-epochs 1 or --clip-gradient 1"
 
     def _stop_if_asked(self, epoch, batch):
         if self.stopping:

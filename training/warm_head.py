@@ -7,11 +7,13 @@ Pretrained Features and Underperform Out-of-Distribution", ICLR 2022
 (https://arxiv.org/abs/2202.10054).
 """
 import logging
+import os
 import tempfile
 
 import numpy as np
 from tqdm import tqdm
 
+from cli import InputError
 from judging.forward_pass import ForwardPass
 from mx_compat import mx
 from training.workers import Workers
@@ -81,7 +83,7 @@ def split_head(net):
     return classifier.get_children()[0], classifier.name
 
 
-def extract(forward, iterator, mirror, folder, max_bytes):
+def extract(forward, iterator, mirror, folder, max_bytes, on_batch=lambda _: None):
     """Pass an epoch of images through a network once.
 
     Parameters
@@ -96,6 +98,8 @@ def extract(forward, iterator, mirror, folder, max_bytes):
         Where a memory-mapped file goes, which needs no name.
     max_bytes : int
         Above this the features stay in such a file.
+    on_batch : callable
+        Called after each batch; what it raises ends the pass.
 
     Returns
     -------
@@ -116,6 +120,7 @@ def extract(forward, iterator, mirror, folder, max_bytes):
                 labels.append(label)
                 row += count
             bar.update(count)
+            on_batch(batch)
     return features[:row], np.concatenate(labels)
 
 
@@ -157,15 +162,23 @@ def collect(workers, features, labels, folder, max_bytes):
 
 def allocate(rows, values, folder, max_bytes):
     """An array of float32, (rows, values), which above `max_bytes` lives in a file."""
-    if rows * values * 4 <= max_bytes:
+    size = int(rows) * values * 4
+    if size <= max_bytes or not size:
         return np.empty((rows, values), np.float32)
     # The file has no name, so that nothing of it remains however the process ends.
     file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  lives as long as the map
+    try:
+        # Writing to a map for which the disk has no room would kill the process without a word.
+        os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        raise InputError(f"{folder}: no room for {size / 1e6:.0f} MB of features: "
+                         f"{error.strerror}; --warm-head-memory keeps them in memory") from None
     return np.memmap(file, np.float32, "w+", shape=(int(rows), int(values)))
 
 
 def train_head(net, arg_params, aux_params, train, val, epochs, mirror, loss_options, metric,
-               val_metric, devices, seed, folder, max_bytes, workers=None):
+               val_metric, devices, seed, folder, max_bytes, workers=None,
+               on_batch=lambda _: None):
     """Train the classifier alone, on features that each image gives once.
 
     Of several workers each passes its own images through the backbone, and rank 0 trains the
@@ -193,6 +206,8 @@ def train_head(net, arg_params, aux_params, train, val, epochs, mirror, loss_opt
     folder, max_bytes
         As `extract`.
     workers : Workers, optional
+    on_batch : callable
+        Called after each batch; what it raises ends the training.
 
     Returns
     -------
@@ -207,8 +222,8 @@ def train_head(net, arg_params, aux_params, train, val, epochs, mirror, loss_opt
     images = len(train.lst) + (len(val.lst) if val else 0)
     logger.info("Warm head: passing %d images once through the frozen backbone", images)
     stored, val_stored = (
-        iterator and collect(workers, *extract(backbone, iterator, flips, folder, max_bytes),
-                             folder, max_bytes)
+        iterator and collect(workers, *extract(backbone, iterator, flips, folder, max_bytes,
+                                               on_batch), folder, max_bytes)
         for iterator, flips in ((train, mirror), (val, False)))
     del backbone
     if workers.rank:
@@ -228,6 +243,7 @@ def train_head(net, arg_params, aux_params, train, val, epochs, mirror, loss_opt
     np.random.seed(seed)
     module.fit(
         batches, eval_data=val_batches, eval_metric=metric, validation_metric=val_metric,
+        batch_end_callback=on_batch,
         eval_end_callback=lambda p: measures.update(p.eval_metric.get_name_value()),
         initializer=mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2),
         optimizer="adam", optimizer_params={"learning_rate": LEARNING_RATE}, num_epoch=epochs)

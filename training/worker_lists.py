@@ -30,6 +30,7 @@ class WorkersList:
     folder : str
     readers : Workers
         Those who share `lst`.
+    num_classes : int
     num_rows : int
         Of all workers, like the following.
     positives, negatives : np.ndarray, (classes,)
@@ -48,6 +49,7 @@ class WorkersList:
         self.folder = folder.replace(RANK, rank)
         self.readers = Workers() if own else workers
         self.num_rows, self.checksum = len(lst), lst.checksum
+        self.num_classes = lst.num_classes
         self.positives, self.negatives = lst.positives, lst.negatives
         if own:
             self._join(path, workers)
