@@ -302,7 +302,10 @@ def train_model(args, devices, kv, workers):
     sym, arg_params, aux_params = load_pretrained(args)
     train_lst = WorkersList(args.data_train, args.image_train, workers, args.num_classes,
                             args.label_format)
-    if args.num_examples not in (None, train_lst.num_rows):
+    # make_lst.py shard fills the shorter lists up with a row that does not count.
+    fillers = workers.count - 1 if train_lst.lst.path != args.data_train else 0
+    if (args.num_examples is not None
+            and not 0 <= train_lst.num_rows - args.num_examples <= fillers):
         raise InputError(f"{args.data_train} has {train_lst.num_rows} rows, but --num-examples "
                          f"is {args.num_examples}")
     train = open_iterator(args, train_lst, train=True)

@@ -156,6 +156,64 @@ def test_max_restarts_starts_anew_with_resume(tmp_path):
     assert job.end() == 5
 
 
+def test_a_mistake_is_not_started_anew():
+    job = Launched("-n", 1, "-s", 1, "--max-restarts", 3, *shell("echo started; exit 2"))
+    assert job.end() == 2
+    assert job.text.count("started") == 1
+
+
+@pytest.mark.parametrize("words,same", [([], True), (["--resume"], False)])
+def test_a_restart_knows_its_run_unless_it_was_to_resume_an_earlier_one(words, same):
+    job = Launched("-n", 1, "-s", 1, "--max-restarts", 1,
+                   *shell("echo id=$RUN_ID; exit 5"), "train", *words)
+    assert job.end() == 5
+    ids = re.findall(r"\[worker 0\] id=(.*)", job.text)
+    assert len(ids) == 2 and ids[0] == ids[1] and bool(ids[0]) == same
+
+
+@pytest.mark.parametrize("role", ["scheduler", "server", "worker"])
+def test_a_killed_keeper_takes_its_process_along(role):
+    job = Launched("-n", 1, "-s", 1, "sh", "-c", "echo $DMLC_ROLE $$; exec sleep 1000")
+    job.wait_for(f"{role} ")
+    pid = int(re.search(rf"{role} (\d+)$", job.text, re.MULTILINE).group(1))
+    with open(f"/proc/{pid}/stat") as file:
+        keeper = int(file.read().rpartition(")")[2].split()[1])
+    os.kill(keeper, signal.SIGKILL)
+    assert job.end() == 137
+
+
+def test_a_failure_after_a_signal_ends_all_with_its_status():
+    start = time.monotonic()
+    job = Launched("-n", 2, "-s", 1, *shell(
+        "trap 'sleep 1; [ $DMLC_RANK = 1 ] && exit 9' TERM; echo ready; "
+        "while true; do sleep 0.2; done", "sleep 1000"))
+    job.wait_for("[worker 0] ready")
+    if "[worker 1] ready" not in job.text:
+        job.wait_for("[worker 1] ready")
+    job.process.terminate()
+    assert job.end() == 9
+    assert time.monotonic() - start < 30
+
+
+def test_the_first_host_that_is_another_machine_says_which_address_is_ours(monkeypatch):
+    class Probe:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def connect(self, address):
+            self.name = address[0]
+
+        def getsockname(self):
+            return {"localhost": "127.0.0.1", "near": "192.0.2.7"}[self.name], 1
+
+    monkeypatch.setattr(launch.socket, "socket", lambda *_: Probe())
+    assert launch._own_address(["localhost", "me@near:22"]) == "192.0.2.7"
+    assert launch._own_address(["localhost"]) == "127.0.0.1"
+
+
 def test_a_taken_port_is_said_in_one_line():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -230,6 +288,17 @@ def test_what_is_not_a_host_is_refused_with_its_line(host, tmp_path):
         launch.read_hosts(str(hosts))
 
 
+def test_without_ssh_it_is_said(monkeypatch):
+    monkeypatch.setattr(launch.shutil, "which", lambda name: None)
+    with pytest.raises(InputError, match="no program ssh"):
+        launch.main(["-n", "1", "-H", "hosts.txt", "--launcher", "ssh", "true"])
+
+
+def test_hosts_may_have_underscores_and_the_file_a_byte_order_mark(tmp_path):
+    (tmp_path / "hosts.txt").write_bytes("\ufeffgpu_1\nme@gpu-2:22\n".encode())
+    assert launch.read_hosts(str(tmp_path / "hosts.txt")) == ["gpu_1", "me@gpu-2:22"]
+
+
 @pytest.mark.parametrize("arguments,said", [
     (["-n", "0", "true"], "--num-workers"), (["-n", "1", "-s", "0", "true"], "--num-servers"),
     (["-n", "1"], "nothing to start"), (["-n", "1", "-p", "99999", "true"], "--port"),
@@ -237,6 +306,7 @@ def test_what_is_not_a_host_is_refused_with_its_line(host, tmp_path):
     (["-n", "1", "--host-ip", "x", "true"], "--host-ip"),
     (["-n", "1", "--env", "1=2", "true"], "--env"),
     (["-n", "1", "-H", "no/such/file", "--launcher", "ssh", "true"], "no/such/file")])
-def test_mistakes_are_told(arguments, said):
+def test_mistakes_are_told(arguments, said, monkeypatch):
+    monkeypatch.setattr(launch.shutil, "which", lambda name: f"/usr/bin/{name}")
     with pytest.raises(InputError, match=said):
         launch.main(arguments)

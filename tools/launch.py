@@ -10,10 +10,13 @@ import argparse
 import contextlib
 import dataclasses
 import ipaddress
+import math
 import os
 import re
+import secrets
 import selectors
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -29,16 +32,23 @@ from cli import ArgumentParser, HelpFormatter, InputError, run  # noqa: E402
 TRAVELLING = ("PYTHONPATH", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES",
               "DMLC_INTERFACE")
 TRAVELLING_PREFIXES = ("MXNET_", "PS_")
-HOST = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*@)?[A-Za-z0-9][A-Za-z0-9.-]*")
+HOST = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*@)?[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 SECONDS_TO_SAVE = 120  # after a signal; a second one ends all at once
+SECONDS_TO_FOLLOW = 30  # after a signal, once a process has ended by it
+SECONDS_TO_FAIL = 5  # after a signal, once a process has failed: the others may wait for it
+SAME_SIGNAL = 0.2  # seconds within which a second signal is the first one, by another way
 SECONDS_TO_LEAVE = 3  # after a failure, and for servers after the last worker
 SECONDS_TO_DIE = 5
 
 # Runs beside each process, on its machine: signals come as numbers over standard input, and
-# its end, however launch.py or the connection died, ends the process with all its children.
+# its end, however launch.py or the connection died, ends the process with all its children. Its
+# own end, by kill -9 say, ends the process too (PR_SET_PDEATHSIG, on Linux).
 KEEPER = """
-import os, signal, subprocess, sys, threading
+import ctypes, os, signal, subprocess, sys, threading
+def end_with_me():
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 def send(number):
     try:
         os.killpg(job.pid, number)
@@ -49,7 +59,8 @@ def obey():
         send(int(line))
     send(signal.SIGKILL)
 try:
-    job = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, start_new_session=True)
+    job = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, start_new_session=True,
+                           preexec_fn=end_with_me)
 except OSError as error:
     sys.exit("%s: %s" % (sys.argv[1], error.strerror))
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -98,7 +109,8 @@ class Job:
         self.args, self.hosts, self.command = args, hosts, command
         self.processes = []
         self.selector = selectors.DefaultSelector()
-        self.signal = None
+        self.signal = self.signalled = None
+        self.failed = None  # the first of whose failure was heard
 
     def start(self):
         """Start the scheduler, then servers and workers."""
@@ -142,23 +154,29 @@ class Job:
         deadline = None
         while True:
             self._read(0.1)
-            failed = next((p for p in self.processes if p.status), None)
+            failed, now = self.failed, time.monotonic()
             if failed and not self.signal:
                 _say(f"{failed.name} ended with exit status {failed.status}: ending all")
                 return failed.status
             if all(p.status is not None for p in self.processes if p.role == "worker"):
                 return failed.status if failed else 0
-            if self.signal and deadline is None:
-                deadline = time.monotonic() + SECONDS_TO_SAVE
-            if deadline and time.monotonic() > deadline:
-                _say(f"still not ended after {SECONDS_TO_SAVE} s: killing")
-                return 128 + self.signal
+            if self.signal:
+                deadline = min(deadline or math.inf, now + SECONDS_TO_SAVE)
+            if self.signal and failed:
+                by_signal = failed.status == 128 + self.signal
+                deadline = min(deadline, now + (
+                    SECONDS_TO_FOLLOW if by_signal else SECONDS_TO_FAIL))
+            if deadline and now > deadline:
+                _say("not all have ended after the signal: killing the rest")
+                return failed.status if failed else 128 + self.signal
 
     def pass_on(self, number, frame=None):
         """Pass a signal on: workers save and stop. A second one ends them at once."""
         if self.signal:
-            self.kill()
-        self.signal = number
+            if time.monotonic() - self.signalled > SAME_SIGNAL:
+                self.kill()
+            return
+        self.signal, self.signalled = number, time.monotonic()
         for process in self.processes:
             # Without scheduler and servers the workers could not save.
             if process.role == "worker":
@@ -210,6 +228,7 @@ class Job:
             if process.status is None:
                 status = process.keeper.poll()
                 process.status = status if status is None or status >= 0 else 128 - status
+                self.failed = self.failed or (process if process.status else None)
 
 
 def _write(process, data):
@@ -243,7 +262,9 @@ def ssh_command(host, folder, environment, command):
     name, _, port = host.partition(":")
     words = ["env", *(f"{key}={value}" for key, value in environment.items()),
              "python3", "-c", KEEPER, *command]
-    remote = f"cd {shlex.quote(folder)} && exec {' '.join(map(shlex.quote, words))}"
+    # The home folder there is known there only.
+    home, folder = ("~/", folder[2:]) if folder.startswith("~/") else ("", folder)
+    remote = f"cd {home}{shlex.quote(folder)} && exec {' '.join(map(shlex.quote, words))}"
     # Without a terminal nobody could type a password.
     return ["ssh", "-o", "BatchMode=yes", *(["-p", port] if port else []), "--", name, remote]
 
@@ -257,7 +278,7 @@ def read_hosts(path):
         With the line of what is not a host's name.
     """
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             lines = file.read().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: {getattr(error, 'strerror', 'not UTF-8 text')}") from None
@@ -275,18 +296,20 @@ def read_hosts(path):
 
 
 def _own_address(hosts):
-    """The address at which the hosts reach this machine."""
-    if not hosts:
-        return "127.0.0.1"
-    name = hosts[0].rpartition("@")[2].partition(":")[0]
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            # For datagrams this sends nothing: it only chooses the way.
-            probe.connect((name, 22))
-            return probe.getsockname()[0]
-    except OSError as error:
-        raise InputError(f"{name}: {error.strerror}; --host-ip says at which address the hosts "
-                         "reach this machine") from None
+    """The address at which the hosts reach this machine; a loopback one if all are this machine."""
+    for host in hosts:
+        name = host.rpartition("@")[2].partition(":")[0]
+        try:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+                # For datagrams this sends nothing: it only chooses the way.
+                probe.connect((name, 22))
+                address = probe.getsockname()[0]
+        except OSError as error:
+            raise InputError(f"{name}: {error.strerror}; --host-ip says at which address the "
+                             "hosts reach this machine") from None
+        if not ipaddress.ip_address(address).is_loopback:
+            return address
+    return "127.0.0.1"
 
 
 def _port(address, wanted):
@@ -316,7 +339,8 @@ def parse_args(argv=None):
                         help="hosts, one a line as [user@]name[:port]; servers and workers are "
                              "dealt out to them in turn, the scheduler stays here")
     parser.add_argument("--remote-dir", metavar="DIR",
-                        help="working folder on the hosts (default: this one's path)")
+                        help="working folder on the hosts, absolute or ~/FOLDER (default: this "
+                             "one's path)")
     parser.add_argument("--host-ip", metavar="ADDRESS",
                         help="address at which the hosts reach this machine (default: that of "
                              "the way to the first)")
@@ -325,7 +349,8 @@ def parse_args(argv=None):
     parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE",
                         help="a further variable for all processes; may be repeated")
     parser.add_argument("--max-restarts", type=int, default=0, metavar="N",
-                        help="after a failure start all anew, with --resume, so many times")
+                        help="after a failure start all anew, with --resume, so many times; not "
+                             "after a mistake in the flags or data (exit status 2)")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND ...",
                         help="what scheduler, servers and workers run")
     args = parser.parse_args(argv)
@@ -347,6 +372,8 @@ def parse_args(argv=None):
             raise InputError(f"--host-ip: {args.host_ip} is not an IPv4 address") from None
     if (args.launcher == "ssh") != bool(args.hostfile):
         raise InputError("--launcher ssh and -H HOSTFILE belong together")
+    if args.launcher == "ssh" and not shutil.which("ssh"):
+        raise InputError("--launcher ssh: there is no program ssh on this machine")
     for setting in args.env:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*=.*", setting, re.DOTALL):
             raise InputError(f"--env: {setting!r} is not NAME=VALUE")
@@ -359,6 +386,9 @@ def main(argv=None):
     args = parse_args(argv)
     hosts = read_hosts(args.hostfile) if args.hostfile else []
     command = args.command
+    if not {"--resume", "--resume-anyway"} & set(command):
+        # So that a restart goes on from this run's snapshots, and from no earlier run's.
+        args.env.setdefault("RUN_ID", secrets.token_hex(8))
     for attempt in range(args.max_restarts + 1):
         job = Job(args, hosts, command)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -369,7 +399,7 @@ def main(argv=None):
             status = job.watch()
         finally:
             job.end(friendly=status == 0)
-        if status == 0 or job.signal:
+        if status in (0, 2) or job.signal:
             return status
         if attempt < args.max_restarts:
             _say(f"starting anew with --resume ({attempt + 1} of {args.max_restarts})")

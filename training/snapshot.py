@@ -34,6 +34,7 @@ FREE_ON_RESUME = {
     "num_classes"}
 # Begins the names of what ranks above 0 have of their own.
 WORKER = "worker{}/"
+RUN_ID = "RUN_ID"  # variable that tools/launch.py sets
 
 
 class Snapshot(NamedTuple):
@@ -122,6 +123,7 @@ def save_snapshot(prefix, arg_params, optimizer, state, own):
         prefix_of_key = WORKER.format(rank) if rank else ""
         arrays.update((prefix_of_key + name, value) for name, value in worker.items())
     arrays["optimizer"] = np.frombuffer(optimizer, np.uint8)
+    state = {**state, "run_id": os.environ.get(RUN_ID)}
     arrays["state"] = np.frombuffer(json.dumps(state).encode(), np.uint8)
 
     newest, previous = snapshot_files(prefix)
@@ -141,6 +143,8 @@ def save_snapshot(prefix, arg_params, optimizer, state, own):
 
 def load_snapshot(prefix, workers):
     """Read the newest whole snapshot: rank 0 does, and all get it.
+
+    A restart by tools/launch.py (RUN_ID) wants its own run's, and takes no earlier one's.
 
     Parameters
     ----------
@@ -162,6 +166,9 @@ def load_snapshot(prefix, workers):
     if arrays is None:
         return None
     kinds = {"arg": {}, "aux": {}, "measure": {}}
+    state = json.loads(arrays["state"].tobytes())
+    if RUN_ID in os.environ and state["run_id"] != os.environ[RUN_ID]:
+        return None
     prefix = WORKER.format(workers.rank)
     mine = {key[len(prefix):]: value for key, value in arrays.items() if key.startswith(prefix)}
     # A worker without arrays of its own has the same as rank 0.
@@ -171,7 +178,7 @@ def load_snapshot(prefix, workers):
             kinds[kind][name] = value
     params = ({k: mx.nd.array(v, dtype=v.dtype) for k, v in kinds[kind].items()}
               for kind in ("arg", "aux"))
-    return Snapshot(json.loads(arrays["state"].tobytes()), *params, kinds["measure"],
+    return Snapshot(state, *params, kinds["measure"],
                     arrays["optimizer"].tobytes())
 
 

@@ -71,7 +71,7 @@ class WorkersList:
                 # With fewer rows a worker would end its epoch early, and the others wait for ever.
                 raise InputError(f"{path}: the workers' lists have different numbers of {name} "
                                  f"({', '.join(map(str, together[name]))}); tools/make_lst.py "
-                                 "shard deals a list out evenly")
+                                 "shard deals a multi-hot list out evenly")
         self.num_rows = int(together["rows"].sum())
         self.checksum = " ".join(together["checksum"])
         self.positives, self.negatives = together["positives"], together["negatives"]
