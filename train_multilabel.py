@@ -290,8 +290,8 @@ def main(argv=None):
     with Workers(kv) as workers:
         try:
             return train_model(args, devices, kv, workers)
-        except (MemoryError, mx.MXNetError) as error:
-            if isinstance(error, mx.MXNetError) and "allocate" not in str(error):
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "Failed to allocate" not in str(error):
                 raise
             raise InputError("out of memory: a smaller --batch-size or --image-shape takes "
                              "less") from None

@@ -14,6 +14,7 @@ import pytest
 from conftest import ROOT, script, training_flags
 
 import checkpoint
+from mx_compat import mx
 
 EPOCHS = 3
 
@@ -148,7 +149,8 @@ def copied(undisturbed, tmp_path):
 
 @pytest.mark.parametrize("change,named", [
     ({"batch_size": 4}, "--batch-size was 8 when the run was saved, and is 4 now"),
-    ({"lr": 0.01}, "--lr was 0.05"), ({"squash": True}, "--squash")], ids=str)
+    ({"lr": 0.01}, "--lr was 0.05"), ({"squash": True}, "--squash"),
+    ({"layer_before_fullc": "relu0"}, "--layer-before-fullc")], ids=str)
 def test_resuming_another_run_is_refused_by_name(change, named, flags, copied):
     text = script("train_multilabel.py", *flags(copied, resume=True, **change), status=2)
     assert named in text.splitlines()[-1]
@@ -159,6 +161,83 @@ def test_resume_anyway_goes_on_all_the_same(flags, copied):
         copied, resume_anyway=True, num_epoch=EPOCHS + 1, batch_size=4, lr=0.01))
     assert f"Resuming at epoch {EPOCHS}, batch 0" in text
     assert (copied / f"tiny-{EPOCHS + 1:04d}.params").exists()
+
+
+def test_another_network_is_refused(flags, copied, tiny_network):
+    sym, arg_params, aux_params = checkpoint.load(tiny_network, 0)
+    # The same but for one layer more; its weights would be drawn at random.
+    net = mx.sym.BatchNorm(sym.get_internals()["flatten0_output"], name="more")
+    net = mx.sym.FullyConnected(net, num_hidden=10, name="fc1")
+    for part in ("gamma", "beta"):
+        arg_params[f"more_{part}"] = mx.nd.ones(16)
+    aux_params.update({f"more_moving_{part}": mx.nd.ones(16) for part in ("mean", "var")})
+    checkpoint.save(str(copied / "other"), 0, net, arg_params, aux_params)
+    text = script("train_multilabel.py", *flags(copied, resume=True, model=copied / "other"),
+                  status=2)
+    assert "--resume: the network's checksum was" in text.splitlines()[-1]
+
+
+def test_another_measure_chooses_its_best_anew(flags, copied):
+    text = script("train_multilabel.py", *flags(
+        copied, resume=True, num_epoch=EPOCHS + 1, monitor_metric="loss"))
+    assert "--monitor-metric was mAP and is loss now" in text
+    loss = re.findall(r"Validation-loss=([.\d]+)", text)[-1]
+    assert f"Best: checkpoint {EPOCHS + 1}, validation loss {float(loss):.4f}" in text
+
+
+def test_the_history_is_the_runs_own_whoever_shares_its_folder(flags, copied):
+    script("train_multilabel.py", *flags(copied, save_name="other", num_epoch=1))
+    script("train_multilabel.py", *flags(copied, resume=True, num_epoch=EPOCHS + 1))
+    assert [int(float(row["epoch"])) for row in measures(copied)] == list(range(EPOCHS + 1))
+
+
+def test_a_run_that_was_stopped_early_stays_stopped(flags, tmp_path):
+    arguments = flags(tmp_path, num_epoch=9, early_stop=1, lr=0)
+    script("train_multilabel.py", *arguments)
+    number = max(f.name for f in tmp_path.glob("tiny-0*.params"))
+    text = script("train_multilabel.py", *arguments, "--resume")
+    assert "--early-stop has ended this run already" in text
+    assert number == max(f.name for f in tmp_path.glob("tiny-0*.params")) == "tiny-0002.params"
+
+
+def test_without_a_snapshot_resume_says_so_and_starts(flags, tmp_path):
+    text = script("train_multilabel.py", *flags(tmp_path, resume=True, num_epoch=1))
+    assert f"--resume: there is no {tmp_path}/tiny-resume.npz: starting anew" in text
+    assert (tmp_path / "tiny-0001.params").exists()
+
+
+def test_a_restart_takes_no_earlier_runs_snapshot(flags, copied):
+    text = script("train_multilabel.py", *flags(copied, resume=True, num_epoch=1),
+                  env={"RUN_ID": "another"})
+    assert "starting anew" in text and "Resuming" not in text
+
+
+def test_a_signal_in_the_warm_head_is_answered(flags, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train_multilabel.py"),
+         *flags(tmp_path, warm_head_epochs=100000)], stderr=subprocess.PIPE, text=True)
+    wait_for(tmp_path, "Warm head[1]")
+    process.terminate()
+    text = process.communicate(timeout=60)[1]
+    assert process.returncode == 143 and "Traceback" not in text
+    assert "Stopped by SIGTERM in the warm head" in text
+
+
+def test_what_a_killed_process_was_writing_is_cleared_away(flags, tmp_path):
+    (tmp_path / ".abc~tiny-0001.params").write_text("half")
+    (tmp_path / ".abc~another-0001.params").write_text("not ours")
+    script("train_multilabel.py", *flags(tmp_path, num_epoch=1))
+    assert [f.name for f in tmp_path.glob(".*")] == [".abc~another-0001.params"]
+
+
+def test_no_room_for_mapped_features_is_told(tmp_path):
+    code = ("import resource; from training.warm_head import allocate; from cli import run; "
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); "
+            f"run(lambda argv: allocate(1000, 1000, {str(tmp_path)!r}, 1) and None)")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True,
+                          stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 2 and "no room for 4 MB of features" in done.stderr
+    assert "Traceback" not in done.stderr and not list(tmp_path.iterdir())
 
 
 def test_a_changed_lst_is_refused(flags, copied, small_demo):

@@ -2,6 +2,7 @@
 import csv
 import json
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import checkpoint
 from cli import InputError
 from mx_compat import mx
 from train_multilabel import find_features, get_fine_tune_model
+from training.train_flags import parse_args
 
 
 def outputs(net, arg_params, aux_params, shape, **inputs):
@@ -273,7 +275,31 @@ MISTAKES = {
     "nothing to train": ({"num_epoch": 0}, "--num-epoch 0 trains nothing"),
     "std of zero": ({"rgb_std": "1,0,1"}, "rgb_std wants numbers above 0"),
     "too small for the network": ({"image_shape": "3,2,2"}, "does not work on images of"),
+    "the loss as the layer": ({"layer_before_fullc": "softmax"}, "softmax comes after the network"),
+    "a parameter as the layer": ({"layer_before_fullc": "conv0_weight"}, "no layer 'conv0_weight'"),
+    "freeze matches all": ({"freeze": ".*"}, "leaves nothing to train"),
+    "too few weights": ({"pos_weight": "1,2"}, "2 weights, but 8 classes"),
+    "nothing to compress for": ({"gc_type": "2bit", "gpus": ""}, "this run has one device"),
 }
+# What argparse and `check_args` say, before anything is read.
+FLAGS = {
+    "infinite rate": (["--lr", "inf"], "--lr must be a finite number"),
+    "seed too large": (["--seed", "5000000000"], "--seed must be below 4294967296"),
+    "rate that grows": (["--lr-factor", "2"], "--lr-factor must be 1 or less"),
+    "step before the start": (["--lr-step-epochs=-1"], "--lr-step-epochs: numbers above 0"),
+    "endless warm-up": (["--warmup-epochs", "2", "--num-epoch", "2"], "must be fewer than"),
+    "nothing to stop by": (["--early-stop", "1"], "--early-stop wants images to judge by"),
+    "name with a folder": (["--save-name", "a/b"], "--save-name is a name in the folder"),
+    "no such flag": (["--no-such-flag"], "unrecognized arguments: --no-such-flag"),
+    "not a number": (["--batch-size", "x"], "invalid int value: 'x'"),
+}
+
+
+@pytest.mark.parametrize("flags,says", FLAGS.values(), ids=FLAGS)
+def test_flags_out_of_range_are_told_in_one_line(flags, says):
+    with pytest.raises(InputError) as told:
+        parse_args(["--data-train", "x", "--image-train", "x", "--model", "x", *flags])
+    assert says in str(told.value) and "\n" not in str(told.value)
 
 
 @pytest.mark.parametrize("flags,says", MISTAKES.values(), ids=MISTAKES)
@@ -285,6 +311,39 @@ def test_mistakes_end_in_one_line_and_status_2(flags, says, tiny_network, small_
     assert says in text.splitlines()[-1]
     assert "Traceback" not in text
     assert not list(tmp_path.glob("result/*.params"))
+
+
+def test_too_little_memory_is_told_in_one_line(tiny_network, small_demo, tmp_path):
+    def little():
+        resource.setrlimit(resource.RLIMIT_AS, (16 << 30, 16 << 30))
+
+    flags = training_flags(tiny_network, small_demo, tmp_path, image_shape="3,20000,20000")
+    text = script("train_multilabel.py", *flags, status=2, preexec_fn=little)
+    assert "out of memory: a smaller --batch-size" in text.splitlines()[-1]
+    assert "Traceback" not in text
+
+
+def test_thresholds_of_an_earlier_fine_tuning_do_not_survive_a_new_one(
+        tiny_network, small_demo, tmp_path):
+    sym, arg_params, aux_params = checkpoint.load(tiny_network, 0)
+    sym = checkpoint.set_attributes(sym, thresholds=[0.9] * 10, thresholds_epoch=0)
+    checkpoint.save(str(tmp_path / "chosen"), 0, sym, arg_params, aux_params)
+    flags = training_flags(tmp_path / "chosen", small_demo, tmp_path / "r", num_epoch=1)
+    script("train_multilabel.py", *flags)
+    sym, _, _ = checkpoint.load(str(tmp_path / "r" / "tiny"), 1)
+    assert not {"thresholds", "thresholds_epoch"} & set(checkpoint.get_attributes(sym))
+
+
+def test_weight_decay_leaves_biases_and_batchnorms_alone(tiny_network, small_demo, tmp_path):
+    for wd in (0, 0.5):
+        flags = training_flags(tiny_network, small_demo, tmp_path / str(wd), wd=wd, num_epoch=1,
+                               batch_size=70, data_val=None)  # one step
+        script("train_multilabel.py", *flags)
+    (_, without, _), (_, with_decay, _) = (
+        checkpoint.load(str(tmp_path / str(wd) / "tiny"), 1) for wd in (0, 0.5))
+    decayed = {name for name in without
+               if not np.array_equal(without[name].asnumpy(), with_decay[name].asnumpy())}
+    assert decayed == {"conv0_weight", "conv1_weight", "fc_weight"}
 
 
 def test_class_names_must_be_as_many_as_classes(tiny_network, small_demo, tmp_path):
