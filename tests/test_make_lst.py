@@ -113,12 +113,37 @@ def test_class_numbers_cannot_say_unknown(here):
     (["--class-columns", "cat", "dog"], "f,w,cat,dog\nx.jpg,640,1,1.0\ny.jpg,640,0,1\n"),
     ([], "\ufefff,cat,dog\nx.jpg,1,1\ny.jpg,0,1\n"),
     ([], "f,l\nx.jpg,cat\ny.jpg,dog\nx.jpg,dog\n"),
+    ([], "f, l\nx.jpg, \"cat;dog\"\n y.jpg , dog\n"),
+    ([], "f,cat,dog\nx.jpg,True,true\ny.jpg,False,True\n"),
+    ([], "f,l\nx.jpg,cat\n./y.jpg,dog\nb/../x.jpg,dog\n"),
+    (["--delimiter", " ", "--class-columns", "cat", "dog"],
+     "f x cat dog\nx.jpg  1 1\ny.jpg  0 1\n"),
 ])
 def test_forms_of_csv(here, flags, text):
     write(here / "t.csv", text)
     make("csv", "t.csv", "--prefix", "out", "--val-fraction", 0, *flags)
     assert rows("out_train.lst") == {"x.jpg": "1 1", "y.jpg": "0 1"}
     assert classes() == ["cat", "dog"]
+
+
+@pytest.mark.parametrize("text", ["f,l\nx.jpg,cat;dog\ny.jpg,-1\nz.jpg,\n",
+                                  "f,cat,dog\nx.jpg,1,1\ny.jpg,NaN,NA\nz.jpg,0,0\n",
+                                  "f,cat,dog\nx.jpg,1,1\ny.jpg,nan,\nz.jpg,0,0.0\n"])
+def test_forms_of_unknown_in_csv(here, text):
+    write(here / "t.csv", text)
+    make("csv", "t.csv", "--prefix", "out", "--val-fraction", 0)
+    assert rows("out_train.lst") == {"x.jpg": "1 1", "y.jpg": "-1 -1", "z.jpg": "0 0"}
+    assert classes() == ["cat", "dog"]
+
+
+def test_one_column_of_ones_and_zeros_is_not_taken_for_class_names(here):
+    write(here / "t.csv", "f,cat\nx.jpg,1\ny.jpg,0\nz.jpg,-1\n")
+    flags = ["csv", "t.csv", "--prefix", "out", "--val-fraction", 0]
+    assert "give --class-columns cat when that is a class" in refusal(*flags)
+    make(*flags, "--class-columns", "cat")
+    assert rows("out_train.lst") == {"x.jpg": "1", "y.jpg": "0", "z.jpg": "-1"}
+    make(*flags, "--labels-column", "cat")
+    assert rows("out_train.lst") == {"x.jpg": "0 1", "y.jpg": "1 0", "z.jpg": "-1 -1"}
 
 
 def test_classes_may_be_called_like_column_numbers(here):
@@ -132,6 +157,8 @@ def test_classes_may_be_called_like_column_numbers(here):
     ("f,cat,dog\nx.jpg,1,0\ny.jpg,2,0\n", "t.csv:3: column cat holds '2'"),
     ("f,cat,dog\nx.jpg,1,0\ny.jpg,1\n", "t.csv:3: 2 columns, but the first row has 3"),
     ("f,cat,dog\nx.jpg,1,0\nx.jpg,0,0\n", "t.csv:3: x.jpg is on an earlier line already"),
+    ("f,cat,dog\nx.jpg,1,0\n./x.jpg,0,0\n", "t.csv:3: ./x.jpg is on an earlier line already"),
+    ("f,l\nx.jpg,cat\ny.jpg,cat;-1\n", "t.csv:3: -1 (all classes unknown) stands among"),
     ("f,l\nx.jpg,cat\n\"y\t.jpg\",cat\n", "t.csv:3: the file name 'y\\t.jpg' holds a tab"),
     ("f,l\nx.jpg,cat\n\"y\n.jpg\",cat\n", "t.csv:4: the file name 'y\\n.jpg' holds a line end"),
     ("f,l\nx.jpg,cat\n,dog\n", "t.csv:3: the file name is empty"),
@@ -151,6 +178,8 @@ def test_a_bad_row_is_named_and_can_be_left_out(here, caplog, text, message):
 @pytest.mark.parametrize("text, encoding, flags, message", [
     ("", "utf-8", [], "is empty"),
     ("f\nx.jpg\n", "utf-8", [], "another --delimiter?"),
+    ("f;l\nx.jpg;cat\n", "utf-8", [], "t.csv:1: one column only; --delimiter ';' finds more"),
+    ("x.JPG,cat\ny.jpg,dog\n", "utf-8", [], "t.csv:1: x.JPG looks like an image"),
     ("f,l\nx.jpg,cat\n", "utf-16", [], "UTF-16"),
     ("f,a,b\nx.jpg,1,0\n", "utf-8", ["--labels-column", "c"], "no column c; there are 3"),
     ("f,a,a\nx.jpg,1,0\n", "utf-8", [], "two columns are called a"),

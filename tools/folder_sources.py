@@ -15,11 +15,10 @@ from xml.etree.ElementTree import ParseError
 import defusedxml.ElementTree
 from defusedxml import DefusedXmlException
 from label_table import Sample, Source
-from text_sources import cannot_read, text_lines
+from text_sources import IMAGE_ENDINGS, cannot_read, text_lines
 
 from cli import InputError
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
 MAX_XML_BYTES = 4 << 20  # tens of thousands of boxes
 NOTHING = frozenset()
 

@@ -25,7 +25,8 @@ Sample = namedtuple("Sample", "name present unknown where")
 Sample.__doc__ = """What a source says of an image.
 
 `name` is relative to the image root; `present` and `unknown` are sets of class names, every
-other class is absent; `where` (file and line) is for messages.
+other class is absent; `unknown` is None where all classes are that are not present; `where`
+(file and line) is for messages.
 """
 
 Source = namedtuple("Source", "classes samples")
@@ -93,6 +94,7 @@ def gather(source, faults, listed=None, drop_unlisted=False, min_count=0, path_r
             raise InputError(f"class {number} of the source: {class_problem(name)}")
     rows_of_names, numbers = {}, {name: n for n, name in enumerate(source.classes or ())}
     cells = {1: (array("q"), array("q")), -1: (array("q"), array("q"))}
+    all_unknown = []
     allowed = None if listed is None or drop_unlisted else set(listed)
     for sample in source.samples:
         name = sample.name
@@ -103,8 +105,11 @@ def gather(source, faults, listed=None, drop_unlisted=False, min_count=0, path_r
         if problem:
             faults(sample.where, problem)
             continue
-        row = rows_of_names.setdefault(name, len(rows_of_names))
-        for value, names in ((1, sample.present), (-1, sample.unknown)):
+        # ./b.jpg is b.jpg: as two images, one might come into training and one into validation.
+        row = rows_of_names.setdefault(os.path.normpath(name), len(rows_of_names))
+        if sample.unknown is None:
+            all_unknown.append(row)
+        for value, names in ((1, sample.present), (-1, sample.unknown or ())):
             for class_name in names:
                 cells[value][0].append(row)
                 cells[value][1].append(numbers.setdefault(class_name, len(numbers)))
@@ -129,6 +134,7 @@ def gather(source, faults, listed=None, drop_unlisted=False, min_count=0, path_r
     for new, name in enumerate(classes):
         if name in numbers:
             column[numbers[name]] = new
+    labels[all_unknown] = -1
     for value, (rows, columns) in ((-1, unknown), (1, present)):  # known outweighs unknown
         columns = column[columns]
         labels[rows[columns >= 0], columns[columns >= 0]] = value
@@ -189,7 +195,7 @@ def _path_problem(name, given):
 
 
 def _class_problem(sample, numbers, allowed):
-    for name in sample.present | sample.unknown:
+    for name in sample.present | (sample.unknown or set()):
         if name not in numbers and class_problem(name):
             return class_problem(name)
         if allowed is not None and name not in allowed:

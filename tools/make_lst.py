@@ -254,13 +254,14 @@ def _add_sources(command, *parents):
                       help="the first row is an image already; columns are called 1, 2, ...")
     form.add_argument("--name-column", metavar="COLUMN", help="file names (default: the first)")
     form.add_argument("--labels-column", metavar="COLUMN",
-                      help="one column with all of an image's classes (default: the other one, "
-                      "when there are two)")
+                      help="one column with all of an image's classes; empty: no class, -1: all "
+                      "classes unknown (default: the other one, when there are two)")
     form.add_argument("--separator", default=";", metavar="TEXT",
                       help="between those classes (default: %(default)s)")
     form.add_argument("--class-columns", nargs="+", metavar="COLUMN",
-                      help="columns of a class each: 1 present, 0 absent, -1 or empty unknown "
-                      "(default: all but the file names, when there are more than two)")
+                      help="columns of a class each: 1 or True present, 0 or False absent, -1, "
+                      "empty, NaN or NA unknown (default: all but the file names, when there are "
+                      "more than two)")
     flags.set_defaults(run=make, read=_read_csv)
 
     flags = command("jsonl", 'from lines of {"image": "a.jpg", "labels": ["cat"]}; "unknown" may '

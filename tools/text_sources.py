@@ -15,7 +15,10 @@ from label_table import Sample, Source
 
 from cli import InputError
 
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
 MAX_LINE_BYTES = 4 << 20
+# What a class's column may hold beside numbers: pandas writes True, False and NaN.
+WORDS = {"": -1, "nan": -1, "na": -1, "true": 1, "false": 0}
 NOTHING = frozenset()
 
 
@@ -66,9 +69,10 @@ def read_csv(path, faults, delimiter=",", header=True, name_column=None, labels_
              class_columns=None, separator=";"):
     """A table with a column of file names and the labels in one of two forms.
 
-    Either one column holds an image's classes, separated; or each class has a column of 1
-    (present), 0 (absent) and -1 or nothing (unknown). Columns are given by their name in the
-    header or by their number from 1.
+    Either one column holds an image's classes, separated, or nothing (no class), or only -1 (all
+    classes unknown); or each class has a column of 1 or True (present), 0 or False (absent) and
+    -1, NaN, NA or nothing (unknown). Columns are given by their name in the header or by their
+    number from 1.
 
     Parameters
     ----------
@@ -80,7 +84,8 @@ def read_csv(path, faults, delimiter=",", header=True, name_column=None, labels_
     name_column : str, optional
         Default: the first.
     labels_column : str, optional
-        Column of separated classes. Default: the second of a table of two columns.
+        Column of separated classes. Default: the second of a table of two columns, unless it
+        looks like a class's column.
     class_columns : list of str, optional
         Columns that are a class each. Default: all but the name's, when there are more than two.
     separator : str
@@ -88,6 +93,11 @@ def read_csv(path, faults, delimiter=",", header=True, name_column=None, labels_
     Returns
     -------
     Source
+
+    Raises
+    ------
+    InputError
+        When the columns are not there, or it is not certain which form they have.
     """
     if labels_column and class_columns:
         raise InputError("--labels-column and --class-columns are two forms: give one of them")
@@ -101,12 +111,20 @@ def read_csv(path, faults, delimiter=",", header=True, name_column=None, labels_
         titles = [str(column) for column in range(1, len(first) + 1)]
         rows = itertools.chain([(where, first)], rows)
     if len(titles) < 2:
-        raise InputError(f"{where}: one column only; another --delimiter?")
+        other = next((name for name, character in (("';'", ";"), ("tab", "\t"), ("'|'", "|"))
+                      if character in first[0]), None)
+        raise InputError(f"{where}: one column only; " + (
+            f"--delimiter {other} finds more" if other else "another --delimiter?"))
     name_at = _column(titles, name_column, where) if name_column else 0
+    if header and titles[name_at].lower().endswith(IMAGE_ENDINGS):
+        raise InputError(f"{where}: {titles[name_at]:.200} looks like an image, where the columns' "
+                         "names are expected: --no-header, when it is one")
     rows = _of_width(rows, len(titles), faults)
     if labels_column or (len(titles) == 2 and not class_columns):
         labels_at = _column(titles, labels_column, where) if labels_column else 1 - name_at
-        return Source(None, _separated(rows, name_at, labels_at, separator))
+        if not labels_column:
+            rows = _not_one_class(rows, labels_at, path, titles[labels_at])
+        return Source(None, _separated(rows, name_at, labels_at, separator, faults))
     columns = ([_column(titles, column, where) for column in class_columns] if class_columns
                else [column for column in range(len(titles)) if column != name_at])
     classes = {column: titles[column] for column in columns}
@@ -124,35 +142,67 @@ def _of_width(rows, width, faults):
             faults(where, f"{len(row)} columns, but the first row has {width}")
 
 
-def _separated(rows, name_at, labels_at, separator):
+def _not_one_class(rows, labels_at, path, title):
+    """The same rows, unless all of them have what a column of one class would hold."""
+    seen = []  # of other tables, the rows up to the first that carries a class
+    for where, row in rows:
+        seen.append((where, row))
+        if _truth(row[labels_at]) is None:
+            return itertools.chain(seen, rows)
+    if any(row[labels_at].strip() for _, row in seen):
+        raise InputError(f"{path}: column {title} holds nothing but 1, 0 and unknown: give "
+                         f"--class-columns {title} when that is a class, --labels-column {title} "
+                         "when these are the names of classes")
+    return iter(seen)
+
+
+def _truth(text):
+    """1, 0 or -1, as a class's column says it; None when it does not."""
+    text = text.strip().lower()
+    try:
+        value = WORDS[text] if text in WORDS else float(text)
+    except ValueError:
+        return None
+    return int(value) if value in (1, 0, -1) else None
+
+
+def _separated(rows, name_at, labels_at, separator, faults):
     for where, row in rows:
         present = {part.strip() for part in row[labels_at].split(separator)} - {""}
-        yield Sample(row[name_at], present, NOTHING, where)
+        if present == {"-1"}:
+            yield Sample(row[name_at].strip(), NOTHING, None, where)
+        elif "-1" in present:
+            faults(where, "-1 (all classes unknown) stands among other labels")
+        else:
+            yield Sample(row[name_at].strip(), present, NOTHING, where)
 
 
 def _one_hot(rows, name_at, classes, faults):
     seen = set()
     for where, row in rows:
-        sets = {1: set(), 0: set(), -1: set()}
-        try:
-            for column, name in classes.items():
-                sets[float(row[column].strip() or -1)].add(name)
-        except (ValueError, KeyError):
-            faults(where, f"column {name} holds {row[column]!r:.60}, not 1, 0 or -1; a column of "
-                   "class names wants --labels-column")
+        truths = {name: _truth(row[column]) for column, name in classes.items()}
+        odd = next((column for column, name in classes.items() if truths[name] is None), None)
+        if odd is not None:
+            faults(where, f"column {classes[odd]} holds {row[odd]!r:.60}, not 1, 0 or -1; a column "
+                   "of class names wants --labels-column")
             continue
-        if row[name_at] in seen:
+        name = row[name_at].strip()
+        if os.path.normpath(name) in seen:
             # Zeros say something here, so that two rows may well contradict each other.
-            faults(where, f"{row[name_at]} is on an earlier line already")
+            faults(where, f"{name} is on an earlier line already")
             continue
-        seen.add(row[name_at])
-        yield Sample(row[name_at], sets[1], sets[-1], where)
+        seen.add(os.path.normpath(name))
+        present, unknown = ({c for c, truth in truths.items() if truth == value}
+                            for value in (1, -1))
+        yield Sample(name, present, unknown, where)
 
 
 def _csv_rows(path, faults, delimiter):
     """Yield (file and line, fields). What is not UTF-8 stays as it is: file names need not be."""
     lines = (os.fsdecode(line) for line in text_lines(path))
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    # The space of `a.jpg, "cat;dog"` would make the quotes part of the field.
+    reader = csv.reader(lines, delimiter=delimiter, strict=True,
+                        skipinitialspace=delimiter != " ")
     while True:
         try:
             row = next(reader)
