@@ -1,6 +1,9 @@
 """tools/export_onnx.py: a fine-tuned checkpoint as ONNX and as plain MXNet."""
+import ast
+import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +13,7 @@ import efficientnet_lite
 import export_onnx
 import numpy as np
 import pytest
+from conftest import script
 from import_pretrained import import_gluon
 from onnx_writer import to_onnx
 
@@ -35,14 +39,13 @@ import onnxruntime
 
 session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
 says = {k: json.loads(v) for k, v in session.get_modelmeta().custom_metadata_map.items()}
+assert says["fit"] == "squash", "the images of this model are to be fitted by " + says["fit"]
+_, height, width = says["image_shape"]
 image = cv2.cvtColor(cv2.imread("photo.jpg"), cv2.COLOR_BGR2RGB)
-(rows, columns), (_, height, width) = image.shape[:2], says["image_shape"]
-scale = max(height / rows, width / columns, says.get("resize", 0) / min(rows, columns))
-image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
-pixels = image[top:top + height, left:left + width].transpose(2, 0, 1)[None]
+image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+pixels = image.transpose(2, 0, 1)[None]
 probability = session.run(["probability"], {"data": pixels})[0][0]
-print(dict(zip(says["class_names"], probability.round(4).tolist())))
+print({name: round(float(p), 4) for name, p in zip(says["class_names"], probability)})
 """
 MXNET_EXAMPLE = """
 import json
@@ -53,14 +56,14 @@ import mxnet as mx
 
 net, arg_params, aux_params = mx.model.load_checkpoint("deploy/multilabel", 0)
 says = {k[6:-2]: json.loads(v) for k, v in net.attr_dict()["data"].items()}
+assert says["fit"] == "squash", "the images of this model are to be fitted by " + says["fit"]
 _, height, width = says["image_shape"]
 image = mx.image.imread("photo.jpg")  # RGB
-image = mx.image.resize_short(image, says.get("resize") or max(height, width))
-image, _ = mx.image.center_crop(image, (width, height))
+image = mx.image.imresize(image, width, height, interp=3)  # the mean over each area
 arg_params["data"] = image.transpose((2, 0, 1)).expand_dims(0)
 executor = net.bind(mx.cpu(), arg_params, aux_states=aux_params, grad_req="null")
 probability = executor.forward(is_train=False)[0].asnumpy()[0]
-print(dict(zip(says["class_names"], probability.round(4).tolist())))
+print({name: round(float(p), 4) for name, p in zip(says["class_names"], probability)})
 """
 # What someone without this package would write.
 PLAIN_MXNET = """
@@ -194,14 +197,14 @@ def photo(tmp_path):
     return tmp_path / "photo.jpg"
 
 
-def run_elsewhere(code, folder):
-    """Run a script that cannot see this package."""
+def run_elsewhere(code, folder, status=0):
+    """Run a script that cannot see this package; what it prints, or its error."""
     (folder / "elsewhere.py").write_text(code, encoding="utf-8")
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run([sys.executable, "-X", "utf8", "elsewhere.py"], cwd=str(folder),
                           env=environment, capture_output=True, encoding="utf-8", check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert done.returncode == status, done.stderr
+    return done.stderr if status else done.stdout
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -355,25 +358,50 @@ def test_the_plain_pair_ends_at_the_sigmoid_and_keeps_what_the_checkpoint_says(
     assert checkpoint.get_attributes(net) == SAYS
 
 
-def test_the_onnxruntime_example_answers_as_the_checkpoint(exported, tiny, photo):
+@pytest.fixture(scope="module")
+def squashing(folder):
+    """Prefix of a small checkpoint for images that are squashed."""
+    return fine_tuned(folder / "squashing", "tiny", fit="squash", resize=None)
+
+
+def test_the_examples_are_the_readmes():
+    readme = Path(SCRIPT.parents[1], "README.md").read_text(encoding="utf-8")
+    for example in (ONNXRUNTIME_EXAMPLE, MXNET_EXAMPLE):
+        assert f"```python{example}```" in readme
+
+
+def test_the_onnxruntime_example_answers_as_predict_multilabel(squashing, real_photo, needs_onnx):
+    export(squashing, "--out", real_photo.parent / "model.onnx")
+    assert_same_answer(run_elsewhere(ONNXRUNTIME_EXAMPLE, real_photo.parent), squashing, real_photo)
+
+
+def test_the_plain_mxnet_example_answers_as_predict_multilabel(squashing, real_photo):
+    export(squashing, "--deploy", real_photo.parent / "deploy" / "multilabel")
+    assert_same_answer(run_elsewhere(MXNET_EXAMPLE, real_photo.parent), squashing, real_photo)
+
+
+def test_the_examples_say_when_a_checkpoint_wants_another_fit(exported, tiny, photo):
     (photo.parent / "model.onnx").write_bytes(exported.read_bytes())
-    assert_same_answer(run_elsewhere(ONNXRUNTIME_EXAMPLE, photo.parent), tiny, photo)
-
-
-def test_the_plain_mxnet_example_answers_as_the_checkpoint(tiny, photo):
-    (photo.parent / "deploy").mkdir()
     export(tiny, "--deploy", photo.parent / "deploy" / "multilabel")
-    assert_same_answer(run_elsewhere(MXNET_EXAMPLE, photo.parent), tiny, photo)
+    for example in (ONNXRUNTIME_EXAMPLE, MXNET_EXAMPLE):
+        assert "are to be fitted by crop" in run_elsewhere(example, photo.parent, status=1)
+
+
+@pytest.fixture
+def real_photo(ccp, tmp_path):
+    found = sorted(ccp.rglob("*.jpg"))[0]
+    return Path(shutil.copy(found, tmp_path / "photo.jpg"))
 
 
 def assert_same_answer(printed, prefix, photo):
-    answer = eval(printed)
+    answer = ast.literal_eval(printed)
     assert list(answer) == CLASSES
-    pixels = np.empty((1, 3, 64, 64), np.uint8)
-    read_image(str(photo), pixels[0], Augment(resize=73))
+    lines = script("predict_multilabel.py", "--model", prefix, "--epoch", 2, photo)
+    row = next(csv.DictReader(lines[lines.index("name,"):].splitlines()))
     # Their resizing rounds otherwise than ours.
-    np.testing.assert_allclose(list(answer.values()), probabilities(prefix, pixels)[0], rtol=0,
-                               atol=0.02)
+    np.testing.assert_allclose(list(answer.values()), [float(row[name]) for name in CLASSES],
+                               rtol=0, atol=0.02)
+    assert max(len(str(p)) for p in answer.values()) <= 6
 
 
 def without_normalisation(folder):
@@ -425,13 +453,24 @@ def test_a_foreign_checkpoint_is_not_guessed_at(flags, message, tmp_path):
     (("--deploy", "{}", "--rgb-mean", "1,2,3"), "normalises by itself: leave out --rgb-mean"),
     (("--deploy", "{}", "--image-shape", "3,32,32"), "leave out --image-shape"),
     (("--deploy", "{}", "--image", "no.jpg"), "no.jpg"),
-    (("--deploy", "{}/no/such"), "cannot be written: No such file or directory"),
     (("--deploy", "{}", "--epoch", "7"), "-0007.params: no such file"),
 ])
 def test_mistakes_are_told(flags, message, tiny, tmp_path):
     with pytest.raises(InputError, match=message):
         export(tiny, *(flag.format(tmp_path / "plain") for flag in flags))
     assert not list(tmp_path.iterdir())
+
+
+def test_the_results_folders_are_made(tiny, tmp_path, needs_onnx):
+    export(tiny, "--out", tmp_path / "a/net.onnx", "--deploy", tmp_path / "b/c/plain")
+    assert (tmp_path / "a/net.onnx").is_file()
+    assert (tmp_path / "b/c/plain-0000.params").is_file()
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_any_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="file: cannot be made: file exists"):
+        export(tmp_path / "no such", "--deploy", tmp_path / "file/plain")
 
 
 def test_the_checkpoint_itself_is_not_overwritten(tiny):

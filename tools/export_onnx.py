@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
+from lst_writer import make_folder_of  # noqa: E402
 from onnx_writer import OPSET, import_onnx, onnx_predictor, to_onnx  # noqa: E402
 
 import checkpoint  # noqa: E402
@@ -224,7 +225,7 @@ def build_parser():
 
 
 def check_args(args):
-    """Turn texts into numbers and refuse what cannot be done, before anything is read."""
+    """Turn texts into numbers, refuse what cannot be done, and make the results' folders."""
     if not (args.out or args.deploy):
         raise InputError("nothing to write: give --out FILE, --deploy PREFIX2, or both")
     if args.out:
@@ -238,6 +239,8 @@ def check_args(args):
             setattr(args, flag, numbers(f"--{flag.replace('_', '-')}", text, kind, 3))
     if args.image_shape and (args.image_shape[0] != 3 or min(args.image_shape) < 1):
         raise InputError("--image-shape must be 3,HEIGHT,WIDTH (3 for red, green and blue)")
+    for result in filter(None, (args.out, args.deploy)):
+        make_folder_of(result)
 
 
 def main(argv=None):
