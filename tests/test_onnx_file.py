@@ -94,10 +94,11 @@ def test_mean_and_std_can_be_given(onnx, pixels, tmp_path):
         path, pixels, (127, 127, 127), (128, 128, 9)), atol=1e-4)
 
 
-def test_a_last_softmax_is_replaced(onnx, pixels, tmp_path):
+@pytest.mark.parametrize("operator", ["Softmax", "Sigmoid"])
+def test_a_last_activation_is_replaced(operator, onnx, pixels, tmp_path):
     nodes, weights = layers(onnx)
     path = save(onnx, tmp_path / "net.onnx", nodes, weights)
-    nodes.append(onnx.helper.make_node("Softmax", ["y"], ["p"], axis=1))
+    nodes.append(onnx.helper.make_node(operator, ["y"], ["p"]))
     ending = save(onnx, tmp_path / "ending.onnx", nodes, weights, outputs=["p"])
     main(["--onnx", ending, "--prefix", str(tmp_path / "net")])
     np.testing.assert_allclose(logits_of(str(tmp_path / "net"), pixels),
@@ -185,6 +186,7 @@ def test_a_form_that_the_importer_does_not_read_is_told(onnx, tmp_path):
 
 @pytest.mark.parametrize("options, says", [
     ({"image": (1, 3, 32, 48)}, "square"), ({"image": (1, 1, 32, 32)}, "wanted is"),
+    ({"image": (1, 3, 200_000, 200_000)}, "images of 200000x200000 pixels"),
     ({"image": (1, 3)}, "wanted is"), ({"pixel": "DOUBLE"}, "wanted is"),
     ({"outputs": ("y", "g")}, "1 inputs and 2 outputs")])
 def test_what_is_no_image_classifier_is_told(options, says, onnx, tmp_path):
@@ -204,7 +206,49 @@ def test_a_fixed_batch_is_told(onnx, tmp_path):
     weights["shape"] = np.array([1, 8])
     nodes[6] = onnx.helper.make_node("Reshape", ["f", "shape"], ["g"])
     path = save(onnx, tmp_path / "net.onnx", nodes, weights)
-    with pytest.raises(InputError, match="two images"):
+    with pytest.raises(InputError, match="cannot run it on 2 images"):
+        convert(path)
+    weights["shape"] = np.array([2, 8])
+    path = save(onnx, tmp_path / "net.onnx", nodes, weights, image=(2, 3, 32, 32))
+    with pytest.raises(InputError, match="cannot run it on 3 images"):
+        convert(path)
+
+
+@pytest.mark.parametrize("batch", [2, 4])
+def test_a_batch_that_is_only_declared_does_not_matter(batch, onnx, pixels, tmp_path):
+    plain = save(onnx, tmp_path / "plain.onnx", *layers(onnx))
+    path = save(onnx, tmp_path / "net.onnx", *layers(onnx), image=(batch, 3, 32, 32))
+    main(["--onnx", path, "--prefix", str(tmp_path / "net")])
+    np.testing.assert_allclose(logits_of(str(tmp_path / "net"), pixels),
+                               reference(plain, pixels), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["name", "self", "data", "image"])
+def test_an_input_may_have_any_name(name, onnx, pixels, tmp_path):
+    path = save(onnx, tmp_path / "net.onnx", *layers(onnx))
+    expected = reference(path, pixels)
+    model = onnx.load(path)
+    model.graph.input[0].name = model.graph.node[0].input[0] = name
+    onnx.save(model, path)
+    main(["--onnx", path, "--prefix", str(tmp_path / "net")])
+    np.testing.assert_allclose(logits_of(str(tmp_path / "net"), pixels), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("value, says", [(0, "nothing but 0"), (np.nan, "no numbers")])
+def test_a_network_that_computes_nothing_is_told(value, says, onnx, tmp_path):
+    nodes, weights = layers(onnx)
+    weights["fc"][:] = weights["fc_bias"][:] = value
+    with pytest.raises(InputError, match=says):
+        convert(save(onnx, tmp_path / "net.onnx", nodes, weights))
+
+
+def test_weights_in_another_file_that_is_missing_are_told(onnx, tmp_path):
+    path = save(onnx, tmp_path / "net.onnx", *layers(onnx))
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location="weights",
+              size_threshold=0)
+    convert(path)
+    (tmp_path / "weights").unlink()
+    with pytest.raises(InputError, match="weights in another file, which cannot be read"):
         convert(path)
 
 

@@ -13,6 +13,7 @@ from cli import InputError
 from mx_compat import mx
 
 FREE_SIZE = 224  # pixels, for a model that takes images of any size
+LARGEST_SIZE = 2048  # of which a few images pass through a network in ordinary memory
 TOLERANCE = 1e-3  # of the largest logit
 # What the importer raises on a model that it cannot read, depending on where.
 NOT_READ = (KeyError, IndexError, AttributeError, TypeError, ValueError, NameError,
@@ -26,7 +27,7 @@ def convert(path, mean, std):
     ----------
     path : str
         A classifier of (batch, 3, height, width) images with one output: logits, or
-        probabilities by a last Softmax.
+        probabilities by a last Softmax or Sigmoid.
     mean, std : sequence of 3 floats
         What the model's float images were normalised with, on the scale of 0 to 255. A model
         that takes uint8 pixels normalises them itself.
@@ -56,13 +57,16 @@ def convert(path, mean, std):
         model = onnx.load(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except (DecodeError, ValueError, onnx.checker.ValidationError):
+    except onnx.checker.ValidationError as error:
+        raise InputError(f"{path}: keeps its weights in another file, which cannot be read: "
+                         f"{error}") from None
+    except (DecodeError, ValueError):
         raise InputError(f"{path}: not an ONNX file, or cut short") from None
     try:
-        name, pixel_type, size = _image_input(onnx, model.graph)
+        pixel_type, size = _image_input(onnx, model.graph)
         _end_at_logits(model.graph)
         reference = _session(onnxruntime, model)
-        _simplify(onnx, model.graph)
+        name = _simplify(onnx, model.graph)
         net, arg_params, aux_params = _import(model)
         if pixel_type == "uint8":
             mean, std = (0, 0, 0), (1, 1, 1)
@@ -76,7 +80,7 @@ def convert(path, mean, std):
 
 
 def _image_input(onnx, graph):
-    """Name, element type ("float32" or "uint8") and side in pixels of the image input."""
+    """Element type ("float32" or "uint8") and side in pixels of the image input."""
     weights = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in weights]
     if len(inputs) != 1 or len(graph.output) != 1:
@@ -89,13 +93,16 @@ def _image_input(onnx, graph):
             or tensor.elem_type not in types:
         raise InputError(f"its input {inputs[0].name} is {sides} (0: free); wanted is (batch, 3, "
                          "height, width), square, float32 or uint8")
-    return inputs[0].name, types[tensor.elem_type], sides[2] or FREE_SIZE
+    if sides[2] > LARGEST_SIZE:
+        raise InputError(f"it wants images of {sides[2]}x{sides[2]} pixels; at most {LARGEST_SIZE} "
+                         "a side are compared, and so imported")
+    return types[tensor.elem_type], sides[2] or FREE_SIZE
 
 
 def _end_at_logits(graph):
-    """Take off a last Softmax, which SoftmaxOutput brings back."""
+    """Take off a last Softmax or Sigmoid: SoftmaxOutput wants logits."""
     last = next((node for node in graph.node if graph.output[0].name in node.output), None)
-    if last is not None and last.op_type in ("Softmax", "LogSoftmax"):
+    if last is not None and last.op_type in ("Softmax", "LogSoftmax", "Sigmoid"):
         graph.output[0].name = last.input[0]
         graph.node.remove(last)
 
@@ -111,7 +118,10 @@ def _session(onnxruntime, model):
 
 
 def _simplify(onnx, graph):
-    """Put the graph into the form that MXNet's importer reads, in place."""
+    """Put the graph into the form that MXNet's importer reads, in place.
+
+    Returns the name that the image input has afterwards.
+    """
     for node in [node for node in graph.node if node.op_type == "Constant"]:
         value = next((a.t for a in node.attribute if a.name == "value"), None)
         if value is not None:
@@ -120,6 +130,16 @@ def _simplify(onnx, graph):
             graph.node.remove(node)
     weights = {tensor.name: tensor for tensor in graph.initializer}
     listed = {value.name for value in graph.input}
+    # An input may be called like a parameter of MXNet's functions (`name`, `self`).
+    image = next(value for value in graph.input if value.name not in weights)
+    used = {name for node in graph.node for name in (*node.input, *node.output)} | set(weights)
+    old, image.name = image.name, "image"
+    while image.name in used:
+        image.name += "_"
+    for node in graph.node:
+        renamed = [image.name if name == old else name for name in node.input]
+        del node.input[:]
+        node.input.extend(renamed)
     # The importer looks for weights among the inputs, where exporters once listed them.
     graph.input.extend(
         onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
@@ -140,6 +160,7 @@ def _simplify(onnx, graph):
             continue
         del node.attribute[:]
         node.attribute.extend(onnx.helper.make_attribute(*item) for item in options.items())
+    return image.name
 
 
 def _import(model):
@@ -178,10 +199,25 @@ def _tidy(net):
 
 
 def _compare(reference, imported, pixel_type, size):
-    """Refuse a network whose logits differ from onnxruntime's on two images."""
+    """Refuse a network whose logits differ from onnxruntime's on a few images."""
     logits, arg_params, aux_params = imported
-    images = np.random.RandomState(0).randint(0, 256, (2, 3, size, size)).astype(np.uint8)
-    fixed = f"MXNet cannot run it on two images of {size}x{size}; export it with a free batch size"
+    batch = reference.get_inputs()[0].shape[0]
+    batch = batch if isinstance(batch, int) else 1
+    # Another number than the model's own shows whether it runs on that one only.
+    count = 3 if batch == 2 else 2
+    images = np.random.RandomState(0).randint(0, 256, (count, 3, size, size)).astype(np.uint8)
+    pixels = images
+    if pixel_type == "float32":
+        mean, std = (arg_params[n].asnumpy() for n in ("rgb_mean", "rgb_std"))
+        pixels = (images - mean) / std
+    theirs = np.stack([_run(reference, np.repeat(image[None], batch, axis=0).astype(pixel_type))
+                       .reshape(batch, -1)[0] for image in pixels])
+    if not (np.isfinite(theirs).all() and theirs.any()):
+        raise InputError("onnxruntime computes nothing but 0 from random pixels"
+                         if np.isfinite(theirs).all() else
+                         "onnxruntime computes infinite values, or no numbers, from random pixels")
+    fixed = (f"MXNet cannot run it on {count} images of {size}x{size}; export it with a free batch "
+             "size")
     try:
         # Before running: an error while it runs would take the whole process down.
         if logits.infer_shape(data=images.shape)[1][0][0] != len(images):
@@ -191,17 +227,16 @@ def _compare(reference, imported, pixel_type, size):
         ours = executor.forward(is_train=False)[0].asnumpy()
     except mx.MXNetError:
         raise InputError(fixed) from None
-    pixels = images
-    if pixel_type == "float32":
-        mean, std = (arg_params[n].asnumpy() for n in ("rgb_mean", "rgb_std"))
-        pixels = (images - mean) / std
-    name = reference.get_inputs()[0].name
-    theirs = np.concatenate([
-        reference.run(None, {name: image[None].astype(pixel_type)})[0].reshape(1, -1)
-        for image in pixels])
     difference = np.inf
     if ours.shape == theirs.shape:
         difference = np.abs(ours - theirs).max() / np.abs(theirs).max()
     if not difference < TOLERANCE:
         raise InputError(f"MXNet reads it, but computes something else (by {difference:.1g} of "
                          "the largest logit); it has an option that MXNet's importer ignores")
+
+
+def _run(session, pixels):
+    try:
+        return session.run(None, {session.get_inputs()[0].name: pixels})[0]
+    except Exception as error:  # its errors have no base class of their own
+        raise InputError(f"onnxruntime cannot run it: {error}") from None
