@@ -68,6 +68,31 @@ def test_a_malicious_pickle_does_nothing(module, function, wrap, tmp_path):
     assert not marker.exists()
 
 
+def nested(depth=50):
+    """A tuple of the same tuple twice, of the same tuple twice, ...: 2**50 parts."""
+    return torch_bytes.text("t") + b"".join(b"q\x01h\x01\x86" for _ in range(depth))
+
+
+@pytest.mark.parametrize("pickled", [
+    b"}" + nested() + b"Ns.", b"}(" + nested() + b"Nu.", b"(" + nested() + b"Nd.",
+    b"\x8f(" + nested() + b"\x90.", b"(" + nested() + b"\x91.",
+    torch_bytes.name("collections", "OrderedDict") + b"](" + nested() + b"N\x86e\x85R.",
+    torch_bytes.tensor("0", 2, (2,), (1,)).replace(torch_bytes.text("0"), nested()) + b".",
+    torch_bytes.tensor("0", 2, (2,), (1,)).replace(torch_bytes.number(2), nested()) + b".",
+])
+def test_keys_that_would_take_for_ever_to_hash_are_an_error(pickled):
+    with pytest.raises(InputError, match="key|number of values"):
+        parse_tensors(torch_bytes.zip_format({"w": np.ones(2, np.float32)}, b"\x80\x02" + pickled))
+
+
+def test_a_dictionary_of_pairs_is_read_as_python_2_wrote_it():
+    pair = torch_bytes.text("w") + torch_bytes.tensor("0", 2, (2,), (1,)) + b"\x86"
+    pickled = (b"\x80\x02" + torch_bytes.name("collections", "OrderedDict") + b"](" + pair
+               + b"e\x85R.")
+    content = torch_bytes.zip_format({"w": np.ones(2, np.float32)}, pickled)
+    assert list(parse_tensors(content)) == ["w"]
+
+
 def test_a_pickle_cannot_change_a_tensor_after_its_check():
     forged = torch_bytes.tensor("0", 2, (2,), (1,)) + b"}" + torch_bytes.text("shape") + \
         torch_bytes.group(torch_bytes.number(10**9)) + b"sb"

@@ -110,7 +110,7 @@ class _Storage:
 
     def __init__(self, type_name, count):
         if not isinstance(count, int) or count < 0:
-            raise InputError(f"a storage of {count!r} values")
+            raise InputError("a storage whose number of values makes no sense")
         self.type_name = type_name
         self.count = count
         self.values = None
@@ -166,7 +166,8 @@ class _Unpickler(pickle._Unpickler):
     """Knows tensors, dictionaries and element types; storages go into `storages` by key.
 
     Python's own unpickler rather than C's: its memo is a dictionary, which a malicious index
-    cannot blow up, and its operations can be replaced.
+    cannot blow up, and its operations can be replaced. Keys are texts and whole numbers only: a
+    few nested tuples that share their parts would take for ever to hash or to print.
     """
 
     dispatch = dict(pickle._Unpickler.dispatch)
@@ -181,9 +182,39 @@ class _Unpickler(pickle._Unpickler):
 
     dispatch[pickle.BUILD[0]] = load_build
 
+    def load_dict(self):
+        items = self.pop_mark()
+        self.append(_dictionary(zip(items[::2], items[1::2])))
+
+    dispatch[pickle.DICT[0]] = load_dict
+
+    def load_setitem(self):
+        value = self.stack.pop()
+        self._set_items([self.stack.pop(), value])
+
+    dispatch[pickle.SETITEM[0]] = load_setitem
+
+    def load_setitems(self):
+        self._set_items(self.pop_mark())
+
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+
+    def _set_items(self, items):
+        self.stack[-1].update(_dictionary(zip(items[::2], items[1::2])))
+
+    def load_additems(self):
+        items = self.pop_mark()
+        self.stack[-1].update(_dictionary((key, None) for key in items))
+
+    def load_frozenset(self):
+        self.append(frozenset(_dictionary((key, None) for key in self.pop_mark())))
+
+    dispatch[pickle.ADDITEMS[0]] = load_additems
+    dispatch[pickle.FROZENSET[0]] = load_frozenset
+
     def find_class(self, module, name):
         if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
+            return _dictionary
         if module == "torch._utils" and name in ("_rebuild_tensor_v2", "_rebuild_tensor"):
             return _rebuild_tensor
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
@@ -197,6 +228,8 @@ class _Unpickler(pickle._Unpickler):
         kind, storage_type, key, _, count, *view = pid
         if kind != "storage" or not isinstance(storage_type, _StorageType) or any(view):
             raise InputError("holds something other than storages of a known type")
+        if not isinstance(key, (str, int)):
+            raise InputError("a storage whose key is neither text nor a number")
         key = str(key)
         if key not in self.storages:
             self.storages[key] = _Storage(storage_type.type_name, count)
@@ -208,6 +241,16 @@ class _StorageType:
 
     def __init__(self, type_name):
         self.type_name = type_name
+
+
+def _dictionary(items=()):
+    """An OrderedDict of items whose keys are fit for one."""
+    found = OrderedDict()
+    for key, value in items:
+        if not isinstance(key, (str, int)):
+            raise InputError("a key that is neither text nor a number: no state dict")
+        found[key] = value
+    return found
 
 
 def _rebuild_tensor(storage, offset, shape, strides, *_):
@@ -241,7 +284,7 @@ def _read_old(content):
     if not isinstance(keys, list):
         raise InputError("cut short, or not what torch.save writes")
     for key in keys:
-        storage = tensors.storages.get(str(key))
+        storage = tensors.storages.get(str(key)) if isinstance(key, (str, int)) else None
         count = int.from_bytes(file.read(8), "little" if order == "<" else "big")
         if storage is None or count != storage.count:
             raise InputError("cut short, or changed: values that no tensor announced")
