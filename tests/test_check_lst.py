@@ -111,6 +111,14 @@ def test_fix_leaves_contradictions_out_where_unknown_cannot_be_said(photos, caps
     assert lines("b.lst") == ["12 3 1.png"]
 
 
+def test_fix_writes_all_lists_or_none(photos):
+    lst("train.lst", "1 0.png", "1 1.png")
+    lst("val.lst", "1 2.png")
+    with pytest.raises(InputError, match="no such folder|No such file"):
+        main(["check", "train.lst", "val.lst", "--path-root", "photos", "--fix", "a", "no/b"])
+    assert not (photos.parent / "a").exists()
+
+
 def test_fix_writes_nothing_when_a_list_would_be_empty(photos):
     lst("train.lst", "1 0.png", "1 1.png")
     lst("val.lst", "1 gone.png")

@@ -1,7 +1,10 @@
+import errno
 import json
+import os
 import time
 
 import cv2
+import make_lst
 import numpy as np
 import pytest
 from conftest import script
@@ -236,6 +239,29 @@ def test_an_old_validation_list_does_not_stay_beside_a_new_training_list(here):
     assert "out_val.lst is there from an earlier run" in refusal(
         "csv", "labels.csv", "--prefix", "out", "--val-fraction", 0)
     assert (here / "out_train.lst").read_bytes() == before
+
+
+@pytest.mark.parametrize("at_fault", ["out_train.lst", "out_val.lst", "out_labels.txt"])
+def test_the_files_are_written_all_or_none(here, at_fault):
+    write(here / "labels.csv", LIST_CSV)
+    (here / at_fault).mkdir()
+    assert f"{at_fault}: cannot be written" in refusal("csv", "labels.csv", "--prefix", "out")
+    assert {path.name for path in here.iterdir()} == {"labels.csv", at_fault}
+
+
+def test_a_disk_that_gets_full_leaves_the_earlier_files(here, monkeypatch):
+    write(here / "labels.csv", LIST_CSV)
+    make("csv", "labels.csv", "--prefix", "out", "--seed", 1)
+    before = {path.name: path.read_bytes() for path in here.iterdir()}
+
+    def full(path, lines):
+        def write(temporary):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return path, write
+
+    monkeypatch.setattr(make_lst, "lines_file", full)
+    assert "No space left" in refusal("csv", "labels.csv", "--prefix", "out", "--seed", 3)
+    assert {path.name: path.read_bytes() for path in here.iterdir()} == before
 
 
 def test_a_folder_that_cannot_be_made_is_told_in_one_line(here):

@@ -1,6 +1,12 @@
 """Writing .lst files and lists of class names: what a name may hold, and how labels are spelled.
 
     write_lst("train.lst", [0, 1], np.array([[1, 0], [0, -1]], np.int8), ["a.jpg", "b.jpg"])
+
+Files that belong together are written together, all of them or none:
+
+    labels = np.array([[1, 0], [0, -1]], np.int8)
+    write_together([lst_file("train.lst", [0, 1], labels, ["a.jpg", "b.jpg"]),
+                    lines_file("labels.txt", ["cat", "dog"])])
 """
 import os
 
@@ -31,7 +37,17 @@ def name_problem(name):
 
 
 def write_lst(path, ids, labels, names, label_format="multi-hot"):
-    """Write a .lst file, whole or not at all.
+    """Write a .lst file, whole or not at all; see `lst_file`."""
+    write_together([lst_file(path, ids, labels, names, label_format)])
+
+
+def write_lines(path, lines):
+    """Write a text file of one item a line, whole or not at all."""
+    write_together([lines_file(path, lines)])
+
+
+def lst_file(path, ids, labels, names, label_format="multi-hot"):
+    """A .lst file for `write_together`.
 
     Parameters
     ----------
@@ -44,10 +60,16 @@ def write_lst(path, ids, labels, names, label_format="multi-hot"):
         "multi-hot", or "indices": the numbers of the classes present, which leaves no way to
         say unknown.
 
+    Returns
+    -------
+    path : str
+    write : callable
+        Writes it to the file whose name it is given.
+
     Raises
     ------
     InputError
-        When it cannot be written, or "indices" would lose something.
+        When "indices" would lose something.
     """
     if label_format == "indices" and not np.isin(labels, (0, 1)).all():
         raise InputError(f"{path}: --label-format indices can say neither unknown (-1) nor soft "
@@ -63,16 +85,35 @@ def write_lst(path, ids, labels, names, label_format="multi-hot"):
                     b"%d\t%s%s\n" % (number, text, os.fsencode(name)) for number, text, name
                     in zip(ids[start:start + step], texts, names[start:start + step])))
 
-    _write_whole(path, write)
+    return path, write
 
 
-def write_lines(path, lines):
-    """Write a text file of one item a line, whole or not at all."""
+def lines_file(path, lines):
+    """A text file of one item a line, for `write_together`: path and writing function."""
     def write(temporary):
         with open(temporary, "wb") as file:
             file.write(b"".join(os.fsencode(line) + b"\n" for line in lines))
 
-    _write_whole(path, write)
+    return path, write
+
+
+def write_together(files):
+    """Write files so that an error, such as a full disk, leaves all of them as they were.
+
+    Parameters
+    ----------
+    files : sequence of (str, callable)
+        From `lst_file` and `lines_file`.
+
+    Raises
+    ------
+    InputError
+        When one of them cannot be written.
+    """
+    for path, _ in files:
+        if os.path.isdir(path):  # the one thing that renaming stumbles over
+            raise InputError(f"{path}: cannot be written: is a folder")
+    _write_in_turn(list(files))
 
 
 def make_folder_of(prefix):
@@ -103,8 +144,16 @@ def _encodes(name):
     return True
 
 
-def _write_whole(path, write):
+def _write_in_turn(files):
+    """Each beside its place, and only then, from the last to the first, into it."""
     # MXNet, which checkpoint needs, takes two seconds to load: too long to wait for an error.
     from checkpoint import write_whole
 
-    write_whole(path, write)
+    (path, write), *others = files
+
+    def write_this_and_others(temporary):
+        write(temporary)
+        if others:
+            _write_in_turn(others)
+
+    write_whole(path, write_this_and_others)

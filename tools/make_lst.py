@@ -19,7 +19,7 @@ from check_lst import KINDS, check, cleaned, summarise  # noqa: E402
 from coco_file import read_coco  # noqa: E402
 from folder_sources import read_folders, read_voc  # noqa: E402
 from label_table import Faults, Part, format_table, gather, part  # noqa: E402
-from lst_writer import make_folder_of, write_lines, write_lst  # noqa: E402
+from lst_writer import lines_file, lst_file, make_folder_of, write_together  # noqa: E402
 from shard_lst import deal, place_files, write_parts  # noqa: E402
 from stratify import split  # noqa: E402
 from text_sources import read_csv, read_jsonl  # noqa: E402
@@ -57,10 +57,11 @@ def make(args):
         raise InputError("--label-format indices cannot say unknown, and "
                          f"{np.count_nonzero(labels < 0)} labels are: use multi-hot")
     make_folder_of(args.prefix)
-    for title, rows in sides:
-        write_lst(f"{args.prefix}_{title}.lst", rows, labels[rows],
-                  [table.names[row] for row in rows], args.label_format)
-    write_lines(f"{args.prefix}_labels.txt", table.classes)
+    write_together([
+        *(lst_file(f"{args.prefix}_{title}.lst", rows, labels[rows],
+                   [table.names[row] for row in rows], args.label_format)
+          for title, rows in sides),
+        lines_file(f"{args.prefix}_labels.txt", table.classes)])
 
     print(format_table(table.classes, [part(title, labels[rows]) for title, rows in sides]))
     if table.left_out:
@@ -102,8 +103,9 @@ def run_check(args):
     if args.fix:
         # All of them before the first is written, so that an error leaves none behind.
         clean = [cleaned(lists, findings, number) for number in range(len(lists))]
-        for path, (ids, labels, image_names), lst in zip(args.fix, clean, lists):
-            write_lst(path, ids, labels, image_names, args.label_format)
+        write_together([lst_file(path, *content, args.label_format)
+                        for path, content in zip(args.fix, clean)])
+        for path, (ids, _, _), lst in zip(args.fix, clean, lists):
             print(f"{path}: {len(ids)} of {len(lst)} rows")
     return 1 if findings.problems else 0
 
