@@ -389,13 +389,36 @@ def test_broken_coco_is_named_with_line_and_column(here):
     ('{"images": ' + "[" * 1_000_000, "nested deeper than 64"),
     ('{"images": ' + '[{"a\\"":' * 100, "nested deeper than 64"),
     (json.dumps(COCO)[:-30], "broken JSON: parse error: premature EOF"),
+    (json.dumps(COCO) + "]", "t.json:1:{end}: broken JSON: parse error: trailing garbage"),
+    (json.dumps(COCO) + " \n x", "t.json:2:2: broken JSON"),
+    ("x" + json.dumps(COCO), "t.json:1:1: broken JSON"),
+    ("[]", "holds no object in braces"),
     ("{}", "holds no categories"),
     (json.dumps({**COCO, "annotations": []}), "holds no annotations"),
     ("", "broken JSON"),
 ])
 def test_what_is_no_coco_file_is_refused_at_once(here, text, reason):
     write(here / "t.json", text)
-    assert reason in refusal("coco", "t.json", "--prefix", "out")
+    assert reason.format(end=len(text)) in refusal("coco", "t.json", "--prefix", "out")
+
+
+@pytest.mark.parametrize("value, reason", [
+    ("NaN", "NaN and Infinity are no JSON"), ("-Infinity", "NaN and Infinity are no JSON"),
+    ("1" * 30, "a number that is too large"), ("1e999", "a number that is too large"),
+    ("\udcff", "invalid char in json text")])
+def test_what_is_no_number_of_json_is_told(here, value, reason):
+    (here / "t.json").write_text(json.dumps(COCO).replace("4.5", value), encoding="utf-8",
+                                 errors="surrogateescape")
+    message = refusal("coco", "t.json", "--prefix", "out")
+    assert message.startswith("t.json:1:")
+    assert reason in message
+    assert "b'" not in message
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_coco_in_utf_16_is_told(here, encoding):
+    write(here / "t.json", json.dumps(COCO), encoding)
+    assert "is UTF-16 text" in refusal("coco", "t.json", "--prefix", "out")
 
 
 def test_many_boxes_take_seconds(here):
@@ -468,8 +491,9 @@ OUTSIDE = ('<?xml version="1.0"?><!DOCTYPE annotation [<!ENTITY e SYSTEM "file:/
 @pytest.mark.parametrize("text, where, reason", [
     (LAUGHS, "", "declares a document type"),
     (OUTSIDE, "", "declares a document type"),
-    ("<a>" * 300_000, ":1", "broken XML"),
-    ("<a>" * 200_000 + "</a>" * 200_000, "", "holds <a>"),
+    ("<a>" * 300_000, "", "XML nested deeper than 64"),
+    ("<annotation>" + "<a>" * 80 + "</a>" * 80 + "</annotation>", "", "nested deeper than 64"),
+    ("<a><b/></a>", "", "holds <a>"),
     ("<annotation>\n<object>\n</annotation>", ":3", "broken XML"),
     ("<annotation><object/></annotation>", "", "without a <name>"),
     ('<?xml version="1.0" encoding="nonsense"?><annotation/>', "", "broken XML"),

@@ -19,6 +19,7 @@ from text_sources import cannot_read
 from cli import InputError
 
 MAX_DEPTH = 64
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 ITEM_DEPTH = 2  # {"images": [ ... ]}
 MAX_KEYS = 1000
 MAX_ITEM_BYTES = 64 << 20  # of an image or annotation; masks of large images take a few
@@ -52,6 +53,7 @@ def read_coco(path, faults):
     """
     if os.path.exists(path) and not os.path.isfile(path):
         raise InputError(f"{path}: not a regular file, and it is gone through several times")
+    _check_start(path)
     lists = find_values(path)
     classes = _categories(path, lists, faults)
     names = _images(path, lists, faults)
@@ -73,6 +75,16 @@ def read_coco(path, faults):
     samples = (Sample(name, present.get(image, nothing), nothing, f"{path}: image {image}")
                for image, name in names.items())
     return Source(list(classes.values()), samples)
+
+
+def _check_start(path):
+    head = next(_blocks(path), b"")
+    if head[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in head[:2]:
+        raise InputError(f"{path}: is UTF-16 text; save it as UTF-8")
+    head = head[3:] if head[:3] == BYTE_ORDER_MARK else head
+    if head.strip() and head.lstrip()[:1] != b"{":
+        raise _broken(path, 0, None) or InputError(
+            f"{path}: holds no object in braces: not a COCO file")
 
 
 def _categories(path, lists, faults):
@@ -138,7 +150,7 @@ def _items(path, lists, key, faults):
 def _broken(path, start, end):
     """The InputError that says where a part of a file stops being JSON; None when it does not."""
     with open(path, "rb") as file:
-        if start == 0 and file.read(3) == b"\xef\xbb\xbf":
+        if start == 0 and file.read(3) == BYTE_ORDER_MARK:
             start = 3  # a byte order mark, which is no JSON
         part = _Part(file, start, end)
         try:
@@ -153,7 +165,15 @@ def _broken(path, start, end):
             for _ in ijson.items(part, "no such key", use_float=True, buf_size=BLOCK_BYTES):
                 pass
         except (ijson.JSONError, UnicodeDecodeError) as error:
-            reason = str(error).splitlines()[0].strip().rstrip(".")
+            reason = error.args[0] if error.args else str(error)
+            if isinstance(reason, bytes):  # where it quotes bytes that are not UTF-8
+                reason = reason.decode("utf-8", "replace")
+            reason = reason.splitlines()[0].strip().rstrip(".")
+        file.seek(max(0, part.position - 1))
+        if file.read(8).startswith((b"NaN", b"Infinity")):
+            reason = "NaN and Infinity are no JSON: null may stand there"
+        elif "overflow" in reason:
+            reason = f"a number that is too large ({reason}): null may stand there"
         file.seek(0)
         line, column, left = 1, 0, part.position
         while left:
@@ -200,9 +220,11 @@ def find_values(path):
     ------
     InputError
         When the file cannot be read, or holds what would take a parser's time and memory
-        without being a data set: nesting deeper than MAX_DEPTH, an item of MAX_ITEM_BYTES.
+        without being a data set: nesting deeper than MAX_DEPTH, an item of MAX_ITEM_BYTES. When
+        something follows the object.
     """
     found, key, value, string, string_start = {}, None, 0, None, 0
+    end = None
     depth, in_string, escaped = 0, False, False  # at the end of the last block
     position = item_bytes = 0
     for block in _blocks(path):
@@ -231,6 +253,11 @@ def find_values(path):
                 found[key] = value, at
                 key = None
             depth -= text in b"]}"
+            if depth == 0 and end is None and text in b"]}":
+                end = at + 1
+        if end is not None and block[max(0, end - position):].strip():
+            raise _broken(path, 0, None) or InputError(
+                f"{path}: after byte {end}: there is more than one object: not a COCO file")
         position += len(block)
         depth, in_string, escaped = after
     with open(path, "rb") as file:

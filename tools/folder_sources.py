@@ -7,6 +7,7 @@
 Names are relative to the folder. The samples are read as one goes through them.
 """
 import hashlib
+import io
 import os
 from collections import defaultdict
 from pathlib import Path
@@ -20,6 +21,7 @@ from text_sources import IMAGE_ENDINGS, cannot_read, text_lines
 from cli import InputError
 
 MAX_XML_BYTES = 4 << 20  # tens of thousands of boxes
+MAX_XML_DEPTH = 64
 NOTHING = frozenset()
 
 
@@ -162,7 +164,7 @@ def _read_note(file):
         if file.stat().st_size > MAX_XML_BYTES:
             raise _Bad(file, f"is larger than {MAX_XML_BYTES >> 20} MB: no VOC annotation")
         # Without a document type there are no entities to expand, nor to fetch.
-        note = defusedxml.ElementTree.fromstring(file.read_bytes(), forbid_dtd=True)
+        note = _parse(file, file.read_bytes())
     except OSError as error:
         raise _Bad(file, (error.strerror or str(error)).lower()) from None
     except ParseError as error:
@@ -182,6 +184,18 @@ def _read_note(file):
         hard = (item.findtext("difficult") or "").strip() == "1"
         (difficult if hard else present).add(name)
     return (note.findtext("filename") or "").strip(), present, difficult
+
+
+def _parse(file, content):
+    """The outermost element; in steps, so that deep nesting is seen before it takes memory."""
+    steps = defusedxml.ElementTree.iterparse(
+        io.BytesIO(content), events=("start", "end"), forbid_dtd=True)
+    depth = 0
+    for event, _ in steps:
+        depth += 1 if event == "start" else -1
+        if depth > MAX_XML_DEPTH:
+            raise _Bad(file, f"XML nested deeper than {MAX_XML_DEPTH}: no VOC annotation")
+    return steps.root
 
 
 def _voc_sets(root, sets, image_set, faults):
