@@ -111,6 +111,19 @@ def test_fix_leaves_contradictions_out_where_unknown_cannot_be_said(photos, caps
     assert lines("b.lst") == ["12 3 1.png"]
 
 
+@pytest.mark.parametrize("names, form, says", [
+    ("cat\n", "multi-hot", "a.lst:1: 2 labels, but --labels names.txt has 1 lines"),
+    ("cat\n", "indices", "a.lst:1: class 1, but --labels names.txt has 1 lines"),
+    ("cat\ndog\nbird\n", "multi-hot", "a.lst:1: 2 labels, but --labels names.txt has 3 lines")])
+def test_names_that_do_not_fit_the_list_are_told_by_the_flag_they_came_by(photos, names, form,
+                                                                          says):
+    (photos.parent / "names.txt").write_text(names)
+    lst("a.lst", "1 0 0.png")
+    with pytest.raises(InputError, match=says):
+        main(["check", "a.lst", "--path-root", "photos", "--labels", "names.txt",
+              "--label-format", form])
+
+
 def test_fix_writes_all_lists_or_none(photos):
     lst("train.lst", "1 0.png", "1 1.png")
     lst("val.lst", "1 2.png")

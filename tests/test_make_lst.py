@@ -474,6 +474,10 @@ def test_both_styles_of_voc_say_the_same(voc):
     assert len(all_rows("xml")) == 2
 
 
+def test_one_level_above_voc_is_told(voc):
+    assert refusal("voc", voc.parent, "--prefix", "out").endswith(f"but is none: give {voc}")
+
+
 def test_voc_xml_beside_its_images(here):
     write(here / "photos/a/x.xml", note(("cat", 0), filename="C:\\photos\\x.JPG"))
     write(here / "photos/a/x.JPG", "an image")

@@ -124,6 +124,11 @@ def read_voc(root, faults, image_set=None, labels_from=None):
     root = Path(root)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder")
+    if not any((root / name).is_dir() for name in ("Annotations", "ImageSets", "JPEGImages")):
+        below = sorted(str(folder.parent) for folder in root.glob("*/JPEGImages"))
+        if below:
+            raise InputError(f"{root}: holds Pascal VOC folders, but is none: give "
+                             f"{' or '.join(below)}")
     notes = root / "Annotations" if (root / "Annotations").is_dir() else root
     sets = root / "ImageSets" / "Main"
     if labels_from is None:

@@ -85,7 +85,16 @@ def run_check(args):
         if not os.path.isdir(root):
             raise InputError(f"{root}: no such folder (--path-root)")
     class_names = read_class_names(args.labels) if args.labels else None
-    lists = _read_lists(args.lst, class_names and len(class_names), args.label_format)
+    try:
+        lists = _read_lists(args.lst, class_names and len(class_names), args.label_format)
+    except InputError as error:
+        # Reading a list calls the number of classes by the flag that training has.
+        text = str(error).replace("no row has a class; --num-classes says how many there are",
+                                  "no row has a class; --labels FILE says which there are")
+        if class_names:
+            text = text.replace(f"--num-classes is {len(class_names)}",
+                                f"--labels {args.labels} has {len(class_names)} lines")
+        raise InputError(text) from None
     findings = check(lists, args.path_root, class_names, args.data_nthreads, args.max_pixels)
 
     for kind in KINDS:
@@ -179,6 +188,10 @@ def build_parser():
 
     flags = command("check", "open every image of some .lst files; exit status 1 when there are "
                     "problems", [label_format])
+    flags.description += (
+        " An image is broken when training could not decode it, cut short for example. Damage that "
+        "a decoder passes over is not seen: changed bytes inside a JPEG may be good to it, and "
+        "give a picture with a grey or shifted part.")
     flags.add_argument("lst", nargs="+", metavar="LST", help="several: compared with each other")
     flags.add_argument("--path-root", nargs="+", required=True, metavar="DIR",
                        help="image root, one for all lists or one for each")
