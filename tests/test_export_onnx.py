@@ -467,8 +467,10 @@ def test_the_results_folders_are_made(tiny, tmp_path, needs_onnx):
     assert (tmp_path / "b/c/plain-0000.params").is_file()
 
 
-def test_a_folder_that_cannot_be_made_is_told_before_any_work(tmp_path):
+def test_a_folder_that_cannot_serve_is_told_before_any_work(tmp_path, needs_onnx):
     (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="is a folder; a file's name is wanted"):
+        export(tmp_path / "no such", "--out", tmp_path)
     with pytest.raises(InputError, match="file: cannot be made: file exists"):
         export(tmp_path / "no such", "--deploy", tmp_path / "file/plain")
 

@@ -140,12 +140,12 @@ def test_forms_of_unknown_in_csv(here, text):
 
 
 def test_one_column_of_ones_and_zeros_is_not_taken_for_class_names(here):
-    write(here / "t.csv", "f,cat\nx.jpg,1\ny.jpg,0\nz.jpg,-1\n")
+    write(here / "t.csv", "f,a cat\nx.jpg,1\ny.jpg,0\nz.jpg,-1\n")
     flags = ["csv", "t.csv", "--prefix", "out", "--val-fraction", 0]
-    assert "give --class-columns cat when that is a class" in refusal(*flags)
-    make(*flags, "--class-columns", "cat")
+    assert "give --class-columns 'a cat' when that is a class" in refusal(*flags)
+    make(*flags, "--class-columns", "a cat")
     assert rows("out_train.lst") == {"x.jpg": "1", "y.jpg": "0", "z.jpg": "-1"}
-    make(*flags, "--labels-column", "cat")
+    make(*flags, "--labels-column", "a cat")
     assert rows("out_train.lst") == {"x.jpg": "0 1", "y.jpg": "1 0", "z.jpg": "-1 -1"}
 
 

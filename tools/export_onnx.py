@@ -239,6 +239,8 @@ def check_args(args):
             setattr(args, flag, numbers(f"--{flag.replace('_', '-')}", text, kind, 3))
     if args.image_shape and (args.image_shape[0] != 3 or min(args.image_shape) < 1):
         raise InputError("--image-shape must be 3,HEIGHT,WIDTH (3 for red, green and blue)")
+    if args.out and os.path.isdir(args.out):
+        raise InputError(f"--out {args.out} is a folder; a file's name is wanted")
     for result in filter(None, (args.out, args.deploy)):
         make_folder_of(result)
 

@@ -10,6 +10,7 @@ import csv
 import itertools
 import json
 import os
+import shlex
 
 from label_table import Sample, Source
 
@@ -150,6 +151,7 @@ def _not_one_class(rows, labels_at, path, title):
         if _truth(row[labels_at]) is None:
             return itertools.chain(seen, rows)
     if any(row[labels_at].strip() for _, row in seen):
+        title = shlex.quote(title)  # to be pasted
         raise InputError(f"{path}: column {title} holds nothing but 1, 0 and unknown: give "
                          f"--class-columns {title} when that is a class, --labels-column {title} "
                          "when these are the names of classes")
