@@ -111,6 +111,9 @@ def check_args(args):
         except ValueError:
             raise InputError("--above wants a probability or the word thresholds, not "
                              f"{args.above!r}") from None
+    if args.out is not None and (not args.out or os.path.isdir(args.out)):
+        raise InputError(f"--out wants the name of a file, not {args.out or 'an empty one'}"
+                         + (", which is a folder" if args.out else ""))
     args.image = args.image or ""
     if args.report and not args.out:
         args.out = os.path.join(args.report, f"predictions.{args.format}")
@@ -166,18 +169,22 @@ def _to_output(path, write):
     """Call `write` with a text file: standard output, or one that appears when it is whole."""
     if path is None:
         sys.stdout.reconfigure(encoding="utf-8", newline="")
-        return write(sys.stdout)
+        with _telling("standard output"):
+            result = write(sys.stdout)
+            sys.stdout.flush()
+        return result
     result = []
 
     def write_file(name):
         with open(name, "w", encoding="utf-8", newline="") as file:
             result.append(write(file))
 
-    path = os.path.realpath(path)
+    # Not the resolved path: that of a pipe in /dev/fd leads to nothing.
     if os.path.exists(path) and not os.path.isfile(path):
-        write_file(path)  # a pipe or a device has no place to be renamed into
+        with _telling(path):
+            write_file(path)  # a pipe or a device has no place to be renamed into
     else:
-        write_whole(path, write_file)
+        write_whole(os.path.realpath(path), write_file)
     return result[0]
 
 
@@ -242,8 +249,14 @@ def _write_text(path, text):
 def _telling(path):
     try:
         yield
+    except BrokenPipeError:
+        raise  # whoever read has seen enough: that is no mistake
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror.lower()}") from None
+        if path == "standard output":
+            # What is still in the buffer would fail once more when Python ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        reason = (error.strerror or str(error)).lower()
+        raise InputError(f"{path}: cannot be written: {reason}") from None
 
 
 if __name__ == "__main__":
