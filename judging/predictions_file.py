@@ -13,8 +13,9 @@ class PredictionsFile:
     """Writes one image after the other.
 
     CSV: `name`, a column for each class with its probability, and `error`, which is empty unless
-    the image could not be used. In its short form a row is one class of an image: `name`,
-    `class`, `probability`, `error`; an image without an answer has one row with no class.
+    the image could not be used; the column of a class called `error` is `error (2)`. In its
+    short form a row is one class of an image: `name`, `class`, `probability`, `error`; an image
+    without an answer has one row with no class.
     JSON lines: an object an image, with `name` and either `error` or `probabilities` (an object
     by class name) and `labels`, the classes answered yes. In its short form `labels` has objects
     of `class` and `probability` instead. Bytes of a name that are not UTF-8 appear as \\xNN.
@@ -35,10 +36,11 @@ class PredictionsFile:
 
     def __init__(self, file, class_names, thresholds, file_format="csv", top=None, above=None):
         self._file = file
-        self._names = distinct(class_names)
         self._thresholds = thresholds
         self._top, self._above = top, above
         self._short = top is not None or above is not None
+        columns_too = file_format == "csv" and not self._short
+        self._names = distinct(class_names, taken=("name", "error") if columns_too else ())
         self._csv = None
         if file_format == "csv":
             self._csv = csv.writer(file, lineterminator="\n")
@@ -79,9 +81,9 @@ class PredictionsFile:
         self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def distinct(names):
-    """The names, with a number behind those that came before, so that each is one column."""
-    taken, result = set(), []
+def distinct(names, taken=()):
+    """The names, with a number behind those that came before or are taken: each is one column."""
+    taken, result = set(taken), []
     for name in names:
         number, candidate = 1, name
         while candidate in taken:
