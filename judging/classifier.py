@@ -41,7 +41,7 @@ class Classifier:
     Raises
     ------
     InputError
-        When it cannot be read, or is not a network that takes raw pixels.
+        When it cannot be read, or is not a fine-tuned network that takes raw pixels.
     """
 
     def __init__(self, prefix, epoch):
@@ -52,6 +52,11 @@ class Classifier:
             raise InputError(f"{source}: does not normalise its pixels, so that no one knows what "
                              "it wants; train_multilabel.py makes networks that do")
         self._network = without_loss(self.symbol)
+        inputs = set(self._network.list_arguments()) - set(self.arg_params) - {"data"}
+        if inputs:
+            raise InputError(f"{source}: not fine-tuned: it ends in a loss that wants "
+                             f"{min(inputs)}; train_multilabel.py --model {prefix} makes a "
+                             "multi-label network of it")
         says = checkpoint.get_attributes(self.symbol)
         self.data_shape = tuple(says.get("image_shape", (3, 224, 224)))
         self._reading = {"resize": says.get("resize"), "fit": says.get("fit", "crop")}
@@ -110,6 +115,11 @@ class Classifier:
         ------
         batch : mx.io.DataBatch
         prob : np.ndarray, (batch_size - pad, classes), float32
+
+        Raises
+        ------
+        InputError
+            When the network answers with NaN or infinity.
         """
         network, arg_params, aux_params = self._network, self.arg_params, self.aux_params
         if devices[0].device_type == "cpu":
@@ -121,10 +131,17 @@ class Classifier:
             outputs = [forward(batch.data[0], batches.batch_size - batch.pad, mirror=turn)
                        for turn in ((False, True) if mirror else (False,))]
             if waiting:
-                yield _finished(*waiting)
+                yield self._finished(*waiting)
             waiting = batch, outputs
         if waiting:
-            yield _finished(*waiting)
+            yield self._finished(*waiting)
+
+    def _finished(self, batch, outputs):
+        prob = np.mean([output.values() for output in outputs], axis=0)
+        if not np.isfinite(prob).all():
+            raise InputError(f"{self.prefix}-{self.epoch:04d}.params: the network answers with NaN "
+                             "or infinity: training has diverged, take an earlier epoch")
+        return batch, prob
 
     def save_thresholds(self, thresholds):
         """Write thresholds into the checkpoint's symbol file, in place of any there."""
@@ -158,7 +175,3 @@ def in_float32(network, arg_params, aux_params):
     mean, std = (arg_params[name].asnumpy().ravel() for name in checkpoint.CONSTANTS)
     network, _ = checkpoint.with_normalisation(network, mean, std)
     return network, arg_params, aux_params
-
-
-def _finished(batch, outputs):
-    return batch, np.mean([output.values() for output in outputs], axis=0)

@@ -229,6 +229,15 @@ def test_class_names_that_occur_twice_stay_apart():
     assert distinct(["a", "a", "b", "a (2)", "a"]) == ["a", "a (2)", "b", "a (2) (2)", "a (3)"]
 
 
+def test_classes_called_like_the_tables_own_columns_stay_apart():
+    file = io.StringIO()
+    out = PredictionsFile(file, ["name", "error", "class"], np.full(3, 0.5))
+    out.write("x.jpg", np.float32([0.25, 0.75, 0.5]))
+    row, = csv.DictReader(io.StringIO(file.getvalue()))
+    assert row == {"name": "x.jpg", "name (2)": "0.25", "error (2)": "0.75", "class": "0.5",
+                   "error": ""}
+
+
 def test_names_that_are_not_utf_8_are_written_readably(predict, model, photos, tmp_path):
     name = os.path.join(os.fsencode(tmp_path), b"caf\xe9.png")
     shutil.copy(os.fsencode(photos / "01.png"), name)
@@ -253,6 +262,16 @@ def test_batches_are_no_larger_than_needed(model, photos):
         assert [batch.pad for batch in batches] == [0, 1]
 
 
+def test_probabilities_that_are_no_numbers_name_the_checkpoint(model, photos, tmp_path):
+    net, args, aux = checkpoint.load(model, 2)
+    args["fc_bias"] += float("nan")
+    checkpoint.save(model, 3, net, args, aux)
+    with pytest.raises(InputError, match="small-0003.params: the network answers with NaN"):
+        main(["--model", model, "--epoch", "3", "--gpus", "", str(photos), "--out",
+              str(tmp_path / "out.csv")])
+    assert not (tmp_path / "out.csv").exists()
+
+
 def test_output_appears_whole_or_not_at_all(model, photos, tmp_path):
     (tmp_path / "out.csv").write_text("old")
     run_script("--model", model, "--epoch", 2, photos, "--out", tmp_path / "out.csv")
@@ -260,6 +279,31 @@ def test_output_appears_whole_or_not_at_all(model, photos, tmp_path):
     _, err = run_script("--model", model, "--epoch", 2, photos, "--out", tmp_path / "no" / "o.csv",
                      status=2)
     assert "cannot be written" in err and err.count("error:") == 1
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/fd"), reason="the system has no /dev/fd")
+def test_output_goes_into_pipes(model, photos):
+    out, _ = run_script("--model", model, "--epoch", 2, photos, "--out", "/dev/stdout")
+    assert len(out.splitlines()) == COUNT + 1
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no /dev/full")
+def test_full_disk_ends_in_one_line(model, photos):
+    _, err = run_script("--model", model, "--epoch", 2, photos, "--out", "/dev/full", status=2)
+    assert "/dev/full: cannot be written: no space left" in err
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, os.path.join(ROOT, "predict_multilabel.py"), "--model", model,
+             "--epoch", "2", str(photos)], stdout=full, stderr=subprocess.PIPE, encoding="utf-8",
+            check=False)
+    assert done.returncode == 2 and "standard output: cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+
+
+@pytest.mark.parametrize("out", ["", "."])
+def test_output_wants_a_file(out):
+    with pytest.raises(InputError, match="--out wants the name of a file"):
+        parse_args(["--model", "m", "x.png", "--out", out])
 
 
 @pytest.mark.parametrize("flags, words", [
@@ -288,6 +332,11 @@ def test_mistakes_end_in_one_line(model, photos, tmp_path):
     checkpoint.save(str(tmp_path / "plain"), 0, plain, weights, {})
     with pytest.raises(InputError, match="does not normalise"):
         Classifier(str(tmp_path / "plain"), 0)
+    net, constants = checkpoint.normalised_data((127,) * 3, (128,) * 3)
+    checkpoint.save(str(tmp_path / "loss"), 0, mx.sym.SoftmaxOutput(
+        mx.sym.Flatten(net), name="softmax"), constants, {})
+    with pytest.raises(InputError, match="not fine-tuned: .* wants softmax_label"):
+        Classifier(str(tmp_path / "loss"), 0)
     wrong = small_checkpoint(tmp_path / "wrong", thresholds=[0.5])
     with pytest.raises(InputError, match="1 thresholds, but the network has 3 classes"):
         Classifier(wrong, 2)
