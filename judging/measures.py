@@ -9,6 +9,9 @@ present, below 0 unknown, else absent. Unknown labels count nowhere.
 CP, CR and CF1 average over classes, OP, OR and OF1 go over all decisions, as in Wang et al.,
 "CNN-RNN: A Unified Framework for Multi-label Image Classification", CVPR 2016
 (https://arxiv.org/abs/1604.04573).
+
+What would divide by zero is NaN, as in scikit-learn with zero_division=nan: precision where
+nothing was answered yes, recall where no label is present, F1 where both are so.
 """
 from dataclasses import astuple, dataclass
 
@@ -125,7 +128,7 @@ def top_k(score, k):
     return yes
 
 
-def ratio(part, whole, of_nothing=0.0):
+def ratio(part, whole, of_nothing=np.nan):
     """part / whole, elementwise; `of_nothing` where whole is 0."""
     part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
     return np.where(whole > 0, part / np.maximum(whole, 1), of_nothing)
@@ -137,15 +140,13 @@ def per_class_measures(counts):
     Returns
     -------
     dict of str to np.ndarray, (classes,)
-        precision: 0 where nothing was answered yes; recall: NaN where no label is present;
-        F1: NaN where no label is present; support: number of present labels.
+        precision: NaN where nothing was answered yes; recall: NaN where no label is present;
+        F1: NaN where both are so; support: number of present labels.
     """
     support = counts.found + counts.missed
     yes = counts.found + counts.false_alarms
-    f1 = ratio(2 * counts.found, support + yes)
-    return {"precision": ratio(counts.found, yes),
-            "recall": ratio(counts.found, support, np.nan),
-            "F1": np.where(support > 0, f1, np.nan), "support": support}
+    return {"precision": ratio(counts.found, yes), "recall": ratio(counts.found, support),
+            "F1": ratio(2 * counts.found, support + yes), "support": support}
 
 
 def decision_measures(counts):
@@ -155,7 +156,8 @@ def decision_measures(counts):
     -------
     dict of str to float
         CP, CR: precision and recall, averaged over the classes that have a present label, and
-        CF1, their harmonic mean. OP, OR, OF1: the same over all decisions at once.
+        CF1, their harmonic mean; as the literature has it, the precision of a class never
+        answered yes counts as 0 there. OP, OR, OF1: the same over all decisions at once.
         hamming: share of decisions that are wrong. exact: share of samples without a wrong one.
         NaN where there is nothing to average.
     """
@@ -165,13 +167,11 @@ def decision_measures(counts):
     yes = found + counts.false_alarms.sum()
     wrong = counts.false_alarms.sum() + counts.missed.sum()
     decisions = wrong + found + counts.absent.sum()
-    cp = classes["precision"][has].mean() if has.any() else np.nan
+    cp = np.nan_to_num(classes["precision"][has]).mean() if has.any() else np.nan
     cr = classes["recall"][has].mean() if has.any() else np.nan
-    op, or_ = ratio(found, yes), ratio(found, support, np.nan)
-    of1 = ratio(2 * found, yes + support, np.nan)
-    values = {"CP": cp, "CR": cr, "CF1": _harmonic(cp, cr), "OP": op, "OR": or_, "OF1": of1,
-              "hamming": ratio(wrong, decisions, np.nan),
-              "exact": ratio(counts.exact, counts.samples, np.nan)}
+    values = {"CP": cp, "CR": cr, "CF1": _harmonic(cp, cr), "OP": ratio(found, yes),
+              "OR": ratio(found, support), "OF1": ratio(2 * found, yes + support),
+              "hamming": ratio(wrong, decisions), "exact": ratio(counts.exact, counts.samples)}
     return {name: float(value) for name, value in values.items()}
 
 

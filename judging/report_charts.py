@@ -151,7 +151,7 @@ def calibration_chart(bins):
 def together(yes, known):
     """How often a class (column) is there where another one (row) is: shares, 0 to 1."""
     yes = yes.astype(np.float64)
-    return ratio(yes.T @ yes, yes.T @ known.astype(np.float64))
+    return ratio(yes.T @ yes, yes.T @ known.astype(np.float64), of_nothing=0)
 
 
 def co_occurrence(class_names, label, yes):

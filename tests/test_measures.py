@@ -44,11 +44,8 @@ def expected(label, yes):
     cp, cr = (np.mean([score(label[:, c], yes[:, c], zero_division=0) for c in has])
               if len(has) else np.nan
               for score in (metrics.precision_score, metrics.recall_score))
-    op, or_, of1 = (score(label.ravel(), yes.ravel(), zero_division=0) for score in (
+    op, or_, of1 = (score(label.ravel(), yes.ravel(), zero_division=np.nan) for score in (
         metrics.precision_score, metrics.recall_score, metrics.f1_score))
-    if not label.any():
-        or_ = np.nan
-        of1 = 0.0 if yes.any() else np.nan
     return {"CP": cp, "CR": cr, "CF1": 2 * cp * cr / (cp + cr) if cp + cr != 0 else 0.0,
             "OP": op, "OR": or_, "OF1": of1,
             "hamming": metrics.hamming_loss(label.ravel(), yes.ravel()),
@@ -72,17 +69,14 @@ def test_per_class_measures_are_scikit_learns(sample):
     ours = per_class_measures(count_decisions(label, yes))
     precision, recall, f1, support = metrics.precision_recall_fscore_support(
         label.astype(int).reshape(len(label), -1), yes.astype(int), average=None,
-        zero_division=0, labels=range(label.shape[1])) if label.shape[1] > 1 else [
+        zero_division=np.nan, labels=range(label.shape[1])) if label.shape[1] > 1 else [
         np.array([score]) for score in (
-            metrics.precision_score(label[:, 0], yes[:, 0], zero_division=0),
-            metrics.recall_score(label[:, 0], yes[:, 0], zero_division=0),
-            metrics.f1_score(label[:, 0], yes[:, 0], zero_division=0), label.sum())]
-    has = support > 0
-    np.testing.assert_array_equal(ours["support"], support)
-    np.testing.assert_allclose(ours["precision"], precision)
-    for name, values in (("recall", recall), ("F1", f1)):
-        np.testing.assert_allclose(ours[name][has], values[has])
-        assert np.isnan(ours[name][~has]).all()
+            metrics.precision_score(label[:, 0], yes[:, 0], zero_division=np.nan),
+            metrics.recall_score(label[:, 0], yes[:, 0], zero_division=np.nan),
+            metrics.f1_score(label[:, 0], yes[:, 0], zero_division=np.nan), label.sum())]
+    for name, values in (("precision", precision), ("recall", recall), ("F1", f1),
+                         ("support", support)):
+        np.testing.assert_allclose(ours[name], values)
 
 
 @settings(max_examples=60, deadline=None)
@@ -93,10 +87,11 @@ def test_unknown_labels_count_nowhere(sample):
     counts = count_decisions(label, yes)
     values = decision_measures(counts)
     if not known.any():
-        assert all(np.isnan(value) or value == 0 for value in values.values())
+        assert all(np.isnan(value) for value in values.values())
         return
     truth, answer = label[known] > 0.5, yes[known]
-    assert values["OP"] == pytest.approx(metrics.precision_score(truth, answer, zero_division=0))
+    assert values["OP"] == pytest.approx(
+        metrics.precision_score(truth, answer, zero_division=np.nan), nan_ok=True)
     assert values["hamming"] == pytest.approx(metrics.hamming_loss(truth, answer))
     recalls = [metrics.recall_score(label[known[:, c], c] > 0.5, yes[known[:, c], c])
                for c in range(label.shape[1]) if (label[:, c] > 0.5).any()]
@@ -174,7 +169,7 @@ def test_metric_resets_and_goes_on_from_a_state(sample, make):
     label, prob = sample
     metric, other = make(), make()
     empty = dict(metric.get_name_value())
-    assert all(np.isnan(v) or v == 0 for v in empty.values())
+    assert all(np.isnan(v) for v in empty.values())
     whole = batches_of(metric, label, prob)
     metric.reset_local()
     assert dict(metric.get_name_value()) == whole
