@@ -7,7 +7,9 @@
 import contextlib
 import json
 import logging
+import math
 import os
+import re
 import sys
 
 import numpy as np
@@ -94,6 +96,8 @@ def check_args(args):
     """Check ranges and what goes together; returns args."""
     if bool(args.images) == bool(args.data):
         raise InputError("give images and folders, or --data with a .lst: one of the two")
+    if args.images and args.image:
+        raise InputError("--image goes with --data")
     for flag in ("measures", "report", "fit_thresholds"):
         if getattr(args, flag) and not args.data:
             raise InputError(f"--{flag.replace('_', '-')} wants labels: --data with a .lst")
@@ -107,13 +111,18 @@ def check_args(args):
             raise InputError(f"--{flag.replace('_', '-')} must be {least} or more, not {value}")
     if args.above not in (None, "thresholds"):
         try:
-            args.above = float(args.above)
+            above = float(args.above)
         except ValueError:
-            raise InputError("--above wants a probability or the word thresholds, not "
-                             f"{args.above!r}") from None
-    if args.out is not None and (not args.out or os.path.isdir(args.out)):
-        raise InputError(f"--out wants the name of a file, not {args.out or 'an empty one'}"
-                         + (", which is a folder" if args.out else ""))
+            above = math.nan
+        if not 0 <= above <= 1:
+            raise InputError("--above wants a probability, 0 to 1, or the word thresholds, not "
+                             f"{args.above!r}")
+        args.above = above
+    for flag in ("out", "measures"):
+        name = getattr(args, flag)
+        if name is not None and (not name or os.path.isdir(name)):
+            raise InputError(f"--{flag} wants the name of a file, not "
+                             + (f"of the folder {name}" if name else "an empty one"))
     args.image = args.image or ""
     if args.report and not args.out:
         args.out = os.path.join(args.report, f"predictions.{args.format}")
@@ -188,6 +197,16 @@ def _to_output(path, write):
     return result[0]
 
 
+def read_labels(path, num_classes, label_format):
+    """The .lst of labels, which must be as many as the checkpoint has classes."""
+    try:
+        return read_lst(path, num_classes, label_format)
+    except InputError as error:
+        # Here the number comes from the checkpoint, not from a flag.
+        raise InputError(re.sub(r"--num-classes is (\d+)", r"the checkpoint has \1 classes",
+                                str(error))) from None
+
+
 def choose_thresholds(args, classifier, label, prob):
     """Choose thresholds, keep them in the checkpoint, and say what is odd about them."""
     thresholds, without, unreachable = fit_thresholds(label, prob, args.min_precision)
@@ -208,14 +227,16 @@ def main(argv=None):
     devices = choose_devices(args.gpus)
     classifier = Classifier(args.model, args.epoch)
     num_classes = len(classifier.class_names)
-    images = (read_lst(args.data, num_classes, args.label_format) if args.data
+    images = (read_labels(args.data, num_classes, args.label_format) if args.data
               else ImageList(args.images, num_classes))
     if classifier.thresholds_epoch not in (None, args.epoch) and not args.fit_thresholds:
         logger.warning("warning: the thresholds were chosen for --epoch %d",
                        classifier.thresholds_epoch)
-    if args.report:
-        with _telling(args.report):
-            os.makedirs(args.report, exist_ok=True)
+    # Now, not after an hour of prediction.
+    for folder in (args.report, args.measures and os.path.dirname(args.measures)):
+        if folder:
+            with _telling(folder):
+                os.makedirs(folder, exist_ok=True)
     with classifier.open(images, args.image, args.batch_size, args.data_nthreads,
                          max_pixels=args.max_pixels) as batches:
         predicted = classifier.predict(batches, devices, args.tta)
@@ -231,18 +252,13 @@ def main(argv=None):
             logger.info("%s", line)
         if args.measures:
             text = json.dumps(evaluation.as_json(), indent=1, ensure_ascii=False)
-            write_whole(args.measures, lambda name: _write_text(name, text))
+            _to_output(args.measures, lambda file: file.write(text))
         if args.report:
             names = [images.name(row) for row in rows]
             path = write_report(args.report, classifier, evaluation, names, args.image, label, prob,
                                 args.max_pixels)
             logger.info("Report: %s", path)
     return 1 if num_bad else 0
-
-
-def _write_text(path, text):
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(text)
 
 
 @contextlib.contextmanager

@@ -160,10 +160,10 @@ def test_bad_images_of_a_lst_count_in_no_measure(predict, model, photos, tmp_pat
 
 def test_measures_are_those_of_the_evaluation(predict, model, photos, tmp_path):
     predict("--model", model, "--epoch", 2, "--data", photos / "val.lst", "--image", photos,
-            "--measures", tmp_path / "m.json", "--out", tmp_path / "out.csv")
+            "--measures", tmp_path / "new" / "m.json", "--out", tmp_path / "out.csv")
     label = read_lst(str(photos / "val.lst")).labels(range(COUNT))
     evaluation = Evaluation(NAMES, label, by_hand(model, validation_pixels(photos)))
-    measures = json.loads((tmp_path / "m.json").read_text())
+    measures = json.loads((tmp_path / "new" / "m.json").read_text())
     assert measures["mAP"] == pytest.approx(evaluation.mean_average_precision)
     assert measures["decisions"]["top-3"] == pytest.approx(evaluation.overall["top-3"])
     assert [c["class"] for c in measures["classes"]] == NAMES
@@ -311,7 +311,9 @@ def test_output_wants_a_file(out):
     (["x.png", "--report", "r"], "--report wants labels"),
     (["x.png", "--fit-thresholds"], "--fit-thresholds wants labels"),
     (["x.png", "--min-precision", "0.9"], "goes with"),
-    (["x.png", "--above", "much"], "--above wants"),
+    (["x.png", "--above", "much"], "--above wants"), (["x.png", "--above", "nan"], "--above wants"),
+    (["x.png", "--above", "2"], "0 to 1"), (["x.png", "--image", "photos"], "--image goes with"),
+    (["--data", "v.lst", "--measures", "."], "--measures wants the name of a file"),
     (["x.png", "--top", "0"], "--top must be 1 or more"),
     (["--data", "v.lst", "--fit-thresholds", "--min-precision", "2"], "0 to 1")])
 def test_flags_that_do_not_go_together(flags, words):
@@ -323,7 +325,7 @@ def test_mistakes_end_in_one_line(model, photos, tmp_path):
     (tmp_path / "two.lst").write_text("0\t1\t0\t00.png\n")
     _, err = run_script("--model", model, "--epoch", 2, "--data", tmp_path / "two.lst", "--image",
                      photos, status=2)
-    assert "two.lst:1: 2 labels" in err
+    assert "two.lst:1: 2 labels, but the checkpoint has 3 classes" in err
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no images"):
         ImageList([str(tmp_path / "empty")], 3)
