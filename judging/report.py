@@ -18,7 +18,7 @@ from cli import InputError
 from judging import report_charts as charts
 from judging.evaluation import TOP
 from judging.measures import CALIBRATION_BINS
-from judging.report_photos import choose_photos, describe_photos
+from judging.report_photos import choose_photos, count_images, describe_photos
 from reading.image_reader import Augment
 from training.history import read_history
 
@@ -66,6 +66,7 @@ def write_report(folder, classifier, evaluation, names, root, label, prob,
         choose_photos(label, prob, classifier.thresholds), names, root, label, prob,
         classifier.thresholds, max_pixels)
     data = {"classes": evaluation.class_names, "photos": photos, "sheets": sheets,
+            "totals": count_images(label, prob, classifier.thresholds),
             "sentences": [_sentence(evaluation, c) for c in range(len(evaluation.class_names))]}
     history = _history(classifier.prefix)
     page = fill(_read("report_page.html"), {
@@ -112,8 +113,14 @@ def _title(classifier):
 
 
 def _subtitle(evaluation):
-    return (f"{evaluation.num_samples:,} labelled images, {len(evaluation.class_names):,} classes, "
-            f"{int(evaluation.support.sum()):,} labels; {time.strftime('%Y-%m-%d %H:%M')}")
+    counts = (_count(evaluation.num_samples, "labelled image"),
+              _count(len(evaluation.class_names), "class", "classes"),
+              _count(int(evaluation.support.sum()), "label"))
+    return f"{', '.join(counts)}; {time.strftime('%Y-%m-%d %H:%M')}"
+
+
+def _count(number, thing, things=None):
+    return f"{number:,} {thing if number == 1 else things or thing + 's'}"
 
 
 def _number(value, digits=3):
@@ -180,13 +187,14 @@ def _cell(column, value):
 
 def _sentence(evaluation, c):
     """A class's measures in words, as plain text."""
-    text = [f"{evaluation.support[c]} labels, average precision "
+    text = [f"{_count(evaluation.support[c], 'label')}, average precision "
             f"{_number(evaluation.average_precision[c])}."]
     for rule, values in evaluation.per_class.items():
         threshold = "0.5" if rule == "0.5" else f"its threshold {evaluation.thresholds[c]:.3f}"
         text.append(f"Above {threshold}: " + ", ".join(
             f"{name} {_number(values[name][c])}" for name in ("precision", "recall", "F1")) + ".")
-    return " ".join(text) + (" The dot is the threshold." if evaluation.support[c] else "")
+    dot = evaluation.support[c] and not math.isnan(values["precision"][c])
+    return " ".join(text) + (" The dot is the threshold." if dot else "")
 
 
 def _figures(drawings, captions):

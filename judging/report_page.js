@@ -79,12 +79,23 @@
       kinds.some((kind) => data.photos[number][kind].some(([other]) => other === c)));
   }
 
+  // There may be more images than photos in the page.
+  function counted(number) {
+    const { images, classes } = data.totals[state.sheet];
+    const here = data.sheets[state.sheet].length;
+    if (state.chosen >= 0 && !classes) return `${number} of these ${here} images`;
+    const total = state.chosen < 0 ? images : classes[state.chosen];
+    const of = number < total ? `${number} of ${total}` : String(number);
+    return `${of} ${total === 1 ? "image" : "images"}`;
+  }
+
   function showPhotos() {
     const cards = listed();
     sheet.replaceChildren(...cards.slice(0, state.shown).map(card));
     more.hidden = cards.length <= state.shown;
     const of = state.chosen >= 0 ? ` – only ${data.classes[state.chosen]}` : "";
-    document.getElementById("which").textContent = `${words[state.sheet]}${of}: ${cards.length}.`;
+    document.getElementById("which").textContent =
+      `${words[state.sheet]}${of}: ${counted(cards.length)}.`;
     for (const tab of document.querySelectorAll("[role=tab]")) {
       tab.setAttribute("aria-selected", String(tab.dataset.sheet === state.sheet));
     }
@@ -110,8 +121,21 @@
         const drawn = document.getElementById(part + c);
         if (drawn) drawn.classList.add("chosen");
       }
+      reveal(rows.get(c));
+      reveal(document.getElementById("bar-" + c));
     }
     showPhotos();
+  }
+
+  // Scrolls the box around an element, never the page, until the element can be seen.
+  function reveal(part) {
+    const box = part && part.closest(".tall");
+    if (!box) return;
+    const [inner, outer] = [part.getBoundingClientRect(), box.getBoundingClientRect()];
+    const head = box.querySelector("thead");
+    const top = outer.top + (head ? head.offsetHeight : 0);
+    if (inner.top >= top && inner.bottom <= outer.bottom) return;
+    box.scrollTop += (inner.top + inner.bottom - top - outer.bottom) / 2;
   }
 
   const toggle = (c) => choose(c === state.chosen ? -1 : c);

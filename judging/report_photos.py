@@ -59,6 +59,24 @@ def choose_photos(label, prob, thresholds, seed=0):
     return sheets
 
 
+def count_images(label, prob, thresholds):
+    """How many images the sheets of `choose_photos` are chosen from.
+
+    Returns
+    -------
+    dict of str to dict
+        By the sheet's name. images: int; classes: list of int, the images of each class, where
+        the sheet has photos for each class.
+    """
+    known, present, yes = label >= 0, label > 0.5, prob > thresholds
+    missed, alarms = known & present & ~yes, known & ~present & yes
+    return {"wrong": {"images": int((missed | alarms).any(axis=1).sum())},
+            "random": {"images": len(label)},
+            **{name: {"images": int(cells.any(axis=1).sum()),
+                      "classes": cells.sum(axis=0).tolist()}
+               for name, cells in (("missed", missed), ("alarms", alarms))}}
+
+
 def _strongest(gap, cells):
     samples = np.flatnonzero(cells)
     order = np.argsort(-gap[samples], kind="stable")[:A_CLASS]

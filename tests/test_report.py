@@ -15,7 +15,13 @@ from judging import report_photos
 from judging.evaluation import Evaluation
 from judging.report import script_json, write_report
 from judging.report_charts import together
-from judging.report_photos import choose_photos, describe_photos, thumbnail, without_padding
+from judging.report_photos import (
+    choose_photos,
+    count_images,
+    describe_photos,
+    thumbnail,
+    without_padding,
+)
 from training.history import write_history
 
 HOSTILE = ["<img src=x onerror=alert(1)>", "</script><script>alert(2)</script>",
@@ -146,6 +152,16 @@ def test_sheets_hold_what_their_names_say():
     assert sheets["missed"] == [(0, 0), (2, 1)]
     assert sheets["alarms"] == [(1, 0), (0, 1)]
     assert sorted(s for s, _ in sheets["random"]) == [0, 1, 2, 3]
+
+
+def test_totals_count_what_the_sheets_leave_out():
+    label = np.zeros((500, 2), np.int8)
+    label[:, 0] = 1
+    label[0] = -1
+    totals = count_images(label, np.full((500, 2), [0.1, 0.4], np.float32), 0.5)
+    assert totals["missed"] == {"images": 499, "classes": [499, 0]}
+    assert totals["alarms"] == {"images": 0, "classes": [0, 0]}
+    assert (totals["wrong"]["images"], totals["random"]["images"]) == (499, 500)
 
 
 def test_photos_tell_right_wrong_missed_and_unknown(judged):
