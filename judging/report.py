@@ -69,7 +69,7 @@ def write_report(folder, classifier, evaluation, names, root, label, prob,
             "totals": count_images(label, prob, classifier.thresholds),
             "sentences": [_sentence(evaluation, c) for c in range(len(evaluation.class_names))]}
     history = _history(classifier.prefix)
-    page = fill(_read("report_page.html"), {
+    page = fill(_hidden(_read("report_page.html"), _nothing_in(evaluation, label)), {
         "style": _read("report_page.css"), "script": _read("report_page.js"),
         "data": script_json(data), "title": html.escape(_title(classifier)),
         "subtitle": html.escape(_subtitle(evaluation)), "tiles": _tiles(evaluation),
@@ -82,7 +82,7 @@ def write_report(folder, classifier, evaluation, names, root, label, prob,
         "bins": str(CALIBRATION_BINS),
         "together": _figures(charts.co_occurrence(
             evaluation.class_names, label, prob > classifier.thresholds),
-            ("<b>In truth</b>", "<b>As predicted</b>")),
+            ("<b>In truth</b>", "<b>As predicted</b>"), wide=True),
         "history": history, "training": history and '<a href="#training">Training</a>\n    ',
         "options": "".join(f'<option value="{c}">{html.escape(name)}</option>'
                            for c, name in sorted(enumerate(evaluation.class_names),
@@ -197,9 +197,27 @@ def _sentence(evaluation, c):
     return " ".join(text) + (" The dot is the threshold." if dot else "")
 
 
-def _figures(drawings, captions):
+def _figures(drawings, captions, wide=False):
+    if wide:  # to be scrolled on a phone, where its lettering would be too small
+        drawings = [f'<div class="wide">{svg}</div>' for svg in drawings]
     return "".join(f"<figure><figcaption>{caption}</figcaption>{svg}</figure>"
                    for svg, caption in zip(drawings, captions))
+
+
+def _nothing_in(evaluation, label):
+    """Ids of the page's parts that these labels leave without anything to show."""
+    present = evaluation.support.any()
+    return [name for name, shows in (
+        ("measures", evaluation.num_samples), ("by-class", evaluation.num_samples),
+        ("charts", present), ("calibration", evaluation.num_samples),
+        ("together", present and label.shape[1] > 1)) if not shows]
+
+
+def _hidden(template, names):
+    """The template without these parts, and without the links to them."""
+    for name in names:
+        template = re.sub(rf'(id="|href="#){name}"', r"\g<0> hidden", template)
+    return template
 
 
 def _history(prefix):

@@ -52,10 +52,8 @@ def _svg(figure, description):
     text = re.sub(r"<(metadata|style)\b.*?</\1>", "", text, flags=re.DOTALL)
     text = re.sub(r'<g id="(?!curve-|point-|bar-)[^"]*"', "<g", text)
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
-    width = re.search(r'viewBox="0 0 ([\d.]+)', text).group(1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"',
-                  rf'\1 role="img" aria-label="{description}" style="max-width: {width}pt"',
-                  text, count=1)
+                  rf'\1 role="img" aria-label="{description}"', text, count=1)
     for colour, variable in COLOURS.items():
         text = text.replace(colour, f"var({variable})")
     return text
@@ -142,7 +140,9 @@ def calibration_chart(bins):
     lower.set(ylabel="decisions", xlabel="probability")
     if filled.any():
         lower.set_yscale("log")
+        lower.set_ylim(bottom=0.5)  # a bar of one decision has a height too
         lower.minorticks_off()
+        lower.yaxis.set_major_formatter("{x:,.0f}")
     for axes in (upper, lower):
         _style(axes)
     return _svg(figure, "Calibration: share of present labels against probability")
@@ -228,6 +228,9 @@ def history_charts(rows):
                           label={"train": "training", "val": "validation"}[name])
         axes.set(xlabel="epoch", ylabel=measure)
         axes.xaxis.get_major_locator().set_params(integer=True)
+        if len(rows) == 1:
+            axes.set(xlim=(rows[0]["epoch"] - 0.5, rows[0]["epoch"] + 0.5),
+                     xticks=[rows[0]["epoch"]])
         _style(axes)
         if axes.lines:
             axes.legend(frameon=False, labelcolor=INK, fontsize=9)

@@ -26,6 +26,10 @@
 
   // Photos
 
+  const tabs = [...document.querySelectorAll("[role=tab]")];
+  for (const tab of tabs) tab.hidden = !data.sheets[tab.dataset.sheet].length;
+  state.sheet = (tabs.find((tab) => !tab.hidden) || tabs[0]).dataset.sheet;
+
   const kinds = ["right", "alarms", "missed", "unknown"];
 
   function card([number, reason]) {
@@ -83,9 +87,9 @@
   function counted(number) {
     const { images, classes } = data.totals[state.sheet];
     const here = data.sheets[state.sheet].length;
-    if (state.chosen >= 0 && !classes) return `${number} of these ${here} images`;
-    const total = state.chosen < 0 ? images : classes[state.chosen];
-    const of = number < total ? `${number} of ${total}` : String(number);
+    const these = state.chosen >= 0 && !classes;
+    const total = these ? here : state.chosen < 0 ? images : classes[state.chosen];
+    const of = these ? `${number} of these ${here}` : number < total ? `${number} of ${total}` : number;
     return `${of} ${total === 1 ? "image" : "images"}`;
   }
 
@@ -96,7 +100,7 @@
     const of = state.chosen >= 0 ? ` – only ${data.classes[state.chosen]}` : "";
     document.getElementById("which").textContent =
       `${words[state.sheet]}${of}: ${counted(cards.length)}.`;
-    for (const tab of document.querySelectorAll("[role=tab]")) {
+    for (const tab of tabs) {
       tab.setAttribute("aria-selected", String(tab.dataset.sheet === state.sheet));
     }
   }
@@ -177,7 +181,7 @@
       drawn.addEventListener("click", () => toggle(c));
     }
   }
-  for (const tab of document.querySelectorAll("[role=tab]")) {
+  for (const tab of tabs) {
     tab.addEventListener("click", () => {
       Object.assign(state, { sheet: tab.dataset.sheet, shown: PAGE });
       showPhotos();

@@ -14,7 +14,7 @@ import pytest
 from judging import report_photos
 from judging.evaluation import Evaluation
 from judging.report import script_json, write_report
-from judging.report_charts import together
+from judging.report_charts import calibration_chart, history_charts, together
 from judging.report_photos import (
     choose_photos,
     count_images,
@@ -25,7 +25,7 @@ from judging.report_photos import (
 from training.history import write_history
 
 HOSTILE = ["<img src=x onerror=alert(1)>", "</script><script>alert(2)</script>",
-           "\"quoted\" & 'single' $x$ {{data}}", "plain"]
+           "\"quoted\" & 'single' $x$ {{data}}", "plain, but long " * 20]
 BROWSER = next(filter(None, map(shutil.which, (
     "chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 
@@ -138,10 +138,28 @@ def test_history_stands_in_the_page_where_there_is_one(judged, tmp_path, caplog)
 
 def test_a_report_where_nothing_can_be_measured(tmp_path, judged):
     nothing = SimpleNamespace(**{**vars(judged), "label": np.full_like(judged.label, -1)})
-    assert "–" in write(tmp_path, nothing)
+    page = Page(write(tmp_path, nothing))
+    hidden = {attrs.get("id", attrs.get("href")) for _, attrs in page.elements if "hidden" in attrs}
+    assert hidden == {"charts"} | {sign + name for sign in ("", "#") for name in (
+        "measures", "by-class", "calibration", "together")}
+    assert not any("hidden" in attrs for _, attrs in Page(write(tmp_path, judged)).elements)
     right = SimpleNamespace(**{**vars(judged), "prob": judged.label.clip(0, 1).astype(np.float32)})
     sheets = embedded(write(tmp_path, right))["sheets"]
     assert sheets["wrong"] == sheets["missed"] == sheets["alarms"] == []
+
+
+def test_one_epoch_has_one_tick():
+    charts = history_charts([{"epoch": 7, "train-loss": 2.0, "val-mAP": 0.5}])
+    assert all(re.findall(r">(7|6\.\d+|7\.\d+)</text>", chart) == ["7"] for chart in charts)
+
+
+def test_every_bin_of_the_calibration_has_a_bar_that_can_be_seen():
+    bins = np.zeros((3, 2))
+    bins[:, 0], bins[:, 1] = (1000, 100, 100), (1, 0.9, 1)
+    bars = re.findall(r'd="M ([\d. ]+) \nL ([\d. ]+) \nL ([\d. ]+) \nL [\d. ]+ \nz\n"',
+                      calibration_chart(bins))
+    heights = [abs(float(two.split()[1]) - float(three.split()[1])) for _, two, three in bars]
+    assert len(heights) >= 2 and min(heights) > 1
 
 
 def test_sheets_hold_what_their_names_say():
@@ -240,6 +258,15 @@ document.getElementById("curve-1").dispatchEvent(new Event("click"));
 told.clicked = filter.value;
 told.images = [...document.images].every((i) => i.src.startsWith("data:image/jpeg"));
 told.wide = document.documentElement.scrollWidth - innerWidth;
+told.filterEnds = filter.getBoundingClientRect().right - innerWidth;
+const last = document.querySelector("#charts .tall [id^=bar-]");  // drawn at the bottom
+const box = last.closest(".tall");
+box.style.maxHeight = "4rem";
+filter.value = last.id.split("-")[1]; filter.dispatchEvent(new Event("change"));
+told.barSeen = last.getBoundingClientRect().bottom <= box.getBoundingClientRect().bottom + 1;
+document.querySelector("[data-sheet=missed]").click();
+told.which = document.getElementById("which").textContent.split(": ").pop();
+told.last = Number(last.id.split("-")[1]);
 told.problems = problems;
 const result = document.createElement("pre");
 result.id = "result"; result.textContent = btoa(JSON.stringify(told));
@@ -261,7 +288,10 @@ def test_in_a_browser_it_sorts_filters_and_raises_nothing(page, tmp_path, width)
     assert found, done.stderr[-2000:]
     told = json.loads(base64.b64decode(found.group(1)))
     assert told["problems"] == [] and told["images"] and told["wide"] <= 0
+    assert told["filterEnds"] < 0 and told["barSeen"]
     data = embedded(page)
+    count = data["totals"]["missed"]["classes"][told["last"]]
+    assert told["which"] == f"{count} image{'s' * (count != 1)}."
     cells = [float(attrs["data-value"]) for _, attrs in Page(page).elements
              if "data-value" in attrs]
     columns = len(cells) // 4
