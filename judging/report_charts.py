@@ -116,7 +116,7 @@ def precision_recall_curves(label, prob, per_class):
             recall, precision = recall[keep], precision[keep]
         axes.plot(recall, precision, color=SOFT, linewidth=1, gid=f"curve-{c}")
         axes.plot(per_class["recall"][c], per_class["precision"][c], "o", color=ACCENT,
-                  markersize=7, gid=f"point-{c}")
+                  markersize=7, clip_on=False, gid=f"point-{c}")
     if count:
         axes.plot(grid, mean / count, color=INK, linewidth=2, linestyle=(0, (5, 2)),
                   gid="curve-mean")
