@@ -272,6 +272,16 @@ def test_probabilities_that_are_no_numbers_name_the_checkpoint(model, photos, tm
     assert not (tmp_path / "out.csv").exists()
 
 
+def test_prediction_draws_a_batch_when_one_is_asked_for(model, photos, monkeypatch):
+    classifier = Classifier(model, 2)
+    with classifier.open(ImageList([str(photos)], 3), batch_size=4) as batches:
+        drawn, draw = [], batches.next
+        monkeypatch.setattr(batches, "next", lambda: drawn.append(None) or draw())
+        for number, _ in enumerate(classifier.predict(batches, [mx.cpu()])):
+            assert len(drawn) <= number + 2  # the one after is computed meanwhile
+    assert number == 5 and len(drawn) == 7
+
+
 def test_output_appears_whole_or_not_at_all(model, photos, tmp_path):
     (tmp_path / "out.csv").write_text("old")
     run_script("--model", model, "--epoch", 2, photos, "--out", tmp_path / "out.csv")
