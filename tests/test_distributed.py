@@ -15,13 +15,16 @@ from test_resume import measures, wait_for
 
 import checkpoint
 from cli import InputError
+from lst_iter import LstIter
 from multilabel_metric import Accuracy, Loss, MeanAveragePrecision
 from mx_compat import mx
+from reading.lst_file import read_lst
 from train_multilabel import get_fine_tune_model
 from training import workers as workers_module
 from training.merged_metrics import MergedMetrics
 from training.optimization import training_symbol
 from training.snapshot import ResumableModule
+from training.worker_lists import FilledUp
 from training.worker_process import create_kvstore
 from training.workers import LostWorker, Workers
 
@@ -217,8 +220,20 @@ def test_lists_and_images_of_each_workers_own(flags, small_demo, tmp_path):
     finish(launched(flags(tmp_path / "result", resume=True, **{**own, "num_epoch": 3})))
     lst = tmp_path / "train_1.lst"
     lst.write_text("".join(lst.read_text().splitlines(keepends=True)[:-4]))
-    text = finish(launched(flags(tmp_path / "other", **own)), 2)
-    assert "different numbers of rows (24, 20, 24)" in text
+    text = finish(launched(flags(tmp_path / "other", **own)))
+    assert "68 training images" in text  # and nobody waits for the shorter list
+
+
+def test_a_shorter_list_is_filled_up_with_rows_that_count_nowhere(small_demo):
+    lst = read_lst(small_demo / "val.lst")
+    filled = FilledUp(lst, 23)
+    rows = np.array([22, 3, 19, 20])
+    np.testing.assert_array_equal(filled.labels(rows)[[1, 2]], lst.labels([3, 19]))
+    assert (filled.labels(rows)[[0, 3]] == -1).all()
+    assert filled.name(22) == lst.name(0) and filled.name(3) == lst.name(3)
+    with LstIter(8, (3, 32, 32), filled, small_demo / "images") as batches:
+        known = [(batch.label[0].asnumpy() >= 0).any(axis=1).sum() for batch in batches]
+    assert known == [8, 8, 4]
 
 
 @pytest.mark.slow

@@ -66,12 +66,42 @@ class WorkersList:
                 together.update((name, np.sum([part[name] for part in parts], axis=0))
                                 for name in ("positives", "negatives"))
         together = workers.broadcast(together)
-        for name in ("rows", "classes"):
-            if len(set(together[name])) > 1:
-                # With fewer rows a worker would end its epoch early, and the others wait for ever.
-                raise InputError(f"{path}: the workers' lists have different numbers of {name} "
-                                 f"({', '.join(map(str, together[name]))}); tools/make_lst.py "
-                                 "shard deals a multi-hot list out evenly")
+        if len(set(together["classes"])) > 1:
+            raise InputError(f"{path}: the workers' lists have different numbers of classes "
+                             f"({', '.join(map(str, together['classes']))}): --num-classes says "
+                             "how many there are")
+        # With fewer rows a worker would end its epoch early, and the others wait for ever.
+        if len(self.lst) < together["rows"].max():
+            self.lst = FilledUp(self.lst, int(together["rows"].max()))
         self.num_rows = int(together["rows"].sum())
         self.checksum = " ".join(together["checksum"])
         self.positives, self.negatives = together["positives"], together["negatives"]
+
+
+class FilledUp:
+    """An LstFile and as many rows more as it takes to reach a length; they count nowhere."""
+
+    def __init__(self, lst, length):
+        self._lst, self._length = lst, length
+        self.path, self.num_classes = lst.path, lst.num_classes
+
+    def __len__(self):
+        return self._length
+
+    def labels(self, rows):
+        """As LstFile's; -1 in the further rows."""
+        rows = np.asarray(rows)
+        labels = self._lst.labels(self._real(rows))
+        labels[rows >= len(self._lst)] = -1
+        return labels
+
+    def name(self, row):
+        """As LstFile's; the first image again for the further rows."""
+        return self._lst.name(int(self._real(row)))
+
+    def line(self, row):
+        """As LstFile's."""
+        return self._lst.line(int(self._real(row)))
+
+    def _real(self, rows):
+        return np.where(np.asarray(rows) < len(self._lst), rows, 0)
