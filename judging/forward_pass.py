@@ -52,7 +52,7 @@ class ForwardPass:
         ----------
         data : mx.nd.NDArray
         count : int, optional
-            Only the first so many images matter.
+            Only the first so many images matter; 0 where a batch holds nothing but padding.
         mirror : bool
             Of the mirror image, left to right.
 
@@ -63,7 +63,7 @@ class ForwardPass:
         if mirror:
             # mx.nd.flip takes ten times as long.
             data = mx.nd.slice(data, begin=(None,) * 4, end=(None,) * 4, step=(1, 1, 1, -1))
-        count = count or len(data)
+        count = len(data) if count is None else count
         pieces = []
         for first in range(0, count, self._piece):
             first = min(first, len(data) - self._piece)
@@ -71,22 +71,21 @@ class ForwardPass:
             self._module.forward(mx.io.DataBatch([piece]), is_train=False)
             # A copy, because the next forward overwrites the output.
             pieces.append((first, self._module.get_outputs()[0].copy()))
-        return Outputs(pieces, count)
+        return Outputs(pieces, (count, self.num_values))
 
 
 class Outputs:
-    """Outputs of a batch's first `count` images, which may still be being computed."""
+    """Outputs of a batch's first images, which may still be being computed."""
 
-    def __init__(self, pieces, count):
-        self._pieces, self._count = pieces, count
+    def __init__(self, pieces, shape):
+        self._pieces, self._shape = pieces, shape
 
     def values(self):
         """Wait for them: np.ndarray, (count, values), float32."""
-        first, last = self._pieces[-1]
-        values = np.empty((first + len(last), last.shape[1]), np.float32)
+        values = np.empty(self._shape, np.float32)
         for first, piece in self._pieces:
-            values[first:first + len(piece)] = piece.asnumpy()
-        return values[:self._count]
+            values[first:first + len(piece)] = piece.asnumpy()[:len(values) - first]
+        return values
 
 
 def with_one_pass_normalisation(network, arg_params):

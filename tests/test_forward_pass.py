@@ -37,8 +37,9 @@ def by_module(network, pixels):
 def test_pieces_give_what_the_whole_batch_gives(most, devices, network, pixels, monkeypatch):
     monkeypatch.setattr(forward_pass, "PIECE_PIXELS", most * SIDE * SIDE)
     forward = ForwardPass(*network, mx.io.DataDesc("data", pixels.shape, np.uint8), devices)
-    for count in (1, 4, BATCH):
+    for count in (0, 1, 4, BATCH):
         got = forward(mx.nd.array(pixels, dtype="uint8"), count).values()
+        assert got.shape == (count, 10)
         np.testing.assert_allclose(got, by_module(network, pixels)[:count], rtol=0, atol=1e-5)
     mirrored = forward(mx.nd.array(pixels, dtype="uint8"), mirror=True).values()
     np.testing.assert_allclose(mirrored, by_module(network, pixels[..., ::-1]), rtol=0, atol=1e-5)
