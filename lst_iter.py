@@ -24,8 +24,7 @@ from reading.image_reader import NEUTRAL, Augment, ImageError, read_image, sampl
 from reading.lst_file import read_lst
 from reading.prefetch import Batch, Prefetcher
 
-MOST_BAD = 0.05  # of the images read, before `skip` gives up
-ENOUGH_TO_JUDGE = 100  # images, before that is held against a list that is not at its end
+MOST_BAD = 0.05  # of an epoch's images, before `skip` gives up
 MOST_DEFAULT_THREADS = 16
 
 logger = logging.getLogger(__name__)
@@ -65,7 +64,8 @@ class LstIter(mx.io.DataIter):
         Default: the middle of each image, no randomness.
     bad_images : str
         "fail": stop at the first image that cannot be used, in the order of the batches.
-        "skip": a grey image with the label -1 in its place; stop when more than 5 % are bad.
+        "skip": a grey image with the label -1 in its place; stop once they are more than 5 %
+        of the epoch's.
         "report": that too, but never stop or log; the reasons come with the batch.
     label_format : str
         "multi-hot" or "indices"; see `read_lst`.
@@ -259,19 +259,22 @@ class LstIter(mx.io.DataIter):
                 logger.warning("%s: left out", reason)
         # The errors know the frames that they were raised in, and these know the batch.
         batch.errors.clear()
-        self._num_read += real
-        self.num_bad += sum(slot < real for slot in bad)
-        if self.bad_images == "report":
-            return bad
-        last = self._batch + 1 == self.num_batches
-        if (self.num_bad > MOST_BAD * self._num_read
-                and (last or self._num_read >= ENOUGH_TO_JUDGE)):
-            raise InputError(f"{shown(self.lst.path)}: {self.num_bad} of the first "
-                             f"{self._num_read} images of epoch {self.epoch} cannot be used, "
-                             f"more than {MOST_BAD:.0%}: {next(iter(self.bad_rows.values()))}")
-        if last and self.num_bad:
-            logger.warning("%s: %d of %d images left out in epoch %d", shown(self.lst.path),
-                           self.num_bad, self._num_read, self.epoch)
+        # Counted once the batch is sure to be handed out: asked again, it comes again.
+        num_read = self._num_read + real
+        num_bad = self.num_bad + sum(slot < real for slot in bad)
+        if self.bad_images == "skip" and num_bad:
+            # Against the whole epoch, so that it makes no difference where bad images stand.
+            whole = (self.num_rows if self._order.last_batch_handle == "pad"
+                     else self.num_batches * self.batch_size)
+            if num_bad / whole > MOST_BAD:
+                raise InputError(f"{shown(self.lst.path)}: {num_bad} of the first {num_read} "
+                                 f"images of epoch {self.epoch} cannot be used, more than "
+                                 f"{MOST_BAD:.0%} of all {whole}: "
+                                 f"{next(iter(self.bad_rows.values()))}")
+            if self._batch + 1 == self.num_batches:
+                logger.warning("%s: %d of %d images left out in epoch %d", shown(self.lst.path),
+                               num_bad, num_read, self.epoch)
+        self._num_read, self.num_bad = num_read, num_bad
         return bad
 
 

@@ -107,7 +107,7 @@ def test_ids_and_names_may_repeat(write):
 @pytest.mark.parametrize(("content", "match"), [
     (b"", "holds no rows"),
     (b"\n\n", "holds no rows"),
-    (PLAIN + b"\x89PNG\0\0\n", ":|line 2 holds a zero byte"),
+    (PLAIN + b"\x89PNG\0\0\n", ": not a text file: line 2 holds a zero byte"),
     (b"\xff\xfe1\0", "UTF-16"),
     (PLAIN + b"5 1.000000 0.000000 1.000000 a.jpg\n", ":2: spaces stand where tabs belong"),
     (PLAIN + b"5\t1.000000 0.000000 1.000000\ta.jpg\n", ":2: spaces stand where tabs belong"),
