@@ -3,18 +3,33 @@
 The size is known before anything is decoded, so that a file of a few kilobytes that claims
 30000x30000 pixels costs nothing. Formats: JPEG, PNG, GIF, BMP, WebP, TIFF.
 """
+import contextlib
 import struct
 from collections import namedtuple
 
 FORMATS = "JPEG, PNG, GIF, BMP, WebP and TIFF"
+
+# Width, height, orientation, what further samples there are (alpha), sample format.
+TIFF_TAGS = (256, 257, 274, 338, 339)
+TIFF_KINDS = {3: "H", 4: "I", 16: "Q"}
+SAMPLE_FORMATS = {2: "signed numbers", 3: "floating-point numbers", 5: "complex numbers",
+                  6: "complex numbers"}
 
 
 class BadImage(ValueError):
     """Why a file is no image that one can use, in words; the caller knows the file's name."""
 
 
-Header = namedtuple("Header", "format width height may_rotate")
-Header.__doc__ = """Format ("JPEG", ...), size in pixels as stored, and whether EXIF may turn it."""
+class Header(namedtuple("Header", "format width height orientation alpha_at",
+                        defaults=(1, None))):
+    """What an image says of itself.
+
+    format ("JPEG", ...); width and height, in pixels, the right way up; orientation, as EXIF
+    numbers it from 1 to 8, that the pixels still have after decoding; alpha_at, where a TIFF
+    says that its colours are not multiplied by its alpha.
+    """
+
+    __slots__ = ()
 
 
 def read_header(data):
@@ -42,7 +57,7 @@ def read_header(data):
         elif data.startswith(b"\x89PNG\r\n\x1a\n"):
             header = _png(data)
         elif data.startswith((b"GIF87a", b"GIF89a")):
-            header = Header("GIF", *struct.unpack_from("<HH", data, 6), False)
+            header = Header("GIF", *struct.unpack_from("<HH", data, 6))
         elif data.startswith(b"BM"):
             header = _bmp(data)
         elif data.startswith(b"RIFF") and data[8:12] == b"WEBP":
@@ -51,7 +66,7 @@ def read_header(data):
             header = _tiff(data)
         else:
             raise BadImage(_not_an_image(data))
-    except (struct.error, IndexError):
+    except (struct.error, IndexError, OverflowError):
         raise BadImage("is cut short: it ends within its header") from None
     if header.width < 1 or header.height < 1:
         raise BadImage(f"its header says {header.width}x{header.height} pixels")
@@ -59,7 +74,7 @@ def read_header(data):
 
 
 def _jpeg(data):
-    position, may_rotate = 2, False
+    position, exif = 2, b""
     while True:
         if data[position] != 0xFF:
             raise BadImage("is a damaged JPEG: there is no marker where one belongs")
@@ -76,63 +91,122 @@ def _jpeg(data):
             # phones append more data after it.
             if not data.endswith(b"\xff\xd9") and data.find(b"\xff\xd9", position) < 0:
                 raise BadImage("is cut short: a JPEG without its end")
-            return Header("JPEG", width, height, may_rotate)
+            return _turned("JPEG", width, height, exif)
         else:
-            may_rotate |= marker == 0xE1 and data[position + 4:position + 8] == b"Exif"
-            position += 2 + struct.unpack_from(">H", data, position + 2)[0]
+            end = position + 2 + struct.unpack_from(">H", data, position + 2)[0]
+            # Other things, such as XMP, are stored under this marker too.
+            if marker == 0xE1 and not exif and data[position + 4:position + 8] == b"Exif":
+                exif = data[position + 4:end]
+            position = end
 
 
 def _png(data):
     width, height = struct.unpack_from(">II", data, 16)
     if b"IEND" not in data[-64:] and b"IEND" not in data:
         raise BadImage("is cut short: a PNG without its end")
-    return Header("PNG", width, height, True)
+    exif, position = b"", 8
+    while not exif and position + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        if kind == b"eXIf":
+            exif = data[position + 8:position + 8 + length]
+        position += 12 + length
+    return _turned("PNG", width, height, exif)
 
 
 def _bmp(data):
     if struct.unpack_from("<I", data, 14)[0] == 12:
-        return Header("BMP", *struct.unpack_from("<HH", data, 18), False)
+        return Header("BMP", *struct.unpack_from("<HH", data, 18))
     width, height = struct.unpack_from("<ii", data, 18)
-    return Header("BMP", width, abs(height), False)  # a negative height: stored from the top
+    return Header("BMP", width, abs(height))  # a negative height: stored from the top
 
 
 def _webp(data):
     if len(data) < 8 + struct.unpack_from("<I", data, 4)[0]:
         raise BadImage("is cut short: a WebP file that holds less than its header says")
-    kind = data[12:16]
+    kind, exif = data[12:16], b""
     if kind == b"VP8X":
+        exif = _webp_exif(data)
         width, height = (1 + int.from_bytes(data[at:at + 3], "little") for at in (24, 27))
     elif kind == b"VP8L":
         bits = struct.unpack_from("<I", data, 21)[0]
         width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
     else:
         width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", data, 26))
-    return Header("WebP", width, height, True)
+    return _turned("WebP", width, height, exif)
+
+
+def _webp_exif(data):
+    position = 12
+    while position + 8 <= len(data):
+        kind, length = struct.unpack_from("<4sI", data, position)
+        if kind == b"EXIF":
+            return data[position + 8:position + 8 + length]
+        position += 8 + length + length % 2
+    return b""
 
 
 def _tiff(data):
+    if struct.unpack_from(*_directory_start(data))[0] >= len(data):
+        raise BadImage("is cut short: a TIFF file whose directory lies beyond its end")
+    found, places = {}, {}
+    for tag, value, place in _tiff_numbers(data):
+        if tag not in found:
+            found[tag], places[tag] = value, place
+    if 256 not in found or 257 not in found:
+        raise BadImage("is a damaged TIFF: its directory does not say its size")
+    samples = found.get(339, 1)
+    if samples in SAMPLE_FORMATS:
+        raise BadImage(f"is a TIFF of {SAMPLE_FORMATS[samples]} (SampleFormat {samples}), not of "
+                       "unsigned whole numbers")
+    width, height = found[256], found[257]
+    if 5 <= found.get(274, 1) <= 8:
+        width, height = height, width
+    # OpenCV turns TIFF files itself, whatever it is told.
+    return Header("TIFF", width, height, 1, places[338] if found.get(338) == 2 else None)
+
+
+def _directory_start(data):
+    """Arguments of `struct.unpack_from` for where the first directory of a TIFF stands."""
+    order = "<" if data[:2] == b"II" else ">"
+    return (order + "Q", data, 8) if 43 in data[2:4] else (order + "I", data, 4)
+
+
+def _tiff_numbers(data):
+    """Yield tag, first value, and the value's place, of a TIFF's first directory.
+
+    Only unsigned whole numbers that stand in the directory itself, or few enough behind it.
+    """
     order = "<" if data[:2] == b"II" else ">"
     big = 43 in data[2:4]
-    if big:
-        count_format, entry_format, entry_size = order + "Q", order + "HHQ", 20
-        start = struct.unpack_from(order + "Q", data, 8)[0]
-    else:
-        count_format, entry_format, entry_size = order + "H", order + "HHI", 12
-        start = struct.unpack_from(order + "I", data, 4)[0]
-    if start >= len(data):
-        raise BadImage("is cut short: a TIFF file whose directory lies beyond its end")
-    count = min(struct.unpack_from(count_format, data, start)[0], 4096)
-    first = start + struct.calcsize(count_format)
-    found = {}
-    for entry in range(first, first + count * entry_size, entry_size):
-        tag, kind, _ = struct.unpack_from(entry_format, data, entry)
-        if tag in (256, 257) and kind in (3, 4, 16):
-            number = order + {3: "H", 4: "I", 16: "Q"}[kind]
-            value = entry + struct.calcsize(entry_format)
-            found[tag] = struct.unpack_from(number, data, value)[0]
-    if len(found) < 2:
-        raise BadImage("is a damaged TIFF: its directory does not say its size")
-    return Header("TIFF", found[256], found[257], True)
+    count_format, entry_format = (("Q", "HHQ") if big else ("H", "HHI"))
+    inline = 8 if big else 4
+    start = struct.unpack_from(*_directory_start(data))[0]
+    count = min(struct.unpack_from(order + count_format, data, start)[0], 4096)
+    first = start + struct.calcsize(order + count_format)
+    head = struct.calcsize(order + entry_format)
+    for entry in range(first, first + count * (head + inline), head + inline):
+        tag, kind, number = struct.unpack_from(order + entry_format, data, entry)
+        if tag in TIFF_TAGS and kind in TIFF_KINDS and number:
+            code = TIFF_KINDS[kind]
+            place = entry + head
+            if struct.calcsize(order + code) * number > inline:
+                place = struct.unpack_from(order + ("Q" if big else "I"), data, place)[0]
+            yield tag, struct.unpack_from(order + code, data, place)[0], place
+
+
+def _turned(name, width, height, exif):
+    """The header of an image with this EXIF block, which may be empty or damaged."""
+    orientation = 1
+    if exif.startswith(b"Exif\0"):
+        exif = exif[6:]
+    if exif[:4] in (b"II*\0", b"MM\0*"):
+        with contextlib.suppress(struct.error):
+            orientation = next((value for tag, value, _ in _tiff_numbers(exif) if tag == 274), 1)
+    if not 1 <= orientation <= 8:
+        orientation = 1
+    if orientation >= 5:
+        width, height = height, width
+    return Header(name, width, height, orientation)
 
 
 def _not_an_image(data):

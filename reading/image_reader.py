@@ -35,8 +35,15 @@ GREY = np.array([0.114, 0.587, 0.299])  # weights of blue, green, red in a grey 
 FLAGS = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
          8: cv2.IMREAD_REDUCED_COLOR_8}
 # How far libjpeg may reduce an image, and from how many pixels to a pixel of the result on.
-# Eighths, barely resized after that, differ from area averaging by more than 3 of 255.
-REDUCTIONS = ((8, 13), (4, 4), (2, 2))
+# Barely resized after that, it differs from area averaging by more than 3 of 255.
+REDUCTIONS = ((8, 13.5), (4, 5.5), (2, 2))
+# What turns a picture stored under each EXIF orientation the right way up.
+TURNS = {
+    1: lambda image: image, 2: lambda image: cv2.flip(image, 1),
+    3: lambda image: cv2.rotate(image, cv2.ROTATE_180), 4: lambda image: cv2.flip(image, 0),
+    5: cv2.transpose, 6: lambda image: cv2.rotate(image, cv2.ROTATE_90_CLOCKWISE),
+    7: lambda image: cv2.flip(cv2.transpose(image), -1),
+    8: lambda image: cv2.rotate(image, cv2.ROTATE_90_COUNTERCLOCKWISE)}
 
 
 @dataclass(frozen=True)
@@ -215,27 +222,20 @@ def _fit(data, width, height, augment, draws):
     reduction = 1
     if header.format == "JPEG":
         ratio = _ratio(full_width, full_height, width, height, augment, draws)
-        if header.may_rotate:  # which way round is known after decoding only
-            ratio = min(ratio, _ratio(full_height, full_width, width, height, augment, draws))
         reduction = next((r for r, least in REDUCTIONS if ratio >= least), 1)
     decoded = 1 if augment.full_decode else reduction
-    image = _decode(data, header.format, FLAGS[decoded])
-    rows, columns = image.shape[:2]
+    image = _decode(data, header, FLAGS[decoded])
     if decoded == 1:
-        full_width, full_height = columns, rows
-    elif (columns >= rows) != (full_width >= full_height):
-        full_width, full_height = full_height, full_width
+        full_height, full_width = image.shape[:2]  # a damaged file's header may lie
 
     box = _box(full_width, full_height, width, height, augment, draws)
     inner_width, inner_height = _inner(full_width, full_height, width, height, augment)
     # The eye sees a shift of half a pixel first. In halves the box may well move to the grid of
     # the reduced pixels (and does at full size too); in quarters and eighths it must not.
-    most = 2.5 * reduction
-    between = reduction > 2 and box[2] < most * inner_width and box[3] < most * inner_height
-    if between and decoded > 1:
+    if decoded > 2:
         image = _sample(image, [edge / decoded for edge in box], inner_width, inner_height)
     else:
-        grid = 1 if between else reduction
+        grid = 1 if reduction > 2 else reduction
         left, right = _span(box[0], box[2], grid, full_width)
         top, bottom = _span(box[1], box[3], grid, full_height)
         image = image[top // decoded:bottom // decoded, left // decoded:right // decoded]
@@ -294,12 +294,16 @@ def _span(start, length, grid, limit):
 
 
 def _sample(image, box, width, height):
-    """Resize a part of the image whose edges lie between pixels, linearly."""
+    """Resize a part of the image whose edges lie between pixels."""
     x, y, box_width, box_height = box
-    step_x, step_y = box_width / width, box_height / height
+    # Several samples to a pixel of the result, at most a pixel apart, so that none is left out.
+    times_x, times_y = math.ceil(box_width / width), math.ceil(box_height / height)
+    step_x, step_y = box_width / (width * times_x), box_height / (height * times_y)
     positions = np.array([[step_x, 0, x + (step_x - 1) / 2], [0, step_y, y + (step_y - 1) / 2]])
-    return cv2.warpAffine(image, positions, (width, height), borderMode=cv2.BORDER_REPLICATE,
-                          flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    image = cv2.warpAffine(image, positions, (width * times_x, height * times_y),
+                           borderMode=cv2.BORDER_REPLICATE,
+                           flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def _resize(image, width, height):
@@ -317,17 +321,23 @@ def _resize(image, width, height):
                       interpolation=cv2.INTER_AREA if area else cv2.INTER_LINEAR)
 
 
-def _decode(data, image_format, flags):
+def _decode(data, header, flags):
+    """The pixels of a file, the right way up."""
+    if header.alpha_at is not None:
+        # libtiff multiplies colours by an alpha that is told to be separate from them (2), but
+        # not by one that nothing is told of (0).
+        data = data[:header.alpha_at] + b"\0\0" + data[header.alpha_at + 2:]
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        # OpenCV knows the orientation of some formats only, and not in every place.
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
-        raise BadImage(f"OpenCV cannot decode this {image_format}: {error.err}") from None
-    if image is None and image_format == "GIF":
+        raise BadImage(f"OpenCV cannot decode this {header.format}: {error.err}") from None
+    if image is None and header.format == "GIF":
         image = _decode_gif(data)
     if image is None:
-        raise BadImage(f"is damaged or cut short, or a kind of {image_format} that OpenCV does "
+        raise BadImage(f"is damaged or cut short, or a kind of {header.format} that OpenCV does "
                        "not read")
-    return image
+    return TURNS[header.orientation](image)
 
 
 def _decode_gif(data):
