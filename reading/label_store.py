@@ -10,10 +10,15 @@ from array import array
 import numpy as np
 
 MAX_CLASSES = 1_000_000
-COUNTED_AT_ONCE = 4 << 20  # labels
 # What follows the digit of a label that is 0 or 1, by the label's length with its tab:
 # "1.000000<TAB>" is how im2rec writes it, the others are how people do.
 PLAIN_ENDINGS = {9: b".000000\t", 4: b".0\t", 2: b"\t"}
+
+# For `_short_numbers`: words of eight characters, the first in the lowest byte.
+ZERO, TOO_HIGH, HIGH_BITS = np.frombuffer(
+    b"0.000000" + b"\x76\x7f" + b"\x76" * 6 + b"\x80" * 8, "<u8")
+MASKS = np.frombuffer(b"".join(b"\xff" * n + bytes(8 - n) for n in range(9)), "<u8")
+FILLINGS = np.frombuffer(b"".join(bytes(n) + b"0.000000"[n:] for n in range(9)), "<u8")
 
 
 class WrongLabel(Exception):
@@ -25,12 +30,13 @@ class WrongLabel(Exception):
 
 
 class MultiHot:
-    """A (rows, classes) matrix: int8 until the first soft label, float32 from there on."""
+    """Matrices of (rows, classes), one for each `add`: int8, or float32 where labels are soft."""
 
     def __init__(self, num_classes):
         self.asked = self.num_classes = num_classes
-        self.dtype = np.int8
-        self.buffer = bytearray()
+        self.blocks = []
+        self.starts = array("q")  # the first row of each block
+        self.num_rows = 0
 
     def add(self, rows):
         """Append rows, each the text of its labels with a tab after each."""
@@ -56,17 +62,30 @@ class MultiHot:
                 plain = ~(differs > allowed).any(axis=1)
                 block[places[plain]] = differs[plain, ::width]
                 slow[places[plain]] = False
-        for place in np.flatnonzero(slow):
-            values = self.parse(place, rows[place])
-            if block.dtype == np.int8 and not np.array_equal(values, values.astype(np.int8)):
-                block = block.astype(np.float32)
-            block[place] = values
-        if block.dtype != self.dtype:
-            if self.dtype == np.int8:
-                self.buffer = bytearray(self.matrix().astype(np.float32))
-                self.dtype = np.float32
-            block = block.astype(np.float32)
-        self.buffer += block.data.cast("B")
+        slow = np.flatnonzero(slow)
+        if len(slow):
+            values = self.parse_slow(slow, rows)
+            whole = values.astype(np.int8)
+            if not np.array_equal(values, whole):
+                block, whole = block.astype(np.float32), values
+            block[slow] = whole
+        self.blocks.append(block)
+        self.starts.append(self.num_rows)
+        self.num_rows += len(rows)
+
+    def parse_slow(self, places, rows):
+        """The labels of the rows at these places, in any spelling, float32."""
+        text = b"".join([rows[place] for place in places])
+        if all(rows[place].count(b"\t") == self.num_classes for place in places):
+            values, known = _short_numbers(text)
+            values = values.reshape(-1, self.num_classes)
+            unknown = np.flatnonzero(~known.reshape(values.shape).all(axis=1))
+        else:
+            values = np.empty((len(places), self.num_classes), np.float32)
+            unknown = range(len(places))
+        for number in unknown:
+            values[number] = self.parse(places[number], rows[places[number]])
+        return values
 
     def parse(self, place, row):
         """The labels of one row in any spelling, float32."""
@@ -77,7 +96,7 @@ class MultiHot:
         with contextlib.suppress(ValueError):
             values = np.array([float(field) for field in fields], np.float64)
             # Python alone reads 1_0 as 10.
-            if ((values >= 0) & (values <= 1) | (values == -1)).all() and b"_" not in row:
+            if _allowed(values).all() and b"_" not in row:
                 return values.astype(np.float32)
         for column, field in enumerate(fields):
             value = _number(field)
@@ -85,27 +104,27 @@ class MultiHot:
                 raise WrongLabel(place, _value_reason(field, value, column, len(fields)))
         raise AssertionError("a row was refused, but none of its labels")
 
-    def matrix(self):
-        return np.frombuffer(self.buffer, self.dtype).reshape(-1, self.num_classes)
-
     def finish(self):
         """The number of classes, once all rows are there."""
         return self.num_classes
 
     def dense(self, rows):
         """Labels of some rows (int64 numbers): float32, (len(rows), num_classes)."""
-        return self.matrix()[rows].astype(np.float32)
+        labels = np.empty((len(rows), self.num_classes), np.float32)
+        blocks = np.searchsorted(np.frombuffer(self.starts, np.int64), rows, "right") - 1
+        for number in np.unique(blocks):
+            here = blocks == number
+            labels[here] = self.blocks[number][rows[here] - self.starts[number]]
+        return labels
 
     def count(self, num_rows):
         """Positives and negatives: int64, (num_classes,) each, over all `num_rows` rows."""
         positives = np.zeros(self.num_classes, np.int64)
         negatives = np.zeros(self.num_classes, np.int64)
-        step = 1 + COUNTED_AT_ONCE // self.num_classes
-        for start in range(0, num_rows, step):
-            part = self.matrix()[start:start + step]
-            positive = np.count_nonzero(part >= 0.5, axis=0)
+        for block in self.blocks:
+            positive = np.count_nonzero(block >= 0.5, axis=0)
             positives += positive
-            negatives += np.count_nonzero(part >= 0, axis=0) - positive
+            negatives += np.count_nonzero(block >= 0, axis=0) - positive
         return positives, negatives
 
 
@@ -170,6 +189,47 @@ class Indices:
         classes = np.asarray(self.classes, np.int32)
         positives = np.bincount(classes, minlength=self.num_classes).astype(np.int64)
         return positives, num_rows - positives
+
+
+def _allowed(values):
+    """Which values a label may have."""
+    return (values >= 0) & (values <= 1) | (values == -1)
+
+
+def _short_numbers(text):
+    """Labels of at most six decimals in a text of fields with a tab after each, all at once.
+
+    Returns
+    -------
+    values : numpy.ndarray
+        float32, one a field.
+    known : numpy.ndarray
+        bool: where the field is a label, and spelled so that it could be read here.
+    """
+    ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\t"))
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    minus = np.frombuffer(text, np.uint8)[starts] == ord("-")
+    starts += minus
+    lengths = ends - starts
+    known = (lengths >= 1) & (lengths <= 8)
+    # Each field as a word of eight characters, filled up as in 0.000000.
+    words = np.ndarray(len(text), "<u8", text + bytes(8), strides=(1,))[starts]
+    lengths[~known] = 1
+    words = words & MASKS[lengths] | FILLINGS[lengths]
+    digits = words ^ ZERO
+    # A byte's high bit shows what is no digit, and in the second byte what is no point.
+    known &= (digits | digits + TOO_HIGH) & HIGH_BITS == 0
+    values = digits.astype(np.float32)
+    soft = np.flatnonzero(digits > 1)
+    # Neighbours become one number of two digits, of four, of eight. The point is among them as a
+    # zero, which makes what is 1 or more too large, as it is anyway.
+    number = digits[soft]
+    number = (number * 10 + (number >> 8)) & 0x00FF00FF00FF00FF
+    number = (number * 100 + (number >> 16)) & 0x0000FFFF0000FFFF
+    number = (number * 10000 + (number >> 32)) & 0xFFFFFFFF
+    values[soft] = number / 1e6
+    values[minus] *= -1
+    return values, known & _allowed(values)
 
 
 def _number(field):

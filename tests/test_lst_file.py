@@ -1,4 +1,5 @@
 import os
+import re
 import threading
 from pathlib import Path
 
@@ -215,6 +216,41 @@ def test_any_rows_come_back_as_they_were_written(write, table, random):
     assert [os.fsencode(lst.name(n)) for n in range(len(table))] == [name for *_, name in table]
 
 
+def none_known(text):
+    count = text.count(b"\t")
+    return np.zeros(count, np.float32), np.zeros(count, bool)
+
+
+@ANY_SETTINGS
+@given(st.lists(st.one_of(
+    st.text("01259.-+ e_x/:", max_size=9).map(str.encode),
+    st.integers(0, 10**6).map(lambda n: b"%.6f" % (n / 1e6)),
+    st.integers(0, 1000).map(lambda n: b"%.3f" % (n / 1e3)),
+    st.sampled_from([b"0", b"1", b"-1", b"0.0", b"-1.0", b"-1.000000", b"1.", b"01", b"-0"])),
+    min_size=1, max_size=9))
+def test_numbers_read_together_are_those_that_python_reads(fields):
+    values, known = label_store._short_numbers(b"".join(field + b"\t" for field in fields))
+    for field, value, read in zip(fields, values, known):
+        if read:
+            assert value == np.float32(float(field)) and (0 <= value <= 1 or value == -1)
+            assert not set(field) - set(b"0123456789.-")
+        else:
+            assert not re.fullmatch(rb"-?[01](\.0{0,6})?|0\.\d{1,6}", field) or (
+                field[:1] == b"-" and field != b"-0" and b"1" not in field)
+
+
+def test_soft_labels_in_some_places_of_a_long_list(write, monkeypatch):
+    monkeypatch.setattr(lst_file, "BLOCK_BYTES", 100)
+    table = np.round(np.random.RandomState(0).rand(200, 3), 6)
+    table[:90] = table[110:] = table[0] > 0.5
+    lst = read_lst(write(b"".join(
+        b"1\t" + b"".join(b"%.6f\t" % value for value in row) + b"a\n" for row in table)))
+    rows = np.random.RandomState(1).permutation(200)
+    assert (lst.labels(rows) == table[rows].astype(np.float32)).all()
+    assert lst.positives.tolist() == (table >= 0.5).sum(axis=0).tolist()
+    assert lst.negatives.tolist() == (table < 0.5).sum(axis=0).tolist()
+
+
 @ANY_SETTINGS
 @given(tables())
 def test_the_fast_way_and_the_general_one_agree(write, table):
@@ -224,8 +260,11 @@ def test_the_fast_way_and_the_general_one_agree(write, table):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(label_store, "PLAIN_ENDINGS", {})
         general = read_lst(write(content))
+        patch.setattr(label_store, "_short_numbers", none_known)
+        slowest = read_lst(write(content))
     rows = range(len(table))
     assert fast.labels(rows).tolist() == general.labels(rows).tolist()
+    assert fast.labels(rows).tolist() == slowest.labels(rows).tolist()
     assert fast.positives.tolist() == general.positives.tolist()
 
 
