@@ -335,7 +335,9 @@ def main(argv=None):
         names[c] if label[c] == 1 else f"{names[c]} {label[c]:g}" for c in np.flatnonzero(label > 0)
     ) for row, label in zip(batch.index, labels)]
     sheet = contact_sheet.draw(pixels, captions)
-    write_whole(args.show, lambda path: cv2.imwrite(path, sheet[:, :, ::-1]))
+    # Encoded here, because by a file's name OpenCV knows some formats only.
+    encoded = cv2.imencode(".png", sheet[:, :, ::-1])[1]
+    write_whole(args.show, encoded.tofile)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ up to 350 MB with soft labels.
 import errno
 import hashlib
 import os
+import re
 from array import array
 
 import numpy as np
@@ -25,6 +26,11 @@ from reading.label_store import MAX_CLASSES, Indices, MultiHot, WrongLabel, show
 LABEL_FORMATS = ("multi-hot", "indices")
 BLOCK_BYTES = 1 << 20
 MAX_LINE_BYTES = 16 << 20
+SPACES = "spaces stand where tabs belong"
+# A number as labels are spelled, one that file names may well start with, and a bare label.
+LABEL = re.compile(rb"-?[01]\.0+|0\.[0-9]{6}")
+NUMBER = re.compile(rb"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)")
+BARE = re.compile(rb"\s*(-?[01](\.0*)?|0\.[0-9]+)\s*")
 
 
 def read_lst(path, num_classes=None, label_format="multi-hot"):
@@ -108,18 +114,30 @@ class LstFile:
                         raise self._wrong(number, _without_tab(row))
                 try:
                     ids.append(int(row[:head]))
+                    if b"_" in row[:head]:
+                        raise ValueError  # Python alone reads 1_0 as 10
                 except (ValueError, OverflowError):
+                    if len(row[:head].split()) > 1:
+                        raise self._wrong(number, f"{SPACES}, in "
+                                          f"{shown_field(row[:head])}") from None
                     raise self._wrong(number, f"the row starts with {shown_field(row[:head])}, not "
                                       "with a number (the image's ID)") from None
                 kept.append(row[head + 1:tail + 1])
                 lines.append(number)
                 names += name
                 name_ends.append(len(names))
+            first = len(lines) - len(kept)
+            if kept and not first and num_classes is None and label_format == "multi-hot":
+                self._check_name(lines[0], names[:name_ends[1]], LABEL)
             try:
                 labels.add(kept)
             except WrongLabel as wrong:
-                line = lines[len(lines) - len(kept) + wrong.position]
-                raise self._wrong(line, str(wrong)) from None
+                place = first + wrong.position
+                if label_format == "multi-hot" and kept[wrong.position].count(b"\t") < (
+                        labels.num_classes or 1):
+                    self._check_name(lines[place], names[name_ends[place]:name_ends[place + 1]],
+                                     NUMBER)
+                raise self._wrong(lines[place], str(wrong)) from None
         if not ids:
             raise InputError(f"{self.path}: holds no rows")
         self.ids = np.frombuffer(ids, np.int64)
@@ -173,6 +191,16 @@ class LstFile:
             self._counts = self._labels.count(len(self))
         return self._counts
 
+    def _check_name(self, line, name, label):
+        """Refuse a name that is, or starts with, what was meant as one more label."""
+        name = bytes(name)
+        if BARE.fullmatch(name):
+            raise self._wrong(line, f"no file name after the last label, {shown_field(name)} (if "
+                              "that is the name, --num-classes says how many labels there are)")
+        start, *rest = name.split(None, 1) or [b""]
+        if rest and label.fullmatch(start):
+            raise self._wrong(line, f"{SPACES}, in {shown_field(name)}")
+
     def _wrong(self, line, reason):
         return InputError(f"{self.path}:{line}: {reason}")
 
@@ -215,6 +243,6 @@ def _first_with(rows, byte):
 
 def _without_tab(row):
     if len(row.split()) > 2:
-        return "spaces stand where tabs belong: ID, labels and file name want tabs between them"
+        return f"{SPACES}: ID, labels and file name want tabs between them"
     return (f"no tab in {shown_field(row)}: a row is ID, labels and file name, with tabs between "
             "them")

@@ -115,6 +115,7 @@ def test_ids_and_names_may_repeat(write):
     (b"a.jpg\n", ":1: no tab in \"a.jpg\""),
     (PLAIN + b"x\t1\t0\t1\ta.jpg\n", ":2: the row starts with \"x\", not with a number"),
     (b"99999999999999999999\t1\ta.jpg\n", ":1: the row starts with"),
+    (b"1_0\t1\ta.jpg\n", ":1: the row starts with \"1_0\""),
     (b"5\ta.jpg\n", ":1: no labels between ID and file name"),
     (PLAIN + b"5\t1\t0\ta.jpg\n", ":2: 2 labels, but the first row has 3"),
     (PLAIN + b"5\t1\t0\t1\t1\ta.jpg\n", ":2: 4 labels, but the first row has 3"),
@@ -128,6 +129,36 @@ def test_ids_and_names_may_repeat(write):
     (PLAIN + b"5\t1.000000\t0.000001\t1.100000\ta.jpg\n", ":2: label 3 of 3 is")])
 def test_a_wrong_row_is_named(write, content, match):
     fails(write(content), match)
+
+
+@pytest.mark.parametrize("row", [
+    b"5 1.0\t0.0\t1.0\ta.jpg\n", b"5 1\t0\t1\ta.jpg\n", b"5\t1 a.jpg\n", b"5\t1.0 0.0\ta.jpg\n",
+    b"5\t1.0\t0.0\t1.0 a.jpg\n", b"5\t0.000000\t1.000000\t-1.000000 a.jpg\n"])
+def test_spaces_in_place_of_tabs_are_named_in_one_row_and_in_all(write, row):
+    fails(write(b"5\t1\t0\t1\ta.jpg\n" + row), ":2: spaces stand where tabs belong, in ")
+    fails(write(row * 3), ":1: spaces stand where tabs belong, in ")
+    fails(write(row * 3), ":1: spaces stand where tabs belong, in ", num_classes=3)
+
+
+@pytest.mark.parametrize("name", [b"0", b"1", b"0.000000", b"1.000000", b"-1.000000"])
+def test_a_missing_name_is_named(write, name):
+    for end in (b"\n", b"\t\n", b"\t\r\n"):
+        row = b"5\t1\t0\t" + name + end
+        fails(write(row * 2), ":1: no file name after the last label")
+        fails(write(PLAIN + row), ":2: no file name after the last label")
+        fails(write(row), ":1: no file name after the last label", num_classes=3)
+
+
+@pytest.mark.parametrize("name", ["1 cat.jpg", "0.5 inch.jpg", "-1 degrees.jpg", "2.0 x.jpg"])
+def test_names_that_start_with_a_number_load(write, name):
+    lst = read_lst(write(f"5\t1\t0\t{name}\n".encode() * 2))
+    assert lst.num_classes == 2 and lst.name(1) == name
+
+
+def test_any_name_loads_where_the_labels_are_as_many_as_were_asked_for(write):
+    for name in ("0", "1.0", "1.000000 a.jpg"):
+        assert read_lst(write(f"5\t1\t0\t{name}\n".encode()), 2).name(0) == name
+        assert read_lst(write(PLAIN + f"5\t1\t0\t1\t{name}\n".encode())).name(1) == name
 
 
 def test_a_count_that_was_asked_for_is_checked(write):
@@ -190,7 +221,8 @@ def test_a_list_from_a_pipe(tmp_path):
 
 
 names = st.binary(min_size=1, max_size=20).filter(
-    lambda name: not set(name) & set(b"\0\t\n") and not name.endswith(b"\r"))
+    lambda name: not set(name) & set(b"\0\t\n") and not name.endswith(b"\r")
+    and not re.match(rb"\s*-?[01](\.0*)?(\s|$)|0\.[0-9]", name))
 spellings = {0: [b"0", b"0.0", b"0.000000", b"-0"], 1: [b"1", b"1.0", b"1.000000", b"1e0"],
              -1: [b"-1", b"-1.000000"], 0.5: [b"0.5", b"0.500000"]}
 values = st.sampled_from(sorted(spellings))

@@ -617,8 +617,9 @@ def test_class_numbers_as_labels(own_photos):
 # The command
 
 
-def test_show_draws_a_sheet(photos, tmp_path):
-    sheet = tmp_path / "sheet.png"
+@pytest.mark.parametrize("name", ["sheet.png", "sheet.foo", "sheet"])
+def test_show_draws_a_sheet(photos, tmp_path, name):
+    sheet = tmp_path / name
     names = tmp_path / "labels.txt"
     names.write_text("one\ntwo\nüber\n")
     lst_iter.main([str(photos / "train.lst"), "--path-root", str(photos), "--show", str(sheet),
