@@ -4,8 +4,11 @@ A person's mistake is an InputError, and ends in one line and exit status 2.
 Anything else that is raised is a defect of ours, and keeps its traceback.
 """
 import argparse
+import contextlib
+import gc
 import os
 import sys
+import threading
 
 
 class InputError(ValueError):
@@ -40,8 +43,9 @@ def run(main, argv=None):
     Raises
     ------
     SystemExit
-        Always: 0 or what `main` returned; 2 after an InputError, told in one line on
+        0 or what `main` returned; 2 after an InputError, told in one line on
         standard error; 130 after Ctrl-C; 141 when the reader of standard output is gone.
+        While threads still decode images, the process ends at once with that status instead.
     """
     try:
         status = main(argv)
@@ -55,4 +59,18 @@ def run(main, argv=None):
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
+    if _readers():
+        gc.collect()  # ends those of iterators that nothing refers to any more
+    if _readers():
+        # One still decodes a large image. Returning to an interpreter that has ended meanwhile
+        # would abort the process, and waiting would keep a person who pressed Ctrl-C waiting.
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(status or 0)
     sys.exit(status)
+
+
+def _readers():
+    """Threads of `LstIter` that live."""
+    return [thread for thread in threading.enumerate() if thread.name.startswith("LstIter-")]

@@ -416,6 +416,37 @@ def test_ctrl_c_ends_within_a_second(photos, when):
     assert out == "threads 0\n" and "KeyboardInterrupt" in err
 
 
+@pytest.mark.parametrize("ending", ["ctrl-c", "error", "end"])
+def test_a_command_ends_soon_and_cleanly_while_large_images_are_decoded(tmp_path, ending):
+    rng = np.random.RandomState(0)
+    cv2.imwrite(str(tmp_path / "large.png"), rng.randint(0, 256, (5000, 6000, 3)))
+    cv2.imwrite(str(tmp_path / "small.png"), rng.randint(0, 256, (50, 60, 3)))
+    (tmp_path / "train.lst").write_text("1\t1\tsmall.png\n" * 8 + "1\t1\tlarge.png\n" * 8)
+    process = python(f"""
+        import cli
+
+        def main(argv):
+            with make(folder, 8, num_threads=8) as batches:
+                batches.next()
+                time.sleep(0.3)
+                print("reading")
+                if {ending == "ctrl-c"}:
+                    time.sleep(60)
+            if {ending == "error"}:
+                raise InputError("wrong")
+
+        cli.run(main)
+        """, tmp_path)
+    assert process.stdout.readline() == "reading\n"
+    start = time.monotonic()
+    if ending == "ctrl-c":
+        process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert time.monotonic() - start < 5
+    assert process.returncode == {"ctrl-c": 130, "error": 2, "end": 0}[ending], err
+    assert out == "" and err == ("-c: error: wrong\n" if ending == "error" else "")
+
+
 def test_closing_from_another_thread_wakes_the_reader(photos, monkeypatch):
     monkeypatch.setattr(lst_iter, "read_image", lambda *_: time.sleep(0.2))
     batches = make(photos, 16)
