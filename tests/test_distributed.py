@@ -260,7 +260,7 @@ def test_the_warm_head_sees_all_workers_images(flags, small_demo, tmp_path):
 
 @pytest.mark.slow
 def test_2bit_compression_moves_weights_in_steps_of_its_threshold(flags, tmp_path):
-    plain = {"num_epoch": 3, "lr_schedule": "constant", "mom": 0, "wd": 0}
+    plain = {"num_epoch": 3, "lr": 0.05, "lr_schedule": "constant", "mom": 0, "wd": 0}
     finish(launched(flags(tmp_path, gc_type="2bit", gc_threshold=0.5, **plain)))
     first, last = (checkpoint.load(str(tmp_path / "tiny"), number)[1]["fc_weight"].asnumpy()
                    for number in (1, 3))
@@ -274,8 +274,9 @@ def test_2bit_compression_moves_weights_in_steps_of_its_threshold(flags, tmp_pat
 
 @pytest.mark.slow
 def test_dist_async_trains_and_goes_on_after_whole_epochs(flags, tmp_path):
-    finish(launched(flags(tmp_path, kv_store="dist_async", num_epoch=2)))
-    text = finish(launched(flags(tmp_path, kv_store="dist_async", resume=True)))
+    run = {"kv_store": "dist_async", "lr": 0.05}
+    finish(launched(flags(tmp_path, num_epoch=2, **run)))
+    text = finish(launched(flags(tmp_path, resume=True, **run)))
     assert "Resuming at epoch 2, batch 0" in text
     rows = measures(tmp_path)
     assert len(rows) == EPOCHS and float(rows[-1]["train-loss"]) < float(rows[0]["train-loss"])
