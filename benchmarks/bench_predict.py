@@ -17,28 +17,16 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mx_compat import mx  # noqa: E402  isort: skip
-import cv2  # noqa: E402
+from bench_iter import make_photos  # noqa: E402
 
 from cli import ArgumentParser, HelpFormatter, InputError, run  # noqa: E402
 from judging.classifier import Classifier, without_loss  # noqa: E402
 from judging.predictions_file import PredictionsFile  # noqa: E402
+from mx_compat import mx  # noqa: E402
 from reading.image_list import ImageList  # noqa: E402
 from train_multilabel import choose_devices  # noqa: E402
-
-
-def make_photos(folder, count, width=550, height=830):
-    """JPEGs of the size of web photos, with noise so that they take as long to decode."""
-    rng = np.random.RandomState(0)
-    for number in range(count):
-        coarse = rng.randint(0, 256, (height // 50, width // 50, 3)).astype(np.uint8)
-        image = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
-        image = cv2.add(image, rng.randint(0, 25, image.shape).astype(np.uint8))
-        cv2.imwrite(f"{folder}/{number:04d}.jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 90])
 
 
 def predict_all(classifier, batches, devices, images):
@@ -106,7 +94,7 @@ def main(argv=None):
         folder = args.photos
         if folder is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory())
-            make_photos(folder, args.num_photos)
+            make_photos(folder, (550, 830), args.num_photos)
         names = ImageList([folder], 1)
         images = ImageList([names.name(row) for row in range(len(names))][:args.num_photos],
                            len(classifier.class_names))

@@ -9,13 +9,11 @@ Nothing larger than needed is ever made: the size is read from the header, JPEGs
 1/2, 1/4 or 1/8 size where that still covers the result, and cropped before they are resized.
 """
 import contextlib
-import errno
 import math
 import os
 import random
 import stat
 import tempfile
-import time
 from dataclasses import dataclass
 from typing import Optional
 
@@ -24,11 +22,8 @@ import numpy as np
 
 from cli import InputError
 from reading.image_header import BadImage, read_header
+from reading.patience import patiently
 
-# What network file systems say when a server is busy or has just been replaced (an I/O error, a
-# stale handle), and the waits before the second and the third try.
-TRANSIENT = (errno.EIO, errno.ESTALE)
-RETRY_SECONDS = (0.2, 2.0)
 FITS = ("crop", "pad", "squash")
 NEUTRAL = 127  # where there is no image: padding, and samples left out
 GREY = np.array([0.114, 0.587, 0.299])  # weights of blue, green, red in a grey value (BT.601)
@@ -184,15 +179,10 @@ def read_image(path, out, augment=None, rng=None):
 
 def _read_file(path, max_pixels):
     """The bytes of a file, asked for again where shared storage failed for a moment."""
-    waits = iter(RETRY_SECONDS)
-    while True:
-        try:
-            return _read_once(path, max_pixels)
-        except OSError as error:
-            wait = next(waits, None) if error.errno in TRANSIENT else None
-            if wait is None:
-                raise BadImage((error.strerror or str(error)).lower()) from None
-        time.sleep(wait)
+    try:
+        return patiently(lambda: _read_once(path, max_pixels))
+    except OSError as error:
+        raise BadImage((error.strerror or str(error)).lower()) from None
 
 
 def _read_once(path, max_pixels):

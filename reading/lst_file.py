@@ -22,6 +22,7 @@ import numpy as np
 
 from cli import InputError
 from reading.label_store import MAX_CLASSES, Indices, MultiHot, WrongLabel, shown_field
+from reading.patience import patiently
 
 LABEL_FORMATS = ("multi-hot", "indices")
 BLOCK_BYTES = 1 << 20
@@ -209,9 +210,10 @@ def _blocks(path, digest):
     """Yield (number of the first line, lines without their newlines), a few MB at a time."""
     line, rest, first = 1, b"", True
     try:
-        with open(path, "rb") as file:
+        # Without a buffer of Python's, a read that failed can be asked for again.
+        with patiently(lambda: open(path, "rb", buffering=0)) as file:
             while True:
-                block = file.read(BLOCK_BYTES)
+                block = patiently(lambda: file.read(BLOCK_BYTES))
                 digest.update(block)
                 if first:
                     first = False

@@ -1,5 +1,6 @@
 """Images on storage that fails for a moment, as network file systems do."""
 import errno
+import io
 import os
 
 import cv2
@@ -7,8 +8,9 @@ import numpy as np
 import pytest
 
 from lst_iter import LstIter
-from reading import image_reader
+from reading import image_reader, lst_file, patience
 from reading.image_reader import ImageError, read_image
+from reading.lst_file import read_lst
 
 
 @pytest.fixture
@@ -32,7 +34,7 @@ def failing(monkeypatch):
             return read_once(path, max_pixels)
 
         monkeypatch.setattr(image_reader, "_read_once", read)
-        monkeypatch.setattr(image_reader.time, "sleep", waits.append)
+        monkeypatch.setattr(patience.time, "sleep", waits.append)
         return waits
     return fail
 
@@ -68,3 +70,23 @@ def test_an_iterator_goes_on_over_passing_errors(failing, photo):
     with LstIter(2, (3, 8, 8), str(lst), str(photo.parent), num_threads=1) as batches:
         assert len(list(batches)) == 3
     assert len(waits) == 2
+
+
+def test_a_list_is_read_whole_over_passing_errors(tmp_path, monkeypatch):
+    path = tmp_path / "long.lst"
+    path.write_text("".join(f"{row}\t1\t0\t{row}.jpg\n" for row in range(500)))
+    expected = read_lst(path)
+    waits, calls = [], []
+
+    class Failing(io.FileIO):
+        def read(self, size):
+            calls.append(size)
+            if len(calls) % 3:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return super().read(1000)
+
+    monkeypatch.setattr(lst_file, "open", lambda name, *_, **__: Failing(name), raising=False)
+    monkeypatch.setattr(patience.time, "sleep", waits.append)
+    got = read_lst(path)
+    assert len(got) == 500 and got.checksum == expected.checksum and len(waits) > 10
+    assert [got.name(row) for row in (0, 250, 499)] == ["0.jpg", "250.jpg", "499.jpg"]
