@@ -20,7 +20,7 @@ SAVE_NAME=${SAVE_NAME:-multilabel}
 # How to train. 3,128,128 makes the demo quick on a CPU; photos want 3,224,224.
 IMAGE_SHAPE=${IMAGE_SHAPE:-3,128,128}
 BATCH_SIZE=${BATCH_SIZE:-32}
-NUM_EPOCH=${NUM_EPOCH:-3}
+NUM_EPOCH=${NUM_EPOCH:-5}
 LR=${LR:-0.01}
 
 here=$(cd "$(dirname "$0")" && pwd) || exit 2

@@ -30,8 +30,10 @@ RECIPES = {
     "plain, SGD 0.01, 3 epochs": "--num-epoch 3 --lr 0.01 --lr-schedule cosine",
     "warm head, then SGD 0.003, 3 epochs":
         f"{WARM} --num-epoch 3 --lr 0.003 --lr-schedule cosine",
-    "warm head, then SGD 0.01, 3 epochs (run_train.sh)":
+    "warm head, then SGD 0.01, 3 epochs":
         f"{WARM} --num-epoch 3 --lr 0.01 --lr-schedule cosine",
+    "warm head, then SGD 0.01, 5 epochs (run_train.sh)":
+        f"{WARM} --num-epoch 5 --lr 0.01 --lr-schedule cosine",
     "warm head, then SGD 0.03, 3 epochs":
         f"{WARM} --num-epoch 3 --lr 0.03 --lr-schedule cosine",
     "warm head, then Adam 0.0003, 3 epochs":
