@@ -92,17 +92,34 @@ def with_normalisation(sym, mean, std, dtype="float32"):
     nodes = graph["nodes"]
     name = "data"
     if has_normalisation(sym):
-        # The last layer of the old normalisation becomes an input, which is then composed anew.
+        # What the last layer of the old normalisation gave comes from the new one.
         name = next(n for n in ("rgb_dtype", "rgb_normalised") if n in [x["name"] for x in nodes])
-        node = next(node for node in nodes if node["name"] == name)
-        node.update(op="null", inputs=[], attrs={})
     for node in nodes:
         if dtype != "float32" and node["op"] == "null":
             node.get("attrs", {}).pop("__dtype__", None)  # let the type follow from the pixels'
-    graph["arg_nodes"] = [i for i, node in enumerate(nodes) if node["op"] == "null"]
-    sym = mx.sym.load_json(json.dumps(graph))
     pixels, constants = normalised_data(mean, std, dtype)
-    return set_attributes(sym(**{name: pixels}), **attributes), constants
+    return set_attributes(with_layer(graph, name, pixels), **attributes), constants
+
+
+def with_layer(graph, name, layer):
+    """The network of a graph in which another layer stands in the place of one.
+
+    Parameters
+    ----------
+    graph : dict
+        What a symbol's `tojson` says; is changed.
+    name : str
+        Of the layer or input that gives way.
+    layer : mx.sym.Symbol
+
+    Returns
+    -------
+    mx.sym.Symbol
+    """
+    nodes = graph["nodes"]
+    next(node for node in nodes if node["name"] == name).update(op="null", inputs=[], attrs={})
+    graph["arg_nodes"] = [i for i, node in enumerate(nodes) if node["op"] == "null"]
+    return mx.sym.load_json(json.dumps(graph))(**{name: layer})
 
 
 def get_attributes(sym):

@@ -137,7 +137,7 @@ def list_of(kind):
 def main(argv=None):
     """Measure all combinations and print tables."""
     parser = ArgumentParser(description=__doc__.splitlines()[0],
-                                     formatter_class=HelpFormatter)
+                            formatter_class=HelpFormatter)
     parser.add_argument("--workers", type=list_of(int), default="1,2,3", metavar="N,N")
     parser.add_argument("--parameters", type=list_of(int), default="1e5,1e6,5e6,2.5e7",
                         metavar="N,N")

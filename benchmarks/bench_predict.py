@@ -74,7 +74,7 @@ def timed(side):
 def main(argv=None):
     """Print both speeds and their ratio, turn by turn."""
     parser = ArgumentParser(description=__doc__.splitlines()[0],
-                                     formatter_class=HelpFormatter)
+                            formatter_class=HelpFormatter)
     parser.add_argument("--model", required=True, metavar="PREFIX", help="fine-tuned checkpoint")
     parser.add_argument("--epoch", type=int, default=0, metavar="N",
                         help="number of its .params file")

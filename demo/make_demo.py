@@ -216,7 +216,7 @@ def write_set(out, settings):
 
 def main(argv=None):
     parser = ArgumentParser(description=__doc__.splitlines()[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+                            formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--out", default="demo/data", help="folder to make")
     parser.add_argument("--num-train", type=int, default=800, help="training images")
     parser.add_argument("--num-val", type=int, default=200, help="validation images")

@@ -35,9 +35,8 @@ def choose_photos(label, prob, thresholds, seed=0):
         ones answered yes; random: any. Beyond MOST_PHOTOS the later ones of each class are
         left out.
     """
-    known, present, yes = label >= 0, label > 0.5, prob > thresholds
-    missed, alarms = known & present & ~yes, known & ~present & yes
-    gap = np.where(missed | alarms, np.abs(prob - present), -1.0)
+    missed, alarms = _mistakes(label, prob, thresholds)
+    gap = np.where(missed | alarms, np.abs(prob - (label > 0.5)), -1.0)
     worst = gap.max(axis=1)
     order = np.argsort(-worst, kind="stable")
     order = order[worst[order] >= 0][:SHEET]
@@ -68,13 +67,18 @@ def count_images(label, prob, thresholds):
         By the sheet's name. images: int; classes: list of int, the images of each class, where
         the sheet has photos for each class.
     """
-    known, present, yes = label >= 0, label > 0.5, prob > thresholds
-    missed, alarms = known & present & ~yes, known & ~present & yes
+    missed, alarms = _mistakes(label, prob, thresholds)
     return {"wrong": {"images": int((missed | alarms).any(axis=1).sum())},
             "random": {"images": len(label)},
             **{name: {"images": int(cells.any(axis=1).sum()),
                       "classes": cells.sum(axis=0).tolist()}
                for name, cells in (("missed", missed), ("alarms", alarms))}}
+
+
+def _mistakes(label, prob, thresholds):
+    """Where a present label is answered no, and where an absent one is answered yes."""
+    present, absent, yes = label > 0.5, (label >= 0) & (label <= 0.5), prob > thresholds
+    return present & ~yes, absent & yes
 
 
 def _strongest(gap, cells):
