@@ -16,10 +16,80 @@ Classification", ICCV 2021 (https://arxiv.org/abs/2009.14119):
 At clip 0 and equal gammas it is the focal loss of Lin et al., ICCV 2017
 (https://arxiv.org/abs/1708.02002), and at zeros, the default, plain cross-entropy.
 """
+import builtins
+import importlib.abc
+import importlib.machinery
+import re
+import sys
+import types
+import warnings
+
 import numpy as np
 
-if "bool" not in np.__dict__:  # numpy 1.24 removed it, MXNet 1.9.1 reads it
-    np.bool = bool
+# What MXNet 1.9.1 reads of numpy and today's numpy has no more. Texts are today's names. Of those
+# that are None, MXNet only wants that they exist.
+REMOVED_FROM_NUMPY = {
+    "bool": bool, "int": int, "PZERO": 0.0, "NZERO": -0.0, "PINF": np.inf, "NINF": -np.inf,
+    "Inf": np.inf, "NaN": np.nan, "NAN": np.nan, "compat": types.SimpleNamespace(basestring=str),
+    "trapz": "trapezoid", "alltrue": "all", "sometrue": "any", "in1d": "isin", "product": "prod",
+    "cumproduct": "cumprod", "row_stack": "vstack", "round_": "round",
+    **dict.fromkeys(("msort", "mirr", "npv", "pmt", "ppmt", "pv", "rate"))}
+if np.__version__.split(".")[0] != "1":
+    REMOVED_FROM_NUMPY["core"] = "_core"
+
+
+class NumpyForMXNet(types.ModuleType):
+    """numpy and what it has removed. MXNet's modules see this one; numpy itself stays as it is."""
+
+    def __getattr__(self, name):
+        value = REMOVED_FROM_NUMPY.get(name, name)
+        if isinstance(value, str):
+            value = getattr(np, value if hasattr(np, value) else name)
+        setattr(self, name, value)
+        return value
+
+
+class MXNetLoader(importlib.machinery.SourceFileLoader):
+    """Loads a module of MXNet's in which `import numpy` gives NumpyForMXNet.
+
+    So it is with `distutils`, which Python 3.12 removed: MXNet only compares versions with it.
+    """
+
+    numpy = NumpyForMXNet("numpy")
+    distutils = types.SimpleNamespace(**dict.fromkeys(
+        ("StrictVersion", "LooseVersion"),
+        lambda version: [int(number) for number in re.findall(r"\d+", version)]))
+
+    def exec_module(self, module):
+        """Run the module's code."""
+        vars(module)["__builtins__"] = {**vars(builtins), "__import__": self._import}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about code that nobody will change any more
+            super().exec_module(module)
+
+    def _import(self, name, globals=None, locals=None, fromlist=(), level=0):
+        if level == 0 and name == "distutils.version":
+            return self.distutils
+        imported = builtins.__import__(name, globals, locals, fromlist, level)
+        return self.numpy if imported is np else imported
+
+
+class MXNetFinder(importlib.abc.MetaPathFinder):
+    """Chooses MXNetLoader for MXNet's modules."""
+
+    @staticmethod
+    def find_spec(name, path, target=None):
+        """As Python's own, with the other loader."""
+        if name.partition(".")[0] != "mxnet":
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if spec is not None and isinstance(spec.loader, importlib.machinery.SourceFileLoader):
+            spec.loader = MXNetLoader(spec.loader.name, spec.loader.path)
+        return spec
+
+
+if "mxnet" not in sys.modules:
+    sys.meta_path.insert(0, MXNetFinder)
 
 import mxnet as mx  # noqa: E402
 

@@ -13,9 +13,9 @@ import weakref
 import cv2
 import numpy as np
 
-from checkpoint import write_whole
-from cli import ArgumentParser, InputError, run
-from mx_compat import mx
+from common.cli import ArgumentParser, InputError, run
+from common.files import write_atomically
+from common.mx_compat import mx
 from reading import contact_sheet
 from reading.class_names import read_class_names
 from reading.data_args import BAD_IMAGES, add_data_args, augment_from_args
@@ -337,7 +337,7 @@ def main(argv=None):
     sheet = contact_sheet.draw(pixels, captions)
     # Encoded here, because by a file's name OpenCV knows some formats only.
     encoded = cv2.imencode(".png", sheet[:, :, ::-1])[1]
-    write_whole(args.show, encoded.tofile)
+    write_atomically(args.show, encoded.tofile)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ and neither do rows that hold nothing else, such as those that only pad the last
 """
 import numpy as np
 
-from mx_compat import mx  # isort: skip  chooses the threads, which MXNet reads when loaded
+from common.mx_compat import mx
 from crossentropy_op import cross_entropy
-from judging.measures import (
+from evaluation.metrics import (
     CALIBRATION_BINS,
     Counts,
     average_precision,

@@ -15,17 +15,17 @@ import sys
 import numpy as np
 from tqdm import tqdm
 
-from checkpoint import write_whole
-from cli import ArgumentParser, HelpFormatter, InputError, run
-from judging.classifier import Classifier
-from judging.evaluation import Evaluation
-from judging.predictions_file import FORMATS, PredictionsFile
-from judging.report import write_report
-from judging.thresholds import fit_thresholds
+from common.cli import ArgumentParser, HelpFormatter, InputError, run
+from common.files import write_atomically
+from common.mx_compat import choose_devices
+from evaluation.classifier import Classifier
+from evaluation.evaluation import Evaluation
+from evaluation.predictions_file import FORMATS, PredictionsFile
+from evaluation.report import write_report
+from evaluation.thresholds import fit_thresholds
 from reading.image_list import ImageList
 from reading.image_reader import Augment, shown
 from reading.lst_file import LABEL_FORMATS, read_lst
-from train_multilabel import choose_devices
 
 logger = logging.getLogger("predict_multilabel")
 
@@ -193,7 +193,7 @@ def _to_output(path, write):
         with _telling(path):
             write_file(path)  # a pipe or a device has no place to be renamed into
     else:
-        write_whole(os.path.realpath(path), write_file)
+        write_atomically(os.path.realpath(path), write_file)
     return result[0]
 
 

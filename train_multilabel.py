@@ -6,7 +6,6 @@
         --labels demo/data/labels.txt --save-result result --save-name demo --num-epoch 2
     python train_multilabel.py --help
 """
-import json
 import logging
 import os
 import time
@@ -14,16 +13,30 @@ import time
 import numpy as np
 from tqdm import tqdm
 
-import checkpoint
-from cli import InputError, run
+from common.cli import InputError, run
+from common.files import remove_unfinished
+from common.mx_compat import choose_devices, mx
 from lst_iter import LstIter, augment_from_args
 from multilabel_metric import Accuracy, Loss, MeanAveragePrecision
-from mx_compat import mx
+from network import checkpoint
+from network.fine_tune import (
+    check_shapes,
+    frozen_parameters,
+    get_fine_tune_model,
+    load_pretrained,
+    training_symbol,
+)
 from reading.class_names import read_class_names
 from training.merged_metrics import MergedMetrics
-from training.optimization import choose_loss, frozen_parameters, optimizer_params, training_symbol
-from training.snapshot import ResumableModule, load_snapshot, snapshot_files, what_must_stay
-from training.train_flags import numbers, parse_args
+from training.optimization import choose_loss, optimizer_params
+from training.snapshot import (
+    ResumableModule,
+    is_run_file,
+    load_snapshot,
+    snapshot_files,
+    what_must_stay,
+)
+from training.train_flags import parse_args
 from training.training_run import Stopped, TrainingRun, log_to
 from training.warm_head import train_head
 from training.worker_lists import WorkersList
@@ -32,139 +45,8 @@ from training.workers import Workers
 
 logger = logging.getLogger("train_multilabel")
 
-CLASSIFIERS = ("FullyConnected", "Convolution")
-# What may stand between the classifier and the network's output.
-AFTER_CLASSIFIER = (
-    "SoftmaxOutput", "softmax", "log_softmax", "SoftmaxActivation", "LogisticRegressionOutput",
-    "sigmoid", "Custom", "Activation", "relu", "Flatten", "flatten", "Reshape", "reshape",
-    "squeeze", "Pooling", "Dropout", "Cast", "_copy", "BlockGrad")
-
 # Training's mAP is that of the epoch's latest samples, to bound its memory.
 TRAINING_MAP_SAMPLES = 20000
-
-
-def find_features(sym):
-    """Name of the layer that feeds the network's classifier.
-
-    The classifier is the last FullyConnected or Convolution that nothing but pooling,
-    activations, reshaping and an output layer follow. A network without one gives its own output.
-
-    Raises
-    ------
-    InputError
-        When the network has several outputs.
-    """
-    graph = json.loads(sym.tojson())
-    if len(graph["heads"]) != 1:
-        raise InputError("the network has several outputs; name the layer to build on with "
-                         f"--layer-before-fullc: {likely_layers(sym)}")
-    index = graph["heads"][0][0]
-    while graph["nodes"][index]["op"] in AFTER_CLASSIFIER:
-        index = graph["nodes"][index]["inputs"][0][0]
-    if graph["nodes"][index]["op"] in CLASSIFIERS:
-        index = graph["nodes"][index]["inputs"][0][0]
-    else:
-        index = graph["heads"][0][0]
-    return graph["nodes"][index]["name"]
-
-
-def likely_layers(sym):
-    """The last layers that a classifier could stand on, in words."""
-    layers = [node["name"] for node in json.loads(sym.tojson())["nodes"]
-              if node["op"] in ("Flatten", "Pooling", "Dropout", "Activation", "FullyConnected",
-                                "Concat", "BatchNorm", "clip", "flatten")]
-    return ", ".join(reversed(layers[-8:]))
-
-
-def get_fine_tune_model(sym, arg_params, num_classes, layer_name=None, dtype="float32",
-                        **loss):
-    """Cut the classifier off a pretrained network and put a multi-label head in its place.
-
-    The head is FullyConnected `fc`, sigmoid `sig` and CrossEntropyLoss `softmax` (so that the
-    label is `softmax_label`). A feature map is averaged over its pixels first.
-
-    Parameters
-    ----------
-    sym : mx.sym.Symbol
-        Pretrained network with an input called `data`, (batch, 3, height, width).
-    arg_params : dict of str to mx.nd.NDArray
-        Its parameters.
-    num_classes : int
-        Outputs of the new classifier.
-    layer_name : str, optional
-        Layer whose output the classifier takes; None finds it (see `find_features`).
-    dtype : str
-        Type of the features; where it is not float32 they are cast for the head.
-    **loss
-        Options of CrossEntropyLoss, see crossentropy_op.loss_options.
-
-    Returns
-    -------
-    net : mx.sym.Symbol
-        The new network; its output is the probabilities, (batch, num_classes).
-    new_args : dict of str to mx.nd.NDArray
-        The parameters that it takes over: all of what is left of the pretrained network.
-
-    Raises
-    ------
-    InputError
-        When there is no such layer; the message lists the likely ones.
-    """
-    layers = sym.get_internals()
-    name = layer_name or find_features(sym)
-    inputs = sym.list_inputs()  # parameters and labels are no layers
-    outputs = [output for output in layers.list_outputs() if output not in inputs]
-    output = next((o for o in (name + "_output", name) if o in outputs), None)
-    if output is None:
-        raise InputError(f"--layer-before-fullc: the network has no layer {layer_name!r}; "
-                         f"likely ones: {likely_layers(sym)}")
-    net = layers[output]
-    kept = net.list_arguments()
-    if any(argument.endswith("label") for argument in kept):
-        raise InputError(f"--layer-before-fullc: {name} comes after the network's own loss; likely "
-                         f"ones: {likely_layers(sym)}")
-    image_shape = checkpoint.get_attributes(sym).get("image_shape", [3, 224, 224])
-    try:
-        _, (shape,), _ = net.infer_shape_partial(data=(1, *image_shape))
-    except mx.MXNetError as error:
-        raise InputError(f"the network does not work on images of {image_shape}: "
-                         f"{first_line(error)}") from None
-    if dtype != "float32":
-        net = mx.sym.Cast(net, dtype="float32", name="features_float32")
-    if len(shape) == 4:
-        net = mx.sym.Pooling(net, global_pool=True, pool_type="avg", kernel=(1, 1),
-                             name="fc_pool")
-        net = mx.sym.Flatten(net, name="fc_flatten")
-    # A backbone that has a layer called fc of its own keeps it.
-    head = "fc" if "fc_weight" not in kept else "fc_multilabel"
-    net = mx.sym.FullyConnected(net, num_hidden=num_classes, name=head)
-    net = mx.sym.sigmoid(net, name="sig")
-    net = mx.sym.Custom(net, name="softmax", op_type="CrossEntropyLoss",
-                        **{option: str(value) for option, value in loss.items()})
-    return net, {key: arg_params[key] for key in kept if key in arg_params}
-
-
-def load_pretrained(args):
-    """The pretrained network, which takes raw pixels: symbol, arg_params, aux_params."""
-    sym, arg_params, aux_params = checkpoint.load(args.model, args.epoch)
-    if checkpoint.has_normalisation(sym):
-        if args.rgb_mean or args.rgb_std:
-            raise InputError(f"{args.model}-symbol.json normalises by itself: leave out "
-                             "--rgb-mean and --rgb-std")
-        mean, std = (arg_params[name].asnumpy().ravel() for name in checkpoint.CONSTANTS)
-    else:
-        mean = args.rgb_mean or checkpoint.IMAGENET_MEAN
-        std = args.rgb_std or checkpoint.IMAGENET_STD
-    args.image_shape = args.image_shape or checkpoint.get_attributes(sym).get(
-        "image_shape", [3, 224, 224])
-    sym, constants = checkpoint.with_normalisation(sym, mean, std, args.dtype)
-    sym = checkpoint.set_attributes(sym, image_shape=args.image_shape)
-    return sym, {**arg_params, **constants}, aux_params
-
-
-def first_line(error):
-    """What an MXNetError says, without its stack."""
-    return str(error).splitlines()[0]
 
 
 def open_iterator(args, images, train):
@@ -174,33 +56,6 @@ def open_iterator(args, images, train):
         path_root=images.folder, shuffle=train, part_index=images.readers.rank,
         num_parts=images.readers.count, seed=args.seed, num_threads=args.data_nthreads,
         bad_images=args.bad_images, augment=augment_from_args(args, train=train))
-
-
-def choose_devices(gpus):
-    """Contexts for --gpus."""
-    if gpus is None:
-        gpus = ",".join(str(i) for i in range(mx.context.num_gpus()))
-    chosen = numbers("--gpus", gpus, int)
-    for gpu in chosen:
-        if not 0 <= gpu < mx.context.num_gpus():
-            raise InputError(f"--gpus: there is no GPU {gpu}: MXNet sees "
-                             f"{mx.context.num_gpus()}; --gpus '' takes the CPU")
-    return [mx.gpu(gpu) for gpu in chosen] or [mx.cpu()]
-
-
-def check_shapes(net, arg_params, aux_params, image_shape, source):
-    """Parameters must fit the network at this image size, or it is an InputError."""
-    try:
-        shapes, _, aux_shapes = net.infer_shape(data=(1, *image_shape))
-    except mx.MXNetError as error:
-        raise InputError(f"the network does not work on images of {image_shape}: "
-                         f"{first_line(error)}") from None
-    known = [*zip(net.list_arguments(), shapes), *zip(net.list_auxiliary_states(), aux_shapes)]
-    for name, shape in known:
-        value = arg_params.get(name, aux_params.get(name))
-        if value is not None and value.shape != shape:
-            raise InputError(f"{source}: {name} is {value.shape}, but images of {image_shape} "
-                             f"and these classes want {shape}; is it another network's?")
 
 
 def test_io(train):
@@ -336,7 +191,7 @@ def train_model(args, devices, kv, workers):
         what_must_stay(args, net, train_lst, val_lst, workers), train_lst.num_rows, workers)
     snapshot = None
     if state.saves:
-        checkpoint.remove_unfinished(prefix)
+        remove_unfinished(args.save_result, lambda name: is_run_file(name, args.save_name))
     if args.resume or args.resume_anyway:
         snapshot = load_snapshot(prefix, workers)
         if not snapshot:

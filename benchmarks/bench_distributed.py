@@ -25,8 +25,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 import numpy as np  # noqa: E402
 
-from cli import ArgumentParser, HelpFormatter, InputError, run  # noqa: E402
-from mx_compat import mx  # noqa: E402
+from common.cli import ArgumentParser, HelpFormatter, InputError, run  # noqa: E402
+from common.mx_compat import mx  # noqa: E402
 
 TENSORS = 50  # that the parameters are spread over, as in networks of the size of Lite0
 CLASSES = 58
@@ -72,8 +72,7 @@ def communicate(args, kv, workers):
 
 def train(args, kv, workers):
     """Milliseconds of a step of EfficientNet-Lite0, and of its computing alone."""
-    import efficientnet_lite
-
+    from convert import efficientnet_lite
     from train_multilabel import get_fine_tune_model
     from training.snapshot import ResumableModule
 

@@ -21,10 +21,10 @@ import numpy as np
 ROOT = str(Path(__file__).resolve().parents[1])
 sys.path.insert(0, ROOT)
 
-from mx_compat import mx  # noqa: E402  isort: skip
+from common.mx_compat import mx  # noqa: E402  isort: skip
 import cv2  # noqa: E402
 
-from cli import ArgumentParser, InputError, run  # noqa: E402
+from common.cli import ArgumentParser, InputError, run  # noqa: E402
 from lst_iter import LstIter  # noqa: E402
 from reading.image_reader import FLAGS, REDUCTIONS, Augment  # noqa: E402
 from reading.lst_file import read_lst  # noqa: E402

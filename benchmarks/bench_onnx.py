@@ -18,11 +18,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 import numpy as np  # noqa: E402
 from export_onnx import load_network, mxnet_predictor  # noqa: E402
-from onnx_writer import onnx_predictor, to_onnx  # noqa: E402
 
-import checkpoint  # noqa: E402
-from cli import ArgumentParser, InputError, run  # noqa: E402
-from judging.classifier import without_loss  # noqa: E402
+from common.cli import ArgumentParser, InputError, run  # noqa: E402
+from convert.onnx_writer import onnx_predictor, to_onnx  # noqa: E402
+from network import checkpoint  # noqa: E402
+from network.fine_tune import without_loss  # noqa: E402
 
 WARM_UP = 2  # turns that do not count
 

@@ -21,12 +21,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench_iter import make_photos  # noqa: E402
 
-from cli import ArgumentParser, HelpFormatter, InputError, run  # noqa: E402
-from judging.classifier import Classifier, without_loss  # noqa: E402
-from judging.predictions_file import PredictionsFile  # noqa: E402
-from mx_compat import mx  # noqa: E402
+from common.cli import ArgumentParser, HelpFormatter, InputError, run  # noqa: E402
+from common.mx_compat import (
+    choose_devices,  # noqa: E402
+    mx,  # noqa: E402
+)
+from evaluation.classifier import Classifier  # noqa: E402
+from evaluation.predictions_file import PredictionsFile  # noqa: E402
+from network.fine_tune import without_loss  # noqa: E402
 from reading.image_list import ImageList  # noqa: E402
-from train_multilabel import choose_devices  # noqa: E402
 
 
 def predict_all(classifier, batches, devices, images):

@@ -18,8 +18,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from cli import ArgumentParser, InputError, run  # noqa: E402
-from mx_compat import physical_cores  # noqa: E402
+from common.cli import ArgumentParser, InputError, run  # noqa: E402
+from common.mx_compat import physical_cores  # noqa: E402
 
 WARM = "--warm-head-epochs 15 --warm-head-mirror"
 JUDGED = {

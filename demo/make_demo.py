@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from cli import ArgumentParser, InputError, run  # noqa: E402
+from common.cli import ArgumentParser, InputError, run  # noqa: E402
 
 # How often each class is asked for.
 CLASSES = {"ring": 0.55, "star": 0.45, "triangle": 0.38, "stripes": 0.31,

@@ -1,5 +1,5 @@
 """Class names: a text file with one a line, in the order of the .lst's columns."""
-from cli import InputError
+from common.cli import InputError
 
 MOST_BYTES = 1 << 26
 

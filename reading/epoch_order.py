@@ -5,7 +5,7 @@ going through those before it, and workers agree without talking to each other.
 """
 import numpy as np
 
-from cli import InputError
+from common.cli import InputError
 
 LAST_BATCH_HANDLES = ("pad", "discard", "roll_over")
 

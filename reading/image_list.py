@@ -3,7 +3,7 @@ import os
 
 import numpy as np
 
-from cli import InputError
+from common.cli import InputError
 from reading.image_reader import shown
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")

@@ -20,9 +20,9 @@ from typing import Optional
 import cv2
 import numpy as np
 
-from cli import InputError
+from common.cli import InputError
+from common.files import retry_transient_errors
 from reading.image_header import BadImage, read_header
-from reading.patience import patiently
 
 FITS = ("crop", "pad", "squash")
 NEUTRAL = 127  # where there is no image: padding, and samples left out
@@ -180,7 +180,7 @@ def read_image(path, out, augment=None, rng=None):
 def _read_file(path, max_pixels):
     """The bytes of a file, asked for again where shared storage failed for a moment."""
     try:
-        return patiently(lambda: _read_once(path, max_pixels))
+        return retry_transient_errors(lambda: _read_once(path, max_pixels))
     except OSError as error:
         raise BadImage((error.strerror or str(error)).lower()) from None
 

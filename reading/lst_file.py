@@ -20,9 +20,9 @@ from array import array
 
 import numpy as np
 
-from cli import InputError
+from common.cli import InputError
+from common.files import retry_transient_errors
 from reading.label_store import MAX_CLASSES, Indices, MultiHot, WrongLabel, shown_field
-from reading.patience import patiently
 
 LABEL_FORMATS = ("multi-hot", "indices")
 BLOCK_BYTES = 1 << 20
@@ -211,9 +211,9 @@ def _blocks(path, digest):
     line, rest, first = 1, b"", True
     try:
         # Without a buffer of Python's, a read that failed can be asked for again.
-        with patiently(lambda: open(path, "rb", buffering=0)) as file:
+        with retry_transient_errors(lambda: open(path, "rb", buffering=0)) as file:
             while True:
-                block = patiently(lambda: file.read(BLOCK_BYTES))
+                block = retry_transient_errors(lambda: file.read(BLOCK_BYTES))
                 digest.update(block)
                 if first:
                     first = False

@@ -14,7 +14,7 @@ import time
 import cv2
 import numpy as np
 
-from mx_compat import mx
+from common.mx_compat import mx
 
 
 class Batch:

@@ -5,14 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from common.mx_compat import mx
+from network import checkpoint
+
 ROOT = Path(__file__).resolve().parents[1]
 CCP = ROOT.parent / "shared" / "data" / "ccp"
-sys.path[:0] = [str(ROOT), str(ROOT / "tools"), str(ROOT / "demo")]
-
-import mx_compat  # noqa: E402, I001  before anything else imports mxnet
-import checkpoint  # noqa: E402
-
-mx = mx_compat.mx
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,13 @@
 import json
 
-import coco_file
 import pytest
-from coco_file import find_values, read_coco
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from label_table import Faults
 
-from cli import InputError
+from common.cli import InputError
+from datasets import coco_file
+from datasets.coco_file import find_values, read_coco
+from datasets.label_table import Faults
 
 values = st.recursive(
     st.none() | st.integers() | st.text(st.sampled_from('a"\\[]{},: ü\n'), max_size=6),

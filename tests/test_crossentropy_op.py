@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import crossentropy_op
-from mx_compat import mx
+from common.mx_compat import mx
 
 OPTIONS = {
     "plain": {},

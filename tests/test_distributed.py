@@ -13,16 +13,16 @@ from conftest import ROOT, script, training_flags
 from test_launch import Launched
 from test_resume import measures, wait_for
 
-import checkpoint
-from cli import InputError
+from common.cli import InputError
+from common.mx_compat import mx
 from lst_iter import LstIter
 from multilabel_metric import Accuracy, Loss, MeanAveragePrecision
-from mx_compat import mx
+from network import checkpoint
+from network.fine_tune import training_symbol
 from reading.lst_file import read_lst
 from train_multilabel import get_fine_tune_model
 from training import workers as workers_module
 from training.merged_metrics import MergedMetrics
-from training.optimization import training_symbol
 from training.snapshot import ResumableModule
 from training.worker_lists import FilledUp
 from training.worker_process import create_kvstore

@@ -9,17 +9,17 @@ import sys
 from pathlib import Path
 
 import cv2
-import efficientnet_lite
 import export_onnx
 import numpy as np
 import pytest
 from conftest import script
 from import_pretrained import import_gluon
-from onnx_writer import to_onnx
 
-import checkpoint
-from cli import InputError
-from mx_compat import mx
+from common.cli import InputError
+from common.mx_compat import mx
+from convert import efficientnet_lite
+from convert.onnx_writer import to_onnx
+from network import checkpoint
 from reading.image_reader import Augment, read_image
 from train_multilabel import get_fine_tune_model
 

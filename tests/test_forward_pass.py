@@ -2,10 +2,9 @@
 import numpy as np
 import pytest
 
-import checkpoint
-from judging import forward_pass
-from judging.forward_pass import ForwardPass
-from mx_compat import mx
+from common.mx_compat import mx
+from network import checkpoint, forward_pass
+from network.forward_pass import ForwardPass
 
 BATCH, SIDE = 7, 32
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from cli import InputError
+from common.cli import InputError
 from reading import image_reader
 from reading.image_header import BadImage, read_header
 from reading.image_reader import Augment, ImageError, read_image, sample_rng

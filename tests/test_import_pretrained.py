@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from import_pretrained import PUBLISHED, main
 from numpy_network import convolve, normalise, relu6, same_padding
-from torch_file import parse_tensors
 
-import checkpoint
-from cli import InputError
-from mx_compat import mx
+from common.cli import InputError
+from common.mx_compat import mx
+from convert.torch_file import parse_tensors
+from network import checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 PHOTOS = ROOT.parent / "shared" / "data" / "ccp"

@@ -13,7 +13,7 @@ import launch
 import pytest
 from conftest import ROOT
 
-from cli import InputError
+from common.cli import InputError
 
 LAUNCH = [sys.executable, str(ROOT / "tools" / "launch.py")]
 SECONDS = 60

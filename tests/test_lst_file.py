@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cli import InputError
+from common.cli import InputError
 from reading import label_store, lst_file
 from reading.lst_file import read_lst
 

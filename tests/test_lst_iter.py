@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 import lst_iter
-from cli import InputError
+from common.cli import InputError
+from common.mx_compat import mx
 from lst_iter import LstIter
-from mx_compat import mx
 from reading.epoch_order import EpochOrder
 from reading.image_reader import NEUTRAL, Augment
 from reading.lst_file import read_lst
@@ -423,7 +423,7 @@ def test_a_command_ends_soon_and_cleanly_while_large_images_are_decoded(tmp_path
     cv2.imwrite(str(tmp_path / "small.png"), rng.randint(0, 256, (50, 60, 3)))
     (tmp_path / "train.lst").write_text("1\t1\tsmall.png\n" * 8 + "1\t1\tlarge.png\n" * 8)
     process = python(f"""
-        import cli
+        from common import cli
 
         def main(argv):
             with make(folder, 8, num_threads=8) as batches:

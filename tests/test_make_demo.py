@@ -4,7 +4,7 @@ import make_demo
 import numpy as np
 import pytest
 
-from cli import InputError
+from common.cli import InputError
 
 NUM_TRAIN, NUM_VAL = 240, 80
 

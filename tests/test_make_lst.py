@@ -10,7 +10,7 @@ import pytest
 from conftest import script
 from make_lst import main
 
-from cli import InputError
+from common.cli import InputError
 from reading.lst_file import read_lst
 
 

@@ -9,9 +9,10 @@ from hypothesis.extra.numpy import arrays
 from sklearn import metrics
 from sklearn.calibration import calibration_curve
 
-from judging import evaluation, thresholds
-from judging.evaluation import Evaluation, best_and_worst
-from judging.measures import (
+from common.mx_compat import mx
+from evaluation import evaluation, thresholds
+from evaluation.evaluation import Evaluation, best_and_worst
+from evaluation.metrics import (
     calibration_bins,
     count_decisions,
     decision_measures,
@@ -20,9 +21,8 @@ from judging.measures import (
     precision_recall_curve,
     top_k,
 )
-from judging.thresholds import ALWAYS, NEVER, choose_threshold, fit_thresholds
+from evaluation.thresholds import ALWAYS, NEVER, choose_threshold, fit_thresholds
 from multilabel_metric import CalibrationError, Decisions
-from mx_compat import mx
 
 SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 5))
 

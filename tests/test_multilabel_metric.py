@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, average_precision_score, log_loss
 
 import multilabel_metric
+from common.mx_compat import mx
 from multilabel_metric import Accuracy, Loss, MeanAveragePrecision, average_precision
-from mx_compat import mx
 
 
 def updated(metric, label, prob, batch=7):

@@ -2,14 +2,14 @@
 import sys
 
 import numpy as np
-import onnx_file
 import pytest
 from import_pretrained import main
 
-import checkpoint
-from checkpoint import IMAGENET_MEAN, IMAGENET_STD
-from cli import InputError
-from mx_compat import mx
+from common.cli import InputError
+from common.mx_compat import mx
+from convert import onnx_file
+from network import checkpoint
+from network.checkpoint import IMAGENET_MEAN, IMAGENET_STD
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ import cv2
 import numpy as np
 import pytest
 
-import checkpoint
-from cli import InputError
-from judging.classifier import Classifier
-from judging.evaluation import Evaluation
-from judging.predictions_file import PredictionsFile, distinct
+from common.cli import InputError
+from common.mx_compat import mx
+from evaluation.classifier import Classifier
+from evaluation.evaluation import Evaluation
+from evaluation.predictions_file import PredictionsFile, distinct
 from lst_iter import LstIter
-from mx_compat import mx
+from network import checkpoint
 from predict_multilabel import main, parse_args
 from reading.image_list import ImageList
 from reading.image_reader import Augment

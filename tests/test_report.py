@@ -11,18 +11,18 @@ import cv2
 import numpy as np
 import pytest
 
-from judging import report_photos
-from judging.evaluation import Evaluation
-from judging.report import script_json, write_report
-from judging.report_charts import calibration_chart, history_charts, together
-from judging.report_photos import (
+from evaluation import report_photos
+from evaluation.evaluation import Evaluation
+from evaluation.history import write_history
+from evaluation.report import script_json, write_report
+from evaluation.report_charts import calibration_chart, history_charts, together
+from evaluation.report_photos import (
     choose_photos,
     count_images,
     describe_photos,
     thumbnail,
     without_padding,
 )
-from training.history import write_history
 
 HOSTILE = ["<img src=x onerror=alert(1)>", "</script><script>alert(2)</script>",
            "\"quoted\" & 'single' $x$ {{data}}", "plain, but long " * 20]

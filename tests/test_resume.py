@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from conftest import ROOT, script, training_flags
 
-import checkpoint
-from mx_compat import mx
+from common.mx_compat import mx
+from network import checkpoint
 
 EPOCHS = 3
 
@@ -231,7 +231,7 @@ def test_what_a_killed_process_was_writing_is_cleared_away(flags, tmp_path):
 
 
 def test_no_room_for_mapped_features_is_told(tmp_path):
-    code = ("import resource; from training.warm_head import allocate; from cli import run; "
+    code = ("import resource; from training.warm_head import allocate; from common.cli import run; "
             "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); "
             f"run(lambda argv: allocate(1000, 1000, {str(tmp_path)!r}, 1) and None)")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True,

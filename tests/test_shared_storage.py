@@ -7,8 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
+from common import files
 from lst_iter import LstIter
-from reading import image_reader, lst_file, patience
+from reading import image_reader, lst_file
 from reading.image_reader import ImageError, read_image
 from reading.lst_file import read_lst
 
@@ -34,7 +35,7 @@ def failing(monkeypatch):
             return read_once(path, max_pixels)
 
         monkeypatch.setattr(image_reader, "_read_once", read)
-        monkeypatch.setattr(patience.time, "sleep", waits.append)
+        monkeypatch.setattr(files.time, "sleep", waits.append)
         return waits
     return fail
 
@@ -86,7 +87,7 @@ def test_a_list_is_read_whole_over_passing_errors(tmp_path, monkeypatch):
             return super().read(1000)
 
     monkeypatch.setattr(lst_file, "open", lambda name, *_, **__: Failing(name), raising=False)
-    monkeypatch.setattr(patience.time, "sleep", waits.append)
+    monkeypatch.setattr(files.time, "sleep", waits.append)
     got = read_lst(path)
     assert len(got) == 500 and got.checksum == expected.checksum and len(waits) > 10
     assert [got.name(row) for row in (0, 250, 499)] == ["0.jpg", "250.jpg", "499.jpg"]

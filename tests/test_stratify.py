@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stratify import split
 
-from cli import InputError
+from common.cli import InputError
+from datasets.stratify import split
 from reading.lst_file import read_lst
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch_bytes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from torch_file import parse_tensors, read_tensors
 
-from cli import InputError
+from common.cli import InputError
+from convert.torch_file import parse_tensors, read_tensors
 
 STATE = {
     "conv.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2),

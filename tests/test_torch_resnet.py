@@ -2,14 +2,14 @@
 import numpy as np
 import pytest
 import torch_bytes
-import torch_resnet
 from import_pretrained import main
 from numpy_network import convolve, max_pool, normalise, relu
 
-import checkpoint
-from checkpoint import IMAGENET_MEAN, IMAGENET_STD
-from cli import InputError
-from mx_compat import mx
+from common.cli import InputError
+from common.mx_compat import mx
+from convert import torch_resnet
+from network import checkpoint
+from network.checkpoint import IMAGENET_MEAN, IMAGENET_STD
 
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3),
           152: (3, 8, 36, 3)}

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from conftest import ROOT, script, training_flags
 
-import checkpoint
-from cli import InputError
-from mx_compat import mx
-from train_multilabel import find_features, get_fine_tune_model
+from common.cli import InputError
+from common.mx_compat import mx
+from network import checkpoint
+from network.fine_tune import find_features, get_fine_tune_model
 from training.train_flags import parse_args
 
 

@@ -6,11 +6,11 @@ import pytest
 from conftest import script, training_flags
 from sklearn.linear_model import LogisticRegression
 
-import checkpoint
-from judging.forward_pass import ForwardPass
+from common.mx_compat import mx
 from lst_iter import LstIter
 from multilabel_metric import Loss, MeanAveragePrecision
-from mx_compat import mx
+from network import checkpoint
+from network.forward_pass import ForwardPass
 from train_multilabel import get_fine_tune_model
 from training.warm_head import FeatureIter, extract, split_head, train_head
 

@@ -17,15 +17,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
-from lst_writer import make_folder_of  # noqa: E402
-from onnx_writer import OPSET, import_onnx, onnx_predictor, to_onnx  # noqa: E402
 
-import checkpoint  # noqa: E402
-from cli import ArgumentParser, InputError, run  # noqa: E402
-from judging.classifier import without_loss  # noqa: E402
-from mx_compat import mx  # noqa: E402
+from common.cli import ArgumentParser, InputError, parse_numbers, run  # noqa: E402
+from common.files import make_parent_folder, write_atomically  # noqa: E402
+from common.mx_compat import mx  # noqa: E402
+from convert.onnx_writer import OPSET, import_onnx, onnx_predictor, to_onnx  # noqa: E402
+from network import checkpoint  # noqa: E402
+from network.fine_tune import without_loss  # noqa: E402
 from reading.image_reader import Augment, read_image  # noqa: E402
-from training.train_flags import numbers  # noqa: E402
 
 TOLERANCE = 1e-4
 BATCH = 8  # images, in the comparison
@@ -236,13 +235,13 @@ def check_args(args):
     for flag, kind in (("image_shape", int), ("rgb_mean", float), ("rgb_std", float)):
         text = getattr(args, flag)
         if text is not None:
-            setattr(args, flag, numbers(f"--{flag.replace('_', '-')}", text, kind, 3))
+            setattr(args, flag, parse_numbers(f"--{flag.replace('_', '-')}", text, kind, 3))
     if args.image_shape and (args.image_shape[0] != 3 or min(args.image_shape) < 1):
         raise InputError("--image-shape must be 3,HEIGHT,WIDTH (3 for red, green and blue)")
     if args.out and os.path.isdir(args.out):
         raise InputError(f"--out {args.out} is a folder; a file's name is wanted")
     for result in filter(None, (args.out, args.deploy)):
-        make_folder_of(result)
+        make_parent_folder(result)
 
 
 def main(argv=None):
@@ -259,7 +258,7 @@ def main(argv=None):
         model = to_onnx(net, arg_params, aux_params)
         content = model.SerializeToString()
         compare(args.out, onnx_predictor(content), reference, samples)
-        checkpoint.write_whole(args.out, lambda name: Path(name).write_bytes(content))
+        write_atomically(args.out, lambda name: Path(name).write_bytes(content))
         print(f"{args.out}: written, {len(content) / 1e6:.1f} MB, operator set {OPSET}; says "
               + ", ".join(sorted(entry.key for entry in model.metadata_props)))
     if args.deploy:

@@ -24,14 +24,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import efficientnet_lite  # noqa: E402
-import onnx_file  # noqa: E402
-import torch_resnet  # noqa: E402
-from torch_file import parse_tensors, read_tensors  # noqa: E402
-
-import checkpoint  # noqa: E402
-from cli import ArgumentParser, HelpFormatter, InputError, run  # noqa: E402
-from mx_compat import mx  # noqa: E402
+from common.cli import ArgumentParser, HelpFormatter, InputError, run  # noqa: E402
+from common.mx_compat import mx  # noqa: E402
+from convert import (
+    efficientnet_lite,  # noqa: E402
+    onnx_file,  # noqa: E402
+    torch_resnet,  # noqa: E402
+)
+from convert.torch_file import parse_tensors, read_tensors  # noqa: E402
+from network import checkpoint  # noqa: E402
 
 Published = namedtuple("Published", "package version file sha256")
 # The weights that Google published, as PyTorch state files; Apache License 2.0.

@@ -26,7 +26,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from cli import ArgumentParser, HelpFormatter, InputError, run  # noqa: E402
+from common.cli import ArgumentParser, HelpFormatter, InputError, run  # noqa: E402
 
 # Variables of this process that remote ones get too, beside MXNet's own and --env.
 TRAVELLING = ("PYTHONPATH", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES",

@@ -15,16 +15,17 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np  # noqa: E402
-from check_lst import KINDS, check, cleaned, summarise  # noqa: E402
-from coco_file import read_coco  # noqa: E402
-from folder_sources import read_folders, read_voc  # noqa: E402
-from label_table import Faults, Part, format_table, gather, part  # noqa: E402
-from lst_writer import lines_file, lst_file, make_folder_of, write_together  # noqa: E402
-from shard_lst import deal, place_files, write_parts  # noqa: E402
-from stratify import split  # noqa: E402
-from text_sources import read_csv, read_jsonl  # noqa: E402
 
-from cli import ArgumentParser, InputError, run  # noqa: E402
+from common.cli import ArgumentParser, InputError, run  # noqa: E402
+from common.files import make_parent_folder  # noqa: E402
+from datasets.check_lst import KINDS, check, cleaned, summarise  # noqa: E402
+from datasets.coco_file import read_coco  # noqa: E402
+from datasets.folder_sources import read_folders, read_voc  # noqa: E402
+from datasets.label_table import Faults, Part, format_table, gather, part  # noqa: E402
+from datasets.lst_writer import lines_file, lst_file, write_together  # noqa: E402
+from datasets.shard_lst import deal, place_files, write_parts  # noqa: E402
+from datasets.stratify import split  # noqa: E402
+from datasets.text_sources import read_csv, read_jsonl  # noqa: E402
 from reading.class_names import read_class_names  # noqa: E402
 from reading.image_reader import Augment  # noqa: E402
 from reading.lst_file import LABEL_FORMATS, read_lst  # noqa: E402
@@ -56,7 +57,7 @@ def make(args):
     if args.label_format == "indices" and (labels < 0).any():
         raise InputError("--label-format indices cannot say unknown, and "
                          f"{np.count_nonzero(labels < 0)} labels are: use multi-hot")
-    make_folder_of(args.prefix)
+    make_parent_folder(args.prefix)
     write_together([
         *(lst_file(f"{args.prefix}_{title}.lst", rows, labels[rows],
                    [table.names[row] for row in rows], args.label_format)
@@ -142,7 +143,7 @@ def run_shard(args):
     if folder:
         # Lists last: none of them may name an image that is not there yet.
         place_files(lst, parts, args.path_root, folder, "copy" if args.copy_to else "link")
-    make_folder_of(args.prefix)
+    make_parent_folder(args.prefix)
     write_parts(lst, parts, args.prefix)
     for number, rows in enumerate(parts):
         print(f"{args.prefix}_{number}.lst: {len(rows)} rows of {len(lst)}")

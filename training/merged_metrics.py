@@ -3,7 +3,7 @@ import copy
 
 import numpy as np
 
-from mx_compat import mx
+from common.mx_compat import mx
 
 
 class MergedMetrics(mx.metric.CompositeEvalMetric):

@@ -20,9 +20,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from checkpoint import write_whole
-from cli import InputError
-from mx_compat import mx
+from common.cli import InputError
+from common.files import write_atomically
+from common.mx_compat import mx
+from network import checkpoint
 
 # Flags that may differ in a resumed run: they change where and how fast, not what is trained.
 # Images and lists may have moved; the lists' content is compared.
@@ -50,6 +51,13 @@ class Snapshot(NamedTuple):
 def snapshot_files(prefix):
     """The newest snapshot's name, and that of the one before."""
     return f"{prefix}-resume.npz", f"{prefix}-resume-previous.npz"
+
+
+def is_run_file(name, save_name):
+    """Whether a file name is one that a run called `save_name` writes."""
+    return (name in {*snapshot_files(save_name), "history.csv", "history.png"}
+            or checkpoint.is_checkpoint_file(name, save_name)
+            or checkpoint.is_checkpoint_file(name, f"{save_name}-best"))
 
 
 def what_must_stay(args, net, train_lst, val_lst, workers):
@@ -138,7 +146,7 @@ def save_snapshot(prefix, arg_params, optimizer, state, own):
         if os.path.exists(newest):
             os.replace(newest, previous)
 
-    write_whole(newest, write)
+    write_atomically(newest, write)
 
 
 def load_snapshot(prefix, workers):

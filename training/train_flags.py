@@ -3,7 +3,7 @@ import math
 import os
 import re
 
-from cli import ArgumentParser, HelpFormatter, InputError
+from common.cli import ArgumentParser, HelpFormatter, InputError, parse_numbers
 from crossentropy_op import loss_options
 from lst_iter import add_data_args
 
@@ -189,12 +189,12 @@ def check_args(args):
         raise InputError("--num-epoch 0 trains nothing without --warm-head-epochs")
     if args.gc_threshold == 0:
         raise InputError(f"--gc-threshold must be above 0, not {args.gc_threshold}")
-    args.lr_step_epochs = numbers("--lr-step-epochs", args.lr_step_epochs, float)
+    args.lr_step_epochs = parse_numbers("--lr-step-epochs", args.lr_step_epochs, float)
     if not all(0 < epoch < math.inf for epoch in args.lr_step_epochs):
         raise InputError("--lr-step-epochs: numbers above 0 wanted")
-    args.image_shape = args.image_shape and numbers("--image-shape", args.image_shape, int, 3)
-    args.rgb_mean = args.rgb_mean and numbers("--rgb-mean", args.rgb_mean, float, 3)
-    args.rgb_std = args.rgb_std and numbers("--rgb-std", args.rgb_std, float, 3)
+    args.image_shape = args.image_shape and parse_numbers("--image-shape", args.image_shape, int, 3)
+    args.rgb_mean = args.rgb_mean and parse_numbers("--rgb-mean", args.rgb_mean, float, 3)
+    args.rgb_std = args.rgb_std and parse_numbers("--rgb-std", args.rgb_std, float, 3)
     if args.image_shape and (args.image_shape[0] != 3 or min(args.image_shape) < 1):
         raise InputError("--image-shape must be 3,HEIGHT,WIDTH (3 for red, green and blue)")
     for name, value in LOSSES[args.loss].items():
@@ -207,14 +207,3 @@ def check_args(args):
     except (ValueError, re.error) as error:
         raise InputError(str(error)) from None
     return args
-
-
-def numbers(flag, text, kind, count=None):
-    """The numbers of a flag such as 0,1; count: how many there must be."""
-    try:
-        values = [kind(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        raise InputError(f"{flag}: numbers separated by commas wanted, not {text!r}") from None
-    if count not in (None, len(values)):
-        raise InputError(f"{flag}: {count} numbers wanted, not {len(values)}")
-    return values

@@ -12,11 +12,11 @@ import time
 import numpy as np
 from tqdm import tqdm
 
-import checkpoint
-from cli import InputError
-from judging.evaluation import best_and_worst
-from mx_compat import mx
-from training.history import write_history
+from common.cli import InputError
+from common.mx_compat import mx
+from evaluation.evaluation import best_and_worst
+from evaluation.history import write_history
+from network import checkpoint
 from training.snapshot import optimizer_of, own_arrays, save_snapshot, updater_of
 
 logger = logging.getLogger("train_multilabel")

@@ -13,9 +13,10 @@ import tempfile
 import numpy as np
 from tqdm import tqdm
 
-from cli import InputError
-from judging.forward_pass import ForwardPass
-from mx_compat import mx
+from common.cli import InputError
+from common.mx_compat import mx
+from network.fine_tune import split_head
+from network.forward_pass import ForwardPass
 from training.workers import Workers
 
 logger = logging.getLogger("train_multilabel")
@@ -67,20 +68,6 @@ class FeatureIter(mx.io.DataIter):
         data = np.zeros((self.batch_size, self.features.shape[1]), np.float32)
         data[:len(rows)] = self.features[rows]
         return mx.io.DataBatch([mx.nd.array(data)], [mx.nd.array(label)], pad=pad)
-
-
-def split_head(net):
-    """Where backbone and classifier meet in a network of get_fine_tune_model.
-
-    Returns
-    -------
-    features : mx.sym.Symbol
-        What the classifier takes, (batch, values).
-    name : str
-        Name of the classifier, `fc` mostly.
-    """
-    classifier = net.get_internals()["sig_output"].get_children()[0]
-    return classifier.get_children()[0], classifier.name
 
 
 def extract(forward, iterator, mirror, folder, max_bytes, on_batch=lambda _: None):

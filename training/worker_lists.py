@@ -4,7 +4,7 @@
 """
 import numpy as np
 
-from cli import InputError
+from common.cli import InputError
 from reading.lst_file import read_lst
 from training.workers import Workers
 

@@ -11,8 +11,8 @@ import sys
 import time
 import traceback
 
-from cli import InputError, run
-from mx_compat import mx
+from common.cli import InputError, run
+from common.mx_compat import mx
 from training.workers import LostWorker
 
 KVSTORES = ("local", "device", "nccl", "dist_sync", "dist_device_sync", "dist_async",

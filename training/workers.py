@@ -18,7 +18,7 @@ import struct
 
 import numpy as np
 
-from mx_compat import mx
+from common.mx_compat import mx
 
 KEY = "workers"  # of the kvstore, under which the hub says where it listens
 TOKEN_BYTES = 16

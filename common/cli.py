@@ -32,6 +32,17 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action)
 
 
+def parse_numbers(flag, text, kind, count=None):
+    """The numbers of a flag such as 0,1; count: how many there must be."""
+    try:
+        values = [kind(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise InputError(f"{flag}: numbers separated by commas wanted, not {text!r}") from None
+    if count not in (None, len(values)):
+        raise InputError(f"{flag}: {count} numbers wanted, not {len(values)}")
+    return values
+
+
 def run(main, argv=None):
     """Call `main(argv)` and leave the process with the exit status that a shell expects.
 

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from checkpoint import write_whole
-from cli import InputError
-from judging import report_charts as charts
-from judging.evaluation import TOP
-from judging.measures import CALIBRATION_BINS
-from judging.report_photos import choose_photos, count_images, describe_photos
+from common.cli import InputError
+from common.files import write_atomically
+from evaluation import report_charts as charts
+from evaluation.evaluation import TOP
+from evaluation.history import read_history
+from evaluation.metrics import CALIBRATION_BINS
+from evaluation.report_photos import choose_photos, count_images, describe_photos
 from reading.image_reader import Augment
-from training.history import read_history
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ def write_report(folder, classifier, evaluation, names, root, label, prob,
                            for c, name in sorted(enumerate(evaluation.class_names),
                                                  key=lambda pair: pair[1].lower()))})
     path = os.path.join(folder, "index.html")
-    write_whole(path, lambda name: Path(name).write_text(
+    write_atomically(path, lambda name: Path(name).write_text(
         page, encoding="utf-8", errors="backslashreplace"))
     return path
 

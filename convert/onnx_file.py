@@ -8,9 +8,9 @@ import json
 
 import numpy as np
 
-from checkpoint import normalised_data
-from cli import InputError
-from mx_compat import mx
+from common.cli import InputError
+from common.mx_compat import mx
+from network.checkpoint import normalised_data
 
 FREE_SIZE = 224  # pixels, for a model that takes images of any size
 LARGEST_SIZE = 2048  # of which a few images pass through a network in ordinary memory

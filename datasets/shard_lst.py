@@ -11,10 +11,10 @@ import shutil
 import tempfile
 
 import numpy as np
-from lst_writer import write_lines, write_lst
 from tqdm import tqdm
 
-from cli import InputError
+from common.cli import InputError
+from datasets.lst_writer import write_lines, write_lst
 from reading.image_reader import shown
 
 

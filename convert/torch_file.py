@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cli import InputError
+from common.cli import InputError
 
 OLD_MAGIC = 0x1950a86a20f9469cfc6c
 OLD_PROTOCOL = 1001

@@ -8,9 +8,9 @@ from collections import namedtuple
 
 import numpy as np
 
-from checkpoint import normalised_data, set_attributes
-from cli import InputError
-from mx_compat import mx
+from common.cli import InputError
+from common.mx_compat import mx
+from network.checkpoint import normalised_data, set_attributes
 
 MEAN, STD = (127, 127, 127), (128, 128, 128)
 EPSILON = 0.001

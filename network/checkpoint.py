@@ -11,13 +11,14 @@ normalises them with the constants `rgb_mean` and `rgb_std`. What else a reader 
 import contextlib
 import json
 import os
-import tempfile
+import re
+from pathlib import Path
 
 import numpy as np
 
-from mx_compat import mx  # isort: skip  chooses the threads, which MXNet reads when loaded
-import crossentropy_op  # noqa: F401  symbol files that name CrossEntropyLoss load only with it
-from cli import InputError
+from common.cli import InputError
+from common.files import write_atomically
+from common.mx_compat import mx
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -221,60 +222,28 @@ def save(prefix, epoch, sym, arg_params, aux_params):
     params.update((f"aux:{n}", value.as_in_context(mx.cpu())) for n, value in aux_params.items())
 
     def write(name):
-        mx.nd.save(name, params)
-        mx.nd.load(name)  # MXNet does not look whether the end of a file could be written
+        try:
+            mx.nd.save(name, params)
+            mx.nd.load(name)  # MXNet does not check whether the end of a file could be written
+        except mx.MXNetError:
+            raise OSError("the disk may be full") from None
 
-    write_whole(f"{prefix}-{epoch:04d}.params", write)
-    write_whole(f"{prefix}-symbol.json", sym.save)
+    write_atomically(f"{prefix}-{epoch:04d}.params", write)
+    save_symbol(prefix, sym)
 
 
-def write_whole(path, write):
-    """Write a file beside its place, flush it to disk, and rename it into its place.
-
-    Parameters
-    ----------
-    path : str
-        Where the file is to stand.
-    write : callable
-        Writes the content to the file whose name it is given.
+def save_symbol(prefix, sym):
+    """Write PREFIX-symbol.json atomically.
 
     Raises
     ------
     InputError
-        When it cannot be written; `path` is then as it was.
+        When it cannot be written; the earlier file stays as it was.
     """
-    path = os.path.abspath(path)
-    temporary = None
-    try:
-        # The same ending, because some writers choose the format by it.
-        handle, temporary = tempfile.mkstemp(
-            dir=os.path.dirname(path), prefix=".", suffix="~" + os.path.basename(path))
-        os.close(handle)
-        write(temporary)
-        with open(temporary, "rb+") as written:
-            os.fsync(written.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-        temporary = None
-        folder = os.open(os.path.dirname(path), os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except (OSError, mx.MXNetError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "the disk may be full"
-        raise InputError(f"{path}: cannot be written: {reason}") from error
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
+    text = sym.tojson()
+    write_atomically(f"{prefix}-symbol.json", lambda name: Path(name).write_text(text))
 
 
-def remove_unfinished(prefix):
-    """Remove what `write_whole` was writing under this prefix when its process was killed."""
-    folder, name = os.path.split(os.path.abspath(prefix))
-    for file in os.listdir(folder):
-        if file.startswith(".") and file.partition("~")[2].startswith(f"{name}-"):
-            os.unlink(os.path.join(folder, file))
+def is_checkpoint_file(name, prefix):
+    """Whether a file name is that of a checkpoint `prefix` (a name without a folder)."""
+    return re.fullmatch(re.escape(prefix) + r"-(symbol\.json|\d{4,}\.params)", name) is not None

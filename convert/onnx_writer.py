@@ -11,9 +11,9 @@ import json
 
 import numpy as np
 
-import checkpoint
-from cli import InputError
-from mx_compat import mx
+from common.cli import InputError
+from common.mx_compat import mx
+from network import checkpoint
 
 # The highest operator set that MXNet 1.9.1 knows. It would label its result with the newest one
 # of the installed onnx, in which Pad and the reductions are written differently.

@@ -15,10 +15,10 @@ from xml.etree.ElementTree import ParseError
 
 import defusedxml.ElementTree
 from defusedxml import DefusedXmlException
-from label_table import Sample, Source
-from text_sources import IMAGE_ENDINGS, cannot_read, text_lines
 
-from cli import InputError
+from common.cli import InputError
+from datasets.label_table import Sample, Source
+from datasets.text_sources import IMAGE_ENDINGS, cannot_read, text_lines
 
 MAX_XML_BYTES = 4 << 20  # tens of thousands of boxes
 MAX_XML_DEPTH = 64

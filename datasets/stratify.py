@@ -9,7 +9,7 @@ come last and find most rows dealt, so single rows are moved afterwards as long 
 """
 import numpy as np
 
-from cli import InputError
+from common.cli import InputError
 
 MOST_MOVABLE = 50_000  # rows looked at for a move; of more, every second or third will do
 

@@ -6,9 +6,9 @@ underscores for dots: `layer1.0.conv1.weight` becomes `layer1_0_conv1_weight`.
 """
 import numpy as np
 
-from checkpoint import normalised_data
-from cli import InputError
-from mx_compat import mx
+from common.cli import InputError
+from common.mx_compat import mx
+from network.checkpoint import normalised_data
 
 EPSILON = 1e-5
 WIDTHS = (64, 128, 256, 512)

@@ -12,9 +12,8 @@ import json
 import os
 import shlex
 
-from label_table import Sample, Source
-
-from cli import InputError
+from common.cli import InputError
+from datasets.label_table import Sample, Source
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
 MAX_LINE_BYTES = 4 << 20

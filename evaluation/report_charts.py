@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 
-from judging.measures import precision_recall_curve, ratio
+from evaluation.metrics import precision_recall_curve, ratio
 
 # Stand-ins: colours that nothing else is drawn in, and the CSS variable each one becomes.
 INK, SOFT, LINE, ACCENT, SECOND = "#010101", "#020202", "#030303", "#040404", "#050505"

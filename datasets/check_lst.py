@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from tqdm import tqdm
 
-from cli import InputError
+from common.cli import InputError
 from reading.image_header import read_header
 from reading.image_reader import Augment, ImageError, read_image, shown
 

@@ -13,10 +13,10 @@ from collections import defaultdict
 
 import ijson
 import numpy as np
-from label_table import Sample, Source
-from text_sources import cannot_read
 
-from cli import InputError
+from common.cli import InputError
+from datasets.label_table import Sample, Source
+from datasets.text_sources import cannot_read
 
 MAX_DEPTH = 64
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"

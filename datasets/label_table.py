@@ -11,9 +11,9 @@ from array import array
 from collections import Counter, namedtuple
 
 import numpy as np
-from lst_writer import name_problem
 
-from cli import InputError
+from common.cli import InputError
+from datasets.lst_writer import name_problem
 from reading.class_names import class_problem
 
 MOST_LABELS = 4_000_000_000  # bytes that the matrix may take

@@ -9,8 +9,8 @@ import json
 
 import numpy as np
 
-import checkpoint
-from mx_compat import mx
+from common.mx_compat import mx
+from network import checkpoint
 
 # Pixels that go through the network at a time on a CPU: 8 images of 224x224. What its layers hand
 # to each other then mostly stays in the processor's caches.

@@ -5,17 +5,15 @@
         for batch, prob in classifier.predict(batches, [mx.cpu()]):
             print(batch.index, prob.shape)
 """
-import json
-
 import numpy as np
 
-import checkpoint
-import crossentropy_op  # noqa: F401  networks that are not ours may have the operator elsewhere
-from cli import InputError
-from judging.forward_pass import ForwardPass
-from judging.thresholds import DEFAULT
+from common.cli import InputError
+from common.mx_compat import mx
+from evaluation.thresholds import DEFAULT
 from lst_iter import LstIter
-from mx_compat import mx
+from network import checkpoint
+from network.fine_tune import in_float32, without_loss
+from network.forward_pass import ForwardPass
 from reading.image_reader import Augment
 
 
@@ -148,30 +146,4 @@ class Classifier:
         self.thresholds, self.thresholds_epoch = np.asarray(thresholds, np.float64), self.epoch
         self.symbol = checkpoint.set_attributes(
             self.symbol, thresholds=[float(t) for t in thresholds], thresholds_epoch=self.epoch)
-        checkpoint.write_whole(f"{self.prefix}-symbol.json", self.symbol.save)
-
-
-def without_loss(symbol):
-    """The network up to its probabilities: CrossEntropyLoss only hands these on."""
-    graph = json.loads(symbol.tojson())
-    head, output = graph["nodes"][graph["heads"][0][0]], 0
-    if head["op"] != "Custom":
-        return symbol
-    node, output, *_ = head["inputs"][0]
-    name = graph["nodes"][node]["name"]
-    layers = symbol.get_internals()
-    return layers[f"{name}_output" if f"{name}_output" in layers.list_outputs() else name]
-
-
-def in_float32(network, arg_params, aux_params):
-    """A float16 network and its parameters in float32: MXNet has no float16 on the CPU.
-
-    Others come back as they are.
-    """
-    if "rgb_dtype_output" not in network.get_internals().list_outputs():
-        return network, arg_params, aux_params
-    arg_params, aux_params = ({name: value.astype(np.float32) for name, value in params.items()}
-                              for params in (arg_params, aux_params))
-    mean, std = (arg_params[name].asnumpy().ravel() for name in checkpoint.CONSTANTS)
-    network, _ = checkpoint.with_normalisation(network, mean, std)
-    return network, arg_params, aux_params
+        checkpoint.save_symbol(self.prefix, self.symbol)

@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 
-from judging.measures import (
+from evaluation.metrics import (
     average_precision,
     calibration_bins,
     count_decisions,
@@ -12,7 +12,7 @@ from judging.measures import (
     per_class_measures,
     top_k,
 )
-from judging.thresholds import DEFAULT
+from evaluation.thresholds import DEFAULT
 
 TOP = 3
 

@@ -2,8 +2,8 @@
 import csv
 import os
 
-from checkpoint import write_whole
-from cli import InputError
+from common.cli import InputError
+from common.files import write_atomically
 
 COLUMNS = ("epoch", "seconds", "images_per_second", "learning_rate", "train-loss", "train-acc",
            "train-mAP", "val-loss", "val-acc", "val-mAP")
@@ -40,8 +40,8 @@ def write_history(path, rows):
             writer.writeheader()
             writer.writerows({k: f"{v:.6g}" for k, v in row.items()} for row in rows)
 
-    write_whole(path, write)
-    write_whole(os.path.splitext(path)[0] + ".png", lambda name: draw_history(name, rows))
+    write_atomically(path, write)
+    write_atomically(os.path.splitext(path)[0] + ".png", lambda name: draw_history(name, rows))
 
 
 def draw_history(path, rows):

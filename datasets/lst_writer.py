@@ -12,7 +12,8 @@ import os
 
 import numpy as np
 
-from cli import InputError
+from common.cli import InputError
+from common.files import write_atomically
 
 # How im2rec spells a label, by its value (-1 is the last row); zero bytes fill the columns up.
 SPELLING = np.array([[*b"0.000000\t\0"], [*b"1.000000\t\0"], [*b"-1.000000\t"]], np.uint8)
@@ -116,15 +117,6 @@ def write_together(files):
     _write_in_turn(list(files))
 
 
-def make_folder_of(prefix):
-    """Make the folder that files called PREFIX... are to stand in."""
-    folder = os.path.dirname(os.path.abspath(prefix))
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be made: {error.strerror.lower()}") from None
-
-
 def _multi_hot(labels):
     whole = labels.astype(np.int8)
     if np.array_equal(whole, labels):
@@ -146,9 +138,6 @@ def _encodes(name):
 
 def _write_in_turn(files):
     """Each beside its place, and only then, from the last to the first, into it."""
-    # MXNet, which checkpoint needs, takes two seconds to load: too long to wait for an error.
-    from checkpoint import write_whole
-
     (path, write), *others = files
 
     def write_this_and_others(temporary):
@@ -156,4 +145,4 @@ def _write_in_turn(files):
         if others:
             _write_in_turn(others)
 
-    write_whole(path, write_this_and_others)
+    write_atomically(path, write_this_and_others)

@@ -1,0 +1,105 @@
+"""Files that are whole at any moment, and reads that storage on a network may disturb."""
+import contextlib
+import errno
+import os
+import tempfile
+import time
+
+from common.cli import InputError
+
+# What network file systems report while a server is busy or has just been replaced (an I/O error,
+# a stale handle), and the waits before the second and the third try.
+TRANSIENT = (errno.EIO, errno.ESTALE)
+RETRY_SECONDS = (0.2, 2.0)
+
+
+def write_atomically(path, write):
+    """Write a temporary file in the same folder, flush it to disk, and rename it to `path`.
+
+    Parameters
+    ----------
+    path : str
+        File to write. Another process sees the earlier file or the new one, never a part.
+    write : callable
+        `write(name)` writes the content to the file of that name, and raises OSError where
+        that fails.
+
+    Raises
+    ------
+    InputError
+        When it cannot be written; `path` is then as it was.
+    """
+    path = os.path.abspath(path)
+    temporary = None
+    try:
+        # The same ending, because some writers choose the format by it.
+        handle, temporary = tempfile.mkstemp(
+            dir=os.path.dirname(path), prefix=".", suffix="~" + os.path.basename(path))
+        os.close(handle)
+        write(temporary)
+        with open(temporary, "rb+") as written:
+            os.fsync(written.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+        temporary = None
+        folder = os.open(os.path.dirname(path), os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+
+
+def remove_unfinished(folder, is_own):
+    """Remove the temporary files of `write_atomically` that a killed process left behind.
+
+    Parameters
+    ----------
+    folder : str
+    is_own : callable
+        `is_own(name)` says whether a file called `name` is one that only this process writes.
+    """
+    for file in os.listdir(folder):
+        if file.startswith(".") and is_own(file.partition("~")[2]):
+            os.unlink(os.path.join(folder, file))
+
+
+def make_parent_folder(path):
+    """Make the folder in which a file called `path` is to be written.
+
+    Raises
+    ------
+    InputError
+        When it cannot be made.
+    """
+    folder = os.path.dirname(os.path.abspath(path))
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made: {error.strerror.lower()}") from None
+
+
+def retry_transient_errors(read):
+    """Return what `read()` returns, calling it up to three times while it raises a transient error.
+
+    Raises
+    ------
+    OSError
+        What the last call raised; at once where the error is not in TRANSIENT.
+    """
+    waits = iter(RETRY_SECONDS)
+    while True:
+        try:
+            return read()
+        except OSError as error:
+            wait = next(waits, None) if error.errno in TRANSIENT else None
+            if wait is None:
+                raise
+        time.sleep(wait)

@@ -1,1 +1,0 @@
-"""Predicting, measuring and reporting, for predict_multilabel.py."""

@@ -1,0 +1,1 @@
+"""Symbols and parameters: cutting, building, saving and running networks."""

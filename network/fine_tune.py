@@ -1,0 +1,240 @@
+"""Cutting a pretrained network and building the multi-label one: everything about symbols.
+
+    net, arg_params = get_fine_tune_model(sym, arg_params, num_classes=58)
+    features, classifier = split_head(net)
+"""
+import json
+import re
+
+import numpy as np
+
+from common.cli import InputError
+from common.mx_compat import mx
+from network import checkpoint
+
+CLASSIFIERS = ("FullyConnected", "Convolution")
+# What may stand between the classifier and the network's output.
+AFTER_CLASSIFIER = (
+    "SoftmaxOutput", "softmax", "log_softmax", "SoftmaxActivation", "LogisticRegressionOutput",
+    "sigmoid", "Custom", "Activation", "relu", "Flatten", "flatten", "Reshape", "reshape",
+    "squeeze", "Pooling", "Dropout", "Cast", "_copy", "BlockGrad")
+
+
+def find_features(sym):
+    """Name of the layer that feeds the network's classifier.
+
+    The classifier is the last FullyConnected or Convolution that nothing but pooling,
+    activations, reshaping and an output layer follow. A network without one gives its own output.
+
+    Raises
+    ------
+    InputError
+        When the network has several outputs.
+    """
+    graph = json.loads(sym.tojson())
+    if len(graph["heads"]) != 1:
+        raise InputError("the network has several outputs; name the layer to build on with "
+                         f"--layer-before-fullc: {likely_layers(sym)}")
+    index = graph["heads"][0][0]
+    while graph["nodes"][index]["op"] in AFTER_CLASSIFIER:
+        index = graph["nodes"][index]["inputs"][0][0]
+    if graph["nodes"][index]["op"] in CLASSIFIERS:
+        index = graph["nodes"][index]["inputs"][0][0]
+    else:
+        index = graph["heads"][0][0]
+    return graph["nodes"][index]["name"]
+
+
+def likely_layers(sym):
+    """The last layers that a classifier could stand on, in words."""
+    layers = [node["name"] for node in json.loads(sym.tojson())["nodes"]
+              if node["op"] in ("Flatten", "Pooling", "Dropout", "Activation", "FullyConnected",
+                                "Concat", "BatchNorm", "clip", "flatten")]
+    return ", ".join(reversed(layers[-8:]))
+
+
+def get_fine_tune_model(sym, arg_params, num_classes, layer_name=None, dtype="float32",
+                        **loss):
+    """Cut the classifier off a pretrained network and put a multi-label head in its place.
+
+    The head is FullyConnected `fc`, sigmoid `sig` and CrossEntropyLoss `softmax` (so that the
+    label is `softmax_label`). A feature map is averaged over its pixels first.
+
+    Parameters
+    ----------
+    sym : mx.sym.Symbol
+        Pretrained network with an input called `data`, (batch, 3, height, width).
+    arg_params : dict of str to mx.nd.NDArray
+        Its parameters.
+    num_classes : int
+        Outputs of the new classifier.
+    layer_name : str, optional
+        Layer whose output the classifier takes; None finds it (see `find_features`).
+    dtype : str
+        Type of the features; where it is not float32 they are cast for the head.
+    **loss
+        Options of CrossEntropyLoss, see crossentropy_op.loss_options.
+
+    Returns
+    -------
+    net : mx.sym.Symbol
+        The new network; its output is the probabilities, (batch, num_classes).
+    new_args : dict of str to mx.nd.NDArray
+        The parameters that it takes over: all of what is left of the pretrained network.
+
+    Raises
+    ------
+    InputError
+        When there is no such layer; the message lists the likely ones.
+    """
+    layers = sym.get_internals()
+    name = layer_name or find_features(sym)
+    inputs = sym.list_inputs()  # parameters and labels are no layers
+    outputs = [output for output in layers.list_outputs() if output not in inputs]
+    output = next((o for o in (name + "_output", name) if o in outputs), None)
+    if output is None:
+        raise InputError(f"--layer-before-fullc: the network has no layer {layer_name!r}; "
+                         f"likely ones: {likely_layers(sym)}")
+    net = layers[output]
+    kept = net.list_arguments()
+    if any(argument.endswith("label") for argument in kept):
+        raise InputError(f"--layer-before-fullc: {name} comes after the network's own loss; likely "
+                         f"ones: {likely_layers(sym)}")
+    image_shape = checkpoint.get_attributes(sym).get("image_shape", [3, 224, 224])
+    try:
+        _, (shape,), _ = net.infer_shape_partial(data=(1, *image_shape))
+    except mx.MXNetError as error:
+        raise InputError(f"the network does not work on images of {image_shape}: "
+                         f"{first_line(error)}") from None
+    if dtype != "float32":
+        net = mx.sym.Cast(net, dtype="float32", name="features_float32")
+    if len(shape) == 4:
+        net = mx.sym.Pooling(net, global_pool=True, pool_type="avg", kernel=(1, 1),
+                             name="fc_pool")
+        net = mx.sym.Flatten(net, name="fc_flatten")
+    # A backbone that has a layer called fc of its own keeps it.
+    head = "fc" if "fc_weight" not in kept else "fc_multilabel"
+    net = mx.sym.FullyConnected(net, num_hidden=num_classes, name=head)
+    net = mx.sym.sigmoid(net, name="sig")
+    net = mx.sym.Custom(net, name="softmax", op_type="CrossEntropyLoss",
+                        **{option: str(value) for option, value in loss.items()})
+    return net, {key: arg_params[key] for key in kept if key in arg_params}
+
+
+def load_pretrained(args):
+    """The pretrained network, which takes raw pixels: symbol, arg_params, aux_params."""
+    sym, arg_params, aux_params = checkpoint.load(args.model, args.epoch)
+    if checkpoint.has_normalisation(sym):
+        if args.rgb_mean or args.rgb_std:
+            raise InputError(f"{args.model}-symbol.json normalises by itself: leave out "
+                             "--rgb-mean and --rgb-std")
+        mean, std = (arg_params[name].asnumpy().ravel() for name in checkpoint.CONSTANTS)
+    else:
+        mean = args.rgb_mean or checkpoint.IMAGENET_MEAN
+        std = args.rgb_std or checkpoint.IMAGENET_STD
+    args.image_shape = args.image_shape or checkpoint.get_attributes(sym).get(
+        "image_shape", [3, 224, 224])
+    sym, constants = checkpoint.with_normalisation(sym, mean, std, args.dtype)
+    sym = checkpoint.set_attributes(sym, image_shape=args.image_shape)
+    return sym, {**arg_params, **constants}, aux_params
+
+
+def first_line(error):
+    """What an MXNetError says, without its stack."""
+    return str(error).splitlines()[0]
+
+
+def check_shapes(net, arg_params, aux_params, image_shape, source):
+    """Parameters must fit the network at this image size, or it is an InputError."""
+    try:
+        shapes, _, aux_shapes = net.infer_shape(data=(1, *image_shape))
+    except mx.MXNetError as error:
+        raise InputError(f"the network does not work on images of {image_shape}: "
+                         f"{first_line(error)}") from None
+    known = [*zip(net.list_arguments(), shapes), *zip(net.list_auxiliary_states(), aux_shapes)]
+    for name, shape in known:
+        value = arg_params.get(name, aux_params.get(name))
+        if value is not None and value.shape != shape:
+            raise InputError(f"{source}: {name} is {value.shape}, but images of {image_shape} "
+                             f"and these classes want {shape}; is it another network's?")
+
+
+def frozen_parameters(net, freeze):
+    """Names of the parameters that --freeze keeps; the constants of the input always.
+
+    Raises
+    ------
+    InputError
+        When a regular expression matches none, or all.
+    """
+    parameters = [n for n in net.list_arguments() if n not in ("data", "softmax_label")]
+    head = split_head(net)[1]
+    if freeze == "backbone":
+        chosen = [n for n in parameters if n not in (f"{head}_weight", f"{head}_bias")]
+    else:
+        chosen = [n for n in parameters if freeze != "none" and re.match(freeze, n)]
+        if freeze != "none" and not chosen:
+            raise InputError(f"--freeze: no parameter's name matches {freeze!r}; names are "
+                             f"like {', '.join(parameters[2:5])}")
+        if set(parameters) <= {*chosen, *checkpoint.CONSTANTS}:
+            raise InputError(f"--freeze {freeze!r} leaves nothing to train")
+    return sorted({*chosen, *checkpoint.CONSTANTS})
+
+
+def training_symbol(net, frozen, head_lr_mult):
+    """The network as it trains.
+
+    Frozen BatchNorms use stored statistics, the head has its own rate, and BatchNorm's gammas
+    have no weight decay (MXNet leaves out betas and biases only).
+    """
+    graph = json.loads(net.tojson())
+    head = split_head(net)[1]
+    for node in graph["nodes"]:
+        if node["op"] == "BatchNorm":
+            gamma = graph["nodes"][node["inputs"][1][0]]
+            gamma.setdefault("attrs", {})["__wd_mult__"] = "0"
+            if gamma["name"] in frozen:
+                node.setdefault("attrs", {})["use_global_stats"] = "True"
+        if node["name"] in (f"{head}_weight", f"{head}_bias"):
+            node.setdefault("attrs", {})["__lr_mult__"] = str(head_lr_mult)
+    return mx.sym.load_json(json.dumps(graph))
+
+
+def split_head(net):
+    """Where backbone and classifier meet in a network of get_fine_tune_model.
+
+    Returns
+    -------
+    features : mx.sym.Symbol
+        What the classifier takes, (batch, values).
+    name : str
+        Name of the classifier, `fc` mostly.
+    """
+    classifier = net.get_internals()["sig_output"].get_children()[0]
+    return classifier.get_children()[0], classifier.name
+
+
+def without_loss(symbol):
+    """The network up to its probabilities: CrossEntropyLoss only hands these on."""
+    graph = json.loads(symbol.tojson())
+    head, output = graph["nodes"][graph["heads"][0][0]], 0
+    if head["op"] != "Custom":
+        return symbol
+    node, output, *_ = head["inputs"][0]
+    name = graph["nodes"][node]["name"]
+    layers = symbol.get_internals()
+    return layers[f"{name}_output" if f"{name}_output" in layers.list_outputs() else name]
+
+
+def in_float32(network, arg_params, aux_params):
+    """A float16 network and its parameters in float32: MXNet has no float16 on the CPU.
+
+    Others come back as they are.
+    """
+    if "rgb_dtype_output" not in network.get_internals().list_outputs():
+        return network, arg_params, aux_params
+    arg_params, aux_params = ({name: value.astype(np.float32) for name, value in params.items()}
+                              for params in (arg_params, aux_params))
+    mean, std = (arg_params[name].asnumpy().ravel() for name in checkpoint.CONSTANTS)
+    network, _ = checkpoint.with_normalisation(network, mean, std)
+    return network, arg_params, aux_params
