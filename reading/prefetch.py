@@ -81,7 +81,8 @@ class Prefetcher:
         # The pool does the parallel work; OpenCV's own threads would only get in its way. Its
         # messages go: each error is told in our own words, with file and line.
         cv2.setNumThreads(0)
-        cv2.setLogLevel(0)
+        set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
+        set_log_level(0)  # OpenCV 5 has moved it
         self._batches = batches
         self._fill = fill
         self._ahead = ahead
