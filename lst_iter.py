@@ -16,6 +16,7 @@ import numpy as np
 from common.cli import ArgumentParser, InputError, run
 from common.files import write_atomically
 from common.mx_compat import mx
+from common.processors import processors
 from reading import contact_sheet
 from reading.class_names import read_class_names
 from reading.data_args import BAD_IMAGES, add_data_args, augment_from_args
@@ -57,7 +58,7 @@ class LstIter(mx.io.DataIter):
     seed : int
         Of the order and the augmentation, at least 0.
     num_threads : int, optional
-        Default: one a core that this process may use, 16 at most.
+        Default: one per processor that this process may use, 16 at most.
     prefetch : int
         Batches made ahead of the one handed out; memory grows with it.
     augment : Augment, optional
@@ -109,7 +110,7 @@ class LstIter(mx.io.DataIter):
         if len(data_shape) != 3 or data_shape[0] != 3 or min(data_shape) < 1:
             raise InputError(f"data_shape is (3, height, width), not {data_shape}")
         if num_threads is None:
-            num_threads = min(_cores(), MOST_DEFAULT_THREADS)
+            num_threads = min(processors(), MOST_DEFAULT_THREADS)
         for name, value in (("num_threads", num_threads), ("prefetch", prefetch)):
             if value < 1:
                 raise InputError(f"{name} is at least 1, not {value}")
@@ -287,13 +288,6 @@ def _fill(lst, path_root, augment, seed, batch, slot):
     except ImageError:
         batch.pixels[slot] = NEUTRAL
         raise
-
-
-def _cores():
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _shape(text):

@@ -9,28 +9,43 @@ threads wait for each other without sleeping, which keeps the threads that decod
 cores; here they soon give way (benchmarks/bench_predict.py shows what that brings).
 """
 import os
-from pathlib import Path
+import sys
 
 from common.cli import InputError, parse_numbers
-
-
-def physical_cores():
-    """Cores that this process may run on, hyperthreads not counted twice."""
-    if not hasattr(os, "sched_getaffinity"):
-        return max((os.cpu_count() or 1) // 2, 1)
-    processors = os.sched_getaffinity(0)
-    cores = set()
-    for number in processors:
-        topology = Path(f"/sys/devices/system/cpu/cpu{number}/topology/thread_siblings_list")
-        cores.add(topology.read_text() if topology.exists() else number)
-    return len(cores)
-
+from common.processors import physical_cores
 
 os.environ.setdefault("OMP_NUM_THREADS", str(physical_cores()))
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # turns of waiting before a thread sleeps
 os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")  # a line on standard error for each network
 
-from crossentropy_op import mx  # noqa: E402  MXNet reads the variables when it is loaded
+
+def load_mxnet():
+    """Import MXNet, which reads the variables above when it is loaded.
+
+    Raises
+    ------
+    SystemExit
+        2, after one line on standard error, where a package or a shared library is missing:
+        no command is running yet that could tell it.
+    """
+    try:
+        from crossentropy_op import mx
+    except ModuleNotFoundError as error:
+        remedy = ("sh run_train.sh installs the packages into .venv; by hand: pip install -r "
+                  "requirements.txt, then pip install --no-deps mxnet==1.9.1")
+        reason = str(error)
+    except OSError as error:
+        remedy = ("Debian, Ubuntu: apt-get install libgomp1 libquadmath0; Fedora: dnf install "
+                  "libgomp libquadmath; openSUSE: zypper install libgomp1 libquadmath0; without "
+                  "root sh run_train.sh sets up an environment that needs neither")
+        reason = str(error)
+    else:
+        return mx
+    print(f"error: MXNet cannot be loaded: {reason} ({remedy})", file=sys.stderr)
+    raise SystemExit(2)
+
+
+mx = load_mxnet()
 
 
 def choose_devices(gpus):

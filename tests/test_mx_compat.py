@@ -1,12 +1,15 @@
-"""mx_compat.py: how MXNet is loaded, whichever module loads it first."""
+"""How MXNet is loaded: with which threads, under which numpy, and what is said where it fails."""
+import math
 import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
-from common import mx_compat
+from common.mx_compat import mx
+from common.processors import cgroup_quota, physical_cores, processors
 
 # Ends the process where MXNet is about to be loaded.
 PROBE = """
@@ -28,7 +31,7 @@ def test_mxnet_is_loaded_with_a_thread_for_each_core(module):
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tools")])
     done = subprocess.run([sys.executable, "-c", PROBE + module], env=environment, text=True,
                           stdout=subprocess.PIPE, check=True)
-    assert done.stdout.split() == [str(mx_compat.physical_cores()), "1000"]
+    assert done.stdout.split() == [str(physical_cores()), "1000"]
 
 
 def test_a_number_of_threads_given_from_outside_stays():
@@ -36,3 +39,87 @@ def test_a_number_of_threads_given_from_outside_stays():
                           text=True, stdout=subprocess.PIPE,
                           env={**os.environ, "OMP_NUM_THREADS": "3", "GOMP_SPINCOUNT": "7"})
     assert done.stdout.split() == ["3", "7"]
+
+
+def test_numpy_stays_as_it_is():
+    removed = ["PZERO", "NaN", "in1d", "trapz", "alltrue"]
+    program = f"""
+import numpy as np
+before = {{name: name in vars(np) for name in {removed}}}
+from common.mx_compat import mx
+assert before == {{name: name in vars(np) for name in {removed}}}
+assert vars(np).get("bool") is not bool
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", program], cwd=ROOT, check=True)
+
+
+def test_what_mxnet_reads_of_numpy_only_later_works():
+    import mxnet.gluon.contrib.estimator  # its defaults are np.Inf
+
+    assert mxnet.gluon.contrib.estimator.EarlyStoppingHandler
+    ones = mx.np.ones(3)
+    assert float(mx.np.trapz(ones)) == 2
+    assert mx.np.full((2,), True, dtype=None).shape == (2,)
+    assert mx.nd.moveaxis(mx.nd.zeros((2, 3, 4)), 0, 2).shape == (3, 4, 2)
+    assert mx.np.pad(ones, ((1, 1),), mode="constant").shape == (5,)
+    assert set(mx.test_utils.default_rtols()) >= {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize("order", ["crossentropy_op, mxnet as mx", "mxnet as mx, crossentropy_op"])
+def test_the_operator_works_alone_beside_another_script(order, tmp_path):
+    if order.startswith("mxnet") and np.lib.NumpyVersion(np.__version__) >= "1.24.0":
+        pytest.skip("plain MXNet does not import under this numpy")
+    (tmp_path / "crossentropy_op.py").write_text((ROOT / "crossentropy_op.py").read_text())
+    (tmp_path / "script.py").write_text(f"""
+import {order}
+net = mx.sym.Custom(mx.sym.Variable("data"), name="softmax", op_type="CrossEntropyLoss")
+module = mx.mod.Module(net)
+module.bind([("data", (2, 3))], [("softmax_label", (2, 3))], inputs_need_grad=True)
+module.init_params()
+module.forward_backward(mx.io.DataBatch([mx.nd.full((2, 3), 0.5)], [mx.nd.ones((2, 3))]))
+print(module.get_input_grads()[0].asnumpy().ravel().tolist())
+""")
+    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, text=True, check=True,
+                          capture_output=True)
+    assert (done.stdout, done.stderr) == ("[-2.0, -2.0, -2.0, -2.0, -2.0, -2.0]\n", "")
+
+
+@pytest.mark.parametrize("failure, told", [
+    ("ModuleNotFoundError(\"No module named 'mxnet'\")", "sh run_train.sh installs the packages"),
+    ("OSError('libgomp.so.1: cannot open shared object file')", "apt-get install libgomp1")])
+def test_what_is_missing_is_told_in_one_line(failure, told):
+    program = ("import sys\n"
+               "class Missing:\n"
+               "    def find_spec(self, name, *_):\n"
+               f"        if name == 'mxnet': raise {failure}\n"
+               "class Finders(list):\n"  # the hook of crossentropy_op.py goes to the front
+               "    def insert(self, place, finder): pass\n"
+               "sys.meta_path = Finders([Missing(), *sys.meta_path])\n"
+               "import train_multilabel")
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, text=True, check=False,
+                          stderr=subprocess.PIPE)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and told in done.stderr
+
+
+@pytest.mark.parametrize("files, quota", [
+    ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "150000 100000\n"}, 1.5),
+    ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "max 100000\n"}, math.inf),
+    ({"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/b/cpu.max": "max 100000\n",
+      "sys/fs/cgroup/a/cpu.max": "50000 100000\n"}, 0.5),
+    ({"proc/self/cgroup": "5:memory:/x\n4:cpu,cpuacct:/docker/1\n",
+      "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "200000\n",
+      "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n"}, 2),
+    ({"proc/self/cgroup": "4:cpu,cpuacct:/docker/1\n",
+      "sys/fs/cgroup/cpu/docker/1/cpu.cfs_quota_us": "-1\n",
+      "sys/fs/cgroup/cpu/docker/1/cpu.cfs_period_us": "100000\n"}, math.inf),
+    ({}, math.inf)])
+def test_a_containers_quota_is_read(files, quota, tmp_path):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert cgroup_quota(tmp_path) == quota
+
+
+def test_there_is_no_more_than_one_core_per_processor():
+    assert 1 <= physical_cores() <= processors() <= os.cpu_count()

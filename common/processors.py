@@ -1,0 +1,68 @@
+"""How many processors this process may use."""
+import math
+import os
+from pathlib import Path
+
+
+def processors():
+    """Number of processors that the process may run on, hyperthreads counted, at least 1.
+
+    A container's CPU quota is kept: with 1.5 processors' worth of time it is 2.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        count = len(os.sched_getaffinity(0))
+    else:
+        count = os.cpu_count() or 1
+    return math.ceil(min(count, max(cgroup_quota(), 1)))
+
+
+def physical_cores():
+    """Number of cores that the process may run on, hyperthreads not counted twice, at least 1."""
+    if not hasattr(os, "sched_getaffinity"):
+        return max((os.cpu_count() or 1) // 2, 1)
+    cores = set()
+    for number in os.sched_getaffinity(0):
+        topology = Path(f"/sys/devices/system/cpu/cpu{number}/topology/thread_siblings_list")
+        cores.add(topology.read_text() if topology.exists() else number)
+    return min(len(cores), processors())
+
+
+def cgroup_quota(root="/"):
+    """Processors' worth of time that Linux's control groups, versions 1 and 2, allow the process.
+
+    Parameters
+    ----------
+    root : str
+        Folder in which proc/self/cgroup and sys/fs/cgroup are looked up.
+
+    Returns
+    -------
+    float
+        Infinity where nothing limits it.
+    """
+    quota = math.inf
+    try:
+        lines = Path(root, "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return quota
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        mount = Path(root, "sys/fs/cgroup", controllers and "cpu")
+        group = mount / path.lstrip("/")
+        # Within a container the path may be the host's, while the mount begins at its own group.
+        for folder in {mount, group, *(p for p in group.parents if mount in p.parents)}:
+            quota = min(quota, _quota_of(folder))
+    return quota
+
+
+def _quota_of(folder):
+    for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        try:
+            limit, period = " ".join((folder / name).read_text() for name in names).split()
+            if limit not in ("max", "-1"):
+                return int(limit) / int(period)
+        except (OSError, ValueError, ZeroDivisionError):
+            pass
+    return math.inf
