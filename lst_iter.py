@@ -17,11 +17,12 @@ from common.cli import ArgumentParser, InputError, run
 from common.files import write_atomically
 from common.mx_compat import mx
 from common.processors import processors
+from common.text import printable
 from reading import contact_sheet
 from reading.class_names import read_class_names
 from reading.data_args import BAD_IMAGES, add_data_args, augment_from_args
 from reading.epoch_order import EpochOrder
-from reading.image_reader import NEUTRAL, Augment, ImageError, read_image, sample_rng, shown
+from reading.image_reader import NEUTRAL, Augment, ImageError, read_image, sample_rng
 from reading.lst_file import read_lst
 from reading.prefetch import Batch, Prefetcher
 
@@ -119,8 +120,8 @@ class LstIter(mx.io.DataIter):
         if dtype not in ("uint8", "float32"):
             raise InputError(f"dtype is uint8 or float32, not {dtype}")
         if path_root and not os.path.isdir(path_root):
-            raise InputError(f"{shown(path_root)}: no such folder (path_root, where the names in "
-                             "the .lst start from)")
+            raise InputError(f"{printable(path_root)}: no such folder (path_root, where the names "
+                             "in the .lst start from)")
         lst = path_imglist
         if isinstance(lst, (str, os.PathLike)):
             lst = read_lst(lst, label_width, label_format)
@@ -252,7 +253,7 @@ class LstIter(mx.io.DataIter):
             bad[slot] = error.reason
             if self.bad_images == "report":
                 continue
-            reason = f"{shown(self.lst.path)}:{self.lst.line(row)}: {error}"
+            reason = f"{printable(self.lst.path)}:{self.lst.line(row)}: {error}"
             if self.bad_images == "fail":
                 raise InputError(f"{reason} (--bad-images skip leaves such images out)")
             if row not in self.bad_rows:
@@ -268,12 +269,12 @@ class LstIter(mx.io.DataIter):
             whole = (self.num_rows if self._order.last_batch_handle == "pad"
                      else self.num_batches * self.batch_size)
             if num_bad / whole > MOST_BAD:
-                raise InputError(f"{shown(self.lst.path)}: {num_bad} of the first {num_read} "
+                raise InputError(f"{printable(self.lst.path)}: {num_bad} of the first {num_read} "
                                  f"images of epoch {self.epoch} cannot be used, more than "
                                  f"{MOST_BAD:.0%} of all {whole}: "
                                  f"{next(iter(self.bad_rows.values()))}")
             if self._batch + 1 == self.num_batches:
-                logger.warning("%s: %d of %d images left out in epoch %d", shown(self.lst.path),
+                logger.warning("%s: %d of %d images left out in epoch %d", printable(self.lst.path),
                                num_bad, num_read, self.epoch)
         self._num_read, self.num_bad = num_read, num_bad
         return bad

@@ -15,16 +15,17 @@ import sys
 import numpy as np
 from tqdm import tqdm
 
-from common.cli import ArgumentParser, HelpFormatter, InputError, run
+from common.cli import ArgumentParser, HelpFormatter, InputError, log_to_stderr, run
 from common.files import write_atomically
 from common.mx_compat import choose_devices
+from common.text import printable
 from evaluation.classifier import Classifier
 from evaluation.evaluation import Evaluation
 from evaluation.predictions_file import FORMATS, PredictionsFile
 from evaluation.report import write_report
 from evaluation.thresholds import fit_thresholds
 from reading.image_list import ImageList
-from reading.image_reader import Augment, shown
+from reading.image_reader import Augment
 from reading.lst_file import LABEL_FORMATS, read_lst
 
 logger = logging.getLogger("predict_multilabel")
@@ -73,7 +74,10 @@ def parse_args(argv=None):
                         help="file for the predictions (default: standard output; with --report "
                              "a file in its folder; with --fit-thresholds none)")
     output.add_argument("--format", choices=FORMATS, default="csv",
-                        help="a table, or a JSON object a line")
+                        help="a table, or a JSON object per line. In the table, text that begins "
+                             "with = + - @ ' a tab or a carriage return has an apostrophe in "
+                             "front, so that spreadsheets take it for no formula: a leading "
+                             "apostrophe is never part of a name")
     output.add_argument("--top", type=int, metavar="K",
                         help="short form: the K likeliest classes of an image")
     output.add_argument("--above", metavar="P",
@@ -156,7 +160,8 @@ def write_predictions(args, classifier, predicted, images):
                     if slot in batch.bad:
                         num_bad += 1
                         if not out:
-                            bar.write(f"{shown(images.name(row))}: {batch.bad[slot]}", sys.stderr)
+                            bar.write(f"{printable(images.name(row))}: {batch.bad[slot]}",
+                                      sys.stderr)
                         else:
                             out.write_error(images.name(row), batch.bad[slot])
                     elif out:
@@ -223,7 +228,7 @@ def choose_thresholds(args, classifier, label, prob):
 def main(argv=None):
     """Predict, and judge where there are labels. Returns 1 when an image could not be used."""
     args = parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    log_to_stderr(logging.INFO)
     devices = choose_devices(args.gpus)
     classifier = Classifier(args.model, args.epoch)
     num_classes = len(classifier.class_names)

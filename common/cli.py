@@ -6,9 +6,12 @@ Anything else that is raised is a defect of ours, and keeps its traceback.
 import argparse
 import contextlib
 import gc
+import logging
 import os
 import sys
 import threading
+
+from common.text import MAX_LINE, LineFormatter, printable
 
 
 class InputError(ValueError):
@@ -43,6 +46,13 @@ def parse_numbers(flag, text, kind, count=None):
     return values
 
 
+def log_to_stderr(level):
+    """Log messages of this level and above to standard error, a printable line each."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(LineFormatter("%(message)s"))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+
+
 def run(main, argv=None):
     """Call `main(argv)` and leave the process with the exit status that a shell expects.
 
@@ -62,8 +72,8 @@ def run(main, argv=None):
         status = main(argv)
         sys.stdout.flush()
     except InputError as error:
-        one_line = " ".join(str(error).split())
-        print(f"{os.path.basename(sys.argv[0])}: error: {one_line}", file=sys.stderr)
+        line = printable(" ".join(str(error).split()), MAX_LINE)
+        print(f"{os.path.basename(sys.argv[0])}: error: {line}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
         status = 130

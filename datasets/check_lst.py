@@ -14,8 +14,9 @@ import numpy as np
 from tqdm import tqdm
 
 from common.cli import InputError
+from common.text import printable
 from reading.image_header import read_header
-from reading.image_reader import Augment, ImageError, read_image, shown
+from reading.image_reader import Augment, ImageError, read_image
 
 SHAPE = (3, 224, 224)
 IMAGES_AT_ONCE = 1024
@@ -195,4 +196,4 @@ def _merge(labels):
 
 
 def _place(lst, row):
-    return f"{lst.path}:{lst.line(row)}: {shown(lst.name(row))}"
+    return f"{lst.path}:{lst.line(row)}: {printable(lst.name(row))}"

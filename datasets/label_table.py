@@ -13,6 +13,7 @@ from collections import Counter, namedtuple
 import numpy as np
 
 from common.cli import InputError
+from common.text import printable
 from datasets.lst_writer import name_problem
 from reading.class_names import class_problem
 
@@ -161,6 +162,7 @@ def format_table(classes, parts):
         Of several lines: images, labels, labels an image; for each class the images that carry
         it; and the classes with too few.
     """
+    classes = [printable(name) for name in classes]
     unknown = sum(p.num_rows - p.positives - p.negatives for p in parts)
     width = max(12, *(min(len(name), 40) for name in classes))
     titles = [p.title for p in parts] + ["unknown"] * bool(unknown.any())

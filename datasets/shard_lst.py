@@ -14,8 +14,8 @@ import numpy as np
 from tqdm import tqdm
 
 from common.cli import InputError
+from common.text import printable
 from datasets.lst_writer import write_lines, write_lst
-from reading.image_reader import shown
 
 
 def deal(num_rows, num_parts, seed=0):
@@ -87,10 +87,10 @@ def place_files(lst, parts, path_root, folder, how):
     for row in range(len(lst)):
         name, where = lst.name(row), f"{lst.path}:{lst.line(row)}"
         if os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == os.pardir:
-            raise InputError(f"{where}: {shown(name)} leads out of the image root: it would land "
-                             "outside the folders")
+            raise InputError(f"{where}: {printable(name)} leads out of the image root: it would "
+                             "land outside the folders")
         if not os.path.isfile(os.path.join(path_root, name)):
-            raise InputError(f"{where}: {shown(name)} is not in {path_root}")
+            raise InputError(f"{where}: {printable(name)} is not in {path_root}")
     for number, rows in enumerate(parts):
         for name in tqdm(dict.fromkeys(lst.name(row) for row in rows), f"part {number}",
                          unit="file", disable=None):
@@ -99,7 +99,7 @@ def place_files(lst, parts, path_root, folder, how):
                 _place(os.path.realpath(os.path.join(path_root, name)), target, how)
             except OSError as error:
                 another = "; --copy-to copies to another disk" * (error.errno == errno.EXDEV)
-                raise InputError(f"{shown(target)}: cannot be written: "
+                raise InputError(f"{printable(target)}: cannot be written: "
                                  f"{error.strerror.lower()}{another}") from None
 
 

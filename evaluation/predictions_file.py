@@ -1,12 +1,17 @@
 """The rows that predict_multilabel.py writes: CSV or JSON lines, long or short."""
 import csv
 import json
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 
-from reading.image_reader import shown
+from common.text import encodable, printable
 
 FORMATS = ("csv", "jsonl")
+# What spreadsheets take for the start of a formula (OWASP, "CSV Injection"), and the apostrophe
+# that goes in front of it, so that every leading apostrophe can be taken off again.
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "'")
 
 
 class PredictionsFile:
@@ -18,7 +23,12 @@ class PredictionsFile:
     without an answer has one row with no class.
     JSON lines: an object an image, with `name` and either `error` or `probabilities` (an object
     by class name) and `labels`, the classes answered yes. In its short form `labels` has objects
-    of `class` and `probability` instead. Bytes of a name that are not UTF-8 appear as \\xNN.
+    of `class` and `probability` instead.
+
+    Bytes of a name that are not UTF-8 appear as \\xNN, and on a terminal so do control characters
+    (see common.text). A spreadsheet would take a text that begins with = + - @ for a formula: in
+    CSV, a text cell that begins with one of these, a tab, a carriage return or an apostrophe has
+    one apostrophe more in front.
 
     Parameters
     ----------
@@ -36,28 +46,32 @@ class PredictionsFile:
 
     def __init__(self, file, class_names, thresholds, file_format="csv", top=None, above=None):
         self._file = file
+        self._readable = partial(printable, max_length=None) if file.isatty() else encodable
         self._thresholds = thresholds
         self._top, self._above = top, above
         self._short = top is not None or above is not None
         columns_too = file_format == "csv" and not self._short
-        self._names = distinct(class_names, taken=("name", "error") if columns_too else ())
+        self._names = distinct(map(self._readable, class_names),
+                               taken=("name", "error") if columns_too else ())
         self._csv = None
         if file_format == "csv":
-            self._csv = csv.writer(file, lineterminator="\n")
+            # With line ends of \r\n the writer quotes cells that hold either of the two.
+            self._csv = csv.writer(SimpleNamespace(write=lambda row: file.write(row[:-2] + "\n")))
             columns = ["class", "probability"] if self._short else self._names
-            self._csv.writerow(["name", *columns, "error"])
+            self._row("name", *columns, "error")
 
     def write(self, name, prob):
         """Write the probabilities, (classes,), of an image."""
-        name = shown(name)
+        name = self._readable(name)
         if self._short:
             answers = [(self._names[c], _rounded(prob[c])) for c in self._chosen(prob)]
             if self._csv:
-                self._csv.writerows([name, *answer, ""] for answer in answers or [("", "")])
+                for answer in answers or [("", "")]:
+                    self._row(name, *answer, "")
             else:
                 self._json(name=name, labels=[{"class": c, "probability": p} for c, p in answers])
         elif self._csv:
-            self._csv.writerow([name, *map(_rounded, prob), ""])
+            self._row(name, *map(_rounded, prob), "")
         else:
             self._json(name=name,
                        labels=[self._names[c] for c in np.flatnonzero(prob > self._thresholds)],
@@ -67,15 +81,19 @@ class PredictionsFile:
         """Write why an image could not be used."""
         if self._csv:
             empty = [""] * (2 if self._short else len(self._names))
-            self._csv.writerow([shown(name), *empty, reason])
+            self._row(self._readable(name), *empty, self._readable(reason))
         else:
-            self._json(name=shown(name), error=reason)
+            self._json(name=self._readable(name), error=self._readable(reason))
 
     def _chosen(self, prob):
         order = np.argsort(-prob, kind="stable")
         if self._above is not None:
             order = order[(prob > self._above)[order]]
         return order[:self._top]
+
+    def _row(self, *cells):
+        self._csv.writerow([f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA_STARTS)
+                            else cell for cell in cells])
 
     def _json(self, **row):
         self._file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import cv2
 import numpy as np
 
-from reading.image_reader import NEUTRAL, Augment, ImageError, read_image, shown
+from common.text import printable
+from reading.image_reader import NEUTRAL, Augment, ImageError, read_image
 
 SHEET = 60  # photos on the sheet of the most confidently wrong, and of random ones
 A_CLASS = 12  # photos of a class's missed labels, and of its false alarms
@@ -117,7 +118,7 @@ def describe_photos(sheets, names, root, label, prob, thresholds, max_pixels=Aug
         cells = {"right": present & yes, "alarms": known & ~present & yes,
                  "missed": present & ~yes, "unknown": ~known & yes}
         text, width, height = thumbnail(os.path.join(root, names[s]), max_pixels)
-        return {"name": shown(names[s]), "thumbnail": text, "width": width, "height": height,
+        return {"name": printable(names[s]), "thumbnail": text, "width": width, "height": height,
                 **{key: _by_probability(prob[s], cell) for key, cell in cells.items()}}
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:

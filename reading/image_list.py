@@ -4,7 +4,7 @@ import os
 import numpy as np
 
 from common.cli import InputError
-from reading.image_reader import shown
+from common.text import printable
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
 
@@ -35,7 +35,7 @@ class ImageList:
             if os.path.isdir(path):
                 found = list(_walk(path))
                 if not found:
-                    raise InputError(f"{shown(path)}: holds no images ({' '.join(ENDINGS)})")
+                    raise InputError(f"{printable(path)}: holds no images ({' '.join(ENDINGS)})")
                 self._names.extend(found)
             else:
                 self._names.append(path)
@@ -58,7 +58,7 @@ class ImageList:
 
 def _walk(folder):
     def refuse(error):
-        raise InputError(f"{shown(error.filename)}: {error.strerror.lower()}") from None
+        raise InputError(f"{printable(error.filename)}: {error.strerror.lower()}") from None
 
     for parent, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))

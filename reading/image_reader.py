@@ -22,6 +22,7 @@ import numpy as np
 
 from common.cli import InputError
 from common.files import retry_transient_errors
+from common.text import printable
 from reading.image_header import BadImage, read_header
 
 FITS = ("crop", "pad", "squash")
@@ -124,14 +125,9 @@ class ImageError(InputError):
     """An image that cannot be used: `path`, and the `reason` in words."""
 
     def __init__(self, path, reason):
-        super().__init__(f"{shown(path)}: {reason}")
+        super().__init__(f"{printable(path)}: {reason}")
         self.path = path
         self.reason = reason
-
-
-def shown(path):
-    """A path for a message: bytes that are not UTF-8 appear as \\xNN."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def sample_rng(seed, epoch, row):

@@ -9,6 +9,8 @@ from array import array
 
 import numpy as np
 
+from common.text import quoted
+
 MAX_CLASSES = 1_000_000
 # What follows the digit of a label that is 0 or 1, by the label's length with its tab:
 # "1.000000<TAB>" is how im2rec writes it, the others are how people do.
@@ -243,8 +245,8 @@ def _number(field):
 
 def _not_a_number(field, reason):
     if len(field.split()) > 1:
-        return f"spaces stand where tabs belong, in {shown_field(field)}"
-    return f"the label {shown_field(field)} {reason}"
+        return f"spaces stand where tabs belong, in {quoted(field)}"
+    return f"the label {quoted(field)} {reason}"
 
 
 def _count_reason(fields, expected, num_classes):
@@ -259,11 +261,5 @@ def _count_reason(fields, expected, num_classes):
 def _value_reason(field, value, column, num_fields):
     if value is None:
         return _not_a_number(field, "is not a number")
-    return (f"label {column + 1} of {num_fields} is {shown_field(field)}, not 1, 0, -1 (unknown) "
+    return (f"label {column + 1} of {num_fields} is {quoted(field)}, not 1, 0, -1 (unknown) "
             "or between 0 and 1; rows of class numbers want --label-format indices")
-
-
-def shown_field(field):
-    """A field for a message: quoted, cut to a length that one can read."""
-    text = field[:40].decode("utf-8", "backslashreplace")
-    return f'"{text}"' + ("..." if len(field) > 40 else "")

@@ -22,7 +22,8 @@ import numpy as np
 
 from common.cli import InputError
 from common.files import retry_transient_errors
-from reading.label_store import MAX_CLASSES, Indices, MultiHot, WrongLabel, shown_field
+from common.text import quoted
+from reading.label_store import MAX_CLASSES, Indices, MultiHot, WrongLabel
 
 LABEL_FORMATS = ("multi-hot", "indices")
 BLOCK_BYTES = 1 << 20
@@ -120,8 +121,8 @@ class LstFile:
                 except (ValueError, OverflowError):
                     if len(row[:head].split()) > 1:
                         raise self._wrong(number, f"{SPACES}, in "
-                                          f"{shown_field(row[:head])}") from None
-                    raise self._wrong(number, f"the row starts with {shown_field(row[:head])}, not "
+                                          f"{quoted(row[:head])}") from None
+                    raise self._wrong(number, f"the row starts with {quoted(row[:head])}, not "
                                       "with a number (the image's ID)") from None
                 kept.append(row[head + 1:tail + 1])
                 lines.append(number)
@@ -196,11 +197,11 @@ class LstFile:
         """Refuse a name that is, or starts with, what was meant as one more label."""
         name = bytes(name)
         if BARE.fullmatch(name):
-            raise self._wrong(line, f"no file name after the last label, {shown_field(name)} (if "
+            raise self._wrong(line, f"no file name after the last label, {quoted(name)} (if "
                               "that is the name, --num-classes says how many labels there are)")
         start, *rest = name.split(None, 1) or [b""]
         if rest and label.fullmatch(start):
-            raise self._wrong(line, f"{SPACES}, in {shown_field(name)}")
+            raise self._wrong(line, f"{SPACES}, in {quoted(name)}")
 
     def _wrong(self, line, reason):
         return InputError(f"{self.path}:{line}: {reason}")
@@ -246,5 +247,5 @@ def _first_with(rows, byte):
 def _without_tab(row):
     if len(row.split()) > 2:
         return f"{SPACES}: ID, labels and file name want tabs between them"
-    return (f"no tab in {shown_field(row)}: a row is ID, labels and file name, with tabs between "
+    return (f"no tab in {quoted(row)}: a row is ID, labels and file name, with tabs between "
             "them")

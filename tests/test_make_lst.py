@@ -168,14 +168,14 @@ def test_classes_may_be_called_like_column_numbers(here):
     ("f,l\nx.jpg,cat\n\"y\"z.jpg,cat\n", "t.csv:3: broken CSV"),
     ("f,l\nx.jpg,cat\n/photos/y.jpg,cat\n", "t.csv:3: /photos/y.jpg is an absolute name"),
 ])
-def test_a_bad_row_is_named_and_can_be_left_out(here, caplog, text, message):
+def test_a_bad_row_is_named_and_can_be_left_out(here, capsys, text, message):
     write(here / "t.csv", text)
     flags = ["csv", "t.csv", "--prefix", "out", "--val-fraction", 0]
     assert refusal(*flags).startswith(message)
     assert not list(here.glob("out*"))
     make(*flags, "--skip-bad")
     assert set(rows("out_train.lst")) == {"x.jpg"}
-    assert message in caplog.text
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text, encoding, flags, message", [

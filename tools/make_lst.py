@@ -16,8 +16,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np  # noqa: E402
 
-from common.cli import ArgumentParser, InputError, run  # noqa: E402
+from common.cli import ArgumentParser, InputError, log_to_stderr, run  # noqa: E402
 from common.files import make_parent_folder  # noqa: E402
+from common.text import MAX_LINE, printable  # noqa: E402
 from datasets.check_lst import KINDS, check, cleaned, summarise  # noqa: E402
 from datasets.coco_file import read_coco  # noqa: E402
 from datasets.folder_sources import read_folders, read_voc  # noqa: E402
@@ -67,7 +68,8 @@ def make(args):
     print(format_table(table.classes, [part(title, labels[rows]) for title, rows in sides]))
     if table.left_out:
         print(f"\nleft out: {len(table.left_out)} classes, {sum(table.left_out.values())} labels: "
-              + ", ".join(f"{name} {count}" for name, count in table.left_out.most_common()))
+              + ", ".join(f"{printable(name)} {count}"
+                          for name, count in table.left_out.most_common()))
     if faults.count:
         print(f"\nleft out as bad: {faults.count}")
 
@@ -102,7 +104,7 @@ def run_check(args):
         texts = [problem.text for problem in findings.problems if problem.kind == kind]
         shown = texts if args.all else texts[:MOST_SHOWN]
         for text in shown:
-            print(f"{text} [{kind}]")
+            print(printable(f"{text} [{kind}]", MAX_LINE))
         if len(shown) < len(texts):
             print(f"... and {len(texts) - len(shown)} more [{kind}] (--all shows them)")
     print("\n" * bool(findings.problems) + summarise(findings), end="\n\n")
@@ -314,7 +316,7 @@ def _read_csv(args, faults):
 
 
 def main(argv=None):
-    logging.basicConfig(format="%(message)s")
+    log_to_stderr(logging.WARNING)
     sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal cannot show
     args = build_parser().parse_args(argv)
     return args.run(args)

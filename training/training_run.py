@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from common.cli import InputError
 from common.mx_compat import mx
+from common.text import LineFormatter
 from evaluation.evaluation import best_and_worst
 from evaluation.history import write_history
 from network import checkpoint
@@ -372,6 +373,8 @@ def log_to(folder, rank=0):
             handlers.append(logging.FileHandler(os.path.join(folder, "train.log")))
     except OSError as error:
         raise InputError(f"--save-result: {folder}: {error.strerror}") from None
+    for handler in handlers:
+        handler.setFormatter(LineFormatter("%(asctime)s - %(message)s"))
     logging.raiseExceptions = False  # a full disk is told once, by what could not be saved
     logging.basicConfig(level=logging.WARNING if rank else logging.INFO, handlers=handlers,
-                        force=True, format="%(asctime)s - %(message)s")
+                        force=True)

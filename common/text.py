@@ -1,0 +1,66 @@
+r"""Text that came from outside (names of files, classes and layers), made safe to show.
+
+    >>> printable("cat\x1b[2J.jpg")
+    'cat\\x1b[2J.jpg'
+
+A terminal obeys escape sequences in what it shows, and bidirectional controls change the order in
+which text is read. In files the text stays as it is, but for what UTF-8 cannot hold.
+"""
+import logging
+import os
+import re
+
+MAX_NAME = 200
+MAX_LINE = 4000
+
+SURROGATE = re.compile(r"[\ud800-\udfff]")
+# Control characters, separators of lines, bidirectional controls, and lone surrogates.
+UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
+                    r"\ud800-\udfff]")
+
+
+def printable(text, max_length=MAX_NAME):
+    """The text with unsafe characters as escapes such as \\x1b and \\u202e, and not too long.
+
+    Parameters
+    ----------
+    text : str, bytes or os.PathLike
+        Bytes that are not UTF-8 appear as \\xNN, also those that Python keeps in a str.
+    max_length : int, optional
+        Longer text is cut in the middle, where three dots then stand. None: never.
+
+    Returns
+    -------
+    str
+        One line. Made printable once more it is the same.
+    """
+    text = UNSAFE.sub(_escape, os.fsdecode(text))
+    if max_length is not None and len(text) > max_length:
+        head = (max_length - 3) // 2
+        text = f"{text[:head]}...{text[len(text) - (max_length - 3 - head):]}"
+    return text
+
+
+def quoted(text, max_length=40):
+    """A short piece of a file, printable and in quotation marks."""
+    return f'"{printable(text, max_length)}"'
+
+
+def encodable(text):
+    """The text with what UTF-8 cannot hold as escapes: names of files that are not UTF-8."""
+    return SURROGATE.sub(_escape, os.fsdecode(text))
+
+
+def _escape(match):
+    code = ord(match.group())
+    if 0xDC80 <= code <= 0xDCFF:
+        code -= 0xDC00  # a byte that is not UTF-8, as Python keeps it in a str
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+
+class LineFormatter(logging.Formatter):
+    """A logging.Formatter whose messages are one printable line each."""
+
+    def formatMessage(self, record):
+        """The line; a traceback that belongs to it follows as it is."""
+        return printable(super().formatMessage(record), MAX_LINE)
