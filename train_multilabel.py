@@ -16,6 +16,7 @@ from tqdm import tqdm
 from common.cli import InputError, run
 from common.files import remove_unfinished
 from common.mx_compat import choose_devices, mx
+from common.version import VERSION
 from lst_iter import LstIter, augment_from_args
 from multilabel_metric import Accuracy, Loss, MeanAveragePrecision
 from network import checkpoint
@@ -181,7 +182,7 @@ def train_model(args, devices, kv, workers):
     # Thresholds of an earlier fine-tuning are none of this one's.
     net = checkpoint.set_attributes(
         net, class_names=class_names, image_shape=args.image_shape, resize=reading.resize,
-        fit=reading.fit, thresholds=None, thresholds_epoch=None)
+        fit=reading.fit, thresholds=None, thresholds_epoch=None, version=VERSION)
     aux_params = {k: aux_params[k] for k in net.list_auxiliary_states() if k in aux_params}
     check_shapes(net, arg_params, aux_params, args.image_shape, args.model)
 

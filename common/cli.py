@@ -12,6 +12,7 @@ import sys
 import threading
 
 from common.text import MAX_LINE, LineFormatter, printable
+from common.version import VERSION
 
 
 class InputError(ValueError):
@@ -19,7 +20,13 @@ class InputError(ValueError):
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """An argparse.ArgumentParser that tells a mistake in one line."""
+    """An argparse.ArgumentParser with --version, whose errors take one line."""
+
+    def __init__(self, *args, add_help=True, **options):
+        super().__init__(*args, add_help=add_help, **options)
+        if add_help:
+            self.add_argument("--version", action="version", version=f"%(prog)s {VERSION}",
+                              help="show the version and exit")
 
     def error(self, message):
         """Raise an InputError, where argparse would print all flags."""

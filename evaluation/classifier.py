@@ -33,6 +33,8 @@ class Classifier:
         A probability above it is a yes: 0.5, unless --fit-thresholds has chosen others.
     thresholds_epoch : int or None
         Number of the .params file that the thresholds were chosen for; None: they are 0.5.
+    version : str or None
+        Version of this project that trained the network; None: the checkpoint does not say.
     data_shape : tuple of int
         (3, height, width).
 
@@ -56,6 +58,7 @@ class Classifier:
                              f"{min(inputs)}; train_multilabel.py --model {prefix} makes a "
                              "multi-label network of it")
         says = checkpoint.get_attributes(self.symbol)
+        self.version = says.get("version")
         self.data_shape = tuple(says.get("image_shape", (3, 224, 224)))
         self._reading = {"resize": says.get("resize"), "fit": says.get("fit", "crop")}
         try:

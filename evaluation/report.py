@@ -15,6 +15,8 @@ import numpy as np
 
 from common.cli import InputError
 from common.files import write_atomically
+from common.text import printable
+from common.version import VERSION
 from evaluation import report_charts as charts
 from evaluation.evaluation import TOP
 from evaluation.history import read_history
@@ -72,7 +74,8 @@ def write_report(folder, classifier, evaluation, names, root, label, prob,
     page = fill(_hidden(_read("report_page.html"), _nothing_in(evaluation, label)), {
         "style": _read("report_page.css"), "script": _read("report_page.js"),
         "data": script_json(data), "title": html.escape(_title(classifier)),
-        "subtitle": html.escape(_subtitle(evaluation)), "tiles": _tiles(evaluation),
+        "subtitle": html.escape(_subtitle(evaluation)),
+        "versions": html.escape(_versions(classifier)), "tiles": _tiles(evaluation),
         "overall": _overall_table(evaluation), "classes": _class_table(evaluation),
         "bars": charts.average_precision_bars(
             evaluation.class_names, evaluation.average_precision, evaluation.support),
@@ -117,6 +120,13 @@ def _subtitle(evaluation):
               _count(len(evaluation.class_names), "class", "classes"),
               _count(int(evaluation.support.sum()), "label"))
     return f"{', '.join(counts)}; {time.strftime('%Y-%m-%d %H:%M')}"
+
+
+def _versions(classifier):
+    trained = "a version that it does not name"
+    if classifier.version:
+        trained = f"version {printable(str(classifier.version))}"
+    return f"Network trained by {trained}, report written by version {VERSION}."
 
 
 def _count(number, thing, things=None):

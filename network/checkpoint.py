@@ -150,7 +150,7 @@ def set_attributes(sym, **values):
         Anything that JSON can hold, stored as the attribute `__rgb_NAME__` of `data`.
         None removes the attribute. Used by the scripts here: `class_names` (list of str),
         `image_shape` ([3, height, width]), `resize` (pixels of the short side before the
-        crop), `fit` ("crop", "pad" or "squash").
+        crop), `fit` ("crop", "pad" or "squash"), `version` (of this project, which trained it).
     """
     graph = json.loads(sym.tojson())
     node = next((n for n in graph["nodes"] if n["op"] == "null" and n["name"] == "data"), None)

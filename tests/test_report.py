@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from common.version import VERSION
 from evaluation import report_photos
 from evaluation.evaluation import Evaluation
 from evaluation.history import write_history
@@ -44,9 +45,10 @@ def judged(tmp_path_factory):
     return SimpleNamespace(folder=folder, names=names, label=label, prob=prob.astype(np.float32))
 
 
-def write(folder, judged, class_names=HOSTILE, thresholds=None, prefix="net"):
+def write(folder, judged, class_names=HOSTILE, thresholds=None, prefix="net", version="0.9"):
     chosen = np.full(len(class_names), 0.5) if thresholds is None else thresholds
-    classifier = SimpleNamespace(prefix=str(folder / prefix), epoch=3, thresholds=chosen)
+    classifier = SimpleNamespace(prefix=str(folder / prefix), epoch=3, thresholds=chosen,
+                                 version=version)
     evaluation = Evaluation(class_names, judged.label, judged.prob, thresholds)
     path = write_report(str(folder), classifier, evaluation, judged.names, str(judged.folder),
                         judged.label, judged.prob)
@@ -146,6 +148,12 @@ def test_a_report_where_nothing_can_be_measured(tmp_path, judged):
     right = SimpleNamespace(**{**vars(judged), "prob": judged.label.clip(0, 1).astype(np.float32)})
     sheets = embedded(write(tmp_path, right))["sheets"]
     assert sheets["wrong"] == sheets["missed"] == sheets["alarms"] == []
+
+
+def test_the_page_shows_the_versions_that_trained_and_reported(page, judged, tmp_path):
+    assert Page(page).texts["footer"] == [
+        f"Network trained by version 0.9, report written by version {VERSION}."]
+    assert "a version that it does not name" in write(tmp_path, judged, version=None)
 
 
 def test_one_epoch_has_one_tick():

@@ -13,6 +13,7 @@ from conftest import ROOT, script, training_flags
 
 from common.cli import InputError
 from common.mx_compat import mx
+from common.version import VERSION
 from network import checkpoint
 from network.fine_tune import find_features, get_fine_tune_model
 from training.train_flags import parse_args
@@ -199,6 +200,7 @@ def test_the_checkpoint_carries_names_and_preprocessing(trained, small_demo):
     attributes = checkpoint.get_attributes(sym)
     assert attributes["class_names"] == (small_demo / "labels.txt").read_text().split()
     assert attributes["image_shape"] == [3, 32, 32] and attributes["fit"] == "crop"
+    assert attributes["version"] == VERSION
     np.testing.assert_allclose(arg_params["rgb_mean"].asnumpy().ravel(), checkpoint.IMAGENET_MEAN)
 
 
