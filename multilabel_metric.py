@@ -16,7 +16,7 @@ from evaluation.metrics import (
     average_precision,
     calibration_bins,
     count_decisions,
-    decision_measures,
+    decision_metrics,
     expected_calibration_error,
     top_k,
 )
@@ -210,7 +210,7 @@ class _Total(mx.metric.EvalMetric):
 
 
 class Decisions(_Total):
-    """CP, CR, CF1, OP, OR, OF1, Hamming loss and exact match; see measures.decision_measures.
+    """CP, CR, CF1, OP, OR, OF1, Hamming loss and exact match; see evaluation.metrics.
 
     Parameters
     ----------
@@ -242,7 +242,7 @@ class Decisions(_Total):
         """Names and values."""
         none = np.zeros(1, np.int64)
         counts = self.total or Counts(none, none, none, none, 0, 0)
-        values = decision_measures(counts)
+        values = decision_metrics(counts)
         suffix = f"-top{self.top}" if self.top else ""
         return [name + suffix for name in values], list(values.values())
 
@@ -258,7 +258,7 @@ class Decisions(_Total):
 class CalibrationError(_Total):
     """ECE: how far probabilities are from how often they come true, on average.
 
-    See measures.expected_calibration_error for the definition.
+    See metrics.expected_calibration_error for the definition.
 
     Parameters
     ----------

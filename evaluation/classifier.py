@@ -1,4 +1,4 @@
-"""A fine-tuned checkpoint, ready to predict: everything it needs is in its two files.
+"""A fine-tuned checkpoint for prediction; all that it needs is in its two files.
 
     classifier = Classifier("result/demo", 3)
     with classifier.open(read_lst("val.lst"), "photos") as batches:
@@ -30,7 +30,8 @@ class Classifier:
     class_names : list of str
         Their numbers where the checkpoint names none.
     thresholds : np.ndarray, (classes,)
-        A probability above it is a yes: 0.5, unless --fit-thresholds has chosen others.
+        A class is predicted where its probability is above: 0.5, unless --fit-thresholds has
+        chosen others.
     thresholds_epoch : int or None
         Number of the .params file that the thresholds were chosen for; None: they are 0.5.
     version : str or None
@@ -49,8 +50,8 @@ class Classifier:
         self.symbol, self.arg_params, self.aux_params = checkpoint.load(prefix, epoch)
         source = f"{prefix}-symbol.json"
         if not checkpoint.has_normalisation(self.symbol):
-            raise InputError(f"{source}: does not normalise its pixels, so that no one knows what "
-                             "it wants; train_multilabel.py makes networks that do")
+            raise InputError(f"{source}: does not normalise its pixels, so that its input range is "
+                             "unknown; train_multilabel.py makes networks that normalise")
         self._network = without_loss(self.symbol)
         inputs = set(self._network.list_arguments()) - set(self.arg_params) - {"data"}
         if inputs:
@@ -79,7 +80,7 @@ class Classifier:
                                  "classes")
 
     def open(self, images, path_root="", batch_size=64, num_threads=None, **augment):
-        """An iterator over images, read as training validated on them.
+        """An iterator over images, which reads them as validation in training did.
 
         Parameters
         ----------
@@ -87,7 +88,8 @@ class Classifier:
         path_root : str
             Folder that the names start from.
         batch_size : int
-            At most. Fewer where that spares padding: 65 images go as 33 and 32, not 64 and 1.
+            Largest batch size. It is lower where that saves padding: 65 images are read as 33 and
+            32, not as 64 and 1.
         num_threads : int, optional
         **augment
             Further options of Augment, such as max_pixels.
@@ -95,7 +97,7 @@ class Classifier:
         Returns
         -------
         LstIter
-            An image that cannot be used does not stop it; see `bad` of its batches.
+            It goes on after an image that cannot be used; see `bad` of its batches.
         """
         batches = -(-len(images) // batch_size)
         return LstIter(-(-len(images) // batches), self.data_shape, images, path_root,
@@ -120,7 +122,7 @@ class Classifier:
         Raises
         ------
         InputError
-            When the network answers with NaN or infinity.
+            When the network's output is NaN or infinity.
         """
         network, arg_params, aux_params = self._network, self.arg_params, self.aux_params
         if devices[0].device_type == "cpu":
@@ -128,19 +130,19 @@ class Classifier:
         forward = ForwardPass(network, arg_params, aux_params, batches.provide_data[0], devices)
         waiting = None
         for batch in batches:
-            # MXNet computes in the background, meanwhile the batch before goes to the caller.
+            # MXNet computes in the background; meanwhile the caller gets the batch before.
             outputs = [forward(batch.data[0], batches.batch_size - batch.pad, mirror=turn)
                        for turn in ((False, True) if mirror else (False,))]
             if waiting:
-                yield self._finished(*waiting)
+                yield self._averaged(*waiting)
             waiting = batch, outputs
         if waiting:
-            yield self._finished(*waiting)
+            yield self._averaged(*waiting)
 
-    def _finished(self, batch, outputs):
+    def _averaged(self, batch, outputs):
         prob = np.mean([output.values() for output in outputs], axis=0)
         if not np.isfinite(prob).all():
-            raise InputError(f"{self.prefix}-{self.epoch:04d}.params: the network answers with NaN "
+            raise InputError(f"{self.prefix}-{self.epoch:04d}.params: the network's output is NaN "
                              "or infinity: training has diverged, take an earlier epoch")
         return batch, prob
 

@@ -1,4 +1,4 @@
-"""All measures of a network on labelled images, as tables to read and as JSON."""
+"""All metrics of a network on labelled images, as a table for a terminal and as JSON."""
 import math
 
 import numpy as np
@@ -7,9 +7,9 @@ from evaluation.metrics import (
     average_precision,
     calibration_bins,
     count_decisions,
-    decision_measures,
+    decision_metrics,
     expected_calibration_error,
-    per_class_measures,
+    per_class_metrics,
     top_k,
 )
 from evaluation.thresholds import DEFAULT
@@ -18,7 +18,7 @@ TOP = 3
 
 
 class Evaluation:
-    """What probabilities are worth, held against labels.
+    """The metrics of predicted probabilities against labels.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ class Evaluation:
         Above 0.5 present, below 0 unknown, else absent.
     prob : np.ndarray, (samples, classes)
     thresholds : np.ndarray of (classes,), optional
-        Chosen thresholds, to be judged beside 0.5.
+        Chosen thresholds, to be evaluated beside 0.5.
 
     Attributes
     ----------
@@ -35,14 +35,14 @@ class Evaluation:
         NaN where no label is present.
     mean_average_precision : float
     calibration : np.ndarray, (3, bins)
-        See measures.calibration_bins.
+        See metrics.calibration_bins.
     calibration_error : float
     overall : dict of str to dict of str to float
-        By the rule of decision ("0.5", "chosen", "top-3"), then by measure.
+        By decision rule ("0.5", "chosen", "top-3"), then by metric.
     per_class : dict of str to dict of str to np.ndarray
-        By the rule of decision ("0.5", "chosen"), then by measure.
+        By decision rule ("0.5", "chosen"), then by metric.
     support : np.ndarray, (classes,)
-        Present labels.
+        Number of present labels.
     """
 
     def __init__(self, class_names, label, prob, thresholds=None):
@@ -58,36 +58,36 @@ class Evaluation:
         decisions = {"0.5": prob > DEFAULT}
         if thresholds is not None:
             decisions["chosen"] = prob > thresholds
-        counts = {rule: count_decisions(label, yes) for rule, yes in decisions.items()}
-        self.per_class = {rule: per_class_measures(count) for rule, count in counts.items()}
+        counts = {rule: count_decisions(label, positive) for rule, positive in decisions.items()}
+        self.per_class = {rule: per_class_metrics(count) for rule, count in counts.items()}
         self.support = self.per_class["0.5"]["support"]
         counts[f"top-{TOP}"] = count_decisions(label, top_k(prob, TOP))
-        self.overall = {rule: decision_measures(count) for rule, count in counts.items()}
+        self.overall = {rule: decision_metrics(count) for rule, count in counts.items()}
 
     def lines(self):
-        """The measures as a table for a terminal."""
+        """Yield the lines of a table for a terminal."""
         rules = list(self.overall)
         names = list(self.overall["0.5"])
         yield (f"{self.num_samples} images, {len(self.class_names)} classes: "
                f"mAP {self.mean_average_precision:.4f}, ECE {self.calibration_error:.4f}")
-        yield f"{'yes if':>9}" + "".join(f"{name:>9}" for name in names)
+        yield f"{'predicted':>9}" + "".join(f"{name:>9}" for name in names)
         for rule in rules:
-            rule_shown = rule if rule == f"top-{TOP}" else f"> {rule}"
-            yield f"{rule_shown:>9}" + "".join(
+            condition = rule if rule == f"top-{TOP}" else f"> {rule}"
+            yield f"{condition:>9}" + "".join(
                 f"{self.overall[rule][name]:9.4f}" for name in names)
         yield from best_and_worst(self.class_names, self.average_precision, self.support)
 
     def as_json(self):
-        """The measures as JSON values; null where there is nothing to measure."""
+        """The metrics as JSON values; None where a metric is undefined."""
         classes = [
             {"class": name, "support": int(self.support[c]), "AP": self.average_precision[c],
              "threshold": DEFAULT if self.thresholds is None else self.thresholds[c],
              **{rule: {key: values[key][c] for key in ("precision", "recall", "F1")}
                 for rule, values in self.per_class.items()}}
             for c, name in enumerate(self.class_names)]
-        return _finite({"images": self.num_samples, "mAP": self.mean_average_precision,
-                        "ECE": self.calibration_error, "decisions": self.overall,
-                        "classes": classes})
+        return _json_values({
+            "images": self.num_samples, "mAP": self.mean_average_precision,
+            "ECE": self.calibration_error, "decisions": self.overall, "classes": classes})
 
 
 def best_and_worst(class_names, average_precision, support, count=5):
@@ -101,7 +101,7 @@ def best_and_worst(class_names, average_precision, support, count=5):
     support : array of (classes,)
         Present labels.
     count : int
-        Classes at each end. All are shown where there are no more than twice as many.
+        Classes at each end. All are listed where there are no more than twice as many.
 
     Returns
     -------
@@ -126,12 +126,12 @@ def best_and_worst(class_names, average_precision, support, count=5):
     return ["    AP  labels  class", *rows]
 
 
-def _finite(value):
-    """JSON has no NaN: None in its place, and Python's numbers in numpy's."""
+def _json_values(value):
+    """The value with None for NaN, which JSON lacks, and Python's numbers for numpy's."""
     if isinstance(value, dict):
-        return {key: _finite(part) for key, part in value.items()}
+        return {key: _json_values(part) for key, part in value.items()}
     if isinstance(value, list):
-        return [_finite(part) for part in value]
+        return [_json_values(part) for part in value]
     if isinstance(value, (float, np.floating)):
         return float(value) if math.isfinite(value) else None
     return value

@@ -1,17 +1,17 @@
-"""The measures themselves, in numpy: rankings, yes-or-no decisions, calibration.
+"""Metrics of multi-label classification in numpy: rankings, decisions, calibration.
 
     average_precision(label[:, 0], prob[:, 0])
-    decision_measures(count_decisions(label, prob > 0.5))["CF1"]
+    decision_metrics(count_decisions(label, prob > 0.5))["CF1"]
 
-multilabel_metric.py has them as mx.metric.EvalMetric, evaluation.py as tables. Labels: above 0.5
-present, below 0 unknown, else absent. Unknown labels count nowhere.
+multilabel_metric.py offers them as mx.metric.EvalMetric, evaluation.py as tables. A label above
+0.5 is present, one below 0 unknown, any other absent. Unknown labels count nowhere.
 
-CP, CR and CF1 average over classes, OP, OR and OF1 go over all decisions, as in Wang et al.,
+CP, CR and CF1 average over classes, OP, OR and OF1 are over all decisions, as in Wang et al.,
 "CNN-RNN: A Unified Framework for Multi-label Image Classification", CVPR 2016
 (https://arxiv.org/abs/1604.04573).
 
-What would divide by zero is NaN, as in scikit-learn with zero_division=nan: precision where
-nothing was answered yes, recall where no label is present, F1 where both are so.
+A division by zero gives NaN, as in scikit-learn with zero_division=nan: precision of a class
+without predicted positives, recall of a class without present labels, F1 where both are lacking.
 """
 from dataclasses import astuple, dataclass
 
@@ -66,20 +66,22 @@ def average_precision(label, score):
 
 @dataclass
 class Counts:
-    """What came of decisions; counts of several batches add up.
+    """Counts of correct and wrong decisions; those of several batches add up.
 
     Attributes
     ----------
-    found, false_alarms, missed, absent : np.ndarray, (classes,), int64
-        True positives, false positives, false negatives, true negatives.
-    exact, samples : int
-        Samples whose every known label was decided rightly, and samples with a known label.
+    true_positives, false_positives, false_negatives, true_negatives : np.ndarray
+        (classes,), int64.
+    exact : int
+        Samples whose known labels were all predicted correctly.
+    samples : int
+        Samples with a known label.
     """
 
-    found: np.ndarray
-    false_alarms: np.ndarray
-    missed: np.ndarray
-    absent: np.ndarray
+    true_positives: np.ndarray
+    false_positives: np.ndarray
+    false_negatives: np.ndarray
+    true_negatives: np.ndarray
     exact: int
     samples: int
 
@@ -87,13 +89,14 @@ class Counts:
         return Counts(*(mine + its for mine, its in zip(astuple(self), astuple(other))))
 
 
-def count_decisions(label, yes):
-    """Hold decisions against labels.
+def count_decisions(label, predicted):
+    """Compare decisions with labels.
 
     Parameters
     ----------
     label : np.ndarray, (samples, classes)
-    yes : np.ndarray, (samples, classes), bool
+    predicted : np.ndarray, (samples, classes), bool
+        Predicted positives.
 
     Returns
     -------
@@ -101,17 +104,18 @@ def count_decisions(label, yes):
     """
     known = label >= 0
     present = label > 0.5
-    judged = known.any(axis=1)
-    right = ((yes == present) | ~known).all(axis=1)
-    return Counts(*(np.count_nonzero(known & cell, axis=0).astype(np.int64) for cell in (
-        yes & present, yes & ~present, ~yes & present, ~yes & ~present)),
-        exact=int((right & judged).sum()), samples=int(judged.sum()))
+    labelled = known.any(axis=1)
+    correct = ((predicted == present) | ~known).all(axis=1)
+    cells = (predicted & present, predicted & ~present, ~predicted & present,
+             ~predicted & ~present)
+    return Counts(*(np.count_nonzero(known & cell, axis=0).astype(np.int64) for cell in cells),
+                  exact=int((correct & labelled).sum()), samples=int(labelled.sum()))
 
 
 def top_k(score, k):
-    """Decisions that say yes to each sample's k highest scores.
+    """Predict each sample's k highest scores as positive.
 
-    Of equal scores the class with the lower number goes first.
+    Of equal scores the class with the lower number comes first.
 
     Parameters
     ----------
@@ -122,55 +126,58 @@ def top_k(score, k):
     -------
     np.ndarray, (samples, classes), bool
     """
-    yes = np.zeros(score.shape, bool)
+    predicted = np.zeros(score.shape, bool)
     first = np.argsort(-score, axis=1, kind="stable")[:, :k]
-    np.put_along_axis(yes, first, True, axis=1)
-    return yes
+    np.put_along_axis(predicted, first, True, axis=1)
+    return predicted
 
 
-def ratio(part, whole, of_nothing=np.nan):
-    """part / whole, elementwise; `of_nothing` where whole is 0."""
+def ratio(part, whole, if_zero=np.nan):
+    """part / whole, elementwise; `if_zero` where whole is 0."""
     part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
-    return np.where(whole > 0, part / np.maximum(whole, 1), of_nothing)
+    return np.where(whole > 0, part / np.maximum(whole, 1), if_zero)
 
 
-def per_class_measures(counts):
+def per_class_metrics(counts):
     """Precision, recall, F1 and support of each class.
 
     Returns
     -------
     dict of str to np.ndarray, (classes,)
-        precision: NaN where nothing was answered yes; recall: NaN where no label is present;
-        F1: NaN where both are so; support: number of present labels.
+        precision: NaN without predicted positives; recall: NaN without present labels;
+        F1: NaN without either; support: number of present labels.
     """
-    support = counts.found + counts.missed
-    yes = counts.found + counts.false_alarms
-    return {"precision": ratio(counts.found, yes), "recall": ratio(counts.found, support),
-            "F1": ratio(2 * counts.found, support + yes), "support": support}
+    support = counts.true_positives + counts.false_negatives
+    predicted = counts.true_positives + counts.false_positives
+    return {"precision": ratio(counts.true_positives, predicted),
+            "recall": ratio(counts.true_positives, support),
+            "F1": ratio(2 * counts.true_positives, support + predicted), "support": support}
 
 
-def decision_measures(counts):
-    """The measures over all classes.
+def decision_metrics(counts):
+    """Metrics over all classes.
 
     Returns
     -------
     dict of str to float
         CP, CR: precision and recall, averaged over the classes that have a present label, and
-        CF1, their harmonic mean; as the literature has it, the precision of a class never
-        answered yes counts as 0 there. OP, OR, OF1: the same over all decisions at once.
-        hamming: share of decisions that are wrong. exact: share of samples without a wrong one.
+        CF1, their harmonic mean; as in the literature, the precision of a class without predicted
+        positives counts as 0 there. OP, OR, OF1: the same over all decisions at once.
+        hamming: share of wrong decisions. exact: share of samples without a wrong decision.
         NaN where there is nothing to average.
     """
-    classes = per_class_measures(counts)
-    has = classes["support"] > 0
-    found, support = counts.found.sum(), classes["support"].sum()
-    yes = found + counts.false_alarms.sum()
-    wrong = counts.false_alarms.sum() + counts.missed.sum()
-    decisions = wrong + found + counts.absent.sum()
-    cp = np.nan_to_num(classes["precision"][has]).mean() if has.any() else np.nan
-    cr = classes["recall"][has].mean() if has.any() else np.nan
-    values = {"CP": cp, "CR": cr, "CF1": _harmonic(cp, cr), "OP": ratio(found, yes),
-              "OR": ratio(found, support), "OF1": ratio(2 * found, yes + support),
+    classes = per_class_metrics(counts)
+    has_labels = classes["support"] > 0
+    correct, support = counts.true_positives.sum(), classes["support"].sum()
+    predicted = correct + counts.false_positives.sum()
+    wrong = counts.false_positives.sum() + counts.false_negatives.sum()
+    decisions = wrong + correct + counts.true_negatives.sum()
+    cp, cr = np.nan, np.nan
+    if has_labels.any():
+        cp = np.nan_to_num(classes["precision"][has_labels]).mean()
+        cr = classes["recall"][has_labels].mean()
+    values = {"CP": cp, "CR": cr, "CF1": _harmonic(cp, cr), "OP": ratio(correct, predicted),
+              "OR": ratio(correct, support), "OF1": ratio(2 * correct, predicted + support),
               "hamming": ratio(wrong, decisions), "exact": ratio(counts.exact, counts.samples)}
     return {name: float(value) for name, value in values.items()}
 
@@ -187,7 +194,8 @@ def calibration_bins(label, prob, bins=CALIBRATION_BINS):
     Returns
     -------
     np.ndarray, (3, bins), float64
-        Of each bin: decisions, sum of their probabilities, present labels. Batches add up.
+        Per bin: number of decisions, sum of their probabilities, number of present labels. The
+        arrays of several batches add up.
     """
     known = label >= 0
     prob, present = prob[known].astype(np.float64), label[known] > 0.5
@@ -197,9 +205,9 @@ def calibration_bins(label, prob, bins=CALIBRATION_BINS):
 
 
 def expected_calibration_error(bins):
-    """How far probabilities are from the share of labels that are present, on average.
+    """The mean distance between probabilities and the share of labels that are present.
 
-    With B_m the decisions (one a sample and class) whose probability falls into bin m:
+    With B_m the decisions (one per sample and class) whose probability falls into bin m:
     sum over m of |B_m| / N * |mean probability of B_m - share of present labels in B_m|.
     It is Guo et al., "On Calibration of Modern Neural Networks", ICML 2017
     (https://arxiv.org/abs/1706.04599), with the probability of presence as the confidence.

@@ -3,11 +3,11 @@ import numpy as np
 
 DEFAULT = 0.5
 NEVER = 1.0  # no probability is above it
-ALWAYS = -1.0  # every probability is
+ALWAYS = -1.0  # every probability is above it
 
 
 def choose_threshold(label, prob, min_precision=None):
-    """The threshold of one class that serves best on these samples.
+    """The best threshold of one class on these samples.
 
     Parameters
     ----------
@@ -16,14 +16,16 @@ def choose_threshold(label, prob, min_precision=None):
     prob : np.ndarray, (samples,)
         0 to 1.
     min_precision : float, optional
-        Reach the highest recall that keeps this precision, 0 to 1. None: the best F1.
+        Choose the highest recall at this precision or a higher one, 0 to 1. None: choose the
+        highest F1.
 
     Returns
     -------
     float or None
-        To be compared with `prob > threshold`. It lies halfway between two probabilities of the
-        samples; where several serve equally it is the highest. NEVER where no threshold keeps
-        the precision; ALWAYS where a probability of 0 is a yes; None where no label is present.
+        A sample with `prob > threshold` is predicted positive. The threshold lies halfway between
+        two probabilities of the samples; of several equally good ones it is the highest. NEVER
+        where no threshold reaches the precision; ALWAYS where a probability of 0 is to be
+        predicted positive; None where no label is present.
 
     Example
     -------
@@ -35,25 +37,24 @@ def choose_threshold(label, prob, min_precision=None):
     if not present.any():
         return None
     order = np.argsort(-prob, kind="stable")
-    prob, found = prob[order], np.cumsum(present[order])
+    prob, true_positives = prob[order], np.cumsum(present[order])
     # Samples of equal probability are on the same side of any threshold.
     last = np.append(np.flatnonzero(np.diff(prob)), len(prob) - 1)
-    found, yes = found[last], last + 1
-    precision = found / yes
+    true_positives, predicted = true_positives[last], last + 1
     if min_precision is None:
-        best = np.argmax(found / (yes + found[-1]))  # half the F1
+        best = np.argmax(true_positives / (predicted + true_positives[-1]))  # half the F1
     else:
-        good = precision >= min_precision
-        if not good.any():
+        precise = true_positives / predicted >= min_precision
+        if not precise.any():
             return NEVER
-        best = np.argmax(np.where(good, found, -1))
+        best = np.argmax(np.where(precise, true_positives, -1))
     lowest = prob[last[best]]
     below = prob[last[best] + 1] if last[best] + 1 < len(prob) else 0.0
     return float((lowest + below) / 2) if lowest > 0 else ALWAYS
 
 
 def fit_thresholds(label, prob, min_precision=None):
-    """A threshold for each class.
+    """Choose a threshold for each class.
 
     Parameters
     ----------
@@ -65,9 +66,9 @@ def fit_thresholds(label, prob, min_precision=None):
     -------
     thresholds : np.ndarray, (classes,)
     without : list of int
-        Classes without a present label; they keep 0.5.
+        Classes without a present label; their threshold is 0.5.
     unreachable : list of int
-        Classes in which nothing keeps the precision; they are never answered yes.
+        Classes in which no threshold reaches the precision; they are never predicted.
     """
     chosen = [choose_threshold(y, p, min_precision) for y, p in zip(label.T, prob.T)]
     without = [c for c, threshold in enumerate(chosen) if threshold is None]

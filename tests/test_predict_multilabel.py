@@ -266,7 +266,7 @@ def test_probabilities_that_are_no_numbers_name_the_checkpoint(model, photos, tm
     net, args, aux = checkpoint.load(model, 2)
     args["fc_bias"] += float("nan")
     checkpoint.save(model, 3, net, args, aux)
-    with pytest.raises(InputError, match="small-0003.params: the network answers with NaN"):
+    with pytest.raises(InputError, match="small-0003.params: the network's output is NaN"):
         main(["--model", model, "--epoch", "3", "--gpus", "", str(photos), "--out",
               str(tmp_path / "out.csv")])
     assert not (tmp_path / "out.csv").exists()

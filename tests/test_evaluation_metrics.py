@@ -15,9 +15,9 @@ from evaluation.evaluation import Evaluation, best_and_worst
 from evaluation.metrics import (
     calibration_bins,
     count_decisions,
-    decision_measures,
+    decision_metrics,
     expected_calibration_error,
-    per_class_measures,
+    per_class_metrics,
     precision_recall_curve,
     top_k,
 )
@@ -37,43 +37,43 @@ def scored(draw, lowest_label=0):
     return label, prob
 
 
-def expected(label, yes):
-    """The measures, from scikit-learn alone; no label is unknown."""
-    label, yes = label.astype(int), yes.astype(int)
+def expected(label, predicted):
+    """The metrics, from scikit-learn alone; no label is unknown."""
+    label, predicted = label.astype(int), predicted.astype(int)
     has = np.flatnonzero(label.any(axis=0))
-    cp, cr = (np.mean([score(label[:, c], yes[:, c], zero_division=0) for c in has])
+    cp, cr = (np.mean([score(label[:, c], predicted[:, c], zero_division=0) for c in has])
               if len(has) else np.nan
               for score in (metrics.precision_score, metrics.recall_score))
-    op, or_, of1 = (score(label.ravel(), yes.ravel(), zero_division=np.nan) for score in (
+    op, or_, of1 = (score(label.ravel(), predicted.ravel(), zero_division=np.nan) for score in (
         metrics.precision_score, metrics.recall_score, metrics.f1_score))
     return {"CP": cp, "CR": cr, "CF1": 2 * cp * cr / (cp + cr) if cp + cr != 0 else 0.0,
             "OP": op, "OR": or_, "OF1": of1,
-            "hamming": metrics.hamming_loss(label.ravel(), yes.ravel()),
-            "exact": np.mean((label == yes).all(axis=1))}
+            "hamming": metrics.hamming_loss(label.ravel(), predicted.ravel()),
+            "exact": np.mean((label == predicted).all(axis=1))}
 
 
 @settings(max_examples=80, deadline=None)
 @given(scored())
-def test_decision_measures_are_scikit_learns(sample):
+def test_decision_metrics_are_scikit_learns(sample):
     label, prob = sample
-    yes = prob > 0.5
-    assert decision_measures(count_decisions(label, yes)) == pytest.approx(
-        expected(label, yes), nan_ok=True)
+    predicted = prob > 0.5
+    assert decision_metrics(count_decisions(label, predicted)) == pytest.approx(
+        expected(label, predicted), nan_ok=True)
 
 
 @settings(max_examples=60, deadline=None)
 @given(scored())
-def test_per_class_measures_are_scikit_learns(sample):
+def test_per_class_metrics_are_scikit_learns(sample):
     label, prob = sample
-    yes = prob > 0.5
-    ours = per_class_measures(count_decisions(label, yes))
+    predicted = prob > 0.5
+    ours = per_class_metrics(count_decisions(label, predicted))
     precision, recall, f1, support = metrics.precision_recall_fscore_support(
-        label.astype(int).reshape(len(label), -1), yes.astype(int), average=None,
+        label.astype(int).reshape(len(label), -1), predicted.astype(int), average=None,
         zero_division=np.nan, labels=range(label.shape[1])) if label.shape[1] > 1 else [
         np.array([score]) for score in (
-            metrics.precision_score(label[:, 0], yes[:, 0], zero_division=np.nan),
-            metrics.recall_score(label[:, 0], yes[:, 0], zero_division=np.nan),
-            metrics.f1_score(label[:, 0], yes[:, 0], zero_division=np.nan), label.sum())]
+            metrics.precision_score(label[:, 0], predicted[:, 0], zero_division=np.nan),
+            metrics.recall_score(label[:, 0], predicted[:, 0], zero_division=np.nan),
+            metrics.f1_score(label[:, 0], predicted[:, 0], zero_division=np.nan), label.sum())]
     for name, values in (("precision", precision), ("recall", recall), ("F1", f1),
                          ("support", support)):
         np.testing.assert_allclose(ours[name], values)
@@ -83,33 +83,34 @@ def test_per_class_measures_are_scikit_learns(sample):
 @given(scored(lowest_label=-1))
 def test_unknown_labels_count_nowhere(sample):
     label, prob = sample
-    known, yes = label >= 0, prob > 0.5
-    counts = count_decisions(label, yes)
-    values = decision_measures(counts)
+    known, predicted = label >= 0, prob > 0.5
+    counts = count_decisions(label, predicted)
+    values = decision_metrics(counts)
     if not known.any():
         assert all(np.isnan(value) for value in values.values())
         return
-    truth, answer = label[known] > 0.5, yes[known]
+    truth, decided = label[known] > 0.5, predicted[known]
     assert values["OP"] == pytest.approx(
-        metrics.precision_score(truth, answer, zero_division=np.nan), nan_ok=True)
-    assert values["hamming"] == pytest.approx(metrics.hamming_loss(truth, answer))
-    recalls = [metrics.recall_score(label[known[:, c], c] > 0.5, yes[known[:, c], c])
+        metrics.precision_score(truth, decided, zero_division=np.nan), nan_ok=True)
+    assert values["hamming"] == pytest.approx(metrics.hamming_loss(truth, decided))
+    recalls = [metrics.recall_score(label[known[:, c], c] > 0.5, predicted[known[:, c], c])
                for c in range(label.shape[1]) if (label[:, c] > 0.5).any()]
     assert values["CR"] == pytest.approx(np.mean(recalls) if recalls else np.nan, nan_ok=True)
-    exact = [np.array_equal(y[k] > 0.5, a[k]) for y, a, k in zip(label, yes, known) if k.any()]
+    exact = [np.array_equal(y[k] > 0.5, p[k])
+             for y, p, k in zip(label, predicted, known) if k.any()]
     assert values["exact"] == pytest.approx(np.mean(exact))
 
 
 @settings(max_examples=60, deadline=None)
 @given(scored(), st.integers(1, 4))
-def test_top_k_says_yes_to_the_first_of_a_stable_ranking(sample, k):
+def test_top_k_predicts_the_first_of_a_stable_ranking(sample, k):
     label, prob = sample
-    yes = top_k(prob, k)
-    for row, answer in zip(prob, yes):
+    predicted = top_k(prob, k)
+    for row, decided in zip(prob, predicted):
         ranking = sorted(range(len(row)), key=lambda c: (-row[c], c))
-        assert sorted(np.flatnonzero(answer)) == sorted(ranking[:k])
-    assert decision_measures(count_decisions(label, yes)) == pytest.approx(
-        expected(label, yes), nan_ok=True)
+        assert sorted(np.flatnonzero(decided)) == sorted(ranking[:k])
+    assert decision_metrics(count_decisions(label, predicted)) == pytest.approx(
+        expected(label, predicted), nan_ok=True)
 
 
 @settings(max_examples=60, deadline=None)
@@ -152,14 +153,14 @@ def sample():
     return label, rng.uniform(0, 1, label.shape).astype(np.float32)
 
 
-@pytest.mark.parametrize("metric, yes", [
+@pytest.mark.parametrize("metric, predicted", [
     (Decisions(), lambda p: p > 0.5),
     (Decisions(thresholds=[0.1, 0.2, 0.3, 0.4, 0.9]), lambda p: p > [0.1, 0.2, 0.3, 0.4, 0.9]),
     (Decisions(top=3), lambda p: top_k(p, 3))])
-def test_metric_over_batches_is_the_measure_of_the_whole(sample, metric, yes):
+def test_metric_over_batches_is_the_metric_of_the_whole(sample, metric, predicted):
     label, prob = sample
     values = batches_of(metric, label, prob)
-    whole = decision_measures(count_decisions(label, yes(prob)))
+    whole = decision_metrics(count_decisions(label, predicted(prob)))
     suffix = "-top3" if metric.top else ""
     assert values == pytest.approx({name + suffix: value for name, value in whole.items()})
 
@@ -181,7 +182,7 @@ def test_metric_resets_and_goes_on_from_a_state(sample, make):
 
 
 @pytest.mark.parametrize("make", [Decisions, CalibrationError])
-def test_states_of_several_workers_merge_into_the_measure_of_all(sample, make):
+def test_states_of_several_workers_merge_into_the_metric_of_all(sample, make):
     label, prob = sample
     states = []
     for rows in (slice(0, 5), slice(5, 20), slice(20, 20)):  # the last one got no samples
@@ -199,10 +200,10 @@ def test_metrics_serve_module_fit():
     net = mx.sym.Custom(net, name="softmax", op_type="CrossEntropyLoss")
     pixels = np.random.RandomState(0).normal(size=(24, 4))
     batches = mx.io.NDArrayIter(pixels, pixels[:, :3] > 0, 8, label_name="softmax_label")
-    measures = mx.metric.CompositeEvalMetric([Decisions(), Decisions(top=1), CalibrationError()])
+    metric = mx.metric.CompositeEvalMetric([Decisions(), Decisions(top=1), CalibrationError()])
     module = mx.mod.Module(net)
-    module.fit(batches, eval_metric=measures, num_epoch=20, optimizer_params={"learning_rate": 1})
-    values = dict(measures.get_name_value())
+    module.fit(batches, eval_metric=metric, num_epoch=20, optimizer_params={"learning_rate": 1})
+    values = dict(metric.get_name_value())
     assert values["OF1"] > 0.8 and {"CF1-top1", "ECE"} <= set(values)
 
 
