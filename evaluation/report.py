@@ -1,6 +1,6 @@
-"""The report: one index.html that shows what a network gets right and wrong, for a browser.
+"""The report: an index.html with metrics, charts and photos of correct and wrong predictions.
 
-Everything is in the file: charts, photos, style and script. It needs no network and no server.
+Charts, photos, style and script are in the file. It needs no network connection and no server.
 """
 import html
 import json
@@ -27,7 +27,7 @@ from reading.image_reader import Augment
 logger = logging.getLogger(__name__)
 
 PAGE = Path(__file__).resolve().parent
-MEASURES = {
+METRICS = {
     "CP": "precision, averaged over classes", "CR": "recall, averaged over classes",
     "CF1": "harmonic mean of CP and CR", "OP": "precision over all decisions",
     "OR": "recall over all decisions", "OF1": "harmonic mean of OP and OR",
@@ -35,43 +35,39 @@ MEASURES = {
     "exact": "share of images without a wrong decision"}
 
 
-def write_report(folder, classifier, evaluation, names, root, label, prob,
-                 max_pixels=Augment.max_pixels):
+def write_report(folder, classifier, evaluation, samples, max_pixels=Augment.max_pixels):
     """Write index.html into a folder.
 
     Parameters
     ----------
     folder : str
-        An existing one.
+        An existing folder.
     classifier : Classifier
     evaluation : Evaluation
-        Of `label` and `prob`.
-    names : list of str
-        File names of the samples.
-    root : str
-        Folder that they start from.
-    label, prob : np.ndarray, (samples, classes)
+        Of these samples.
+    samples : LabelledImages
     max_pixels : int
-        Images of more pixels get no picture.
+        Images of more pixels get no thumbnail.
 
     Returns
     -------
     str
-        The file's path.
+        Path of the file.
 
     Raises
     ------
     InputError
         When it cannot be written.
     """
-    photos, sheets = describe_photos(
-        choose_photos(label, prob, classifier.thresholds), names, root, label, prob,
-        classifier.thresholds, max_pixels)
+    label, prob = samples.label, samples.prob
+    photos, sheets = describe_photos(choose_photos(label, prob, classifier.thresholds), samples,
+                                     classifier.thresholds, max_pixels)
     data = {"classes": evaluation.class_names, "photos": photos, "sheets": sheets,
             "totals": count_images(label, prob, classifier.thresholds),
             "sentences": [_sentence(evaluation, c) for c in range(len(evaluation.class_names))]}
-    history = _history(classifier.prefix)
-    page = fill(_hidden(_read("report_page.html"), _nothing_in(evaluation, label)), {
+    history = _history_section(classifier.prefix)
+    template = hide_sections(_read("report_page.html"), empty_sections(evaluation, label))
+    page = fill_template(template, {
         "style": _read("report_page.css"), "script": _read("report_page.js"),
         "data": script_json(data), "title": html.escape(_title(classifier)),
         "subtitle": html.escape(_subtitle(evaluation)),
@@ -83,9 +79,9 @@ def write_report(folder, classifier, evaluation, names, root, label, prob,
             label, prob, list(evaluation.per_class.values())[-1]),
         "calibration": charts.calibration_chart(evaluation.calibration),
         "bins": str(CALIBRATION_BINS),
-        "together": _figures(charts.co_occurrence(
+        "co_occurrence": _figures(charts.co_occurrence_charts(
             evaluation.class_names, label, prob > classifier.thresholds),
-            ("<b>In truth</b>", "<b>As predicted</b>"), wide=True),
+            ("<b>Labels</b>", "<b>Predictions</b>"), wide=True),
         "history": history, "training": history and '<a href="#training">Training</a>\n    ',
         "options": "".join(f'<option value="{c}">{html.escape(name)}</option>'
                            for c, name in sorted(enumerate(evaluation.class_names),
@@ -96,13 +92,13 @@ def write_report(folder, classifier, evaluation, names, root, label, prob,
     return path
 
 
-def fill(template, parts):
-    """Put each part in place of its {{name}}; what stands in the parts themselves stays."""
+def fill_template(template, parts):
+    """Replace each {{name}} of the template by its part, and nothing within the parts."""
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match.group(1)], template)
 
 
 def script_json(data):
-    """JSON that can stand in a <script> element: no text in it can end the element."""
+    """JSON for a <script> element: no text in it can end the element."""
     text = json.dumps(data, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
@@ -129,8 +125,8 @@ def _versions(classifier):
     return f"Network trained by {trained}, report written by version {VERSION}."
 
 
-def _count(number, thing, things=None):
-    return f"{number:,} {thing if number == 1 else things or thing + 's'}"
+def _count(number, noun, plural=None):
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def _number(value, digits=3):
@@ -146,8 +142,9 @@ def _tiles(evaluation):
     best = evaluation.overall["chosen" if chosen else "0.5"]
     at = "at the chosen thresholds" if chosen else "at threshold 0.5"
     tiles = (("mAP", evaluation.mean_average_precision, "mean average precision of the classes"),
-             ("CF1", best["CF1"], f"F1 by class, {at}"), ("OF1", best["OF1"], f"F1 overall, {at}"),
-             ("Exact match", best["exact"], f"images without a mistake, {at}"),
+             ("CF1", best["CF1"], f"F1 over classes, {at}"),
+             ("OF1", best["OF1"], f"F1 over all decisions, {at}"),
+             ("Exact match", best["exact"], f"images without a wrong decision, {at}"),
              ("Hamming loss", best["hamming"], f"wrong decisions, {at}"),
              ("ECE", evaluation.calibration_error, "expected calibration error"))
     return "".join(f'<div class="tile"><h3>{name}</h3><p>{_percent(value)}</p>'
@@ -155,14 +152,15 @@ def _tiles(evaluation):
 
 
 def _overall_table(evaluation):
-    rules = {"0.5": "above 0.5", "chosen": "above its threshold", f"top-{TOP}": f"likeliest {TOP}"}
+    rules = {"0.5": "above 0.5", "chosen": "above the class's threshold",
+             f"top-{TOP}": f"among the {TOP} highest"}
     head = "".join(f'<th scope="col"><abbr title="{text}">{name}</abbr></th>'
-                   for name, text in MEASURES.items())
+                   for name, text in METRICS.items())
     rows = "".join(
         f'<tr><th scope="row">{rules[rule]}</th>'
-        + "".join(f"<td>{_number(values[name])}</td>" for name in MEASURES) + "</tr>"
+        + "".join(f"<td>{_number(values[name])}</td>" for name in METRICS) + "</tr>"
         for rule, values in evaluation.overall.items())
-    return (f'<table><thead><tr><th scope="col">Yes, where a class is</th>{head}</tr></thead>'
+    return (f'<table><thead><tr><th scope="col">Predicted where</th>{head}</tr></thead>'
             f"<tbody>{rows}</tbody></table>")
 
 
@@ -196,7 +194,7 @@ def _cell(column, value):
 
 
 def _sentence(evaluation, c):
-    """A class's measures in words, as plain text."""
+    """The metrics of a class as plain text."""
     text = [f"{_count(evaluation.support[c], 'label')}, average precision "
             f"{_number(evaluation.average_precision[c])}."]
     for rule, values in evaluation.per_class.items():
@@ -204,34 +202,34 @@ def _sentence(evaluation, c):
         text.append(f"Above {threshold}: " + ", ".join(
             f"{name} {_number(values[name][c])}" for name in ("precision", "recall", "F1")) + ".")
     dot = evaluation.support[c] and not math.isnan(values["precision"][c])
-    return " ".join(text) + (" The dot is the threshold." if dot else "")
+    return " ".join(text) + (" The dot marks the threshold." if dot else "")
 
 
 def _figures(drawings, captions, wide=False):
-    if wide:  # to be scrolled on a phone, where its lettering would be too small
+    if wide:  # scrolls on a phone, where the text would be too small
         drawings = [f'<div class="wide">{svg}</div>' for svg in drawings]
     return "".join(f"<figure><figcaption>{caption}</figcaption>{svg}</figure>"
                    for svg, caption in zip(drawings, captions))
 
 
-def _nothing_in(evaluation, label):
-    """Ids of the page's parts that these labels leave without anything to show."""
+def empty_sections(evaluation, label):
+    """Ids of the page's sections that have nothing to show for these labels."""
     present = evaluation.support.any()
-    return [name for name, shows in (
-        ("measures", evaluation.num_samples), ("by-class", evaluation.num_samples),
+    return [name for name, content in (
+        ("metrics", evaluation.num_samples), ("by-class", evaluation.num_samples),
         ("charts", present), ("calibration", evaluation.num_samples),
-        ("together", present and label.shape[1] > 1)) if not shows]
+        ("co-occurrence", present and label.shape[1] > 1)) if not content]
 
 
-def _hidden(template, names):
-    """The template without these parts, and without the links to them."""
+def hide_sections(template, names):
+    """The template with these sections and the links to them hidden."""
     for name in names:
         template = re.sub(rf'(id="|href="#){name}"', r"\g<0> hidden", template)
     return template
 
 
-def _history(prefix):
-    """The training history's section, where history.csv stands beside the checkpoint."""
+def _history_section(prefix):
+    """The section of the training history; empty without a history.csv beside the checkpoint."""
     path = os.path.join(os.path.dirname(prefix), "history.csv")
     try:
         drawings = charts.history_charts(read_history(path))

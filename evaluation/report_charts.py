@@ -1,7 +1,7 @@
-"""The report's charts, as SVG text whose colours are the page's own.
+"""The report's charts, as SVG text in the colours of the page.
 
-What is drawn in one of the COLOURS appears in the page as a CSS variable, so that one
-drawing serves light and dark. Lettering stays text, in the page's font.
+Each of the COLOURS becomes a CSS variable, so that one drawing serves the light and the dark page.
+Text stays text, in the page's font.
 """
 import io
 import re
@@ -10,12 +10,12 @@ import numpy as np
 
 from evaluation.metrics import precision_recall_curve, ratio
 
-# Stand-ins: colours that nothing else is drawn in, and the CSS variable each one becomes.
+# Placeholder colours, and the CSS variable that takes the place of each.
 INK, SOFT, LINE, ACCENT, SECOND = "#010101", "#020202", "#030303", "#040404", "#050505"
 COLOURS = {INK: "--ink", SOFT: "--soft", LINE: "--line", ACCENT: "--accent", SECOND: "--second"}
-MOST_POINTS = 200  # of a curve
-MOST_TOGETHER = 30  # classes of the co-occurrence picture
-MOST_BARS = 100
+MAX_POINTS = 200  # per curve
+MAX_CO_OCCURRENCE_CLASSES = 30
+MAX_BARS = 100
 
 
 def _figure(width, height):
@@ -43,12 +43,12 @@ def _svg(figure, description):
     import matplotlib
 
     buffer = io.StringIO()
-    # Fixed: the same data give the same file. Each picture's own: ids must not meet in one page.
+    # Fixed, so that the same data give the same file; one per chart, so that ids differ.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": description}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     text = text[text.index("<svg"):]
-    # What would hold for the whole page, or say nothing in it.
+    # A <style> would apply to the whole page.
     text = re.sub(r"<(metadata|style)\b.*?</\1>", "", text, flags=re.DOTALL)
     text = re.sub(r'<g id="(?!curve-|point-|bar-)[^"]*"', "<g", text)
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
@@ -60,14 +60,14 @@ def _svg(figure, description):
 
 
 def average_precision_bars(class_names, average_precision, support):
-    """A bar a class, the best on top, with its average precision and number of labels.
+    """One bar per class, the best on top, with average precision and number of labels.
 
-    Of more than MOST_BARS classes, the best and the worst.
+    Of more than MAX_BARS classes only the best and the worst are drawn.
     """
     order = [c for c in np.argsort(-average_precision, kind="stable")
              if not np.isnan(average_precision[c])][::-1]
-    if len(order) > MOST_BARS:
-        order[MOST_BARS // 2:-MOST_BARS // 2] = []
+    if len(order) > MAX_BARS:
+        order[MAX_BARS // 2:-MAX_BARS // 2] = []
     figure = _figure(4.8, 0.7 + 0.21 * len(order))
     axes = figure.subplots()
     values = average_precision[order]
@@ -83,7 +83,7 @@ def average_precision_bars(class_names, average_precision, support):
         top = len(order) - 0.2
         axes.text(1.02, top, "AP", size=9, color=SOFT)
         axes.text(1.28, top, "labels", ha="right", size=9, color=SOFT)
-    axes.set_yticks(places, [_plain(_short(class_names[c])) for c in order])
+    axes.set_yticks(places, [_escape_dollars(_shorten(class_names[c])) for c in order])
     axes.set(xlim=(0, 1.3), ylim=(-0.6, len(order) + 0.3), xticks=(0, 0.5, 1))
     _style(axes, grid=None)
     axes.tick_params(axis="y", labelcolor=INK)
@@ -91,7 +91,7 @@ def average_precision_bars(class_names, average_precision, support):
 
 
 def precision_recall_curves(label, prob, per_class):
-    """A curve a class, and the point of its threshold; the page brings one of them forward.
+    """One curve per class, and the point of its threshold; the page highlights one of them.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ def precision_recall_curves(label, prob, per_class):
     """
     figure = _figure(4.8, 4.2)
     axes = figure.subplots()
-    grid = np.linspace(0, 1, MOST_POINTS + 1)
+    grid = np.linspace(0, 1, MAX_POINTS + 1)
     mean, count = np.zeros(len(grid)), 0
     for c in range(label.shape[1]):
         if not (label[:, c] > 0.5).any():
@@ -111,8 +111,8 @@ def precision_recall_curves(label, prob, per_class):
         # The best precision at this recall or a higher one: curves of few samples are jagged.
         best = np.maximum.accumulate(precision[::-1])[::-1]
         mean, count = mean + best[np.searchsorted(recall, grid - 1e-9)], count + 1
-        if len(recall) > MOST_POINTS:
-            keep = np.unique(np.linspace(0, len(recall) - 1, MOST_POINTS).astype(int))
+        if len(recall) > MAX_POINTS:
+            keep = np.unique(np.linspace(0, len(recall) - 1, MAX_POINTS).astype(int))
             recall, precision = recall[keep], precision[keep]
         axes.plot(recall, precision, color=SOFT, linewidth=1, gid=f"curve-{c}")
         axes.plot(per_class["recall"][c], per_class["precision"][c], "o", color=ACCENT,
@@ -126,7 +126,7 @@ def precision_recall_curves(label, prob, per_class):
 
 
 def calibration_chart(bins):
-    """Share of labels that are present against the probability given, and how many there are."""
+    """Share of present labels against predicted probability, and the number of decisions."""
     figure = _figure(4.8, 4.2)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     count, probability, present = bins
@@ -148,43 +148,44 @@ def calibration_chart(bins):
     return _svg(figure, "Calibration: share of present labels against probability")
 
 
-def together(yes, known):
-    """How often a class (column) is there where another one (row) is: shares, 0 to 1."""
-    yes = yes.astype(np.float64)
-    return ratio(yes.T @ yes, yes.T @ known.astype(np.float64), of_nothing=0)
+def co_occurrence(positive, known):
+    """Share of the samples with one class (row) that have another class (column) too, 0 to 1."""
+    positive = positive.astype(np.float64)
+    return ratio(positive.T @ positive, positive.T @ known.astype(np.float64), if_zero=0)
 
 
-def co_occurrence(class_names, label, yes):
-    """Which classes come together, truly and as predicted: two pictures of the same classes.
+def co_occurrence_charts(class_names, label, predicted):
+    """Co-occurrence of the classes in labels and in predictions: two charts of the same classes.
 
-    The most frequent classes only, where there are more than MOST_TOGETHER.
+    Of more than MAX_CO_OCCURRENCE_CLASSES classes only the most frequent are drawn.
 
     Returns
     -------
     list of str
-        SVG of the truth and of the prediction.
+        SVG of the labels and of the predictions.
     """
     known, present = label >= 0, label > 0.5
-    classes = np.sort(np.argsort(-present.sum(axis=0), kind="stable")[:MOST_TOGETHER])
-    known, present, yes = (cells[:, classes] for cells in (known, present, yes & known))
-    # Side by side, similar rows make blocks that the eye finds.
-    truth = together(present, known)
-    order = _similar_together(truth)
-    names = [_plain(_short(class_names[c], 14)) for c in classes[order]]
-    return [_matrix(shares[np.ix_(order, order)], names, what) for shares, what in (
-        (truth, "Labels that truly come together"),
-        (together(yes, known), "Labels that are predicted together"))]
+    classes = np.sort(np.argsort(-present.sum(axis=0), kind="stable")[:MAX_CO_OCCURRENCE_CLASSES])
+    known, present, predicted = (
+        cells[:, classes] for cells in (known, present, predicted & known))
+    # Similar rows next to each other form visible blocks.
+    truth = co_occurrence(present, known)
+    order = _order_by_similarity(truth)
+    names = [_escape_dollars(_shorten(class_names[c], 14)) for c in classes[order]]
+    return [_matrix(shares[np.ix_(order, order)], names, description) for shares, description in (
+        (truth, "Co-occurrence of classes in the labels"),
+        (co_occurrence(predicted, known), "Co-occurrence of classes in the predictions"))]
 
 
-def _similar_together(shares):
-    """An order in which each class is followed by the one most like it."""
+def _order_by_similarity(shares):
+    """An order in which each class is followed by the most similar of the remaining ones."""
     if not len(shares):
         return []
     rest = list(range(1, len(shares)))
     order = [0]
-    likeness = shares + shares.T
+    similarity = shares + shares.T
     while rest:
-        following = max(rest, key=lambda c: likeness[order[-1], c])
+        following = max(rest, key=lambda c: similarity[order[-1], c])
         rest.remove(following)
         order.append(following)
     return order
@@ -197,7 +198,7 @@ def _matrix(shares, names, description):
     size = len(names)
     figure = _figure(4.8, 4.8)
     axes = figure.subplots()
-    letters = 9 if size <= 12 else 7
+    font_size = 9 if size <= 12 else 7
     axes.set_xticks(range(size), names, rotation=90)
     axes.set_yticks(range(size), names)
     axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), aspect="equal")
@@ -206,9 +207,9 @@ def _matrix(shares, names, description):
     axes.add_collection(PolyCollection(
         np.stack([columns, rows], axis=1)[:, np.newaxis] + corners, linewidths=0,
         facecolors=[to_rgba(ACCENT, round(share, 2)) for share in shares[rows, columns]]))
-    axes.plot(range(size), range(size), ".", color=LINE, markersize=letters / 2)
+    axes.plot(range(size), range(size), ".", color=LINE, markersize=font_size / 2)
     _style(axes, grid=None)
-    axes.tick_params(labelcolor=INK, labelsize=letters, pad=1)
+    axes.tick_params(labelcolor=INK, labelsize=font_size, pad=1)
     return _svg(figure, description)
 
 
@@ -217,16 +218,16 @@ def history_charts(rows):
     charts = []
     if not rows:
         return charts
-    for measure in ("loss", "mAP"):
+    for metric in ("loss", "mAP"):
         figure = _figure(4.8, 2.7)
         axes = figure.subplots()
         for name, colour, style in (("train", SECOND, (0, (4, 2))), ("val", ACCENT, "solid")):
-            points = [(row["epoch"], row[f"{name}-{measure}"]) for row in rows
-                      if f"{name}-{measure}" in row]
+            points = [(row["epoch"], row[f"{name}-{metric}"]) for row in rows
+                      if f"{name}-{metric}" in row]
             if points:
                 axes.plot(*zip(*points), color=colour, linestyle=style, marker="o", markersize=4.5,
                           label={"train": "training", "val": "validation"}[name])
-        axes.set(xlabel="epoch", ylabel=measure)
+        axes.set(xlabel="epoch", ylabel=metric)
         axes.xaxis.get_major_locator().set_params(integer=True)
         if len(rows) == 1:
             axes.set(xlim=(rows[0]["epoch"] - 0.5, rows[0]["epoch"] + 0.5),
@@ -234,14 +235,14 @@ def history_charts(rows):
         _style(axes)
         if axes.lines:
             axes.legend(frameon=False, labelcolor=INK, fontsize=9)
-        charts.append(_svg(figure, f"{measure} over the epochs"))
+        charts.append(_svg(figure, f"{metric} over the epochs"))
     return charts
 
 
-def _short(name, most=22):
-    return name if len(name) <= most else name[:most - 1] + "…"
+def _shorten(name, length=22):
+    return name if len(name) <= length else name[:length - 1] + "…"
 
 
-def _plain(name):
-    """A name that matplotlib takes as it stands: a dollar sign would begin a formula."""
+def _escape_dollars(name):
+    """The name with escaped dollar signs, in which matplotlib would see formulas."""
     return name.replace("$", r"\$")

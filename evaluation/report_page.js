@@ -9,8 +9,8 @@
   const curves = document.getElementById("curves");
   const words = {
     wrong: "Images with the largest difference between probability and label in a wrong decision",
-    missed: "Labels that are present, but were answered no, the lowest probability first",
-    alarms: "Classes that were answered yes, but are absent, the highest probability first",
+    false_negatives: "Labels that are present, but not predicted, the lowest probability first",
+    false_positives: "Classes that are predicted, but absent, the highest probability first",
     random: "Images drawn at random",
   };
   const state = { sheet: "wrong", chosen: -1, shown: PAGE };
@@ -30,7 +30,7 @@
   for (const tab of tabs) tab.hidden = !data.sheets[tab.dataset.sheet].length;
   state.sheet = (tabs.find((tab) => !tab.hidden) || tabs[0]).dataset.sheet;
 
-  const kinds = ["right", "alarms", "missed", "unknown"];
+  const kinds = ["true_positives", "false_positives", "false_negatives", "unknown"];
 
   function card([number, reason]) {
     const photo = data.photos[number];
@@ -57,7 +57,7 @@
         chips.append(chip);
       }
     }
-    if (!chips.children.length) chips.append(element("span", "small", "no labels, none answered"));
+    if (!chips.children.length) chips.append(element("span", "small", "no labels, none predicted"));
     text.append(name, chips);
     made.append(text);
     return made;
@@ -66,10 +66,10 @@
   function listed() {
     const all = data.sheets[state.sheet];
     const c = state.chosen;
-    if (state.sheet === "missed" || state.sheet === "alarms") {
+    if (state.sheet === "false_negatives" || state.sheet === "false_positives") {
       if (c >= 0) return all.filter(([, reason]) => reason === c);
-      // One card an image, however many classes it is there for.
-      const sign = state.sheet === "missed" ? 1 : -1;
+      // One card per image, however many classes it was chosen for.
+      const sign = state.sheet === "false_negatives" ? 1 : -1;
       const first = new Map();
       for (const [number, reason] of all) {
         const [, p] = data.photos[number][state.sheet].find(([other]) => other === reason);
@@ -105,7 +105,7 @@
     }
   }
 
-  // One class brought forward
+  // One class highlighted
 
   const rows = new Map([...table.tBodies[0].rows].map((row) => [Number(row.dataset.class), row]));
 
@@ -118,7 +118,7 @@
     document.body.classList.toggle("one-bar", c >= 0);
     document.getElementById("curve-name").textContent = c < 0 ? "All classes" : data.classes[c];
     document.getElementById("curve-text").textContent = c < 0
-      ? "A thin line a class, and their mean, dashed." : data.sentences[c];
+      ? "One thin line per class, and their mean, dashed." : data.sentences[c];
     if (c >= 0) {
       rows.get(c).classList.add("chosen");
       for (const part of ["curve-", "point-", "bar-"]) {
@@ -156,7 +156,7 @@
     };
     const sorted = [...table.tBodies[0].rows].sort((a, b) => {
       const [x, y] = [value(a), value(b)];
-      // What has no value stands at the end, whichever way round.
+      // Cells without a value come last in either order.
       if (x === null || y === null) return (x === null) - (y === null);
       const order = text ? x.localeCompare(y) : x - y;
       return down ? -order : order;
@@ -166,7 +166,7 @@
     head.setAttribute("aria-sort", down ? "descending" : "ascending");
   }
 
-  // What a person may do
+  // Event handlers
 
   [...table.tHead.rows[0].cells].forEach((head, column) =>
     head.addEventListener("click", () => sort(column, head)));

@@ -1,4 +1,4 @@
-"""Which photos the report shows, and their thumbnails."""
+"""The choice of photos in the report, and their thumbnails."""
 import base64
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -9,120 +9,121 @@ import numpy as np
 from common.text import printable
 from reading.image_reader import NEUTRAL, Augment, ImageError, read_image
 
-SHEET = 60  # photos on the sheet of the most confidently wrong, and of random ones
-A_CLASS = 12  # photos of a class's missed labels, and of its false alarms
-MOST_PHOTOS = 1000  # in the whole report
+PHOTOS_PER_SHEET = 60  # on the sheets of confident mistakes and of random photos
+PHOTOS_PER_CLASS = 12  # of a class's false negatives, and of its false positives
+MAX_PHOTOS = 1000  # in the whole report
 SIDE = 256  # pixels of a thumbnail's long side
-# Of the JPEG, with the next one where it takes more than MOST_BYTES: noise does, photos seldom.
+# JPEG qualities, each tried where the one before gives more than MAX_BYTES, as noise does.
 QUALITIES = (75, 45, 15)
-MOST_BYTES = 18_000
+MAX_BYTES = 18_000
 
 
 def choose_photos(label, prob, thresholds, seed=0):
-    """Choose the photos worth looking at.
+    """Choose the photos that show the network's mistakes, and some random ones.
 
     Parameters
     ----------
     label, prob : np.ndarray, (samples, classes)
     thresholds : float or np.ndarray of (classes,)
-        A probability above it is a yes.
+        A class is predicted where its probability is above.
 
     Returns
     -------
     dict of str to list of (int, int)
-        Samples, each with the class that it is there for, -1 for none, the most telling first.
-        wrong: those with the largest difference between probability and label in any wrong
-        decision; missed and alarms: of each class its present labels answered no, its absent
-        ones answered yes; random: any. Beyond MOST_PHOTOS the later ones of each class are
-        left out.
+        Samples, each with the class that it was chosen for, -1 for none, the largest difference
+        between probability and label first. wrong: samples with the largest such difference in
+        a wrong decision; false_negatives and false_positives: those of each class; random: any.
+        Beyond MAX_PHOTOS the later ones of each class are left out.
     """
-    missed, alarms = _mistakes(label, prob, thresholds)
-    gap = np.where(missed | alarms, np.abs(prob - (label > 0.5)), -1.0)
-    worst = gap.max(axis=1)
-    order = np.argsort(-worst, kind="stable")
-    order = order[worst[order] >= 0][:SHEET]
-    sheets = {"wrong": [(int(s), int(gap[s].argmax())) for s in order], "missed": [],
-              "alarms": []}
-    rng = np.random.RandomState(seed)
-    some = rng.permutation(len(label))[:SHEET]
-    sheets["random"] = [(int(s), -1) for s in np.sort(some)]
+    mistakes = _mistakes(label, prob, thresholds)
+    wrong = np.logical_or(*mistakes.values())
+    gap = np.where(wrong, np.abs(prob - (label > 0.5)), -1.0)
+    largest = gap.max(axis=1)
+    order = np.argsort(-largest, kind="stable")
+    order = order[largest[order] >= 0][:PHOTOS_PER_SHEET]
+    drawn = np.random.RandomState(seed).permutation(len(label))[:PHOTOS_PER_SHEET]
+    sheets = {"wrong": [(int(s), int(gap[s].argmax())) for s in order],
+              "random": [(int(s), -1) for s in np.sort(drawn)], **{name: [] for name in mistakes}}
     chosen = {s for sheet in sheets.values() for s, _ in sheet}
-    ranked = {name: [_strongest(gap[:, c], cells[:, c]) for c in range(label.shape[1])]
-              for name, cells in (("missed", missed), ("alarms", alarms))}
+    ranked = {name: [_largest_gaps(gap[:, c], cells[:, c]) for c in range(label.shape[1])]
+              for name, cells in mistakes.items()}
     # The first of every class, then the second of every class, and so on.
-    for rank in range(A_CLASS):
+    for rank in range(PHOTOS_PER_CLASS):
         for name, classes in ranked.items():
             for c, samples in enumerate(classes):
-                if rank < len(samples) and (samples[rank] in chosen or len(chosen) < MOST_PHOTOS):
+                if rank < len(samples) and (samples[rank] in chosen or len(chosen) < MAX_PHOTOS):
                     chosen.add(samples[rank])
                     sheets[name].append((samples[rank], c))
     return sheets
 
 
 def count_images(label, prob, thresholds):
-    """How many images the sheets of `choose_photos` are chosen from.
+    """Count the images that the sheets of `choose_photos` are chosen from.
 
     Returns
     -------
     dict of str to dict
-        By the sheet's name. images: int; classes: list of int, the images of each class, where
-        the sheet has photos for each class.
+        By the sheet's name. images: int; classes: list of int, the images of each class, for
+        false_negatives and false_positives only.
     """
-    missed, alarms = _mistakes(label, prob, thresholds)
-    return {"wrong": {"images": int((missed | alarms).any(axis=1).sum())},
+    mistakes = _mistakes(label, prob, thresholds)
+    return {"wrong": {"images": int(np.logical_or(*mistakes.values()).any(axis=1).sum())},
             "random": {"images": len(label)},
             **{name: {"images": int(cells.any(axis=1).sum()),
-                      "classes": cells.sum(axis=0).tolist()}
-               for name, cells in (("missed", missed), ("alarms", alarms))}}
+                      "classes": cells.sum(axis=0).tolist()} for name, cells in mistakes.items()}}
 
 
 def _mistakes(label, prob, thresholds):
-    """Where a present label is answered no, and where an absent one is answered yes."""
-    present, absent, yes = label > 0.5, (label >= 0) & (label <= 0.5), prob > thresholds
-    return present & ~yes, absent & yes
+    """The wrong decisions by their kind, each (samples, classes), bool."""
+    present, predicted = label > 0.5, prob > thresholds
+    return {"false_negatives": present & ~predicted,
+            "false_positives": (label >= 0) & ~present & predicted}
 
 
-def _strongest(gap, cells):
+def _largest_gaps(gap, cells):
     samples = np.flatnonzero(cells)
-    order = np.argsort(-gap[samples], kind="stable")[:A_CLASS]
+    order = np.argsort(-gap[samples], kind="stable")[:PHOTOS_PER_CLASS]
     return samples[order].tolist()
 
 
-def describe_photos(sheets, names, root, label, prob, thresholds, max_pixels=Augment.max_pixels):
-    """What the page needs to know about the photos of some sheets.
+def describe_photos(sheets, samples, thresholds, max_pixels=Augment.max_pixels):
+    """The data of the photos on some sheets, for the page's script.
 
     Parameters
     ----------
     sheets : dict
         From `choose_photos`.
-    names : list of str
-        File names of all samples.
-    root : str
-        Folder that they start from.
-    label, prob, thresholds
-        As `choose_photos`.
+    samples : LabelledImages
+    thresholds : float or np.ndarray of (classes,)
+        As for `choose_photos`.
+    max_pixels : int
+        Images of more pixels get no thumbnail.
 
     Returns
     -------
     photos : list of dict
-        name, thumbnail (JPEG, base64), width and height, and the lists right, alarms, missed and
-        unknown (yes, but whether it is true nobody knows), each of [class, probability].
+        name, thumbnail (JPEG, base64), width and height, and the lists true_positives,
+        false_positives, false_negatives and unknown (predicted, but the label is unknown), each
+        of [class, probability].
     sheets : dict of str to list of [int, int]
         With numbers of photos in place of numbers of samples.
     """
-    samples = sorted({s for sheet in sheets.values() for s, _ in sheet})
-    place = {s: number for number, s in enumerate(samples)}
+    chosen = sorted({s for sheet in sheets.values() for s, _ in sheet})
+    place = {s: number for number, s in enumerate(chosen)}
 
     def describe(s):
-        present, yes, known = label[s] > 0.5, prob[s] > thresholds, label[s] >= 0
-        cells = {"right": present & yes, "alarms": known & ~present & yes,
-                 "missed": present & ~yes, "unknown": ~known & yes}
-        text, width, height = thumbnail(os.path.join(root, names[s]), max_pixels)
-        return {"name": printable(names[s]), "thumbnail": text, "width": width, "height": height,
-                **{key: _by_probability(prob[s], cell) for key, cell in cells.items()}}
+        label, prob = samples.label[s], samples.prob[s]
+        present, predicted, known = label > 0.5, prob > thresholds, label >= 0
+        cells = {"true_positives": present & predicted,
+                 "false_positives": known & ~present & predicted,
+                 "false_negatives": present & ~predicted, "unknown": ~known & predicted}
+        text, width, height = thumbnail(os.path.join(samples.root, samples.names[s]), max_pixels)
+        return {"name": printable(samples.names[s]), "thumbnail": text, "width": width,
+                "height": height,
+                **{kind: _by_probability(prob, cell) for kind, cell in cells.items()}}
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        photos = list(pool.map(describe, samples))
+        photos = list(pool.map(describe, chosen))
     return photos, {name: [[place[s], c] for s, c in sheet] for name, sheet in sheets.items()}
 
 
@@ -134,7 +135,7 @@ def _by_probability(prob, cells):
 def thumbnail(path, max_pixels=Augment.max_pixels):
     """A small JPEG of the whole image: base64 text, width, height.
 
-    An image that has become unreadable meanwhile gives an empty text and a square.
+    An image that can no longer be read gives an empty text and a square.
     """
     pixels = np.empty((3, SIDE, SIDE), np.uint8)
     try:
@@ -145,7 +146,7 @@ def thumbnail(path, max_pixels=Augment.max_pixels):
     bgr = np.ascontiguousarray(image[:, :, ::-1])
     for quality in QUALITIES:
         _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
-        if len(data) <= MOST_BYTES:
+        if len(data) <= MAX_BYTES:
             break
     return base64.b64encode(data.tobytes()).decode("ascii"), image.shape[1], image.shape[0]
 

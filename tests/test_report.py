@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
@@ -15,8 +16,9 @@ from common.version import VERSION
 from evaluation import report_photos
 from evaluation.evaluation import Evaluation
 from evaluation.history import write_history
+from evaluation.labelled_images import LabelledImages
 from evaluation.report import script_json, write_report
-from evaluation.report_charts import calibration_chart, history_charts, together
+from evaluation.report_charts import calibration_chart, co_occurrence, history_charts
 from evaluation.report_photos import (
     choose_photos,
     count_images,
@@ -32,7 +34,7 @@ BROWSER = next(filter(None, map(shutil.which, (
 
 
 @pytest.fixture(scope="session")
-def judged(tmp_path_factory):
+def samples(tmp_path_factory):
     """A folder of 30 pictures with hostile names, labels, and probabilities near them."""
     folder = tmp_path_factory.mktemp("photos")
     rng = np.random.RandomState(0)
@@ -42,16 +44,15 @@ def judged(tmp_path_factory):
         cv2.imwrite(str(folder / name), image)
     label = rng.choice([-1, 0, 1], (30, 4), p=[0.1, 0.5, 0.4]).astype(np.int8)
     prob = np.clip(0.5 + 0.3 * (label - 0.5) + rng.normal(0, 0.2, label.shape), 0.01, 0.99)
-    return SimpleNamespace(folder=folder, names=names, label=label, prob=prob.astype(np.float32))
+    return LabelledImages(names, str(folder), label, prob.astype(np.float32))
 
 
-def write(folder, judged, class_names=HOSTILE, thresholds=None, prefix="net", version="0.9"):
+def write(folder, samples, class_names=HOSTILE, thresholds=None, prefix="net", version="0.9"):
     chosen = np.full(len(class_names), 0.5) if thresholds is None else thresholds
     classifier = SimpleNamespace(prefix=str(folder / prefix), epoch=3, thresholds=chosen,
                                  version=version)
-    evaluation = Evaluation(class_names, judged.label, judged.prob, thresholds)
-    path = write_report(str(folder), classifier, evaluation, judged.names, str(judged.folder),
-                        judged.label, judged.prob)
+    evaluation = Evaluation(class_names, samples.label, samples.prob, thresholds)
+    path = write_report(str(folder), classifier, evaluation, samples)
     with open(path, encoding="utf-8") as file:
         return file.read()
 
@@ -77,9 +78,9 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="session")
-def page(judged, tmp_path_factory):
+def page(samples, tmp_path_factory):
     thresholds = np.array([0.4, 0.5, 0.6, 0.7])
-    return write(tmp_path_factory.mktemp("report"), judged, thresholds=thresholds)
+    return write(tmp_path_factory.mktemp("report"), samples, thresholds=thresholds)
 
 
 def embedded(page):
@@ -127,33 +128,33 @@ def test_charts_take_the_pages_colours(page):
     assert not re.search("#0([1-5])0\\1", page.split("</style>")[1])
 
 
-def test_history_stands_in_the_page_where_there_is_one(judged, tmp_path, caplog):
-    assert 'id="training"' not in write(tmp_path, judged)
+def test_history_stands_in_the_page_where_there_is_one(samples, tmp_path, caplog):
+    assert 'id="training"' not in write(tmp_path, samples)
     write_history(str(tmp_path / "history.csv"), [
         {"epoch": e, "train-loss": 2 - e, "val-loss": 2.1 - e, "val-mAP": e / 2}
         for e in range(2)])
-    assert 'id="training"' in write(tmp_path, judged)
+    assert 'id="training"' in write(tmp_path, samples)
     (tmp_path / "history.csv").write_text("epoch,loss\nfirst,much\n")
-    assert 'id="training"' not in write(tmp_path, judged)
+    assert 'id="training"' not in write(tmp_path, samples)
     assert "no training history" in caplog.text
 
 
-def test_a_report_where_nothing_can_be_measured(tmp_path, judged):
-    nothing = SimpleNamespace(**{**vars(judged), "label": np.full_like(judged.label, -1)})
+def test_a_report_where_nothing_can_be_measured(tmp_path, samples):
+    nothing = replace(samples, label=np.full_like(samples.label, -1))
     page = Page(write(tmp_path, nothing))
     hidden = {attrs.get("id", attrs.get("href")) for _, attrs in page.elements if "hidden" in attrs}
     assert hidden == {"charts"} | {sign + name for sign in ("", "#") for name in (
-        "measures", "by-class", "calibration", "together")}
-    assert not any("hidden" in attrs for _, attrs in Page(write(tmp_path, judged)).elements)
-    right = SimpleNamespace(**{**vars(judged), "prob": judged.label.clip(0, 1).astype(np.float32)})
-    sheets = embedded(write(tmp_path, right))["sheets"]
-    assert sheets["wrong"] == sheets["missed"] == sheets["alarms"] == []
+        "metrics", "by-class", "calibration", "co-occurrence")}
+    assert not any("hidden" in attrs for _, attrs in Page(write(tmp_path, samples)).elements)
+    correct = replace(samples, prob=samples.label.clip(0, 1).astype(np.float32))
+    sheets = embedded(write(tmp_path, correct))["sheets"]
+    assert sheets["wrong"] == sheets["false_negatives"] == sheets["false_positives"] == []
 
 
-def test_the_page_shows_the_versions_that_trained_and_reported(page, judged, tmp_path):
+def test_the_page_shows_the_versions_that_trained_and_reported(page, samples, tmp_path):
     assert Page(page).texts["footer"] == [
         f"Network trained by version 0.9, report written by version {VERSION}."]
-    assert "a version that it does not name" in write(tmp_path, judged, version=None)
+    assert "a version that it does not name" in write(tmp_path, samples, version=None)
 
 
 def test_one_epoch_has_one_tick():
@@ -177,8 +178,8 @@ def test_sheets_hold_what_their_names_say():
     prob = np.float32([[0.2, 0.9], [0.6, 0.8], [0.9, 0.4], [0.1, 0.9]])
     sheets = choose_photos(label, prob, np.array([0.5, 0.5]))
     assert sheets["wrong"] == [(0, 1), (1, 0), (2, 1)]
-    assert sheets["missed"] == [(0, 0), (2, 1)]
-    assert sheets["alarms"] == [(1, 0), (0, 1)]
+    assert sheets["false_negatives"] == [(0, 0), (2, 1)]
+    assert sheets["false_positives"] == [(1, 0), (0, 1)]
     assert sorted(s for s, _ in sheets["random"]) == [0, 1, 2, 3]
 
 
@@ -187,22 +188,22 @@ def test_totals_count_what_the_sheets_leave_out():
     label[:, 0] = 1
     label[0] = -1
     totals = count_images(label, np.full((500, 2), [0.1, 0.4], np.float32), 0.5)
-    assert totals["missed"] == {"images": 499, "classes": [499, 0]}
-    assert totals["alarms"] == {"images": 0, "classes": [0, 0]}
+    assert totals["false_negatives"] == {"images": 499, "classes": [499, 0]}
+    assert totals["false_positives"] == {"images": 0, "classes": [0, 0]}
     assert (totals["wrong"]["images"], totals["random"]["images"]) == (499, 500)
 
 
-def test_photos_tell_right_wrong_missed_and_unknown(judged):
+def test_photos_tell_true_and_false_positives_false_negatives_and_unknown(samples):
     label = np.int8([[1, 0, 1, -1]])
     prob = np.float32([[0.9, 0.8, 0.3, 0.7]])
-    (photo,), sheets = describe_photos({"random": [(0, -1)]}, judged.names[:1], judged.folder,
-                                       label, prob, np.full(4, 0.5))
-    assert (photo["right"], photo["alarms"]) == ([[0, 0.9]], [[1, 0.8]])
-    assert (photo["missed"], photo["unknown"]) == ([[2, 0.3]], [[3, 0.7]])
+    one = LabelledImages(samples.names[:1], samples.root, label, prob)
+    (photo,), sheets = describe_photos({"random": [(0, -1)]}, one, np.full(4, 0.5))
+    assert (photo["true_positives"], photo["false_positives"]) == ([[0, 0.9]], [[1, 0.8]])
+    assert (photo["false_negatives"], photo["unknown"]) == ([[2, 0.3]], [[3, 0.7]])
     assert sheets == {"random": [[0, -1]]}
 
 
-def test_thumbnail_is_the_whole_image_without_padding(judged, tmp_path):
+def test_thumbnail_is_the_whole_image_without_padding(samples, tmp_path):
     cv2.imwrite(str(tmp_path / "wide.png"), np.full((50, 200, 3), 90, np.uint8))
     text, width, height = thumbnail(str(tmp_path / "wide.png"))
     assert (width, height) == (256, 64) and text
@@ -218,24 +219,24 @@ def test_a_thousand_images_stay_below_30_mb(tmp_path):
         cv2.imwrite(str(tmp_path / name), rng.randint(0, 256, (256, 256, 3)).astype(np.uint8))
     label = (rng.uniform(size=(1200, 60)) < 0.1).astype(np.int8)
     prob = rng.uniform(size=label.shape).astype(np.float32)
-    many = SimpleNamespace(folder=tmp_path, names=[names[n % 4] for n in range(1200)],
-                           label=label, prob=prob)
+    many = LabelledImages([names[n % 4] for n in range(1200)], str(tmp_path), label, prob)
     page = write(tmp_path, many, [f"class {c}" for c in range(60)])
     photos = len(embedded(page)["photos"])
-    assert photos > 800 and len(page) / photos < 30e6 / report_photos.MOST_PHOTOS
+    assert photos > 800 and len(page) / photos < 30e6 / report_photos.MAX_PHOTOS
 
 
-def test_of_more_classes_than_photos_each_gets_its_first(judged):
+def test_of_more_classes_than_photos_each_gets_its_first(samples):
     rng = np.random.RandomState(0)
     prob = rng.uniform(size=(2000, 300)).astype(np.float32)
     sheets = choose_photos((prob < 0.3).astype(np.int8), prob, np.full(300, 0.5))
-    assert len({s for sheet in sheets.values() for s, _ in sheet}) == report_photos.MOST_PHOTOS
-    assert {c for _, c in sheets["missed"]} == {c for _, c in sheets["alarms"]} == set(range(300))
+    assert len({s for sheet in sheets.values() for s, _ in sheet}) == report_photos.MAX_PHOTOS
+    for name in ("false_negatives", "false_positives"):
+        assert {c for _, c in sheets[name]} == set(range(300))
 
 
-def test_together_counts_images_with_the_rows_class():
-    yes = np.array([[1, 1, 0], [1, 0, 0], [1, 1, 0]], bool)
-    shares = together(yes, np.ones_like(yes))
+def test_co_occurrence_counts_images_with_the_rows_class():
+    present = np.array([[1, 1, 0], [1, 0, 0], [1, 1, 0]], bool)
+    shares = co_occurrence(present, np.ones_like(present))
     np.testing.assert_allclose(shares, [[1, 2 / 3, 0], [1, 1, 0], [0, 0, 0]])
 
 
@@ -251,7 +252,7 @@ const head = (n) => document.querySelectorAll("#classes thead th")[n].click();
 const cards = () => document.querySelectorAll(".card").length;
 head(2); told.down = rows(); head(2); told.up = rows(); head(0); told.names = rows();
 told.all = cards();
-for (const sheet of ["wrong", "missed", "alarms", "random"]) {
+for (const sheet of ["wrong", "false_negatives", "false_positives", "random"]) {
   document.querySelector(`[data-sheet=${sheet}]`).click();
   told[sheet] = cards();
 }
@@ -274,7 +275,7 @@ const box = last.closest(".tall");
 box.style.maxHeight = "4rem";
 filter.value = last.id.split("-")[1]; filter.dispatchEvent(new Event("change"));
 told.barSeen = last.getBoundingClientRect().bottom <= box.getBoundingClientRect().bottom + 1;
-document.querySelector("[data-sheet=missed]").click();
+document.querySelector("[data-sheet=false_negatives]").click();
 told.which = document.getElementById("which").textContent.split(": ").pop();
 told.last = Number(last.id.split("-")[1]);
 told.problems = problems;
@@ -300,7 +301,7 @@ def test_in_a_browser_it_sorts_filters_and_raises_nothing(page, tmp_path, width)
     assert told["problems"] == [] and told["images"] and told["wide"] <= 0
     assert told["filterEnds"] < 0 and told["barSeen"]
     data = embedded(page)
-    count = data["totals"]["missed"]["classes"][told["last"]]
+    count = data["totals"]["false_negatives"]["classes"][told["last"]]
     assert told["which"] == f"{count} image{'s' * (count != 1)}."
     cells = [float(attrs["data-value"]) for _, attrs in Page(page).elements
              if "data-value" in attrs]
@@ -311,7 +312,7 @@ def test_in_a_browser_it_sorts_filters_and_raises_nothing(page, tmp_path, width)
     assert told["random"] == 24
     assert told["wrong"] == told["all"] == min(24, len(data["sheets"]["wrong"]))
     assert told["more"] == len(data["sheets"]["random"]) == 30
-    kinds = ("right", "alarms", "missed", "unknown")
+    kinds = ("true_positives", "false_positives", "false_negatives", "unknown")
     assert told["filtered"] == sum(any(c == 2 for kind in kinds for c, _ in photo[kind])
                                    for photo in data["photos"])
     assert told["curve"] == ["curve-2", "point-2"] and told["name"] == HOSTILE[2]
