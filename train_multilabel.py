@@ -21,12 +21,12 @@ from lst_iter import LstIter, augment_from_args
 from multilabel_metric import Accuracy, Loss, MeanAveragePrecision
 from network import checkpoint
 from network.fine_tune import (
-    check_shapes,
     frozen_parameters,
     get_fine_tune_model,
     load_pretrained,
     training_symbol,
 )
+from network.shape_check import check_shapes
 from reading.class_names import read_class_names
 from training.merged_metrics import MergedMetrics
 from training.optimization import choose_loss, optimizer_params

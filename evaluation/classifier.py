@@ -8,12 +8,12 @@
 import numpy as np
 
 from common.cli import InputError
-from common.mx_compat import mx
 from evaluation.thresholds import DEFAULT
 from lst_iter import LstIter
 from network import checkpoint
 from network.fine_tune import in_float32, without_loss
 from network.forward_pass import ForwardPass
+from network.shape_check import check_shapes, mxnet_errors
 from reading.image_reader import Augment
 
 
@@ -58,15 +58,12 @@ class Classifier:
             raise InputError(f"{source}: not fine-tuned: it ends in a loss that wants "
                              f"{min(inputs)}; train_multilabel.py --model {prefix} makes a "
                              "multi-label network of it")
-        says = checkpoint.get_attributes(self.symbol)
+        says = checkpoint.get_attributes(self.symbol, source)
         self.version = says.get("version")
         self.data_shape = tuple(says.get("image_shape", (3, 224, 224)))
         self._reading = {"resize": says.get("resize"), "fit": says.get("fit", "crop")}
-        try:
-            _, (shape,), _ = self._network.infer_shape(data=(1, *self.data_shape))
-        except mx.MXNetError as error:
-            raise InputError(f"{source}: the network does not work on images of "
-                             f"{self.data_shape}: {str(error).splitlines()[0]}") from None
+        shape = check_shapes(self._network, self.arg_params, self.aux_params, self.data_shape,
+                             source)
         if len(shape) != 2:
             raise InputError(f"{source}: the network's output is {shape}, not one probability a "
                              "class")
@@ -127,7 +124,9 @@ class Classifier:
         network, arg_params, aux_params = self._network, self.arg_params, self.aux_params
         if devices[0].device_type == "cpu":
             network, arg_params, aux_params = in_float32(network, arg_params, aux_params)
-        forward = ForwardPass(network, arg_params, aux_params, batches.provide_data[0], devices)
+        with mxnet_errors(f"{self.prefix}-symbol.json: the network cannot be computed"):
+            forward = ForwardPass(network, arg_params, aux_params, batches.provide_data[0],
+                                  devices)
         waiting = None
         for batch in batches:
             # MXNet computes in the background; meanwhile the caller gets the batch before.
@@ -140,7 +139,8 @@ class Classifier:
             yield self._averaged(*waiting)
 
     def _averaged(self, batch, outputs):
-        prob = np.mean([output.values() for output in outputs], axis=0)
+        with mxnet_errors(f"{self.prefix}-symbol.json: the network cannot be computed"):
+            prob = np.mean([output.values() for output in outputs], axis=0)
         if not np.isfinite(prob).all():
             raise InputError(f"{self.prefix}-{self.epoch:04d}.params: the network's output is NaN "
                              "or infinity: training has diverged, take an earlier epoch")

@@ -8,7 +8,6 @@ input takes raw RGB pixels, uint8, (batch, 3, height, width), 0 to 255: the grap
 normalises them with the constants `rgb_mean` and `rgb_std`. What else a reader must know
 (class names, sizes) are attributes of `data` in the symbol file.
 """
-import contextlib
 import json
 import os
 import re
@@ -19,6 +18,10 @@ import numpy as np
 from common.cli import InputError
 from common.files import write_atomically
 from common.mx_compat import mx
+from network.attributes import check_attribute, read_attributes
+from network.params_check import check_params
+from network.shape_check import check_shapes, mxnet_errors
+from network.symbol_check import checked_symbol
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -123,20 +126,26 @@ def with_layer(graph, name, layer):
     return mx.sym.load_json(json.dumps(graph))(**{name: layer})
 
 
-def get_attributes(sym):
+def get_attributes(sym, source="the network"):
     """What the symbol file says beside the graph.
+
+    Parameters
+    ----------
+    sym : mx.sym.Symbol
+    source : str
+        File that an error names.
 
     Returns
     -------
     dict of str to object
-        The JSON values that `set_attributes` stored, without the underscores around their names.
+        The values that `set_attributes` stored, by their names; see network/attributes.py.
+
+    Raises
+    ------
+    InputError
+        When an attribute is not known or has a value that it cannot have.
     """
-    found = {}
-    for name, text in sym.attr_dict().get("data", {}).items():
-        if name.startswith("__rgb_") and name.endswith("__"):
-            with contextlib.suppress(ValueError):
-                found[name[len("__rgb_"):-2]] = json.loads(text)
-    return found
+    return read_attributes(sym.attr_dict().get("data", {}), source)
 
 
 def set_attributes(sym, **values):
@@ -147,10 +156,15 @@ def set_attributes(sym, **values):
     sym : mx.sym.Symbol
         A network with an input called `data`.
     **values
-        Anything that JSON can hold, stored as the attribute `__rgb_NAME__` of `data`.
-        None removes the attribute. Used by the scripts here: `class_names` (list of str),
-        `image_shape` ([3, height, width]), `resize` (pixels of the short side before the
-        crop), `fit` ("crop", "pad" or "squash"), `version` (of this project, which trained it).
+        Stored as JSON in the attribute `__rgb_NAME__` of `data`; None removes the attribute.
+        network/attributes.py has the names and the values that they may have: `class_names`
+        (list of str), `image_shape` ([3, height, width]), `resize` (pixels of the short side
+        before the crop), `fit` ("crop", "pad" or "squash"), and others.
+
+    Raises
+    ------
+    InputError
+        When the network has no input called data, or an attribute cannot have this value.
     """
     graph = json.loads(sym.tojson())
     node = next((n for n in graph["nodes"] if n["op"] == "null" and n["name"] == "data"), None)
@@ -160,6 +174,7 @@ def set_attributes(sym, **values):
     for name, value in values.items():
         attributes.pop(f"__rgb_{name}__", None)
         if value is not None:
+            check_attribute(name, value, "the network")
             attributes[f"__rgb_{name}__"] = json.dumps(value)
     return mx.sym.load_json(json.dumps(graph))
 
@@ -182,23 +197,21 @@ def load(prefix, epoch):
     Raises
     ------
     InputError
-        When a file is missing, is cut short, or does not belong to the other one.
+        When a file is missing, is cut short, does not belong to the other one, or holds what
+        MXNet would crash on.
     """
     symbol_file, params_file = f"{prefix}-symbol.json", f"{prefix}-{epoch:04d}.params"
     for name in (symbol_file, params_file):
         if not os.path.isfile(name):
             raise InputError(f"{name}: no such file; --model takes the path before "
                              "-symbol.json, --epoch the number in the .params file's name")
-    try:
-        sym = mx.sym.load(symbol_file)
-    except (mx.MXNetError, UnicodeDecodeError):
-        raise InputError(f"{symbol_file}: not an MXNet symbol file, or cut short") from None
-    try:
+    with mxnet_errors(f"{symbol_file}: not an MXNet symbol file"):
+        sym = mx.sym.load_json(checked_symbol(symbol_file))
+    check_params(params_file)
+    with mxnet_errors(f"{params_file}: not an MXNet parameter file"):
         saved = mx.nd.load(params_file)
-    except mx.MXNetError:
-        raise InputError(f"{params_file}: not an MXNet parameter file, or cut short") from None
     arg_params, aux_params = {}, {}
-    for key, value in saved.items() if isinstance(saved, dict) else ():
+    for key, value in saved.items():
         kind, _, name = key.partition(":")
         {"arg": arg_params, "aux": aux_params}.get(kind, {})[name] = value
     absent = (set(sym.list_auxiliary_states()) - set(aux_params)
@@ -207,6 +220,9 @@ def load(prefix, epoch):
     if absent:
         raise InputError(f"{params_file}: not of {symbol_file}: lacks {absent[0]}"
                          + (f" and {len(absent) - 1} more" if absent[1:] else ""))
+    attributes = get_attributes(sym, symbol_file)
+    if "image_shape" in attributes:
+        check_shapes(sym, arg_params, aux_params, attributes["image_shape"], symbol_file)
     return sym, arg_params, aux_params
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from common.cli import InputError
 from common.mx_compat import mx
 from network import checkpoint
+from network.shape_check import mxnet_errors
 
 CLASSIFIERS = ("FullyConnected", "Convolution")
 # What may stand between the classifier and the network's output.
@@ -101,11 +102,8 @@ def get_fine_tune_model(sym, arg_params, num_classes, layer_name=None, dtype="fl
         raise InputError(f"--layer-before-fullc: {name} comes after the network's own loss; likely "
                          f"ones: {likely_layers(sym)}")
     image_shape = checkpoint.get_attributes(sym).get("image_shape", [3, 224, 224])
-    try:
+    with mxnet_errors(f"the network does not work on images of {image_shape}"):
         _, (shape,), _ = net.infer_shape_partial(data=(1, *image_shape))
-    except mx.MXNetError as error:
-        raise InputError(f"the network does not work on images of {image_shape}: "
-                         f"{first_line(error)}") from None
     if dtype != "float32":
         net = mx.sym.Cast(net, dtype="float32", name="features_float32")
     if len(shape) == 4:
@@ -114,11 +112,32 @@ def get_fine_tune_model(sym, arg_params, num_classes, layer_name=None, dtype="fl
         net = mx.sym.Flatten(net, name="fc_flatten")
     # A backbone that has a layer called fc of its own keeps it.
     head = "fc" if "fc_weight" not in kept else "fc_multilabel"
-    net = mx.sym.FullyConnected(net, num_hidden=num_classes, name=head)
-    net = mx.sym.sigmoid(net, name="sig")
-    net = mx.sym.Custom(net, name="softmax", op_type="CrossEntropyLoss",
-                        **{option: str(value) for option, value in loss.items()})
+    net = with_head(net, num_classes, head, loss)
     return net, {key: arg_params[key] for key in kept if key in arg_params}
+
+
+def with_head(features, num_classes, name, loss):
+    """The multi-label head on features: a classifier, the sigmoid `sig`, and the loss `softmax`.
+
+    Parameters
+    ----------
+    features : mx.sym.Symbol
+        (batch, values), float32.
+    num_classes : int
+    name : str
+        Name of the classifier, a FullyConnected.
+    loss : dict
+        Options of CrossEntropyLoss, see crossentropy_op.loss_options.
+
+    Returns
+    -------
+    mx.sym.Symbol
+        The probabilities, (batch, num_classes).
+    """
+    net = mx.sym.FullyConnected(features, num_hidden=num_classes, name=name)
+    net = mx.sym.sigmoid(net, name="sig")
+    return mx.sym.Custom(net, name="softmax", op_type="CrossEntropyLoss",
+                         **{option: str(value) for option, value in loss.items()})
 
 
 def load_pretrained(args):
@@ -137,26 +156,6 @@ def load_pretrained(args):
     sym, constants = checkpoint.with_normalisation(sym, mean, std, args.dtype)
     sym = checkpoint.set_attributes(sym, image_shape=args.image_shape)
     return sym, {**arg_params, **constants}, aux_params
-
-
-def first_line(error):
-    """What an MXNetError says, without its stack."""
-    return str(error).splitlines()[0]
-
-
-def check_shapes(net, arg_params, aux_params, image_shape, source):
-    """Parameters must fit the network at this image size, or it is an InputError."""
-    try:
-        shapes, _, aux_shapes = net.infer_shape(data=(1, *image_shape))
-    except mx.MXNetError as error:
-        raise InputError(f"the network does not work on images of {image_shape}: "
-                         f"{first_line(error)}") from None
-    known = [*zip(net.list_arguments(), shapes), *zip(net.list_auxiliary_states(), aux_shapes)]
-    for name, shape in known:
-        value = arg_params.get(name, aux_params.get(name))
-        if value is not None and value.shape != shape:
-            raise InputError(f"{source}: {name} is {value.shape}, but images of {image_shape} "
-                             f"and these classes want {shape}; is it another network's?")
 
 
 def frozen_parameters(net, freeze):
@@ -226,15 +225,18 @@ def without_loss(symbol):
     return layers[f"{name}_output" if f"{name}_output" in layers.list_outputs() else name]
 
 
-def in_float32(network, arg_params, aux_params):
-    """A float16 network and its parameters in float32: MXNet has no float16 on the CPU.
+def in_float32(net, arg_params, aux_params):
+    """The same network and parameters with float32 in place of float16.
 
-    Others come back as they are.
+    MXNet has no float16 convolution for the CPU, and its exporter writes none.
     """
-    if "rgb_dtype_output" not in network.get_internals().list_outputs():
-        return network, arg_params, aux_params
-    arg_params, aux_params = ({name: value.astype(np.float32) for name, value in params.items()}
-                              for params in (arg_params, aux_params))
-    mean, std = (arg_params[name].asnumpy().ravel() for name in checkpoint.CONSTANTS)
-    network, _ = checkpoint.with_normalisation(network, mean, std)
-    return network, arg_params, aux_params
+    graph = json.loads(net.tojson())
+    for node in graph["nodes"]:
+        attributes = node.get("attrs", {})
+        if node["op"] == "null" and attributes.get("__dtype__") == "2":  # MXNet's number of float16
+            del attributes["__dtype__"]
+        elif attributes.get("dtype") == "float16":
+            attributes["dtype"] = "float32"
+    params = ({name: value.astype(np.float32, copy=False) for name, value in params.items()}
+              for params in (arg_params, aux_params))
+    return (mx.sym.load_json(json.dumps(graph)), *params)

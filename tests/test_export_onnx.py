@@ -440,7 +440,7 @@ def test_a_foreign_checkpoint_gets_its_normalisation_and_size_by_flags(tmp_path)
     (("--rgb-mean", "1,2,3", "--rgb-std", "1,1,1", "--image-shape", "1,32,32"),
      "--image-shape must be 3,HEIGHT,WIDTH"),
     (("--rgb-mean", "1,2,3", "--rgb-std", "1,1,1", "--image-shape", "3,64,64"),
-     r"does not take images of \[3, 64, 64\]"),
+     r"does not work on images of \[3, 64, 64\]"),
 ])
 def test_a_foreign_checkpoint_is_not_guessed_at(flags, message, tmp_path):
     with pytest.raises(InputError, match=message):

@@ -23,7 +23,8 @@ from common.files import make_parent_folder, write_atomically  # noqa: E402
 from common.mx_compat import mx  # noqa: E402
 from convert.onnx_writer import OPSET, import_onnx, onnx_predictor, to_onnx  # noqa: E402
 from network import checkpoint  # noqa: E402
-from network.fine_tune import without_loss  # noqa: E402
+from network.fine_tune import in_float32, without_loss  # noqa: E402
+from network.shape_check import check_shapes  # noqa: E402
 from reading.image_reader import Augment, read_image  # noqa: E402
 
 TOLERANCE = 1e-4
@@ -74,12 +75,7 @@ def load_network(prefix, epoch, image_shape=None, mean=None, std=None):
     elif image_shape:
         raise InputError(f"{file} says its image size itself: leave out --image-shape")
     shape = checkpoint.get_attributes(sym)["image_shape"]
-    try:
-        sym.infer_shape(data=(1, *shape), **{name: arg_params[name].shape for name in
-                                             sym.list_arguments() if name in arg_params})
-    except mx.MXNetError as error:
-        raise InputError(f"{file}: the network does not take images of {shape}: "
-                         f"{str(error).splitlines()[0]}") from None
+    check_shapes(sym, arg_params, aux_params, shape, file)
     if any(value.dtype == np.float16 for value in arg_params.values()):
         print(f"{prefix}: computes in float16; is compared and exported in float32")
     return in_float32(sym, arg_params, aux_params)
@@ -92,20 +88,6 @@ def check_ends_in_sigmoid(net, file):
     if "sigmoid" not in (last["op"], last.get("attrs", {}).get("act_type")):
         raise InputError(f"{file} ends in {last['name']} ({last['op']}), not in a sigmoid; "
                          "wanted is a checkpoint of train_multilabel.py")
-
-
-def in_float32(sym, arg_params, aux_params):
-    """The same network with float32 in place of float16: symbol, arg_params, aux_params."""
-    graph = json.loads(sym.tojson())
-    for node in graph["nodes"]:
-        attributes = node.get("attrs", {})
-        if node["op"] == "null" and attributes.get("__dtype__") == "2":  # MXNet's number of float16
-            del attributes["__dtype__"]
-        elif attributes.get("dtype") == "float16":
-            attributes["dtype"] = "float32"
-    params = ({name: value.astype("float32") for name, value in params.items()}
-              for params in (arg_params, aux_params))
-    return (mx.sym.load_json(json.dumps(graph)), *params)
 
 
 def with_thresholds_of(net, epoch):

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from common.cli import InputError
 from common.mx_compat import mx
-from network.fine_tune import split_head
+from network.fine_tune import split_head, with_head
 from network.forward_pass import ForwardPass
 from training.workers import Workers
 
@@ -218,11 +218,7 @@ def train_head(net, arg_params, aux_params, train, val, epochs, mirror, loss_opt
     batches = FeatureIter(*stored, BATCH_SIZE, seed)
     val_batches = val_stored and FeatureIter(*val_stored, BATCH_SIZE)
 
-    head = mx.sym.FullyConnected(mx.sym.Variable("features"), name=name,
-                                 num_hidden=stored[1].shape[1])
-    head = mx.sym.Custom(mx.sym.sigmoid(head, name="sig"), name="softmax",
-                         op_type="CrossEntropyLoss",
-                         **{key: str(value) for key, value in loss_options.items()})
+    head = with_head(mx.sym.Variable("features"), stored[1].shape[1], name, loss_options)
     measures = {}
     module = mx.mod.Module(head, ["features"], ["softmax_label"], context=devices[0],
                            logger=WarmHeadLog(logger, {}))

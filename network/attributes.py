@@ -1,0 +1,114 @@
+"""What a checkpoint says of itself beside its graph: attributes of `data` in the symbol file.
+
+    values = read_attributes({"__rgb_fit__": '"squash"'}, "net-symbol.json")   # {"fit": "squash"}
+
+Each is stored as JSON text under `__rgb_NAME__`. One set of rules serves writing and reading.
+"""
+import json
+import math
+
+from common.cli import InputError
+
+MOST_CLASSES = 100_000
+LARGEST_SIDE = 1 << 13
+
+
+def _is_number(value, least, most, kinds=(int,)):
+    return type(value) in kinds and math.isfinite(value) and least <= value <= most
+
+
+def _is_list(value, is_valid, least=1, most=MOST_CLASSES):
+    return (isinstance(value, (list, tuple)) and least <= len(value) <= most
+            and all(is_valid(item) for item in value))
+
+
+def _is_text(value, most=1000):
+    # Python's JSON accepts lone surrogates, which cannot be encoded.
+    return (isinstance(value, str) and len(value) <= most and "\0" not in value
+            and not any("\ud800" <= character <= "\udfff" for character in value))
+
+
+# By name: whether a value is valid, and what is expected in words.
+RULES = {
+    "image_shape": (lambda v: _is_list(v, lambda side: _is_number(side, 1, LARGEST_SIDE), 3, 3)
+                    and v[0] == 3, f"3, height and width, both 1 to {LARGEST_SIDE}"),
+    "resize": (lambda v: _is_number(v, 0, LARGEST_SIDE), f"a whole number, 0 to {LARGEST_SIDE}"),
+    "fit": (lambda v: v in ("crop", "pad", "squash"), "crop, pad or squash"),
+    "background": (lambda v: _is_list(v, lambda part: _is_number(part, 0, 255), 3, 3),
+                   "red, green and blue, each 0 to 255"),
+    "class_names": (lambda v: _is_list(v, _is_text),
+                    "a list of texts of at most 1,000 characters"),
+    "thresholds": (lambda v: _is_list(v, lambda t: _is_number(t, -1, 1, (int, float))),
+                   "a list of numbers from -1 to 1"),
+    "thresholds_epoch": (lambda v: _is_number(v, 0, 1 << 31), "the number of an epoch"),
+    "version": (lambda v: _is_text(v, 100), "text of at most 100 characters"),
+}
+
+
+def parse_json(text):
+    """The value of a JSON text from a stranger.
+
+    Raises
+    ------
+    InputError
+        When it is not JSON, or nested too deeply, or holds NaN, infinity or an excessively long
+        number.
+    """
+    try:
+        return json.loads(text, parse_int=_parse_int, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise InputError("its JSON is nested too deeply") from None
+    except ValueError as error:
+        raise InputError(f"its JSON cannot be read: {error}") from None
+
+
+def _parse_int(text):
+    if len(text) > 20:  # converting a million digits takes Python minutes
+        raise ValueError("a number of more than 20 digits")
+    return int(text)
+
+
+def _refuse_constant(name):
+    raise ValueError(f"{name} is not JSON")
+
+
+def check_attribute(name, value, source):
+    """Raise an InputError that names `source` where an attribute cannot have this value."""
+    if name not in RULES:
+        raise InputError(f"{source}: attribute {name!r:.80} is not known; known are "
+                         + ", ".join(RULES))
+    is_valid, expected = RULES[name]
+    if not is_valid(value):
+        raise InputError(f"{source}: attribute {name} is {value!r:.80}; expected is {expected}")
+
+
+def read_attributes(texts, source):
+    """Parse and check attributes.
+
+    Parameters
+    ----------
+    texts : dict of str to str
+        Attributes of `data`; those that are not called `__rgb_NAME__` are left to MXNet.
+    source : str
+        File that an error names.
+
+    Returns
+    -------
+    dict of str to object
+
+    Raises
+    ------
+    InputError
+        When an attribute is not known, is not JSON, or has a value that it cannot have.
+    """
+    values = {}
+    for key, text in texts.items():
+        if not key.startswith("__rgb_") or not key.endswith("__"):
+            continue
+        name = key[len("__rgb_"):-2]
+        try:
+            values[name] = parse_json(text)
+        except InputError as error:
+            raise InputError(f"{source}: attribute {name}: {error}") from None
+        check_attribute(name, values[name], source)
+    return values

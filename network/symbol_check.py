@@ -1,0 +1,209 @@
+"""What a symbol file may contain: checked before MXNet, which trusts it, builds the graph.
+
+    sym = mx.sym.load_json(checked_symbol("net-symbol.json"))
+
+The text returned is written anew from what was checked, so that MXNet sees nothing else.
+"""
+import json
+import os
+import re
+
+from common.cli import InputError
+from crossentropy_op import loss_options
+from network.attributes import parse_json
+
+MOST_BYTES = 1 << 25
+MOST_NODES = 10000  # MXNet frees a chain of nodes recursively. ResNet-152 has about 1,400.
+NEWEST_MXNET = 19999
+
+# Operators of image classifiers by their smallest and largest number of inputs. Not here:
+# operators that take pointers or run foreign code (_Native, _NDArray, _CustomFunction), subgraphs,
+# control flow, and operators that take indices or sizes from their data.
+OPERATORS = {
+    (1, 1): """
+        Activation BlockGrad Cast Dropout Flatten L2Normalization LRN MakeLoss Pad Pooling
+        Pooling_v1 Reshape SliceChannel SoftmaxActivation SwapAxis
+        _contrib_AdaptiveAvgPooling2D _contrib_BilinearResize2D _contrib_div_sqrt_dim _copy
+        _image_normalize amp_cast broadcast_axis broadcast_to clip depth_to_space expand_dims
+        log_softmax make_loss max mean min norm ones_like prod repeat reverse slice slice_axis
+        smooth_l1 softmax softmin space_to_depth squeeze sum tile transpose zeros_like
+        abs arccos arccosh arcsin arcsinh arctan arctanh cbrt ceil cos cosh degrees erf erfinv exp
+        expm1 fix floor gamma gammaln hard_sigmoid log log10 log1p log2 logical_not negative
+        radians rcbrt reciprocal relu rint round rsqrt sigmoid sign sin sinh softsign sqrt square
+        tan tanh trunc
+        _DivScalar _MaximumScalar _MinimumScalar _MinusScalar _MulScalar _PlusScalar _PowerScalar
+        _RDivScalar _RMinusScalar _div_scalar _equal_scalar _greater_equal_scalar _greater_scalar
+        _lesser_equal_scalar _lesser_scalar _maximum_scalar _minimum_scalar _minus_scalar
+        _mul_scalar _not_equal_scalar _plus_scalar _power_scalar _rdiv_scalar _rminus_scalar
+        _rpower_scalar""",
+    (1, 2): "Crop LeakyReLU",
+    (2, 2): """
+        Custom LinearRegressionOutput LogisticRegressionOutput MAERegressionOutput SVMOutput
+        Softmax SoftmaxOutput batch_dot broadcast_add broadcast_div broadcast_equal
+        broadcast_greater broadcast_greater_equal broadcast_lesser broadcast_lesser_equal
+        broadcast_like broadcast_maximum broadcast_minimum broadcast_mul broadcast_not_equal
+        broadcast_power broadcast_sub dot elemwise_add elemwise_div elemwise_mul elemwise_sub
+        reshape_like slice_like _Div _Maximum _Minimum _Minus _Mul _Plus _Power _maximum _minimum
+        _power""",
+    (2, 3): "Convolution Convolution_v1 Deconvolution FullyConnected",
+    (3, 3): "GroupNorm InstanceNorm LayerNorm where",
+    (3, 5): "BatchNorm BatchNorm_v1 _contrib_SyncBatchNorm",  # 3 in files of MXNet before 0.9
+    (1, 1000): "Concat ElementWiseSum UpSampling add_n concat stack",
+}
+NUM_INPUTS = {name: number for number, names in OPERATORS.items() for name in names.split()}
+
+# Ranges of the numbers in attributes, by the attributes' names: MXNet divides and allocates by
+# them, and counts axes with them.
+RANGES = {
+    **dict.fromkeys(("kernel", "stride", "dilate", "block_size", "nsize", "reps", "repeats",
+                     "scale"), (1, 1 << 10)),
+    **dict.fromkeys(("num_group", "num_groups", "num_filter", "num_hidden", "ndev"), (1, 1 << 17)),
+    **dict.fromkeys(("num_args", "num_outputs"), (1, 1000)),
+    **dict.fromkeys(("height", "width", "output_size"), (1, 1 << 13)),
+    **dict.fromkeys(("pad", "adj", "pad_width"), (0, 1 << 10)),
+    **dict.fromkeys(("target_shape", "offset", "h_w", "workspace"), (0, 1 << 13)),
+    **dict.fromkeys(("axis", "axes", "dim", "dim1", "dim2", "lhs_axes", "rhs_axes"), (-8, 8)),
+    **dict.fromkeys(("begin", "end", "step"), (-1 << 31, 1 << 31)),
+    "shape": (-4, 1 << 24), "__shape__": (-1, 1 << 28),
+    "__dtype__": (-1, 7),  # MXNet's numbers of types, from float32 to bool
+    "__storage_type__": (-1, 0),  # nothing sparse
+}
+NUMBER = r"\s*(?:-?\d{1,12}L?|None)\s*"
+NUMBERS = re.compile(rf"\s*[(\[]?\s*({NUMBER}(?:,{NUMBER})*,?)?\s*[)\]]?\s*")
+ASCII = re.compile(r"[ -~]{1,500}")
+
+
+def checked_symbol(path):
+    """Read a symbol file and check what MXNet does not.
+
+    Parameters
+    ----------
+    path : str
+
+    Returns
+    -------
+    str
+        JSON of the same graph, for mx.sym.load_json.
+
+    Raises
+    ------
+    InputError
+        When the file is not a symbol file, or its graph is one that MXNet must not load.
+    """
+    try:
+        if os.path.getsize(path) > MOST_BYTES:
+            raise InputError(f"it has more than {MOST_BYTES} bytes")
+        with open(path, encoding="utf-8") as file:
+            graph = parse_json(file.read())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not an MXNet symbol file, or cut short") from None
+    except InputError as error:
+        raise InputError(f"{path}: not an MXNet symbol file, or cut short: {error}") from None
+    try:
+        return json.dumps(_checked_graph(graph))
+    except InputError as error:
+        raise InputError(f"{path}: refused: {error}; take a symbol file as MXNet writes it, of an "
+                         "image classifier") from None
+
+
+def _checked_graph(graph):
+    nodes, heads = (_list(graph, key) for key in ("nodes", "heads"))
+    if not heads or not 0 < len(nodes) <= MOST_NODES:
+        raise InputError(f"{len(nodes)} nodes and {len(heads)} outputs; at most {MOST_NODES} nodes "
+                         "and at least one output are loaded")
+    checked, num_outputs = [], []
+    for node in nodes:
+        checked.append(_checked_node(node, num_outputs))
+        split = checked[-1]["op"] == "SliceChannel"
+        num_outputs.append(_count(checked[-1], "num_outputs", 1) if split else 1)
+    variables = [node["name"] for node in checked if node["op"] == "null"]
+    if len(set(variables)) < len(variables):
+        raise InputError("two inputs or parameters have the same name")
+    result = {"nodes": checked, "heads": [_entry(head, num_outputs) for head in heads],
+              "arg_nodes": [i for i, node in enumerate(checked) if node["op"] == "null"]}
+    attrs = graph.get("attrs", {})
+    if isinstance(attrs, dict) and "mxnet_version" in attrs:
+        version = attrs["mxnet_version"]
+        if not (isinstance(version, list) and len(version) == 2 and version[0] == "int"
+                and type(version[1]) is int and 0 <= version[1] <= NEWEST_MXNET):
+            raise InputError(f"its mxnet_version is {version!r:.80}, and not that of an MXNet 1.x")
+        result["attrs"] = {"mxnet_version": version}
+    return result
+
+
+def _checked_node(node, num_outputs):
+    """A node of the graph, with what is known to be harmless only."""
+    op, name = (_text(node, key) for key in ("op", "name"))
+    attrs = {}
+    for key in ("param", "attr", "attrs"):  # MXNet has written each of the three
+        more = node.get(key, {})
+        if not isinstance(more, dict):
+            raise InputError(f"{key} of node {name} is not an object")
+        attrs.update(more)
+    for key, value in attrs.items():
+        _check_attribute(f"{key} of node {name}", key, value)
+    inputs = [_entry(entry, num_outputs) for entry in _list(node, "inputs")]
+    if op != "null" and op not in NUM_INPUTS:
+        raise InputError(f"node {name} is the operator {op}, which is not among those of image "
+                         "classifiers")
+    least, most = NUM_INPUTS.get(op, (0, 0))
+    checked = {"op": op, "name": name, "attrs": attrs, "inputs": inputs}
+    if not least <= len(inputs) <= most or (
+            op != "null" and _count(checked, "num_args", len(inputs)) != len(inputs)):
+        raise InputError(f"node {name} ({op}) has {len(inputs)} inputs")
+    if op == "Custom":
+        options = {key: value for key, value in attrs.items() if not key.startswith("__")}
+        if options.pop("op_type", None) != "CrossEntropyLoss" or not set(options) <= set(
+                loss_options()):
+            raise InputError(f"node {name} is a custom operator; only CrossEntropyLoss and its "
+                             "options are known")
+        try:
+            loss_options(**options)
+        except ValueError as error:
+            raise InputError(f"node {name}: {error}") from None
+    return checked
+
+
+def _count(node, key, default):
+    text = node["attrs"].get(key, str(default))
+    if not text.isdecimal():
+        raise InputError(f"{key} of node {node['name']} is {text!r:.80}, and not a number")
+    return int(text)
+
+
+def _check_attribute(where, key, value):
+    if not ASCII.fullmatch(key) or not isinstance(value, str):
+        raise InputError(f"{where!r:.200} is not text")
+    if not re.fullmatch(r"[ -~\s]*", value, re.ASCII):
+        raise InputError(f"{where} is not ASCII")
+    if key in RANGES:
+        least, most = RANGES[key]
+        if not NUMBERS.fullmatch(value) or not all(
+                least <= int(number) <= most for number in re.findall(r"-?\d+", value)):
+            raise InputError(f"{where} is {value!r:.80}; from {least} to {most} is allowed")
+
+
+def _entry(entry, num_outputs):
+    """A reference to an output of an earlier node: [node, output] or [node, output, version]."""
+    if not (isinstance(entry, list) and len(entry) in (2, 3)
+            and all(type(number) is int for number in entry)
+            and 0 <= entry[0] < len(num_outputs) and 0 <= entry[1] < num_outputs[entry[0]]):
+        raise InputError(f"it refers to an output that is not there: {entry!r:.80}")
+    return [entry[0], entry[1], 0]
+
+
+def _list(value, key):
+    value = value.get(key) if isinstance(value, dict) else None
+    if not isinstance(value, list):
+        raise InputError(f"{key} is missing, or not a list")
+    return value
+
+
+def _text(node, key):
+    value = node.get(key) if isinstance(node, dict) else None
+    if not isinstance(value, str) or not ASCII.fullmatch(value):
+        raise InputError(f"the {key} of a node is {value!r:.80}; 1 to 500 ASCII characters are "
+                         "allowed")
+    return value

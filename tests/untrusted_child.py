@@ -1,0 +1,205 @@
+"""A child process that loads mutated checkpoints: one line to a log before each, one after it.
+
+    python untrusted_child.py KIND FOLDER FIRST LAST LOG
+
+Whatever ends the process, the last line of the log says which input did.
+"""
+import argparse
+import json
+import os
+import random
+import resource
+import signal
+import struct
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from common.cli import InputError
+from common.mx_compat import mx
+from evaluation.classifier import Classifier
+from network import fine_tune
+from network.shape_check import check_shapes
+from network.symbol_check import NUM_INPUTS, RANGES
+from reading.image_list import ImageList
+
+MEMORY = 3 << 30
+SECONDS = 20
+NUMBERS = [0, -1, 1, 2, 3, 7, 255, 1000, 65536, 2 ** 31 - 1, 2 ** 31, -2 ** 31, 2 ** 32, 2 ** 63,
+           2 ** 64, 10 ** 30]
+VALUES = [*NUMBERS, None, True, 0.5, 1e308, -0.0, float("nan"), float("inf"), "", "x", "\ud800", "\0",
+          "\x1b[31m", "9" * 5000, [], {}, [[]], [None], [0, 0, 0], [3, 0, 32], [3, -1, 32],
+          [3, 30000, 30000], [3, 32, 32.5], ["3", 32, 32], [1, 32, 32], [3, 32], [0.5], [float("nan")] * 3,
+          ["a", "b", 3], ["\ud800"] * 3, "[" * 100000, [2 ** 70] * 3, "crop ", 1 << 40]
+
+
+def mutate_value(draw, value):
+    """Another JSON value in place of one: of the same kind mostly."""
+    if draw.random() < 0.25:
+        return draw.choice(VALUES)
+    if isinstance(value, bool) or value is None:
+        return draw.choice(VALUES)
+    if isinstance(value, int):
+        return draw.choice([*NUMBERS, value + 1, value - 1, -value])
+    if isinstance(value, str):
+        numbers = "".join(c if c.isdigit() or c == "-" else " " for c in value).split()
+        if numbers and draw.random() < 0.8:
+            return value.replace(draw.choice(numbers), str(draw.choice(NUMBERS)), 1)
+        return draw.choice(["", "None", "True", "()", "(0, 0)", "(-1,)", "max", "relu", "nan",
+                            "1e400", value * 300, value[:-1], value + "\0"])
+    if isinstance(value, list) and value:
+        changed = list(value)
+        draw.choice([lambda: changed.pop(draw.randrange(len(changed))),
+                     lambda: changed.append(draw.choice(changed)),
+                     lambda: changed.__setitem__(draw.randrange(len(changed)),
+                                                 draw.choice(VALUES)),
+                     lambda: draw.shuffle(changed)])()
+        return changed
+    return draw.choice(VALUES)
+
+
+def mutate_graph(draw, text):
+    """A symbol file with one to three mistakes."""
+    if draw.random() < 0.1:
+        data = bytearray(text.encode())
+        for _ in range(draw.randint(1, 4)):
+            data[draw.randrange(len(data))] = draw.randrange(256)
+        return bytes(data[:draw.choice([len(data), draw.randrange(len(data))])])
+    graph = json.loads(text)
+    for _ in range(draw.randint(1, 3)):
+        node = draw.choice(graph["nodes"])
+        layer = draw.choice([n for n in graph["nodes"] if n["op"] != "null"] or [node])
+        attributes = layer.setdefault("attrs", {})
+        turn = draw.random()
+        if turn < 0.25 and attributes:
+            key = draw.choice(sorted(attributes))
+            attributes[key] = mutate_value(draw, attributes[key])
+        elif turn < 0.4:
+            attributes[draw.choice(sorted(RANGES))] = draw.choice(
+                ["0", "-1", "1", "2", "(1, 1)", "(0, 0)", "(2, 2)", "(1, 1, 1)", "100000", "()",
+                 "None", "(3, 1000)", "7", "-8"])
+        elif turn < 0.6:
+            layer["op"] = draw.choice(draw.choice([sorted(NUM_INPUTS), mx.operator.
+                                                   get_all_registered_operators()]))
+        elif turn < 0.7:
+            layer["inputs"] = mutate_value(draw, layer["inputs"])
+        elif turn < 0.75 and layer["inputs"]:
+            layer["inputs"][0] = [draw.randrange(len(graph["nodes"])), draw.choice([0, 0, 1, 2]), 0]
+        elif turn < 0.85 and node.get("attrs"):
+            key = draw.choice(sorted(node["attrs"]))
+            node["attrs"][key] = mutate_value(draw, node["attrs"][key])
+        elif turn < 0.9:
+            key = draw.choice(sorted(node))
+            node[key] = mutate_value(draw, node[key])
+        elif turn < 0.95:
+            graph["nodes"].remove(node)
+        else:
+            key = draw.choice(sorted(graph))
+            graph[key] = mutate_value(draw, graph[key])
+    return json.dumps(graph).encode()
+
+
+def mutate_params(draw, data):
+    """A .params file with one to three mistakes, most of them in lengths and types."""
+    data = bytearray(data)
+    for _ in range(draw.randint(1, 3)):
+        place = draw.choice([draw.randrange(min(len(data), 120)), draw.randrange(len(data)),
+                             max(0, len(data) - draw.randrange(1, 300))])
+        turn = draw.random()
+        if turn < 0.4:
+            data[place] = draw.choice([0, 1, 127, 255, draw.randrange(256)])
+        elif turn < 0.8:
+            layout = draw.choice("iq")
+            value = struct.pack(f"<{layout}", draw.choice(NUMBERS[:11]))
+            place -= place % 4
+            data[place:place + len(value)] = value
+        elif turn < 0.9:
+            del data[place:place + draw.choice([1, 4, 8, len(data)])]
+        else:
+            data[place:place] = bytes(draw.randrange(256) for _ in range(draw.choice([1, 4, 8])))
+    return bytes(data)
+
+
+def mutate_attributes(draw, text):
+    """A symbol file in which one attribute of the checkpoint has another value."""
+    graph = json.loads(text)
+    attributes = next(node for node in graph["nodes"] if node["name"] == "data")["attrs"]
+    name = draw.choice(["thresholds", "thresholds_epoch", "class_names", "image_shape", "fit",
+                        "resize", "background", "version", "other"])
+    value = draw.choice(VALUES)
+    attributes[f"__rgb_{name}__"] = (
+        value if isinstance(value, str) and draw.random() < 0.5 else json.dumps(value))
+    return json.dumps(graph).encode()
+
+
+MUTATIONS = {"symbol": ("-symbol.json", mutate_graph), "params": ("-0002.params", mutate_params),
+             "attributes": ("-symbol.json", mutate_attributes)}
+
+
+def use(prefix, image):
+    """What the three commands do with a checkpoint, on one image."""
+    classifier = Classifier(prefix, 2)
+    with classifier.open(ImageList([image], len(classifier.class_names)), batch_size=1) as batches:
+        for _ in classifier.predict(batches, [mx.cpu()]):
+            pass
+
+
+def fine_tune_it(prefix):
+    """The same for train_multilabel.py: a step of training."""
+    args = argparse.Namespace(model=prefix, epoch=2, rgb_mean=None, rgb_std=None,
+                              image_shape=None, dtype="float32")
+    sym, arg_params, aux_params = fine_tune.load_pretrained(args)
+    net, arg_params = fine_tune.get_fine_tune_model(sym, arg_params, 3)
+    check_shapes(net, arg_params, aux_params, args.image_shape, prefix)
+    frozen = fine_tune.frozen_parameters(net, "none")
+    module = mx.mod.Module(fine_tune.training_symbol(net, frozen, 1), fixed_param_names=frozen,
+                           label_names=["softmax_label"])
+    pixels = np.zeros((1, *args.image_shape), np.uint8)
+    module.bind([mx.io.DataDesc("data", pixels.shape, np.uint8)], [("softmax_label", (1, 3))])
+    module.init_params(arg_params=arg_params, aux_params=aux_params, allow_missing=True)
+    module.forward_backward(mx.io.DataBatch([mx.nd.array(pixels, dtype=np.uint8)],
+                                            [mx.nd.zeros((1, 3))]))
+    module.get_outputs()[0].asnumpy()
+
+
+def export(prefix):
+    """The same for export_onnx.py --deploy."""
+    import export_onnx
+    net, arg_params, aux_params = export_onnx.load_network(prefix, 2)
+    samples = export_onnx.sample_images(export_onnx.checkpoint.get_attributes(net))
+    predictor = export_onnx.mxnet_predictor(net, arg_params, aux_params)
+    export_onnx.compare("net", predictor, predictor, {"few": samples["random pixels"][:1]})
+
+
+def main(kind, folder, first, last, log):
+    """Mutate, load and compute the checkpoints number `first` to `last` - 1."""
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+    source = Path(folder, "valid")
+    target = os.path.join(folder, f"mutated-{kind}-{first}")
+    ending, mutate = MUTATIONS[kind]
+    for suffix in ("-symbol.json", "-0002.params"):
+        Path(target + suffix).write_bytes(Path(f"{source}{suffix}").read_bytes())
+    valid = Path(f"{source}{ending}").read_bytes()
+    with open(log, "a") as out:
+        for number in range(int(first), int(last)):
+            draw = random.Random(number)
+            Path(target + ending).write_bytes(
+                mutate(draw, valid if kind == "params" else valid.decode()))
+            out.write(f"{number} begins\n")
+            out.flush()
+            signal.alarm(SECONDS)
+            results = []
+            for step in (lambda: use(target, os.path.join(folder, "image.png")),
+                         lambda: fine_tune_it(target), lambda: export(target)):
+                try:
+                    step()
+                    results.append("ok")
+                except InputError as error:
+                    results.append(str(error).replace("\n", " ")[:300])
+            signal.alarm(0)
+            out.write(f"{number} ends: {results}\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
