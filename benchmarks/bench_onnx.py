@@ -13,13 +13,12 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np  # noqa: E402
-from export_onnx import load_network, mxnet_predictor  # noqa: E402
 
 from common.cli import ArgumentParser, InputError, run  # noqa: E402
+from convert.checkpoint_export import load_network, mxnet_predictor  # noqa: E402
 from convert.onnx_writer import onnx_predictor, to_onnx  # noqa: E402
 from network import checkpoint  # noqa: E402
 from network.fine_tune import without_loss  # noqa: E402

@@ -10,6 +10,7 @@ import numpy as np
 
 from common.cli import InputError
 from common.mx_compat import mx
+from convert.onnx_packages import import_onnx, mapping_for_mxnet
 from network.checkpoint import normalised_data
 
 FREE_SIZE = 224  # pixels, for a model that takes images of any size
@@ -46,13 +47,9 @@ def convert(path, mean, std):
         When onnx or onnxruntime is not installed, the file is no ONNX classifier, MXNet does not
         read its operators, or the result is not the same.
     """
-    try:
-        import onnx
-        import onnxruntime
-        from google.protobuf.message import DecodeError
-    except ImportError:
-        raise InputError("--onnx needs the packages onnx and onnxruntime: "
-                         "pip install -r requirements-export.txt") from None
+    onnx, onnxruntime = import_onnx("--onnx")
+    from google.protobuf.message import DecodeError  # onnx needs it
+
     try:
         model = onnx.load(path)
     except OSError as error:
@@ -173,7 +170,8 @@ def _import(model):
         raise InputError("MXNet does not read the operators " + ", ".join(sorted(unknown)))
     opset = max(entry.version for entry in model.opset_import)
     try:
-        net, arg_params, aux_params = GraphProto().from_onnx(model.graph, opset_version=opset)
+        with mapping_for_mxnet():
+            net, arg_params, aux_params = GraphProto().from_onnx(model.graph, opset_version=opset)
         return _tidy(net), arg_params, aux_params
     except NOT_READ as error:
         reason = str(error) or type(error).__name__

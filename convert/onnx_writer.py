@@ -3,8 +3,6 @@
     model = to_onnx(net, arg_params, aux_params)
     predict = onnx_predictor(model.SerializeToString())
     probability = predict(pixels)
-
-onnx and onnxruntime are imported when they are needed, so that importing this needs neither.
 """
 import ast
 import json
@@ -13,30 +11,13 @@ import numpy as np
 
 from common.cli import InputError
 from common.mx_compat import mx
+from convert.onnx_packages import import_onnx, mapping_for_mxnet
 from network import checkpoint
 
 # The highest operator set that MXNet 1.9.1 knows. It would label its result with the newest one
 # of the installed onnx, in which Pad and the reductions are written differently.
 OPSET = 13
 IR_VERSION = 7  # the file format that came with operator set 13
-
-
-def import_onnx():
-    """The modules onnx and onnxruntime, which only the export to ONNX needs.
-
-    Raises
-    ------
-    InputError
-        When they are not installed, or not in a version that MXNet 1.9.1 works with.
-    """
-    try:
-        import onnx
-        import onnx.mapping  # MXNet's exporter reads it; later releases have it no more
-        import onnxruntime
-    except ImportError as error:
-        raise InputError(f"--out needs onnx and onnxruntime ({error}): "
-                         "pip install -r requirements-export.txt") from None
-    return onnx, onnxruntime
 
 
 def to_onnx(net, arg_params, aux_params):
@@ -61,7 +42,7 @@ def to_onnx(net, arg_params, aux_params):
     InputError
         When onnx is not installed, or MXNet cannot write the network as ONNX.
     """
-    onnx, _ = import_onnx()
+    onnx, _ = import_onnx("--out")
     from mxnet.onnx.mx2onnx._export_onnx import MXNetGraph  # export_model cannot set the opset
 
     attributes = checkpoint.get_attributes(net)
@@ -76,9 +57,10 @@ def to_onnx(net, arg_params, aux_params):
         raise InputError(f"MXNet cannot write {', '.join(unknown)} as ONNX; --deploy takes "
                          "every operator")
     try:
-        graph = MXNetGraph().create_onnx_graph_proto(
-            net, {**arg_params, **aux_params}, [(1, *shape)], [onnx.TensorProto.UINT8],
-            opset_version=OPSET, dynamic=True, dynamic_input_shapes=[(None, *shape)])
+        with mapping_for_mxnet():
+            graph = MXNetGraph().create_onnx_graph_proto(
+                net, {**arg_params, **aux_params}, [(1, *shape)], [onnx.TensorProto.UINT8],
+                opset_version=OPSET, dynamic=True, dynamic_input_shapes=[(None, *shape)])
         _tidy(graph, shape, classes)
         model = onnx.helper.make_model(
             graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)], ir_version=IR_VERSION,
@@ -118,7 +100,7 @@ def onnx_predictor(model):
     model : bytes
         The content of an ONNX file.
     """
-    _, onnxruntime = import_onnx()
+    _, onnxruntime = import_onnx("--out")
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
 
     def predict(pixels):

@@ -8,6 +8,7 @@ from import_pretrained import main
 from common.cli import InputError
 from common.mx_compat import mx
 from convert import onnx_file
+from convert.onnx_packages import mapping_for_mxnet
 from network import checkpoint
 from network.checkpoint import IMAGENET_MEAN, IMAGENET_STD
 
@@ -123,7 +124,8 @@ def test_what_mxnet_exports_comes_back(onnx, pixels, tmp_path):
     net(mx.nd.zeros((1, 3, 32, 32)))
     params = {name: parameter.data() for name, parameter in net.collect_params().items()}
     path = str(tmp_path / "net.onnx")
-    mx.onnx.export_model(net(mx.sym.Variable("x")), params, [(1, 3, 32, 32)], np.float32, path)
+    with mapping_for_mxnet():
+        mx.onnx.export_model(net(mx.sym.Variable("x")), params, [(1, 3, 32, 32)], np.float32, path)
     # MXNet names onnx's newest operator set, which this onnxruntime may not read, and writes 13's.
     model = onnx.load(path)
     model.opset_import[0].version = 13

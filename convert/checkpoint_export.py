@@ -1,0 +1,173 @@
+"""Preparing a fine-tuned checkpoint for export, and comparing what was exported with it.
+
+    sym, arg_params, aux_params = load_network("result/multilabel-best", 0)
+    reference = mxnet_predictor(sym, arg_params, aux_params)
+    samples = sample_images(checkpoint.get_attributes(sym))
+    compare("model.onnx", onnx_predictor(content), reference, samples)
+"""
+import json
+
+import cv2
+import numpy as np
+
+from common.cli import InputError
+from common.mx_compat import mx
+from network import checkpoint
+from network.fine_tune import in_float32, without_loss
+from network.shape_check import check_shapes
+from reading.image_reader import Augment, read_image
+
+TOLERANCE = 1e-4
+BATCH = 8  # images, in the comparison
+
+
+def load_network(prefix, epoch, image_shape=None, mean=None, std=None):
+    """Read a checkpoint, ready for the export.
+
+    Parameters
+    ----------
+    prefix : str
+    epoch : int
+    image_shape : sequence of 3 ints, optional
+        3, height, width; for a checkpoint that does not say it.
+    mean, std : sequence of 3 floats, optional
+        On the scale of 0 to 255; for a checkpoint that does not normalise by itself.
+
+    Returns
+    -------
+    sym : mx.sym.Symbol
+        With its loss; computes in float32, and says its `image_shape`.
+    arg_params, aux_params : dict of str to mx.nd.NDArray
+        float32.
+
+    Raises
+    ------
+    InputError
+        When the checkpoint cannot be read or is of another kind, and when something that it
+        needs was not given, or something given that it says itself.
+    """
+    sym, arg_params, aux_params = checkpoint.load(prefix, epoch)
+    file = f"{prefix}-symbol.json"
+    check_ends_in_sigmoid(without_loss(sym), file)
+    if checkpoint.has_normalisation(sym):
+        if mean or std:
+            raise InputError(f"{file} normalises by itself: leave out --rgb-mean and --rgb-std")
+    elif not (mean and std):
+        raise InputError(f"{file} does not normalise its pixels: give what it was trained with as "
+                         "--rgb-mean R,G,B and --rgb-std R,G,B")
+    else:
+        sym, constants = checkpoint.with_normalisation(sym, mean, std)
+        arg_params.update(constants)
+    if "image_shape" not in checkpoint.get_attributes(sym):
+        if not image_shape:
+            raise InputError(f"{file} does not say its image size: give --image-shape 3,H,W")
+        sym = checkpoint.set_attributes(sym, image_shape=list(image_shape))
+    elif image_shape:
+        raise InputError(f"{file} says its image size itself: leave out --image-shape")
+    shape = checkpoint.get_attributes(sym)["image_shape"]
+    check_shapes(sym, arg_params, aux_params, shape, file)
+    if any(value.dtype == np.float16 for value in arg_params.values()):
+        print(f"{prefix}: computes in float16; is compared and exported in float32")
+    return in_float32(sym, arg_params, aux_params)
+
+
+def check_ends_in_sigmoid(net, file):
+    """Refuse a network whose output is not one probability a class, independent of the others."""
+    graph = json.loads(net.tojson())
+    last = graph["nodes"][graph["heads"][0][0]]
+    if "sigmoid" not in (last["op"], last.get("attrs", {}).get("act_type")):
+        raise InputError(f"{file} ends in {last['name']} ({last['op']}), not in a sigmoid; "
+                         "wanted is a checkpoint of train_multilabel.py")
+
+
+def with_thresholds_of(net, epoch):
+    """The network with its thresholds if they were chosen for this epoch, else without them.
+
+    Its `thresholds_epoch` is then 0, the number of the plain pair that is written.
+    """
+    chosen_for = checkpoint.get_attributes(net).get("thresholds_epoch")
+    if chosen_for is None:
+        return net
+    if chosen_for == epoch:
+        return checkpoint.set_attributes(net, thresholds_epoch=0)
+    print(f"the thresholds were chosen for epoch {chosen_for} and are left out; "
+          "predict_multilabel.py --fit-thresholds chooses them for this one")
+    return checkpoint.set_attributes(net, thresholds=None, thresholds_epoch=None)
+
+
+def mxnet_predictor(sym, arg_params, aux_params):
+    """A function from pixels, uint8 (batch, 3, height, width), to probabilities, by MXNet.
+
+    Runs on the CPU, and keeps what it has set up for each batch size.
+    """
+    executors = {}
+
+    def predict(pixels):
+        if pixels.shape not in executors:
+            executor = sym.simple_bind(mx.cpu(), grad_req="null", data=pixels.shape,
+                                       type_dict={"data": "uint8"})
+            executor.copy_params_from(arg_params, aux_params, allow_extra_params=True)
+            executors[pixels.shape] = executor
+        pixels = mx.nd.array(pixels, dtype="uint8")
+        return executors[pixels.shape].forward(is_train=False, data=pixels)[0].asnumpy()
+
+    return predict
+
+
+def sample_images(attributes, files=()):
+    """What the comparison looks at.
+
+    Parameters
+    ----------
+    attributes : dict
+        The network's, see `checkpoint.get_attributes`.
+    files : sequence of str
+        Images, read as the network's were in validation.
+
+    Returns
+    -------
+    dict of str to np.ndarray, uint8 (images, 3, height, width)
+        "random pixels", and "images" or, without files, "patches of colour": large and soft,
+        so that they excite the last layers, as photographs do and noise does not.
+    """
+    shape = attributes["image_shape"]
+    draw = np.random.RandomState(0)
+    noise = draw.randint(0, 256, (5, *shape)).astype(np.uint8)
+    if not files:
+        _, height, width = shape
+        patches = np.stack([cv2.resize(draw.randint(0, 256, (n, n, 3)).astype(np.uint8),
+                                       (width, height)) for n in (1, 2, 3, 5, 8)])
+        return {"random pixels": noise, "patches of colour": patches.transpose(0, 3, 1, 2)}
+    images = np.empty((len(files), *shape), np.uint8)
+    augment = Augment(resize=attributes.get("resize"), fit=attributes.get("fit", "crop"))
+    for file, image in zip(files, images):
+        read_image(file, image, augment)
+    return {"random pixels": noise, "images": images}
+
+
+def compare(name, candidate, reference, samples):
+    """Print the largest difference between two predictors, for one image and for batches.
+
+    Parameters
+    ----------
+    name : str
+        Of the candidate, for the lines printed.
+    candidate, reference : callable
+        Take pixels, return probabilities.
+    samples : dict of str to np.ndarray
+        From `sample_images`.
+
+    Raises
+    ------
+    InputError
+        When a probability differs by more than TOLERANCE, or is not a number.
+    """
+    for kind, pixels in samples.items():
+        batches = [pixels[:1]] + [pixels[i:i + BATCH] for i in range(1, len(pixels), BATCH)]
+        # np.max, because max would pass over NaN.
+        difference = np.max([np.abs(candidate(b) - reference(b)).max() for b in batches])
+        print(f"{name}: {len(pixels)} {kind}: largest difference to the checkpoint "
+              f"{difference:.2g}")
+        if not difference <= TOLERANCE:
+            raise InputError(f"{name}: not written: its probabilities differ by {difference:.2g} "
+                             f"from the checkpoint's; at most {TOLERANCE:g} would do")

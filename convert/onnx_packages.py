@@ -1,0 +1,66 @@
+"""The packages onnx and onnxruntime, and `onnx.mapping` for MXNet, which reads it.
+
+    onnx, onnxruntime = import_onnx("--out")
+    with mapping_for_mxnet():
+        mx.onnx.export_model(...)
+
+Both packages are optional, so they are imported when they are needed.
+"""
+import contextlib
+import sys
+import types
+
+import numpy as np
+
+from common.cli import InputError
+
+TYPES = ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16",
+         "uint32", "uint64", "bool")
+
+
+def import_onnx(flag):
+    """The modules onnx and onnxruntime.
+
+    Parameters
+    ----------
+    flag : str
+        Flag that needs them, for the message.
+
+    Raises
+    ------
+    InputError
+        When one of them is not installed.
+    """
+    try:
+        import onnx
+        import onnxruntime
+    except ImportError as error:
+        raise InputError(f"{flag} needs the packages onnx and onnxruntime ({error}): "
+                         "pip install -r requirements-export.txt") from None
+    return onnx, onnxruntime
+
+
+@contextlib.contextmanager
+def mapping_for_mxnet():
+    """A context in which `onnx.mapping` is there: onnx 1.18 removed it, MXNet 1.9.1 reads it.
+
+    It is the same for every onnx, and afterwards the package is as it was.
+    """
+    import onnx
+
+    numbers = {np.dtype(name): int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(name)))
+               for name in TYPES}
+    mapping = types.ModuleType("onnx.mapping")
+    mapping.NP_TYPE_TO_TENSOR_TYPE = numbers
+    mapping.TENSOR_TYPE_TO_NP_TYPE = {number: dtype for dtype, number in numbers.items()}
+    own = {"mapping": vars(onnx).get("mapping")}, {"onnx.mapping": sys.modules.get("onnx.mapping")}
+    onnx.mapping = sys.modules["onnx.mapping"] = mapping
+    try:
+        yield
+    finally:
+        for namespace, entries in zip((vars(onnx), sys.modules), own):
+            for name, value in entries.items():
+                if value is None:
+                    del namespace[name]
+                else:
+                    namespace[name] = value
