@@ -282,14 +282,23 @@ def _span(start, length, grid, limit):
 def _sample(image, box, width, height):
     """Resize a part of the image whose edges lie between pixels."""
     x, y, box_width, box_height = box
-    # Several samples to a pixel of the result, at most a pixel apart, so that none is left out.
-    times_x, times_y = math.ceil(box_width / width), math.ceil(box_height / height)
-    step_x, step_y = box_width / (width * times_x), box_height / (height * times_y)
-    positions = np.array([[step_x, 0, x + (step_x - 1) / 2], [0, step_y, y + (step_y - 1) / 2]])
-    image = cv2.warpAffine(image, positions, (width * times_x, height * times_y),
-                           borderMode=cv2.BORDER_REPLICATE,
-                           flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    columns, fractions_x = _positions(x, box_width, width)
+    rows, fractions_y = _positions(y, box_height, height)
+    # Positions in OpenCV's own fixed point, because what it makes of others (and of warpAffine's)
+    # differs from release to release, and with it each prediction.
+    places = np.empty((len(rows), len(columns), 2), np.int16)
+    places[..., 0], places[..., 1] = columns, rows[:, None]
+    fractions = (fractions_y[:, None] * cv2.INTER_TAB_SIZE + fractions_x).astype(np.uint16)
+    image = cv2.remap(image, places, fractions, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def _positions(start, length, size):
+    """Where to take the samples of one axis: whole pixels, and INTER_TAB_SIZEths of a pixel."""
+    # Several samples per pixel of the result, at most a pixel apart, so that none is left out.
+    count = size * math.ceil(length / size)
+    centres = start + (np.arange(count) + 0.5) * (length / count) - 0.5
+    return np.divmod(np.rint(centres * cv2.INTER_TAB_SIZE).astype(np.int64), cv2.INTER_TAB_SIZE)
 
 
 def _resize(image, width, height):
