@@ -14,15 +14,27 @@ RETRY_SECONDS = (0.2, 2.0)
 
 
 def write_atomically(path, write):
-    """Write a temporary file in the same folder, flush it to disk, and rename it to `path`.
+    """Call `write(name)` with the name of a file that then takes the place of `path`.
+
+    See `atomic_file`.
+    """
+    with atomic_file(path) as name:
+        write(name)
+
+
+@contextlib.contextmanager
+def atomic_file(path):
+    """A temporary file in the same folder, flushed to disk and renamed to `path` at the end.
 
     Parameters
     ----------
     path : str
         File to write. Another process sees the earlier file or the new one, never a part.
-    write : callable
-        `write(name)` writes the content to the file of that name, and raises OSError where
-        that fails.
+
+    Yields
+    ------
+    str
+        Name of the file to write the content to. An OSError means that writing failed.
 
     Raises
     ------
@@ -36,7 +48,7 @@ def write_atomically(path, write):
         handle, temporary = tempfile.mkstemp(
             dir=os.path.dirname(path), prefix=".", suffix="~" + os.path.basename(path))
         os.close(handle)
-        write(temporary)
+        yield temporary
         with open(temporary, "rb+") as written:
             os.fsync(written.fileno())
         umask = os.umask(0)

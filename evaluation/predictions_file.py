@@ -1,4 +1,4 @@
-"""The rows that predict_multilabel.py writes: CSV or JSON lines, long or short."""
+"""The predictions that predict_multilabel.py writes: CSV or JSON lines, in a long or short form."""
 import csv
 import json
 from functools import partial
@@ -15,15 +15,15 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "'")
 
 
 class PredictionsFile:
-    """Writes one image after the other.
+    """Writes predictions, image by image.
 
     CSV: `name`, a column for each class with its probability, and `error`, which is empty unless
     the image could not be used; the column of a class called `error` is `error (2)`. In its
     short form a row is one class of an image: `name`, `class`, `probability`, `error`; an image
-    without an answer has one row with no class.
-    JSON lines: an object an image, with `name` and either `error` or `probabilities` (an object
-    by class name) and `labels`, the classes answered yes. In its short form `labels` has objects
-    of `class` and `probability` instead.
+    without a class to list has one row with an empty class.
+    JSON lines: an object per image, with `name` and either `error` or `probabilities` (an object
+    by class name) and `labels`, the predicted classes. In its short form `labels` has objects of
+    `class` and `probability` instead.
 
     Bytes of a name that are not UTF-8 appear as \\xNN, and on a terminal so do control characters
     (see common.text). A spreadsheet would take a text that begins with = + - @ for a formula: in
@@ -35,13 +35,13 @@ class PredictionsFile:
     file : text file
     class_names : list of str
     thresholds : np.ndarray, (classes,)
-        A probability above it is a yes.
+        A class is predicted where its probability is above.
     file_format : str
         "csv" or "jsonl".
     top : int, optional
-        Short form: the likeliest classes, at most so many.
+        Short form: the most probable classes, at most so many.
     above : float or np.ndarray of (classes,), optional
-        Short form: the classes whose probability is above this, likeliest first.
+        Short form: the classes whose probability is above this, the most probable first.
     """
 
     def __init__(self, file, class_names, thresholds, file_format="csv", top=None, above=None):
@@ -51,7 +51,7 @@ class PredictionsFile:
         self._top, self._above = top, above
         self._short = top is not None or above is not None
         columns_too = file_format == "csv" and not self._short
-        self._names = distinct(map(self._readable, class_names),
+        self._names = unique_columns(map(self._readable, class_names),
                                taken=("name", "error") if columns_too else ())
         self._csv = None
         if file_format == "csv":
@@ -64,12 +64,12 @@ class PredictionsFile:
         """Write the probabilities, (classes,), of an image."""
         name = self._readable(name)
         if self._short:
-            answers = [(self._names[c], _rounded(prob[c])) for c in self._chosen(prob)]
+            listed = [(self._names[c], _rounded(prob[c])) for c in self._listed(prob)]
             if self._csv:
-                for answer in answers or [("", "")]:
-                    self._row(name, *answer, "")
+                for class_and_probability in listed or [("", "")]:
+                    self._row(name, *class_and_probability, "")
             else:
-                self._json(name=name, labels=[{"class": c, "probability": p} for c, p in answers])
+                self._json(name=name, labels=[{"class": c, "probability": p} for c, p in listed])
         elif self._csv:
             self._row(name, *map(_rounded, prob), "")
         else:
@@ -85,7 +85,7 @@ class PredictionsFile:
         else:
             self._json(name=self._readable(name), error=self._readable(reason))
 
-    def _chosen(self, prob):
+    def _listed(self, prob):
         order = np.argsort(-prob, kind="stable")
         if self._above is not None:
             order = order[(prob > self._above)[order]]
@@ -99,8 +99,8 @@ class PredictionsFile:
         self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def distinct(names, taken=()):
-    """The names, with a number behind those that came before or are taken: each is one column."""
+def unique_columns(names, taken=()):
+    """The names, with a number behind those that came before or are taken: no two are equal."""
     taken, result = set(taken), []
     for name in names:
         number, candidate = 1, name
@@ -113,5 +113,5 @@ def distinct(names, taken=()):
 
 
 def _rounded(probability):
-    """Six digits are all that float32 knows."""
+    """The probability with six digits, which is the precision of float32."""
     return float(f"{probability:.6g}")

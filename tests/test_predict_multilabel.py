@@ -11,14 +11,14 @@ import cv2
 import numpy as np
 import pytest
 
-from common.cli import InputError
+from common.cli import InputError, run
 from common.mx_compat import mx
 from evaluation.classifier import Classifier
 from evaluation.evaluation import Evaluation
-from evaluation.predictions_file import PredictionsFile, distinct
+from evaluation.predictions_file import PredictionsFile, unique_columns
 from lst_iter import LstIter
 from network import checkpoint
-from predict_multilabel import main, parse_args
+from predict_multilabel import main
 from reading.image_list import ImageList
 from reading.image_reader import Augment
 from reading.lst_file import read_lst
@@ -88,6 +88,19 @@ def predict(capsys):
     return predict
 
 
+@pytest.fixture
+def refused(capsys):
+    """The same for a person's mistake: the one line on standard error."""
+    def refused(*args):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            run(main, [*map(str, args), "--gpus", ""])
+        out, err = capsys.readouterr()
+        assert end.value.code == 2 and out == "" and err.count("\n") == 1
+        return err
+    return refused
+
+
 def by_hand(prefix, pixels):
     """Probabilities of the network, without anything of the code under test."""
     net, args, aux = checkpoint.load(prefix, 2)
@@ -134,17 +147,17 @@ def test_tta_averages_with_the_mirror_image(model, photos):
     np.testing.assert_allclose(got, expected, atol=2e-6)
 
 
-def test_bad_images_get_a_row_and_status_1_and_the_rest_is_done(model, photos, tmp_path):
+def test_bad_images_get_a_row_and_status_1_and_the_rest_is_done(predict, model, photos, tmp_path):
     (tmp_path / "bad.jpg").write_text("not an image")
     good = photos / "03.png"
     args = ("--model", model, "--epoch", 2, tmp_path / "bad.jpg", good, tmp_path / "none.jpg")
-    out, err = run_script(*args, status=1)
+    out, err = predict(*args, status=1)
     rows = list(csv.DictReader(io.StringIO(out)))
     assert [bool(row["error"]) for row in rows] == [True, False, True]
     assert rows[0]["red"] == "" and float(rows[1]["red"]) > 0
     assert rows[2]["error"] == "no such file or directory"
     assert "2 of 3 images could not be used" in err
-    out, _ = run_script(*args, "--format", "jsonl", status=1)
+    out, _ = predict(*args, "--format", "jsonl", status=1)
     assert [sorted(json.loads(line)) for line in out.splitlines()] == [
         ["error", "name"], ["labels", "name", "probabilities"], ["error", "name"]]
 
@@ -226,7 +239,8 @@ def test_short_forms():
 
 
 def test_class_names_that_occur_twice_stay_apart():
-    assert distinct(["a", "a", "b", "a (2)", "a"]) == ["a", "a (2)", "b", "a (2) (2)", "a (3)"]
+    assert unique_columns(["a", "a", "b", "a (2)", "a"]) == [
+        "a", "a (2)", "b", "a (2) (2)", "a (3)"]
 
 
 def test_classes_called_like_the_tables_own_columns_stay_apart():
@@ -282,13 +296,12 @@ def test_prediction_draws_a_batch_when_one_is_asked_for(model, photos, monkeypat
     assert number == 5 and len(drawn) == 7
 
 
-def test_output_appears_whole_or_not_at_all(model, photos, tmp_path):
+def test_output_appears_whole_or_not_at_all(predict, refused, model, photos, tmp_path):
     (tmp_path / "out.csv").write_text("old")
-    run_script("--model", model, "--epoch", 2, photos, "--out", tmp_path / "out.csv")
+    predict("--model", model, "--epoch", 2, photos, "--out", tmp_path / "out.csv")
     assert len((tmp_path / "out.csv").read_text().splitlines()) == COUNT + 1
-    _, err = run_script("--model", model, "--epoch", 2, photos, "--out", tmp_path / "no" / "o.csv",
-                     status=2)
-    assert "cannot be written" in err and err.count("error:") == 1
+    assert "cannot be written" in refused(
+        "--model", model, "--epoch", 2, photos, "--out", tmp_path / "no" / "o.csv")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/fd"), reason="the system has no /dev/fd")
@@ -298,9 +311,9 @@ def test_output_goes_into_pipes(model, photos):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no /dev/full")
-def test_full_disk_ends_in_one_line(model, photos):
-    _, err = run_script("--model", model, "--epoch", 2, photos, "--out", "/dev/full", status=2)
-    assert "/dev/full: cannot be written: no space left" in err
+def test_full_disk_ends_in_one_line(refused, model, photos):
+    assert "/dev/full: cannot be written: no space left" in refused(
+        "--model", model, "--epoch", 2, photos, "--out", "/dev/full")
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, os.path.join(ROOT, "predict_multilabel.py"), "--model", model,
@@ -310,45 +323,57 @@ def test_full_disk_ends_in_one_line(model, photos):
     assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
 
 
-@pytest.mark.parametrize("out", ["", "."])
-def test_output_wants_a_file(out):
-    with pytest.raises(InputError, match="--out wants the name of a file"):
-        parse_args(["--model", "m", "x.png", "--out", out])
-
-
 @pytest.mark.parametrize("flags, words", [
     ([], "one of the two"), (["x.png", "--data", "val.lst"], "one of the two"),
-    (["x.png", "--report", "r"], "--report wants labels"),
-    (["x.png", "--fit-thresholds"], "--fit-thresholds wants labels"),
+    (["x.png", "--report", "r"], "--report needs labels"),
+    (["x.png", "--fit-thresholds"], "--fit-thresholds needs labels"),
     (["x.png", "--min-precision", "0.9"], "goes with"),
     (["x.png", "--above", "much"], "--above wants"), (["x.png", "--above", "nan"], "--above wants"),
     (["x.png", "--above", "2"], "0 to 1"), (["x.png", "--image", "photos"], "--image goes with"),
+    (["x.png", "--out", ""], "--out wants the name of a file"),
+    (["x.png", "--out", "."], "--out wants the name of a file"),
     (["--data", "v.lst", "--measures", "."], "--measures wants the name of a file"),
     (["x.png", "--top", "0"], "--top must be 1 or more"),
+    (["x.png", "--no-such-flag"], "--no-such-flag"), (["x.png"], "m-symbol.json: no such file"),
     (["--data", "v.lst", "--fit-thresholds", "--min-precision", "2"], "0 to 1")])
-def test_flags_that_do_not_go_together(flags, words):
-    with pytest.raises(InputError, match=words):
-        parse_args(["--model", "m", *flags])
+def test_mistakes_in_flags_end_in_one_line(refused, flags, words):
+    assert words in refused("--model", "m", *flags)
 
 
-def test_mistakes_end_in_one_line(model, photos, tmp_path):
+def test_images_that_do_not_fit_end_in_one_line(refused, model, photos, tmp_path):
     (tmp_path / "two.lst").write_text("0\t1\t0\t00.png\n")
-    _, err = run_script("--model", model, "--epoch", 2, "--data", tmp_path / "two.lst", "--image",
-                     photos, status=2)
-    assert "two.lst:1: 2 labels, but the checkpoint has 3 classes" in err
+    assert "two.lst:1: 2 labels, but the checkpoint has 3 classes" in refused(
+        "--model", model, "--epoch", 2, "--data", tmp_path / "two.lst", "--image", photos)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="holds no images"):
-        ImageList([str(tmp_path / "empty")], 3)
+    assert "holds no images" in refused("--model", model, "--epoch", 2, tmp_path / "empty")
+
+
+def test_networks_that_cannot_predict_end_in_one_line(refused, photos, tmp_path):
     plain = mx.sym.FullyConnected(mx.sym.Variable("data"), num_hidden=2, name="fc")
     weights = {"fc_weight": mx.nd.zeros((2, 3)), "fc_bias": mx.nd.zeros(2)}
-    checkpoint.save(str(tmp_path / "plain"), 0, plain, weights, {})
-    with pytest.raises(InputError, match="does not normalise"):
-        Classifier(str(tmp_path / "plain"), 0)
+    checkpoint.save(str(tmp_path / "plain"), 2, plain, weights, {})
     net, constants = checkpoint.normalised_data((127,) * 3, (128,) * 3)
-    checkpoint.save(str(tmp_path / "loss"), 0, mx.sym.SoftmaxOutput(
+    checkpoint.save(str(tmp_path / "loss"), 2, mx.sym.SoftmaxOutput(
         mx.sym.Flatten(net), name="softmax"), constants, {})
-    with pytest.raises(InputError, match="not fine-tuned: .* wants softmax_label"):
-        Classifier(str(tmp_path / "loss"), 0)
-    wrong = small_checkpoint(tmp_path / "wrong", thresholds=[0.5])
-    with pytest.raises(InputError, match="1 thresholds, but the network has 3 classes"):
-        Classifier(wrong, 2)
+    small_checkpoint(tmp_path / "wrong", thresholds=[0.5])
+    for name, words in (("plain", "does not normalise"), ("loss", "that wants softmax_label"),
+                        ("wrong", "1 thresholds, but the network has 3 classes")):
+        assert words in refused("--model", tmp_path / name, "--epoch", 2, photos)
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="the system has no pseudo-terminals")
+def test_names_with_escape_sequences_reach_no_terminal(model, photos, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    shutil.copy(photos / "01.png", folder / "a\x1b[31m\u202egnp.png")
+    (folder / "b\x9b31m.png").write_text("no image")
+    (folder / "c\nforged,1,1,1,.png").write_text("no image")
+    reader, terminal = os.openpty()
+    done = subprocess.run(
+        [sys.executable, os.path.join(ROOT, "predict_multilabel.py"), "--model", model,
+         "--epoch", "2", folder], stdout=terminal, stderr=subprocess.DEVNULL, check=False)
+    os.close(terminal)
+    shown = os.read(reader, 1 << 16).decode()
+    os.close(reader)
+    assert done.returncode == 1 and r"a\x1b[31m\u202egnp.png" in shown
+    assert len(shown.splitlines()) == 4 and not set("\x1b\x9b\u202e") & set(shown)

@@ -1,0 +1,115 @@
+"""The flags of predict_multilabel.py."""
+import math
+import os
+
+from common.cli import ArgumentParser, HelpFormatter, InputError
+from evaluation.predictions_file import FORMATS
+from reading.image_reader import Augment
+from reading.lst_file import LABEL_FORMATS
+
+
+def parse_args(argv=None):
+    """Parse and check the command line; see --help.
+
+    Raises
+    ------
+    InputError
+        When a value is out of its range, or two flags do not go together.
+    """
+    parser = ArgumentParser(
+        description="Predict with a fine-tuned checkpoint, evaluate it against labels, and write "
+                    "a report. Exit status 1: some images could not be used.",
+        allow_abbrev=False, formatter_class=HelpFormatter)
+    images = parser.add_argument_group("images")
+    images.add_argument("images", nargs="*", metavar="IMAGE", help="image files and folders")
+    images.add_argument("--data", metavar="LST", help=".lst with labels, instead of IMAGE")
+    images.add_argument("--image", metavar="DIR",
+                        help="folder that the names in --data start from (default: the current "
+                             "one)")
+    images.add_argument("--label-format", choices=LABEL_FORMATS, default="multi-hot",
+                        help="a .lst row has one 0 or 1 per class, or the numbers of the classes "
+                             "present")
+    images.add_argument("--data-nthreads", type=int, metavar="N",
+                        help="threads that decode images (default: one per core, 16 at most)")
+    images.add_argument("--max-pixels", type=int, default=Augment.max_pixels, metavar="N",
+                        help="refuse images of more pixels")
+
+    model = parser.add_argument_group("model")
+    model.add_argument("--model", required=True, metavar="PREFIX",
+                       help="fine-tuned checkpoint: its path before -symbol.json")
+    model.add_argument("--epoch", type=int, default=0, metavar="N",
+                       help="number of its .params file")
+    model.add_argument("--tta", action="store_true",
+                       help="average with the prediction for the mirror image")
+    model.add_argument("--batch-size", type=int, default=64, metavar="N", help="images per batch")
+    model.add_argument("--gpus", metavar="LIST",
+                       help="GPUs by number, such as 0,1; '' for the CPU (default: all visible "
+                            "GPUs, else the CPU)")
+
+    output = parser.add_argument_group("predictions")
+    output.add_argument("--out", metavar="FILE",
+                        help="file for the predictions (default: standard output; with --report "
+                             "a file in its folder; with --fit-thresholds none)")
+    output.add_argument("--format", choices=FORMATS, default="csv",
+                        help="a table, or a JSON object per line. In the table, text that begins "
+                             "with = + - @ ' a tab or a carriage return has an apostrophe put in "
+                             "front, so that no spreadsheet runs it as a formula; remove one "
+                             "leading apostrophe to get the text back")
+    output.add_argument("--top", type=int, metavar="K",
+                        help="short form: the K most probable classes of an image")
+    output.add_argument("--above", metavar="P",
+                        help="short form: the classes whose probability is above P, or, with the "
+                             "word thresholds, above each class's own threshold")
+
+    evaluation = parser.add_argument_group("evaluation (with --data)")
+    evaluation.add_argument("--measures", metavar="FILE", help="write all metrics as JSON")
+    evaluation.add_argument("--report", metavar="DIR",
+                            help="write DIR/index.html: metrics, curves, photos")
+    evaluation.add_argument("--fit-thresholds", action="store_true",
+                            help="choose the threshold of the best F1 for each class, and keep "
+                                 "them in the checkpoint")
+    evaluation.add_argument("--min-precision", type=float, metavar="P",
+                            help="with --fit-thresholds: choose the best recall at this precision "
+                                 "instead")
+    return _checked(parser.parse_args(argv))
+
+
+def _checked(args):
+    """Check ranges and combinations of the flags, and fill in what follows from others."""
+    if bool(args.images) == bool(args.data):
+        raise InputError("give images and folders, or --data with a .lst: one of the two")
+    if args.images and args.image:
+        raise InputError("--image goes with --data")
+    for flag in ("measures", "report", "fit_thresholds"):
+        if getattr(args, flag) and not args.data:
+            raise InputError(f"--{flag.replace('_', '-')} needs labels: --data with a .lst")
+    if args.min_precision is not None and not args.fit_thresholds:
+        raise InputError("--min-precision goes with --fit-thresholds")
+    if args.min_precision is not None and not 0 <= args.min_precision <= 1:
+        raise InputError(f"--min-precision is 0 to 1, not {args.min_precision}")
+    for flag, least in (("epoch", 0), ("batch_size", 1), ("top", 1), ("data_nthreads", 1)):
+        value = getattr(args, flag)
+        if value is not None and value < least:
+            raise InputError(f"--{flag.replace('_', '-')} must be {least} or more, not {value}")
+    if args.above not in (None, "thresholds"):
+        args.above = _probability("--above", args.above)
+    for flag in ("out", "measures"):
+        name = getattr(args, flag)
+        if name is not None and (not name or os.path.isdir(name)):
+            raise InputError(f"--{flag} wants the name of a file, not "
+                             + (f"of the folder {name}" if name else "an empty one"))
+    args.image = args.image or ""
+    if args.report and not args.out:
+        args.out = os.path.join(args.report, f"predictions.{args.format}")
+    return args
+
+
+def _probability(flag, text):
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise InputError(f"{flag} wants a probability, 0 to 1, or the word thresholds, not "
+                         f"{text!r}")
+    return value
