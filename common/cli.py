@@ -1,7 +1,7 @@
-"""What every command here has in common: how it fails.
+"""Command lines: parsing flags, logging, and how a command ends.
 
-A person's mistake is an InputError, and ends in one line and exit status 2.
-Anything else that is raised is a defect of ours, and keeps its traceback.
+A user's mistake is an InputError, which ends in one line and exit status 2. Any other exception
+is a defect of the project and keeps its traceback.
 """
 import argparse
 import contextlib
@@ -16,7 +16,7 @@ from common.version import VERSION
 
 
 class InputError(ValueError):
-    """One line: what is wrong, where (file and line), and what to do about it."""
+    """A user's mistake, in one line: what is wrong, where (file and line), and what to do."""
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -29,12 +29,12 @@ class ArgumentParser(argparse.ArgumentParser):
                               help="show the version and exit")
 
     def error(self, message):
-        """Raise an InputError, where argparse would print all flags."""
+        """Raise an InputError; argparse itself would print all flags."""
         raise InputError(f"{message} (--help shows all flags)")
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults, but not those that only mean that a flag is absent."""
+    """Shows the default of each flag that has one."""
 
     def _get_help_string(self, action):
         if action.default is None or action.default is False:
@@ -43,7 +43,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def parse_numbers(flag, text, kind, count=None):
-    """The numbers of a flag such as 0,1; count: how many there must be."""
+    """Parse the value of a flag such as 0,1 into `count` numbers (None: any number of them)."""
     try:
         values = [kind(part) for part in text.split(",") if part.strip()]
     except ValueError:
@@ -61,7 +61,7 @@ def log_to_stderr(level):
 
 
 def run(main, argv=None):
-    """Call `main(argv)` and leave the process with the exit status that a shell expects.
+    """Call `main(argv)` and end the process with the exit status that a shell expects.
 
     Parameters
     ----------
@@ -71,8 +71,8 @@ def run(main, argv=None):
     Raises
     ------
     SystemExit
-        0 or what `main` returned; 2 after an InputError, told in one line on
-        standard error; 130 after Ctrl-C; 141 when the reader of standard output is gone.
+        0 or what `main` returned; 2 after an InputError, which is printed in one line on
+        standard error; 130 after Ctrl-C; 141 when the reader of standard output has ended.
         While threads still decode images, the process ends at once with that status instead.
     """
     try:
@@ -87,11 +87,11 @@ def run(main, argv=None):
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
-    if _readers():
-        gc.collect()  # ends those of iterators that nothing refers to any more
-    if _readers():
-        # One still decodes a large image. Returning to an interpreter that has ended meanwhile
-        # would abort the process, and waiting would keep a person who pressed Ctrl-C waiting.
+    if _decoding_threads():
+        gc.collect()  # ends the threads of iterators without references
+    if _decoding_threads():
+        # A thread that returns to an interpreter that has ended would abort the process, and
+        # waiting for a large image would delay the end after Ctrl-C.
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
@@ -99,6 +99,6 @@ def run(main, argv=None):
     sys.exit(status)
 
 
-def _readers():
-    """Threads of `LstIter` that live."""
+def _decoding_threads():
+    """The living threads of `LstIter`."""
     return [thread for thread in threading.enumerate() if thread.name.startswith("LstIter-")]

@@ -35,7 +35,7 @@ class PredictionsFile:
     file : text file
     class_names : list of str
     thresholds : np.ndarray, (classes,)
-        A class is predicted where its probability is above.
+        A class is predicted where its probability is above its threshold.
     file_format : str
         "csv" or "jsonl".
     top : int, optional

@@ -25,7 +25,7 @@ def choose_photos(label, prob, thresholds, seed=0):
     ----------
     label, prob : np.ndarray, (samples, classes)
     thresholds : float or np.ndarray of (classes,)
-        A class is predicted where its probability is above.
+        A class is predicted where its probability is above its threshold.
 
     Returns
     -------
