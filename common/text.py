@@ -11,7 +11,8 @@ import os
 import re
 
 MAX_NAME = 200
-MAX_LINE = 4000
+MAX_LINE = 1000  # of an error or a table
+MAX_LOG_LINE = 4000  # the line with all flags of a training run is long
 
 SURROGATE = re.compile(r"[\ud800-\udfff]")
 # Control characters, separators of lines, bidirectional controls, and lone surrogates.
@@ -63,4 +64,4 @@ class LineFormatter(logging.Formatter):
 
     def formatMessage(self, record):
         """The line; a traceback that belongs to it follows as it is."""
-        return printable(super().formatMessage(record), MAX_LINE)
+        return printable(super().formatMessage(record), MAX_LOG_LINE)

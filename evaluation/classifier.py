@@ -8,6 +8,7 @@
 import numpy as np
 
 from common.cli import InputError
+from common.text import printable
 from evaluation.thresholds import DEFAULT
 from lst_iter import LstIter
 from network import checkpoint
@@ -56,8 +57,8 @@ class Classifier:
         inputs = set(self._network.list_arguments()) - set(self.arg_params) - {"data"}
         if inputs:
             raise InputError(f"{source}: not fine-tuned: it ends in a loss that wants "
-                             f"{min(inputs)}; train_multilabel.py --model {prefix} makes a "
-                             "multi-label network of it")
+                             f"{printable(min(inputs))}; train_multilabel.py --model {prefix} "
+                             "makes a multi-label network of it")
         says = checkpoint.get_attributes(self.symbol, source)
         self.version = says.get("version")
         self.data_shape = tuple(says.get("image_shape", (3, 224, 224)))

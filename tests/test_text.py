@@ -60,7 +60,7 @@ def test_error_lines_are_one_printable_line(capsys):
     with pytest.raises(SystemExit) as end:
         run(fail)
     err = capsys.readouterr().err
-    assert end.value.code == 2 and err.count("\n") == 1 and len(err) < 5000
+    assert end.value.code == 2 and err.count("\n") == 1 and len(err) < 1200
     assert is_harmless(err[:-1]) and err.endswith("remove it\n")
 
 
