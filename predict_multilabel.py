@@ -19,8 +19,7 @@ from common.cli import InputError, log_to_stderr, run
 from common.mx_compat import choose_devices
 from common.text import printable
 from evaluation.classifier import Classifier
-from evaluation.evaluation import Evaluation
-from evaluation.labelled_images import LabelledImages
+from evaluation.evaluation import Evaluation, LabelledImages
 from evaluation.output import input_error_if_unwritable, open_output
 from evaluation.predict_flags import parse_args
 from evaluation.predictions_file import PredictionsFile

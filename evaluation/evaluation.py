@@ -1,5 +1,6 @@
 """All metrics of a network on labelled images, as a table for a terminal and as JSON."""
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,6 +16,27 @@ from evaluation.metrics import (
 from evaluation.thresholds import DEFAULT
 
 TOP = 3
+
+
+@dataclass
+class LabelledImages:
+    """Images of a .lst with their labels and predicted probabilities.
+
+    Attributes
+    ----------
+    names : list of str
+        File names.
+    root : str
+        Folder that the names start from.
+    label : np.ndarray, (samples, classes), int8
+        1 present, 0 absent, -1 unknown.
+    prob : np.ndarray, (samples, classes), float32
+    """
+
+    names: list
+    root: str
+    label: np.ndarray
+    prob: np.ndarray
 
 
 class Evaluation:

@@ -14,9 +14,8 @@ import pytest
 
 from common.version import VERSION
 from evaluation import report_photos
-from evaluation.evaluation import Evaluation
+from evaluation.evaluation import Evaluation, LabelledImages
 from evaluation.history import write_history
-from evaluation.labelled_images import LabelledImages
 from evaluation.report import script_json, write_report
 from evaluation.report_charts import calibration_chart, co_occurrence, history_charts
 from evaluation.report_photos import (
