@@ -46,32 +46,32 @@ class PredictionsFile:
 
     def __init__(self, file, class_names, thresholds, file_format="csv", top=None, above=None):
         self._file = file
-        self._readable = partial(printable, max_length=None) if file.isatty() else encodable
+        readable = partial(printable, max_length=None) if file.isatty() else encodable
+        self._text = (lambda text: no_formula(readable(text))) if file_format == "csv" else readable
         self._thresholds = thresholds
         self._top, self._above = top, above
         self._short = top is not None or above is not None
         columns_too = file_format == "csv" and not self._short
-        self._names = unique_columns(map(self._readable, class_names),
-                               taken=("name", "error") if columns_too else ())
+        self._names = unique_columns(map(self._text, class_names),
+                                     taken=("name", "error") if columns_too else ())
         self._csv = None
         if file_format == "csv":
             # With line ends of \r\n the writer quotes cells that hold either of the two.
             self._csv = csv.writer(SimpleNamespace(write=lambda row: file.write(row[:-2] + "\n")))
             columns = ["class", "probability"] if self._short else self._names
-            self._row("name", *columns, "error")
+            self._csv.writerow(["name", *columns, "error"])
 
     def write(self, name, prob):
         """Write the probabilities, (classes,), of an image."""
-        name = self._readable(name)
+        name = self._text(name)
         if self._short:
             listed = [(self._names[c], _rounded(prob[c])) for c in self._listed(prob)]
             if self._csv:
-                for class_and_probability in listed or [("", "")]:
-                    self._row(name, *class_and_probability, "")
+                self._csv.writerows([name, *pair, ""] for pair in listed or [("", "")])
             else:
                 self._json(name=name, labels=[{"class": c, "probability": p} for c, p in listed])
         elif self._csv:
-            self._row(name, *map(_rounded, prob), "")
+            self._csv.writerow([name, *map(_rounded, prob), ""])
         else:
             self._json(name=name,
                        labels=[self._names[c] for c in np.flatnonzero(prob > self._thresholds)],
@@ -79,11 +79,11 @@ class PredictionsFile:
 
     def write_error(self, name, reason):
         """Write why an image could not be used."""
+        name, reason = self._text(name), self._text(reason)
         if self._csv:
-            empty = [""] * (2 if self._short else len(self._names))
-            self._row(self._readable(name), *empty, self._readable(reason))
+            self._csv.writerow([name, *[""] * (2 if self._short else len(self._names)), reason])
         else:
-            self._json(name=self._readable(name), error=self._readable(reason))
+            self._json(name=name, error=reason)
 
     def _listed(self, prob):
         order = np.argsort(-prob, kind="stable")
@@ -91,12 +91,13 @@ class PredictionsFile:
             order = order[(prob > self._above)[order]]
         return order[:self._top]
 
-    def _row(self, *cells):
-        self._csv.writerow([f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA_STARTS)
-                            else cell for cell in cells])
-
     def _json(self, **row):
         self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def no_formula(text):
+    """The text as a cell that no spreadsheet takes for a formula."""
+    return "'" + text if text.startswith(FORMULA_STARTS) else text
 
 
 def unique_columns(names, taken=()):
