@@ -6,6 +6,8 @@
 import json
 import re
 
+import numpy as np
+
 from common.cli import InputError
 from common.mx_compat import mx
 from network import checkpoint
