@@ -98,6 +98,18 @@ def make_parent_folder(path):
         raise InputError(f"{folder}: cannot be made: {error.strerror.lower()}") from None
 
 
+def require_regular_file(path):
+    """Refuse a pipe, a device or a folder, which reading would wait for or never finish.
+
+    Raises
+    ------
+    InputError
+        When `path` exists and is none of a regular file and a link to one.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise InputError(f"{path}: not a regular file")
+
+
 def retry_transient_errors(read):
     """Return what `read()` returns, calling it up to three times while it raises a transient error.
 

@@ -9,6 +9,7 @@ import json
 import numpy as np
 
 from common.cli import InputError
+from common.files import require_regular_file
 from common.mx_compat import mx
 from convert.onnx_packages import import_onnx, mapping_for_mxnet
 from network.checkpoint import normalised_data
@@ -50,6 +51,7 @@ def convert(path, mean, std):
     onnx, onnxruntime = import_onnx("--onnx")
     from google.protobuf.message import DecodeError  # onnx needs it
 
+    require_regular_file(path)
     try:
         model = onnx.load(path)
     except OSError as error:

