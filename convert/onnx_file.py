@@ -5,6 +5,8 @@ model into the form that it reads, refuses operators that it does not know, and 
 result with onnxruntime's, because the importer ignores some options without a word.
 """
 import json
+import math
+import os
 
 import numpy as np
 
@@ -16,6 +18,10 @@ from network.checkpoint import normalised_data
 
 FREE_SIZE = 224  # pixels, for a model that takes images of any size
 LARGEST_SIZE = 2048  # of which a few images pass through a network in ordinary memory
+LARGEST_BATCH_PIXELS = 1 << 26  # width times height times the images of a fixed batch
+LARGEST_BYTES = 4 << 30  # of all weights
+MAX_DIMENSIONS = 32
+MAX_DIGITS = 20
 TOLERANCE = 1e-3  # of the largest logit
 # What the importer raises on a model that it cannot read, depending on where.
 NOT_READ = (KeyError, IndexError, AttributeError, TypeError, ValueError, NameError,
@@ -49,19 +55,10 @@ def convert(path, mean, std):
         read its operators, or the result is not the same.
     """
     onnx, onnxruntime = import_onnx("--onnx")
-    from google.protobuf.message import DecodeError  # onnx needs it
-
-    require_regular_file(path)
+    model = _load(onnx, path)
     try:
-        model = onnx.load(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except onnx.checker.ValidationError as error:
-        raise InputError(f"{path}: keeps its weights in another file, which cannot be read: "
-                         f"{error}") from None
-    except (DecodeError, ValueError):
-        raise InputError(f"{path}: not an ONNX file, or cut short") from None
-    try:
+        for tensor in model.graph.initializer:
+            _check_shape(tensor)
         pixel_type, size = _image_input(onnx, model.graph)
         _end_at_logits(model.graph)
         reference = _session(onnxruntime, model)
@@ -76,6 +73,61 @@ def convert(path, mean, std):
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     return mx.sym.SoftmaxOutput(logits, name="softmax"), arg_params, aux_params, size
+
+
+def _load(onnx, path):
+    """The model in a file, with the weights that it keeps in other files."""
+    from google.protobuf.message import DecodeError  # a package that onnx needs
+
+    require_regular_file(path)
+    try:
+        model = onnx.load(path, load_external_data=False)
+        folder, left = os.path.dirname(os.path.abspath(path)), LARGEST_BYTES
+        for tensor in model.graph.initializer:
+            if tensor.data_location == onnx.TensorProto.EXTERNAL:
+                left -= _external_bytes(tensor, folder, left)
+                onnx.external_data_helper.load_external_data_for_tensor(tensor, folder)
+                tensor.data_location = onnx.TensorProto.DEFAULT
+                del tensor.external_data[:]
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except onnx.checker.ValidationError as error:
+        raise InputError(f"{path}: keeps its weights in another file, which cannot be read: "
+                         f"{_reason(error)}") from None
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except (DecodeError, ValueError, RuntimeError):
+        raise InputError(f"{path}: not an ONNX file, or cut short") from None
+    return model
+
+
+def _external_bytes(tensor, folder, left):
+    """Number of bytes that a weight has in another file, checked before they are read."""
+    places = {entry.key: entry.value for entry in tensor.external_data}
+    file = os.path.join(folder, places.get("location", ""))
+    if not os.path.isfile(file):
+        raise InputError("keeps its weights in another file, which cannot be read: "
+                         f"{places.get('location', '')!r:.200}")
+    available = os.path.getsize(file)
+    offset, length = places.get("offset", "0"), places.get("length", str(available))
+    if not all(text.isdecimal() and len(text) < MAX_DIGITS for text in (offset, length)) \
+            or int(length) > left or int(offset) + int(length) > available:
+        raise InputError(f"its weight {tensor.name:.100} has {length:.{MAX_DIGITS}} bytes from "
+                         f"byte {offset:.{MAX_DIGITS}} of another file, which has {available}; "
+                         f"{LARGEST_BYTES >> 30} GB at most are read")
+    return int(length)
+
+
+def _check_shape(tensor):
+    if len(tensor.dims) > MAX_DIMENSIONS or min(tensor.dims, default=0) < 0 \
+            or math.prod(max(side, 1) for side in tensor.dims) > LARGEST_BYTES:
+        raise InputError(f"its weight {tensor.name:.100} has an impossible shape of "
+                         f"{len(tensor.dims)} dimensions")
+
+
+def _reason(error):
+    """The text of another package's error, as one line of sensible length."""
+    return " ".join(str(error).split())[:300]
 
 
 def _image_input(onnx, graph):
@@ -95,6 +147,9 @@ def _image_input(onnx, graph):
     if sides[2] > LARGEST_SIZE:
         raise InputError(f"it wants images of {sides[2]}x{sides[2]} pixels; at most {LARGEST_SIZE} "
                          "a side are compared, and so imported")
+    if max(sides[0], 1) * sides[2]**2 > LARGEST_BATCH_PIXELS:
+        raise InputError(f"it wants batches of {sides[0]} images, too many to compare; export it "
+                         "with a free batch size")
     return types[tensor.elem_type], sides[2] or FREE_SIZE
 
 
@@ -113,7 +168,7 @@ def _session(onnxruntime, model):
         return onnxruntime.InferenceSession(model.SerializeToString(), options,
                                             providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no base class of their own
-        raise InputError(f"onnxruntime does not read it: {error}") from None
+        raise InputError(f"onnxruntime does not read it: {_reason(error)}") from None
 
 
 def _simplify(onnx, graph):
@@ -169,14 +224,15 @@ def _import(model):
 
     unknown = {node.op_type for node in model.graph.node} - set(_import_helper._convert_map)
     if unknown:
-        raise InputError("MXNet does not read the operators " + ", ".join(sorted(unknown)))
+        raise InputError("MXNet does not read the operators "
+                         + ", ".join(sorted(unknown))[:300])
     opset = max(entry.version for entry in model.opset_import)
     try:
         with mapping_for_mxnet():
             net, arg_params, aux_params = GraphProto().from_onnx(model.graph, opset_version=opset)
         return _tidy(net), arg_params, aux_params
     except NOT_READ as error:
-        reason = str(error) or type(error).__name__
+        reason = _reason(error) or type(error).__name__
         raise InputError(f"MXNet's importer does not read this form of operator set {opset} "
                          f"({reason}); an export with operator set 9 or 11 may work") from None
 
@@ -239,4 +295,4 @@ def _run(session, pixels):
     try:
         return session.run(None, {session.get_inputs()[0].name: pixels})[0]
     except Exception as error:  # its errors have no base class of their own
-        raise InputError(f"onnxruntime cannot run it: {error}") from None
+        raise InputError(f"onnxruntime cannot run it: {_reason(error)}") from None

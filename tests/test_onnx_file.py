@@ -1,4 +1,5 @@
 """tools/onnx_file.py: ONNX classifiers through MXNet's importer."""
+import os
 import sys
 
 import numpy as np
@@ -252,6 +253,76 @@ def test_weights_in_another_file_that_is_missing_are_told(onnx, tmp_path):
     (tmp_path / "weights").unlink()
     with pytest.raises(InputError, match="weights in another file, which cannot be read"):
         convert(path)
+
+
+def shape(*sides):
+    def change(weight):
+        del weight.dims[:]
+        weight.dims.extend(sides)
+        weight.raw_data = b""
+    return change
+
+
+def external(**places):
+    def change(weight):
+        weight.ClearField("raw_data")
+        weight.data_location = 1
+        for key, value in places.items():
+            entry = weight.external_data.add()
+            entry.key, entry.value = key, value
+    return change
+
+
+@pytest.mark.parametrize("change, says", [
+    (shape(2**62, 0), "impossible shape of 2 dimensions"),
+    (shape(0, 2**62, 2**62), "impossible shape of 3 dimensions"),
+    (shape(*[1] * 70), "impossible shape of 70 dimensions"),
+    (shape(-1, 216), "impossible shape"),
+    (external(location="weights", length=str(2**62)), f"has {2**62} bytes from byte 0"),
+    (external(location="weights", offset=str(2**62)), f"from byte {2**62} of another file"),
+    (external(location="weights", length="1" * 10**6), "which has 864"),
+    (external(location="weights", offset="1" * 10**6), "which has 864"),
+    (external(location="weights", length="-5"), "has -5 bytes"),
+    (external(location="large"), "4 GB at most are read"),
+    (external(location="pipe"), "which cannot be read"),
+    (external(location="/dev/zero"), "which cannot be read: '/dev/zero'"),
+    (external(location="../" * 20 + "etc/passwd"), "another file"),
+])
+def test_a_hostile_weight_is_an_error_of_one_line(change, says, onnx, tmp_path):
+    path = save(onnx, tmp_path / "net.onnx", *layers(onnx))
+    (tmp_path / "weights").write_bytes(bytes(864))
+    os.mkfifo(tmp_path / "pipe")
+    with open(tmp_path / "large", "wb") as file:
+        file.truncate(1 << 40)
+    model = onnx.load(path)
+    change(next(tensor for tensor in model.graph.initializer if tensor.name == "w"))
+    (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(InputError, match=says) as error:
+        convert(path)
+    assert str(error.value).startswith(path)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 600
+
+
+def test_a_batch_that_would_fill_the_memory_is_an_error(onnx, tmp_path):
+    path = save(onnx, tmp_path / "net.onnx", *layers(onnx), image=(2**40, 3, 32, 32))
+    with pytest.raises(InputError, match="batches of 1099511627776 images"):
+        convert(path)
+
+
+@pytest.mark.parametrize("change", [
+    lambda model: model.ClearField("opset_import"),
+    lambda model: setattr(model.graph.node[4], "op_type", "X" * 10**6),
+    lambda model: setattr(model.graph.node[0], "name", "a\nb" * 10**5)], ids=[
+        "no operator set", "an operator's name", "a node's name"])
+def test_what_another_package_says_is_told_in_one_line(change, onnx, tmp_path):
+    path = save(onnx, tmp_path / "net.onnx", *layers(onnx))
+    model = onnx.load(path)
+    change(model)
+    model.graph.node[0].attribute[0].CopyFrom(onnx.helper.make_attribute("pads", [2**40] * 4))
+    (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(InputError) as error:
+        convert(path)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 600
 
 
 @pytest.mark.parametrize("content", [b"", b"a letter", bytes(range(256))])
