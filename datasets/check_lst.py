@@ -3,7 +3,7 @@
     findings = check([train, val], ["photos", "photos"])
     for problem in findings.problems:
         print(problem)
-    ids, labels, names = cleaned(train, findings, 0)
+    ids, labels, names = clean_rows(train, findings, 0)
 """
 import hashlib
 import os
@@ -22,8 +22,11 @@ SHAPE = (3, 224, 224)
 IMAGES_AT_ONCE = 1024
 KINDS = ("missing", "broken", "duplicate", "leaked", "contradictory")
 
-Looked = namedtuple("Looked", "problem reason digest size format")
-Looked.__doc__ = """An image: None, "missing" or "broken", why; else its content's digest, size."""
+ImageCheck = namedtuple("ImageCheck", "problem reason digest size format")
+ImageCheck.__doc__ = """What was found when an image was opened.
+
+`problem` is None, "missing" or "broken", and `reason` says why; `digest` is that of the content.
+"""
 
 Problem = namedtuple("Problem", "list row kind text")
 Problem.__doc__ = """Number of the list, row in it, one of KINDS, and the line to print."""
@@ -31,7 +34,7 @@ Problem.__doc__ = """Number of the list, row in it, one of KINDS, and the line t
 Findings = namedtuple("Findings", "problems images rows")
 Findings.__doc__ = """Problems in the order of the lists' rows.
 
-`images` has the Looked of each path, `rows` for each content the (list, row) pairs that show it.
+`images` has the ImageCheck of each path, `rows` the (list, row) pairs that show the same content.
 """
 
 
@@ -57,15 +60,16 @@ def check(lists, roots, class_names=None, threads=None, max_pixels=Augment.max_p
     """
     paths = [[os.path.join(root, lst.name(row)) for row in range(len(lst))]
              for lst, root in zip(lists, roots)]
-    images = _look(dict.fromkeys(path for part in paths for path in part), threads, max_pixels)
+    images = _check_images(dict.fromkeys(path for part in paths for path in part), threads,
+                           max_pixels)
     problems, rows = [], defaultdict(list)
     for number, part in enumerate(paths):
         for row, path in enumerate(part):
-            looked = images[path]
-            if looked.problem:
-                problems.append((number, row, looked.problem, looked.reason))
+            checked = images[path]
+            if checked.problem:
+                problems.append((number, row, checked.problem, checked.reason))
             else:
-                rows[looked.digest].append((number, row))
+                rows[checked.digest].append((number, row))
     for same in rows.values():
         if len(same) > 1:
             problems += _compare(lists, same, class_names)
@@ -74,7 +78,7 @@ def check(lists, roots, class_names=None, threads=None, max_pixels=Augment.max_p
                      for number, row, kind, text in problems], images, rows)
 
 
-def cleaned(lists, findings, number):
+def clean_rows(lists, findings, number):
     """What is left of one of the lists without its problems.
 
     Rows whose image cannot be used are left out, and so are those whose image is in a later
@@ -113,23 +117,23 @@ def cleaned(lists, findings, number):
 
 def summarise(findings):
     """Sizes and formats of the images and the number of problems, as text of a few lines."""
-    good = [looked for looked in findings.images.values() if not looked.problem]
+    good = [checked for checked in findings.images.values() if not checked.problem]
     lines = [f"{len(findings.images)} images, {len(good)} of them good"]
     if good:
-        widths, heights = np.array([looked.size for looked in good]).T
+        widths, heights = np.array([checked.size for checked in good]).T
         for title, sides in (("width", widths), ("height", heights)):
             lines.append(f"{title:8}{sides.min()} to {sides.max()} pixels, median "
                          f"{int(np.median(sides))}")
-        formats = Counter(looked.format for looked in good).most_common()
+        formats = Counter(checked.format for checked in good).most_common()
         lines.append("format  " + ", ".join(f"{name} {count}" for name, count in formats))
     counts = Counter(problem.kind for problem in findings.problems)
     found = ", ".join(f"{counts[kind]} {kind}" for kind in KINDS if counts[kind])
     return "\n".join([*lines, f"problems: {found or 'none'}"])
 
 
-def _look(paths, threads, max_pixels):
+def _check_images(paths, threads, max_pixels):
     paths = list(paths)
-    looked = {}
+    checked = {}
     augment = Augment(max_pixels=max_pixels)
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool, \
             tqdm(total=len(paths), unit="image", disable=None) as bar:
@@ -137,25 +141,27 @@ def _look(paths, threads, max_pixels):
         for start in range(0, len(paths), IMAGES_AT_ONCE):
             portion = paths[start:start + IMAGES_AT_ONCE]
             for path, result in zip(portion, pool.map(lambda p: _open(p, augment), portion)):
-                looked[path] = result
+                checked[path] = result
                 bar.update()
-    return looked
+    return checked
 
 
 def _open(path, augment):
     if not os.path.exists(path):
-        return Looked("missing", "there is no such image", None, None, None)
+        return ImageCheck("missing", "there is no such image", None, None, None)
+    if not os.path.isfile(path):
+        return ImageCheck("broken", "not a regular file", None, None, None)
     try:
         read_image(path, np.empty(SHAPE, np.uint8), augment)
         with open(path, "rb") as file:
             data = file.read()
     except ImageError as error:
-        return Looked("broken", error.reason, None, None, None)
+        return ImageCheck("broken", error.reason, None, None, None)
     except OSError as error:
-        return Looked("broken", error.strerror.lower(), None, None, None)
+        return ImageCheck("broken", error.strerror.lower(), None, None, None)
     header = read_header(data)
     digest = hashlib.blake2b(data, digest_size=16).digest()
-    return Looked(None, None, digest, (header.width, header.height), header.format)
+    return ImageCheck(None, None, digest, (header.width, header.height), header.format)
 
 
 def _compare(lists, same, class_names):

@@ -1,6 +1,6 @@
 """Readers of folders that hold images and say what they show: one folder a class, Pascal VOC.
 
-    source = read_voc("VOCdevkit/VOC2007", Faults(skip=False))
+    source = read_voc("VOCdevkit/VOC2007", BadInput(skip=False))
     for sample in source.samples:
         sample.name, sample.present, sample.unknown
 
@@ -18,14 +18,14 @@ from defusedxml import DefusedXmlException
 
 from common.cli import InputError
 from datasets.label_table import Sample, Source
-from datasets.text_sources import IMAGE_ENDINGS, cannot_read, text_lines
+from datasets.text_sources import IMAGE_ENDINGS, read_error, read_lines
 
 MAX_XML_BYTES = 4 << 20  # tens of thousands of boxes
 MAX_XML_DEPTH = 64
 NOTHING = frozenset()
 
 
-def read_folders(root, faults):
+def read_folders(root, bad_input):
     """One folder a class, with images at any depth; the same image in several has all of them.
 
     Names are relative to `root`. Files of other kinds, and hidden ones, are passed over.
@@ -33,7 +33,7 @@ def read_folders(root, faults):
     Parameters
     ----------
     root : str
-    faults : Faults
+    bad_input : BadInput
 
     Returns
     -------
@@ -48,18 +48,18 @@ def read_folders(root, faults):
                 try:
                     size = os.stat(path).st_size
                 except OSError as error:
-                    faults(path, error.strerror.lower())
+                    bad_input.reject(path, error.strerror.lower())
                     continue
                 if size:
                     by_size[size].append((name, entry.name.strip()))
                 else:
-                    faults(path, "is empty")
+                    bad_input.reject(path, "is empty")
         elif entry.name.lower().endswith(IMAGE_ENDINGS):
-            faults(entry.path, "lies in no class's folder")
-    return Source(list(dict.fromkeys(classes)), _merged(root, by_size, faults))
+            bad_input.reject(entry.path, "lies in no class's folder")
+    return Source(list(dict.fromkeys(classes)), _merged(root, by_size, bad_input))
 
 
-def _merged(root, by_size, faults):
+def _merged(root, by_size, bad_input):
     """Samples in the order of their names, one for each content."""
     samples = {}
     for size, group in by_size.items():
@@ -70,7 +70,7 @@ def _merged(root, by_size, faults):
                 try:
                     key = size, _digest(os.path.join(root, name))
                 except OSError as error:
-                    faults(os.path.join(root, name), error.strerror.lower())
+                    bad_input.reject(os.path.join(root, name), error.strerror.lower())
                     continue
             sample = Sample(name, set(), NOTHING, os.path.join(root, name))
             samples.setdefault(key, sample).present.add(class_name)
@@ -91,7 +91,7 @@ def _entries(folder):
         return sorted((entry for entry in os.scandir(folder) if not entry.name.startswith(".")),
                       key=lambda entry: entry.name)
     except OSError as error:
-        raise cannot_read(folder, error) from None
+        raise read_error(folder, error) from None
 
 
 def _images_below(folder):
@@ -102,14 +102,14 @@ def _images_below(folder):
                 yield os.path.join(parent, name)
 
 
-def read_voc(root, faults, image_set=None, labels_from=None):
+def read_voc(root, bad_input, image_set=None, labels_from=None):
     """A Pascal VOC folder; names are relative to it (`JPEGImages/000005.jpg`).
 
     Parameters
     ----------
     root : str
         With Annotations/*.xml and JPEGImages/, or with the XML files beside their images.
-    faults : Faults
+    bad_input : BadInput
     image_set : str, optional
         Only the images of ImageSets/Main/IMAGE_SET.txt.
     labels_from : str, optional
@@ -135,7 +135,7 @@ def read_voc(root, faults, image_set=None, labels_from=None):
         has_xml = next(notes.rglob("*.xml"), None) is not None
         labels_from = "xml" if has_xml or not sets.is_dir() else "sets"
     if labels_from == "sets":
-        return _voc_sets(root, sets, image_set or "trainval", faults)
+        return _voc_sets(root, sets, image_set or "trainval", bad_input)
     if image_set:
         ids = [line.strip() for line in _lines(sets / f"{image_set}.txt")]
         files = [notes / f"{name}.xml" for name in ids if name]
@@ -143,49 +143,52 @@ def read_voc(root, faults, image_set=None, labels_from=None):
         files = sorted(notes.rglob("*.xml"))
     if not files:
         raise InputError(f"{notes}: no XML files: not a Pascal VOC folder")
-    return Source(None, _voc_samples(root, notes, files, faults))
+    return Source(None, _voc_samples(root, notes, files, bad_input))
 
 
-class _Bad(Exception):
+class _BadAnnotation(Exception):
     """Where something is wrong with one image's annotation, and what."""
 
 
-def _voc_samples(root, notes, files, faults):
-    images = _Images(root)
+def _voc_samples(root, notes, files, bad_input):
+    images = _ImageFinder(root)
     for file in files:
         try:
-            filename, present, difficult = _read_note(file)
+            filename, present, difficult = _read_annotation(file)
             name = images.find(file.parent.relative_to(notes), file.stem, filename)
             if name is None:
-                raise _Bad(file, "has no image of its name")
+                raise _BadAnnotation(file, "has no image of its name")
             yield Sample(name, present, difficult - present, file)
-        except _Bad as bad:
-            faults(*bad.args)
+        except _BadAnnotation as bad:
+            bad_input.reject(*bad.args)
 
 
-def _read_note(file):
+def _read_annotation(file):
     """A VOC annotation: file name, classes with an object to see, classes with a difficult one."""
     try:
+        if file.exists() and not file.is_file():
+            raise _BadAnnotation(file, "is not a regular file")
         if file.stat().st_size > MAX_XML_BYTES:
-            raise _Bad(file, f"is larger than {MAX_XML_BYTES >> 20} MB: no VOC annotation")
+            raise _BadAnnotation(
+                file, f"is larger than {MAX_XML_BYTES >> 20} MB: no VOC annotation")
         # Without a document type there are no entities to expand, nor to fetch.
         note = _parse(file, file.read_bytes())
     except OSError as error:
-        raise _Bad(file, (error.strerror or str(error)).lower()) from None
+        raise _BadAnnotation(file, (error.strerror or str(error)).lower()) from None
     except ParseError as error:
-        raise _Bad(f"{file}:{error.position[0]}", f"broken XML: {error}") from None
+        raise _BadAnnotation(f"{file}:{error.position[0]}", f"broken XML: {error}") from None
     except DefusedXmlException:
-        raise _Bad(file, "declares a document type or entities, which no VOC annotation "
+        raise _BadAnnotation(file, "declares a document type or entities, which no VOC annotation "
                    "needs") from None
     except (ValueError, LookupError) as error:  # an encoding that there is not
-        raise _Bad(file, f"broken XML: {error}") from None
+        raise _BadAnnotation(file, f"broken XML: {error}") from None
     if note.tag != "annotation":
-        raise _Bad(file, f"holds <{note.tag:.40}>, not a VOC <annotation>")
+        raise _BadAnnotation(file, f"holds <{note.tag:.40}>, not a VOC <annotation>")
     present, difficult = set(), set()
     for item in note.findall("object"):
         name = (item.findtext("name") or "").strip()
         if not name:
-            raise _Bad(file, "has an <object> without a <name>")
+            raise _BadAnnotation(file, "has an <object> without a <name>")
         hard = (item.findtext("difficult") or "").strip() == "1"
         (difficult if hard else present).add(name)
     return (note.findtext("filename") or "").strip(), present, difficult
@@ -199,11 +202,11 @@ def _parse(file, content):
     for event, _ in steps:
         depth += 1 if event == "start" else -1
         if depth > MAX_XML_DEPTH:
-            raise _Bad(file, f"XML nested deeper than {MAX_XML_DEPTH}: no VOC annotation")
+            raise _BadAnnotation(file, f"XML nested deeper than {MAX_XML_DEPTH}: no VOC annotation")
     return steps.root
 
 
-def _voc_sets(root, sets, image_set, faults):
+def _voc_sets(root, sets, image_set, bad_input):
     """The source that ImageSets/Main/CLASS_IMAGE_SET.txt files make up."""
     ending = f"_{image_set}.txt"
     files = [Path(entry.path) for entry in _entries(sets) if entry.name.endswith(ending)]
@@ -217,14 +220,15 @@ def _voc_sets(root, sets, image_set, faults):
             if len(fields) == 2 and fields[1] in ("1", "0", "-1"):
                 stated[fields[0].strip()][class_name] = fields[1]
             elif fields:
-                faults(f"{file}:{number}", f"{line.strip()!r:.60} is not an image and 1, 0 or -1")
+                bad_input.reject(f"{file}:{number}",
+                                 f"{line.strip()!r:.60} is not an image and 1, 0 or -1")
 
     def samples():
-        images = _Images(root)
+        images = _ImageFinder(root)
         for name, values in sorted(stated.items()):
             image = images.find(Path(), name)
             if image is None:
-                faults(sets, f"{name} has no image in {images.folder}")
+                bad_input.reject(sets, f"{name} has no image in {images.folder}")
                 continue
             present = {c for c, value in values.items() if value == "1"}
             # A class whose file does not name the image says nothing of it.
@@ -234,7 +238,7 @@ def _voc_sets(root, sets, image_set, faults):
     return Source(classes, samples())
 
 
-class _Images:
+class _ImageFinder:
     """The images of a VOC folder, by the name of their annotation."""
 
     def __init__(self, root):
@@ -257,4 +261,4 @@ class _Images:
 
 
 def _lines(path):
-    return [os.fsdecode(line) for line in text_lines(path)]
+    return [os.fsdecode(line) for line in read_lines(path)]

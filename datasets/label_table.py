@@ -1,8 +1,8 @@
 """From what the sources say of each image to a matrix of labels, and its statistics.
 
-    faults = Faults(skip=False)
+    bad_input = BadInput(skip=False)
     source = Source(None, [Sample("a.jpg", {"cat"}, set(), "labels.csv:2")])
-    table = gather(source, faults)
+    table = build_table(source, bad_input)
     table.labels            # int8, (images, classes): 1 present, 0 absent, -1 unknown
 """
 import logging
@@ -17,7 +17,7 @@ from common.text import printable
 from datasets.lst_writer import name_problem
 from reading.class_names import class_problem
 
-MOST_LABELS = 4_000_000_000  # bytes that the matrix may take
+MAX_LABEL_BYTES = 4_000_000_000  # bytes that the matrix may take
 FEW = 20  # images of a class on a side below which the table points it out
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ Part = namedtuple("Part", "title num_rows positives negatives")
 Part.__doc__ = """Counts of one list: rows, and for each class those that do and do not carry it."""
 
 
-class Faults:
+class BadInput:
     """What to do about bad input: end with an InputError, or leave it out, say so and go on.
 
     Parameters
@@ -57,21 +57,22 @@ class Faults:
         self.skip = skip
         self.count = 0
 
-    def __call__(self, where, reason):
+    def reject(self, where, reason):
+        """Leave out what is at `where`, or raise an InputError."""
         if not self.skip:
             raise InputError(f"{where}: {reason} (--skip-bad goes on without it)")
         self.count += 1
         logger.warning("left out: %s: %s", where, reason)
 
 
-def gather(source, faults, listed=None, drop_unlisted=False, min_count=0, path_root=None):
+def build_table(source, bad_input, listed=None, drop_unlisted=False, min_count=0, path_root=None):
     """Collect samples; an image that comes twice carries what either says of it.
 
     Parameters
     ----------
     source : Source
         Where it has no order, classes are sorted.
-    faults : Faults
+    bad_input : BadInput
     listed : list of str, optional
         The classes to have, in this order, whether they occur or not.
     drop_unlisted : bool
@@ -104,7 +105,7 @@ def gather(source, faults, listed=None, drop_unlisted=False, min_count=0, path_r
         problem = (_path_problem(name, sample.name) or name_problem(name)
                    or _class_problem(sample, numbers, allowed))
         if problem:
-            faults(sample.where, problem)
+            bad_input.reject(sample.where, problem)
             continue
         # ./b.jpg is b.jpg: as two images, one might come into training and one into validation.
         row = rows_of_names.setdefault(os.path.normpath(name), len(rows_of_names))
@@ -115,7 +116,7 @@ def gather(source, faults, listed=None, drop_unlisted=False, min_count=0, path_r
                 cells[value][0].append(row)
                 cells[value][1].append(numbers.setdefault(class_name, len(numbers)))
     if not rows_of_names:
-        raise InputError("no images were found" + ", only bad ones" * bool(faults.count))
+        raise InputError("no images were found" + ", only bad ones" * bool(bad_input.count))
 
     present, unknown = (_unique(*cells[value], len(numbers)) for value in (1, -1))
     counts = np.bincount(present[1], minlength=len(numbers))
@@ -127,7 +128,7 @@ def gather(source, faults, listed=None, drop_unlisted=False, min_count=0, path_r
         raise InputError(f"no class is left of {len(found)}" if found else "there are no labels")
     kept = set(classes)
     left_out = Counter({name: int(counts[numbers[name]]) for name in found if name not in kept})
-    if len(rows_of_names) * len(classes) > MOST_LABELS:
+    if len(rows_of_names) * len(classes) > MAX_LABEL_BYTES:
         raise InputError(f"{len(rows_of_names)} images times {len(classes)} classes are more "
                          "labels than fit: have fewer classes by --min-count or --classes")
     labels = np.zeros((len(rows_of_names), len(classes)), np.int8)

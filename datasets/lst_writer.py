@@ -114,7 +114,7 @@ def write_together(files):
     for path, _ in files:
         if os.path.isdir(path):  # the one thing that renaming stumbles over
             raise InputError(f"{path}: cannot be written: is a folder")
-    _write_in_turn(list(files))
+    _write_nested(list(files))
 
 
 def _multi_hot(labels):
@@ -136,13 +136,13 @@ def _encodes(name):
     return True
 
 
-def _write_in_turn(files):
+def _write_nested(files):
     """Each beside its place, and only then, from the last to the first, into it."""
     (path, write), *others = files
 
     def write_this_and_others(temporary):
         write(temporary)
         if others:
-            _write_in_turn(others)
+            _write_nested(others)
 
     write_atomically(path, write_this_and_others)

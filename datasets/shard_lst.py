@@ -2,7 +2,7 @@
 
     lst = read_lst("train.lst")
     parts = deal(len(lst), 4, seed=0)
-    place_files(lst, parts, "photos", "shards", how="copy")     # shards/0/..., shards/1/...
+    place_images(lst, parts, "photos", "shards", how="copy")     # shards/0/..., shards/1/...
     write_parts(lst, parts, "shards/train")                      # shards/train_0.lst, ...
 """
 import errno
@@ -65,7 +65,7 @@ def write_parts(lst, parts, prefix):
                   lst.label_format)
 
 
-def place_files(lst, parts, path_root, folder, how):
+def place_images(lst, parts, path_root, folder, how):
     """Put each part's images into FOLDER/0, FOLDER/1, ... under the names that they have.
 
     Parameters

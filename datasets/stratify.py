@@ -11,7 +11,7 @@ import numpy as np
 
 from common.cli import InputError
 
-MOST_MOVABLE = 50_000  # rows looked at for a move; of more, every second or third will do
+MAX_MOVABLE = 50_000  # rows looked at for a move; of more, every second or third will do
 
 
 def split(labels, fraction, seed=0):
@@ -54,9 +54,9 @@ def split(labels, fraction, seed=0):
     wanted = _shares(carries.sum(axis=0), fraction)
     side = _deal(rows, classes, wanted, num_rows)
 
-    step = -(-num_rows // MOST_MOVABLE)
+    step = -(-num_rows // MAX_MOVABLE)
     movable = rows % step == 0
-    _even_out(rows[movable] // step, classes[movable], wanted[1], side[::step])
+    _balance(rows[movable] // step, classes[movable], wanted[1], side[::step])
     if side.min() == side.max():  # a few rows whose classes are all singletons
         row = carries.sum(axis=1).argmin()
         side[row] = 1 - side[row]
@@ -96,7 +96,7 @@ def _deal(rows, classes, wanted, num_rows):
     return side
 
 
-def _even_out(rows, classes, missing, side):
+def _balance(rows, classes, missing, side):
     """Move rows, one or one each way, as long as that lessens the classes' squared errors.
 
     `missing` says how many examples the chosen side lacks, below zero where it has too many;

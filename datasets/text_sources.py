@@ -1,6 +1,6 @@
 """Readers of labels in text files: CSV and JSON lines.
 
-    source = read_csv("labels.csv", Faults(skip=False))
+    source = read_csv("labels.csv", BadInput(skip=False))
     for sample in source.samples:
         sample.name, sample.present, sample.unknown
 
@@ -13,6 +13,7 @@ import os
 import shlex
 
 from common.cli import InputError
+from common.files import require_regular_file
 from datasets.label_table import Sample, Source
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
@@ -22,7 +23,7 @@ WORDS = {"": -1, "nan": -1, "na": -1, "true": 1, "false": 0}
 NOTHING = frozenset()
 
 
-def read_jsonl(path, faults):
+def read_jsonl(path, bad_input):
     """One JSON object a line: `{"image": "a.jpg", "labels": ["cat"], "unknown": ["dog"]}`.
 
     `unknown` may be missing; class numbers in place of names are fine.
@@ -30,42 +31,42 @@ def read_jsonl(path, faults):
     Parameters
     ----------
     path : str
-    faults : Faults
+    bad_input : BadInput
 
     Returns
     -------
     Source
     """
-    return Source(None, _jsonl_samples(path, faults))
+    return Source(None, _jsonl_samples(path, bad_input))
 
 
-def _jsonl_samples(path, faults):
-    for number, line in enumerate(text_lines(path), 1):
+def _jsonl_samples(path, bad_input):
+    for number, line in enumerate(read_lines(path), 1):
         where = f"{path}:{number}"
         if not line.strip():
             continue
         try:
             item = json.loads(line)
         except json.JSONDecodeError as error:
-            faults(where, f"broken JSON: {error.msg} at column {error.colno}")
+            bad_input.reject(where, f"broken JSON: {error.msg} at column {error.colno}")
             continue
         except RecursionError:
-            faults(where, "JSON nested too deeply")
+            bad_input.reject(where, "JSON nested too deeply")
             continue
         except ValueError as error:  # not UTF-8, or a number of thousands of digits
-            faults(where, f"broken JSON: {error}")
+            bad_input.reject(where, f"broken JSON: {error}")
             continue
         lists = [item.get("labels"), item.get("unknown", [])] if isinstance(item, dict) else []
         if not lists or not isinstance(item.get("image"), str) or not all(
                 isinstance(names, list) and all(type(name) in (str, int) for name in names)
                 for names in lists):
-            faults(where, 'wants {"image": "NAME", "labels": ["CLASS", ...]}')
+            bad_input.reject(where, 'wants {"image": "NAME", "labels": ["CLASS", ...]}')
             continue
         present, unknown = ({str(name).strip() for name in names} for names in lists)
         yield Sample(item["image"], present, unknown, where)
 
 
-def read_csv(path, faults, delimiter=",", header=True, name_column=None, labels_column=None,
+def read_csv(path, bad_input, delimiter=",", header=True, name_column=None, labels_column=None,
              class_columns=None, separator=";"):
     """A table with a column of file names and the labels in one of two forms.
 
@@ -77,7 +78,7 @@ def read_csv(path, faults, delimiter=",", header=True, name_column=None, labels_
     Parameters
     ----------
     path : str
-    faults : Faults
+    bad_input : BadInput
     delimiter : str
     header : bool
         Whether the first row holds the columns' names.
@@ -101,7 +102,7 @@ def read_csv(path, faults, delimiter=",", header=True, name_column=None, labels_
     """
     if labels_column and class_columns:
         raise InputError("--labels-column and --class-columns are two forms: give one of them")
-    rows = _csv_rows(path, faults, delimiter)
+    rows = _csv_rows(path, bad_input, delimiter)
     where, first = next(rows, (path, None))
     if first is None:
         raise InputError(f"{path}: is empty")
@@ -119,35 +120,35 @@ def read_csv(path, faults, delimiter=",", header=True, name_column=None, labels_
     if header and titles[name_at].lower().endswith(IMAGE_ENDINGS):
         raise InputError(f"{where}: {titles[name_at]:.200} looks like an image, where the columns' "
                          "names are expected: --no-header, when it is one")
-    rows = _of_width(rows, len(titles), faults)
+    rows = _rows_of_width(rows, len(titles), bad_input)
     if labels_column or (len(titles) == 2 and not class_columns):
         labels_at = _column(titles, labels_column, where) if labels_column else 1 - name_at
         if not labels_column:
-            rows = _not_one_class(rows, labels_at, path, titles[labels_at])
-        return Source(None, _separated(rows, name_at, labels_at, separator, faults))
+            rows = _refuse_class_column(rows, labels_at, path, titles[labels_at])
+        return Source(None, _labels_column_samples(rows, name_at, labels_at, separator, bad_input))
     columns = ([_column(titles, column, where) for column in class_columns] if class_columns
                else [column for column in range(len(titles)) if column != name_at])
     classes = {column: titles[column] for column in columns}
     for title in classes.values():
         if list(classes.values()).count(title) > 1:
             raise InputError(f"{where}: two columns are called {title}")
-    return Source(list(classes.values()), _one_hot(rows, name_at, classes, faults))
+    return Source(list(classes.values()), _class_column_samples(rows, name_at, classes, bad_input))
 
 
-def _of_width(rows, width, faults):
+def _rows_of_width(rows, width, bad_input):
     for where, row in rows:
         if len(row) == width:
             yield where, row
         else:
-            faults(where, f"{len(row)} columns, but the first row has {width}")
+            bad_input.reject(where, f"{len(row)} columns, but the first row has {width}")
 
 
-def _not_one_class(rows, labels_at, path, title):
+def _refuse_class_column(rows, labels_at, path, title):
     """The same rows, unless all of them have what a column of one class would hold."""
     seen = []  # of other tables, the rows up to the first that carries a class
     for where, row in rows:
         seen.append((where, row))
-        if _truth(row[labels_at]) is None:
+        if _label_value(row[labels_at]) is None:
             return itertools.chain(seen, rows)
     if any(row[labels_at].strip() for _, row in seen):
         title = shlex.quote(title)  # to be pasted
@@ -157,7 +158,7 @@ def _not_one_class(rows, labels_at, path, title):
     return iter(seen)
 
 
-def _truth(text):
+def _label_value(text):
     """1, 0 or -1, as a class's column says it; None when it does not."""
     text = text.strip().lower()
     try:
@@ -167,30 +168,30 @@ def _truth(text):
     return int(value) if value in (1, 0, -1) else None
 
 
-def _separated(rows, name_at, labels_at, separator, faults):
+def _labels_column_samples(rows, name_at, labels_at, separator, bad_input):
     for where, row in rows:
         present = {part.strip() for part in row[labels_at].split(separator)} - {""}
         if present == {"-1"}:
             yield Sample(row[name_at].strip(), NOTHING, None, where)
         elif "-1" in present:
-            faults(where, "-1 (all classes unknown) stands among other labels")
+            bad_input.reject(where, "-1 (all classes unknown) stands among other labels")
         else:
             yield Sample(row[name_at].strip(), present, NOTHING, where)
 
 
-def _one_hot(rows, name_at, classes, faults):
+def _class_column_samples(rows, name_at, classes, bad_input):
     seen = set()
     for where, row in rows:
-        truths = {name: _truth(row[column]) for column, name in classes.items()}
+        truths = {name: _label_value(row[column]) for column, name in classes.items()}
         odd = next((column for column, name in classes.items() if truths[name] is None), None)
         if odd is not None:
-            faults(where, f"column {classes[odd]} holds {row[odd]!r:.60}, not 1, 0 or -1; a column "
-                   "of class names wants --labels-column")
+            bad_input.reject(where, f"column {classes[odd]} holds {row[odd]!r:.60}, not 1, 0 or "
+                             "-1; a column of class names wants --labels-column")
             continue
         name = row[name_at].strip()
         if os.path.normpath(name) in seen:
             # Zeros say something here, so that two rows may well contradict each other.
-            faults(where, f"{name} is on an earlier line already")
+            bad_input.reject(where, f"{name} is on an earlier line already")
             continue
         seen.add(os.path.normpath(name))
         present, unknown = ({c for c, truth in truths.items() if truth == value}
@@ -198,9 +199,9 @@ def _one_hot(rows, name_at, classes, faults):
         yield Sample(name, present, unknown, where)
 
 
-def _csv_rows(path, faults, delimiter):
+def _csv_rows(path, bad_input, delimiter):
     """Yield (file and line, fields). What is not UTF-8 stays as it is: file names need not be."""
-    lines = (os.fsdecode(line) for line in text_lines(path))
+    lines = (os.fsdecode(line) for line in read_lines(path))
     # The space of `a.jpg, "cat;dog"` would make the quotes part of the field.
     reader = csv.reader(lines, delimiter=delimiter, strict=True,
                         skipinitialspace=delimiter != " ")
@@ -210,7 +211,7 @@ def _csv_rows(path, faults, delimiter):
         except StopIteration:
             return
         except csv.Error as error:
-            faults(f"{path}:{reader.line_num}", f"broken CSV: {error}")
+            bad_input.reject(f"{path}:{reader.line_num}", f"broken CSV: {error}")
             continue
         if row:
             yield f"{path}:{reader.line_num}", row
@@ -225,8 +226,9 @@ def _column(titles, wanted, where):
                      f"{', '.join(titles)[:200]}")
 
 
-def text_lines(path):
+def read_lines(path):
     """The lines of a text file, as bytes."""
+    require_regular_file(path)
     try:
         with open(path, "rb") as file:
             number, line = 1, file.readline(MAX_LINE_BYTES + 1)
@@ -241,9 +243,9 @@ def text_lines(path):
                 yield line
                 number, line = number + 1, file.readline(MAX_LINE_BYTES + 1)
     except OSError as error:
-        raise cannot_read(path, error) from None
+        raise read_error(path, error) from None
 
 
-def cannot_read(path, error):
+def read_error(path, error):
     """The InputError for a file or folder that the system does not let us read."""
     return InputError(f"{path}: cannot be read: {(error.strerror or str(error)).lower()}")

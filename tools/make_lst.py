@@ -19,12 +19,12 @@ import numpy as np  # noqa: E402
 from common.cli import ArgumentParser, InputError, log_to_stderr, run  # noqa: E402
 from common.files import make_parent_folder  # noqa: E402
 from common.text import MAX_LINE, printable  # noqa: E402
-from datasets.check_lst import KINDS, check, cleaned, summarise  # noqa: E402
+from datasets.check_lst import KINDS, check, clean_rows, summarise  # noqa: E402
 from datasets.coco_file import read_coco  # noqa: E402
 from datasets.folder_sources import read_folders, read_voc  # noqa: E402
-from datasets.label_table import Faults, Part, format_table, gather, part  # noqa: E402
+from datasets.label_table import BadInput, Part, build_table, format_table, part  # noqa: E402
 from datasets.lst_writer import lines_file, lst_file, write_together  # noqa: E402
-from datasets.shard_lst import deal, place_files, write_parts  # noqa: E402
+from datasets.shard_lst import deal, place_images, write_parts  # noqa: E402
 from datasets.stratify import split  # noqa: E402
 from datasets.text_sources import read_csv, read_jsonl  # noqa: E402
 from reading.class_names import read_class_names  # noqa: E402
@@ -36,7 +36,7 @@ MOST_SHOWN = 20  # problems of a kind, unless all are asked for
 
 def make(args):
     """The subcommands that turn a source into .lst files."""
-    faults = Faults(args.skip_bad)
+    bad_input = BadInput(args.skip_bad)
     listed = read_class_names(args.classes) if args.classes else None
     if args.drop_unlisted and not listed:
         raise InputError("--drop-unlisted goes with --classes FILE")
@@ -46,8 +46,8 @@ def make(args):
     if args.val_fraction == 0 and os.path.exists(val_file):
         raise InputError(f"{val_file} is there from an earlier run and would not fit the new "
                          "list: remove it or choose another --prefix")
-    table = gather(args.read(args, faults), faults, listed, args.drop_unlisted, args.min_count,
-                   getattr(args, "path_root", None))
+    table = build_table(args.read(args, bad_input), bad_input, listed, args.drop_unlisted,
+                        args.min_count, getattr(args, "path_root", None))
 
     labels = table.labels
     if args.val_fraction:
@@ -70,8 +70,8 @@ def make(args):
         print(f"\nleft out: {len(table.left_out)} classes, {sum(table.left_out.values())} labels: "
               + ", ".join(f"{printable(name)} {count}"
                           for name, count in table.left_out.most_common()))
-    if faults.count:
-        print(f"\nleft out as bad: {faults.count}")
+    if bad_input.count:
+        print(f"\nleft out as bad: {bad_input.count}")
 
 
 def run_check(args):
@@ -114,7 +114,7 @@ def run_check(args):
                                for title, lst in zip(titles, lists)]))
     if args.fix:
         # All of them before the first is written, so that an error leaves none behind.
-        clean = [cleaned(lists, findings, number) for number in range(len(lists))]
+        clean = [clean_rows(lists, findings, number) for number in range(len(lists))]
         write_together([lst_file(path, *content, args.label_format)
                         for path, content in zip(args.fix, clean)])
         for path, (ids, _, _), lst in zip(args.fix, clean, lists):
@@ -144,7 +144,7 @@ def run_shard(args):
     parts = deal(len(lst), args.num_parts, args.seed)
     if folder:
         # Lists last: none of them may name an image that is not there yet.
-        place_files(lst, parts, args.path_root, folder, "copy" if args.copy_to else "link")
+        place_images(lst, parts, args.path_root, folder, "copy" if args.copy_to else "link")
     make_parent_folder(args.prefix)
     write_parts(lst, parts, args.prefix)
     for number, rows in enumerate(parts):
@@ -285,11 +285,11 @@ def _add_sources(command, *parents):
     flags = command("jsonl", 'from lines of {"image": "a.jpg", "labels": ["cat"]}; "unknown" may '
                     "list more classes", named)
     flags.add_argument("file", metavar="FILE")
-    flags.set_defaults(run=make, read=lambda args, faults: read_jsonl(args.file, faults))
+    flags.set_defaults(run=make, read=lambda args, bad_input: read_jsonl(args.file, bad_input))
 
     flags = command("coco", "from a COCO instances file", named)
     flags.add_argument("file", metavar="FILE")
-    flags.set_defaults(run=make, read=lambda args, faults: read_coco(args.file, faults))
+    flags.set_defaults(run=make, read=lambda args, bad_input: read_coco(args.file, bad_input))
 
     flags = command("voc", "from a Pascal VOC folder, which is the image root then", parents)
     flags.add_argument("root", metavar="ROOT")
@@ -298,20 +298,20 @@ def _add_sources(command, *parents):
     flags.add_argument("--labels-from", choices=("xml", "sets"),
                        help="Annotations/*.xml or ImageSets/Main/CLASS_SET.txt (default: XML "
                        "where there is some)")
-    flags.set_defaults(run=make, read=lambda args, faults: read_voc(
-        args.root, faults, args.image_set, args.labels_from))
+    flags.set_defaults(run=make, read=lambda args, bad_input: read_voc(
+        args.root, bad_input, args.image_set, args.labels_from))
 
     flags = command("folders", "from one folder a class, whose parent is the image root then; "
                     "an image in several carries all of them", parents)
     flags.add_argument("root", metavar="ROOT")
-    flags.set_defaults(run=make, read=lambda args, faults: read_folders(args.root, faults))
+    flags.set_defaults(run=make, read=lambda args, bad_input: read_folders(args.root, bad_input))
 
 
-def _read_csv(args, faults):
+def _read_csv(args, bad_input):
     delimiter = args.delimiter or ("\t" if args.file.lower().endswith(".tsv") else ",")
     if not args.separator:
         raise InputError("--separator is empty")
-    return read_csv(args.file, faults, delimiter, not args.no_header, args.name_column,
+    return read_csv(args.file, bad_input, delimiter, not args.no_header, args.name_column,
                     args.labels_column, args.class_columns, args.separator)
 
 
