@@ -41,7 +41,7 @@ from training.train_flags import parse_args
 from training.training_run import Stopped, TrainingRun, log_to
 from training.warm_head import train_head
 from training.worker_lists import WorkersList
-from training.worker_process import create_kvstore, leaving_on_failure
+from training.worker_process import create_kvstore, exit_worker_on_error
 from training.workers import Workers
 
 logger = logging.getLogger("train_multilabel")
@@ -132,7 +132,7 @@ def measures(loss, workers, latest=None):
                          local=latest is not None)
 
 
-@leaving_on_failure
+@exit_worker_on_error
 def main(argv=None):
     """Train, and log to standard error and to train.log what came of it."""
     args = parse_args(argv)

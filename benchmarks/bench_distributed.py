@@ -100,10 +100,10 @@ def train(args, kv, workers):
 
 def measure_here(args):
     """As one of the workers: measure, and print what came of it."""
-    from training.worker_process import create_kvstore, leaving_on_failure
+    from training.worker_process import create_kvstore, exit_worker_on_error
     from training.workers import Workers
 
-    @leaving_on_failure
+    @exit_worker_on_error
     def measure(_):
         kv = create_kvstore("dist_sync")
         with Workers(kv) as workers:

@@ -1,4 +1,5 @@
 """Training by several workers: real schedulers, servers and workers on the loopback address."""
+import contextlib
 import os
 import re
 import signal
@@ -21,12 +22,13 @@ from network import checkpoint
 from network.fine_tune import training_symbol
 from reading.lst_file import read_lst
 from train_multilabel import get_fine_tune_model
-from training import workers as workers_module
+from training import rendezvous
 from training.merged_metrics import MergedMetrics
+from training.rendezvous import LostWorker
 from training.snapshot import ResumableModule
-from training.worker_lists import FilledUp
+from training.worker_lists import PaddedLst
 from training.worker_process import create_kvstore
-from training.workers import LostWorker, Workers
+from training.workers import Workers
 
 EPOCHS = 4  # as test_resume compares
 SECONDS = 180
@@ -224,9 +226,9 @@ def test_lists_and_images_of_each_workers_own(flags, small_demo, tmp_path):
     assert "68 training images" in text  # and nobody waits for the shorter list
 
 
-def test_a_shorter_list_is_filled_up_with_rows_that_count_nowhere(small_demo):
+def test_a_shorter_list_is_padded_with_rows_of_unknown_labels(small_demo):
     lst = read_lst(small_demo / "val.lst")
-    filled = FilledUp(lst, 23)
+    filled = PaddedLst(lst, 23)
     rows = np.array([22, 3, 19, 20])
     np.testing.assert_array_equal(filled.labels(rows)[[1, 2]], lst.labels([3, 19]))
     assert (filled.labels(rows)[[0, 3]] == -1).all()
@@ -304,12 +306,12 @@ class FakeStore:
 def as_threads(count, work, monkeypatch, ranks=None):
     """What `work(workers)` returned or raised, by number of the kvstore."""
     monkeypatch.setenv("DMLC_NODE_HOST", "127.0.0.1")
-    wanted = threading.local()
-    monkeypatch.setattr(workers_module, "_wanted_rank", lambda: wanted.rank)
+    requested = threading.local()
+    monkeypatch.setattr(rendezvous, "_requested_rank", lambda: requested.rank)
     shared, results = threading.Barrier(count), [None] * count
 
     def one(number):
-        wanted.rank = ranks[number] if ranks else -1
+        requested.rank = ranks[number] if ranks else -1
         try:
             with Workers(FakeStore(number, shared)) as workers:
                 results[number] = work(workers)
@@ -325,7 +327,7 @@ def as_threads(count, work, monkeypatch, ranks=None):
 
 
 @pytest.mark.parametrize("ranks", [None, [0, 1, 2], [2, 0, 1], [1, 2, 0], [7, 7, 7]])
-def test_what_workers_tell_each_other(ranks, monkeypatch):
+def test_gather_broadcast_sum_and_mean(ranks, monkeypatch):
     def work(workers):
         rank = workers.rank
         gathered = workers.gather({"x": np.full(rank + 1, rank, np.int8), "file": np.float64(rank)})
@@ -359,17 +361,43 @@ def test_a_lost_worker_is_noticed_and_not_waited_for(monkeypatch):
     assert all(isinstance(results[rank], LostWorker) for rank in (0, 2))
 
 
-def test_strangers_at_the_door_are_sent_away(monkeypatch):
-    create_server = socket.create_server
+def say_nothing(stranger):
+    pass
 
-    def with_a_stranger(address, **options):
-        server = create_server(address, **options)
-        stranger = socket.create_connection(server.getsockname())
-        stranger.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" + b"x" * 64)
+
+def ask_for_a_page(stranger):
+    stranger.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" + b"x" * 64)
+
+
+def send_a_byte_per_second(stranger):
+    """What begins like a message of 64 bytes."""
+    def send():
+        with contextlib.suppress(OSError):
+            for byte in b"\0\0\0\x40" + b"x" * 64:
+                stranger.sendall(bytes([byte]))
+                time.sleep(1)
+
+    threading.Thread(target=send, daemon=True).start()
+
+
+@pytest.mark.parametrize("strangers,act", [
+    (3, say_nothing), (300, say_nothing), (1, ask_for_a_page), (1, send_a_byte_per_second)])
+def test_strangers_at_the_workers_port_delay_nobody(strangers, act, monkeypatch):
+    create_server, opened = socket.create_server, []
+
+    def with_strangers(address, **options):
+        server = create_server(address, **{**options, "backlog": 512})
+        opened.extend(socket.create_connection(server.getsockname()) for _ in range(strangers))
+        for stranger in opened:
+            act(stranger)
         return server
 
-    monkeypatch.setattr(workers_module.socket, "create_server", with_a_stranger)
+    monkeypatch.setattr(rendezvous.socket, "create_server", with_strangers)
+    start = time.monotonic()
     assert as_threads(2, lambda w: w.sum([1]).tolist(), monkeypatch) == [[2], [2]]
+    assert time.monotonic() - start < 5
+    for stranger in opened:
+        stranger.close()
 
 
 def test_merged_measures_equal_those_of_one_process(monkeypatch):

@@ -1,4 +1,4 @@
-"""The .lst of a run of several workers: one list for all of them, or one for each.
+"""The .lst of a run of several workers: one list for all of them, or one per worker.
 
     lst = WorkersList("shards/train_{rank}.lst", "shards/{rank}", workers)
 """
@@ -12,34 +12,38 @@ RANK = "{rank}"
 
 
 class WorkersList:
-    """A list that is read, and what all workers together know of it.
+    """A list of samples, and its totals over all workers.
 
     Parameters
     ----------
     path, folder : str
-        The .lst, and where its names start from. Without {rank} in `path` the workers share the
-        list, and each reads a part of its own in each epoch. With it each has the list of its
-        rank to itself; `tools/make_lst.py shard` makes such lists.
+        The .lst, and the folder that its image names are relative to. Without {rank} in `path`
+        all workers share the list, and each reads a part of it in each epoch. With {rank} each
+        worker has a list of its own; `tools/make_lst.py shard` makes such lists.
     workers : Workers
     num_classes, label_format
-        As `read_lst`.
+        As for `read_lst`.
 
     Attributes
     ----------
-    lst : LstFile
+    lst : LstFile or PaddedLst
+        The list that this worker reads.
     folder : str
+        Where its images are.
     readers : Workers
-        Those who share `lst`.
+        The workers that share `lst`.
     num_classes : int
     num_rows : int
-        Of all workers, like the following.
+        Number of rows over all workers.
     positives, negatives : np.ndarray, (classes,)
+        Number of labels 1 and 0 per class, over all workers.
     checksum : str
+        Of all workers' lists.
 
     Raises
     ------
     InputError
-        When a list is wrong, or the workers' lists do not go together.
+        When a list is wrong, or the workers' lists do not fit together.
     """
 
     def __init__(self, path, folder, workers, num_classes=None, label_format="multi-hot"):
@@ -55,31 +59,31 @@ class WorkersList:
             self._join(path, workers)
 
     def _join(self, path, workers):
-        mine = {"rows": np.array(len(self.lst)), "checksum": np.array(self.lst.checksum),
-                "positives": self.positives, "negatives": self.negatives}
-        parts, together = workers.gather(mine), None
+        own = {"rows": np.array(len(self.lst)), "checksum": np.array(self.lst.checksum),
+               "positives": self.positives, "negatives": self.negatives}
+        parts, total = workers.gather(own), None
         if parts:
-            together = {name: np.array([part[name] for part in parts])
-                        for name in ("rows", "checksum")}
-            together["classes"] = np.array([len(part["positives"]) for part in parts])
-            if len(set(together["classes"])) == 1:
-                together.update((name, np.sum([part[name] for part in parts], axis=0))
-                                for name in ("positives", "negatives"))
-        together = workers.broadcast(together)
-        if len(set(together["classes"])) > 1:
+            total = {name: np.array([part[name] for part in parts])
+                     for name in ("rows", "checksum")}
+            total["classes"] = np.array([len(part["positives"]) for part in parts])
+            if len(set(total["classes"])) == 1:
+                total.update((name, np.sum([part[name] for part in parts], axis=0))
+                             for name in ("positives", "negatives"))
+        total = workers.broadcast(total)
+        if len(set(total["classes"])) > 1:
             raise InputError(f"{path}: the workers' lists have different numbers of classes "
-                             f"({', '.join(map(str, together['classes']))}): --num-classes says "
+                             f"({', '.join(map(str, total['classes']))}): --num-classes says "
                              "how many there are")
-        # With fewer rows a worker would end its epoch early, and the others wait for ever.
-        if len(self.lst) < together["rows"].max():
-            self.lst = FilledUp(self.lst, int(together["rows"].max()))
-        self.num_rows = int(together["rows"].sum())
-        self.checksum = " ".join(together["checksum"])
-        self.positives, self.negatives = together["positives"], together["negatives"]
+        # A worker with fewer rows would end its epoch early, and the others would wait for it.
+        if len(self.lst) < total["rows"].max():
+            self.lst = PaddedLst(self.lst, int(total["rows"].max()))
+        self.num_rows = int(total["rows"].sum())
+        self.checksum = " ".join(total["checksum"])
+        self.positives, self.negatives = total["positives"], total["negatives"]
 
 
-class FilledUp:
-    """An LstFile and as many rows more as it takes to reach a length; they count nowhere."""
+class PaddedLst:
+    """An LstFile padded to a length with rows whose labels are unknown (-1)."""
 
     def __init__(self, lst, length):
         self._lst, self._length = lst, length
@@ -89,18 +93,18 @@ class FilledUp:
         return self._length
 
     def labels(self, rows):
-        """As LstFile's; -1 in the further rows."""
+        """Labels of rows, as of LstFile; -1 in padding."""
         rows = np.asarray(rows)
         labels = self._lst.labels(self._real(rows))
         labels[rows >= len(self._lst)] = -1
         return labels
 
     def name(self, row):
-        """As LstFile's; the first image again for the further rows."""
+        """Image name of a row, as of LstFile; that of the first row for padding."""
         return self._lst.name(int(self._real(row)))
 
     def line(self, row):
-        """As LstFile's."""
+        """Line of a row in the file, as of LstFile; that of the first row for padding."""
         return self._lst.line(int(self._real(row)))
 
     def _real(self, rows):

@@ -1,6 +1,6 @@
-"""How the process of a worker begins, and how it ends when something goes wrong.
+"""How a worker's process creates its kvstore, and how it ends after an error.
 
-    @leaving_on_failure
+    @exit_worker_on_error
     def main(argv=None):
         kv = create_kvstore("dist_sync")
 """
@@ -13,24 +13,24 @@ import traceback
 
 from common.cli import InputError, run
 from common.mx_compat import mx
-from training.workers import LostWorker
+from training.rendezvous import LostWorker
 
 KVSTORES = ("local", "device", "nccl", "dist_sync", "dist_device_sync", "dist_async",
             "dist_device_async")
-# The one who failed is to be seen failing before those who only notice it.
-SECONDS_BEFORE_COMPLAINING = 1.0
+# The worker that failed reports its error before those that only lost the connection to it.
+SECONDS_BEFORE_REPORTING_LOSS = 1.0
 
 
 def create_kvstore(kind):
-    """The kvstore for --kv-store.
+    """Create the kvstore for --kv-store.
 
     Raises
     ------
     InputError
-        When there is no such kind, or it does not fit how this process was started.
+        When the kind does not exist, or does not fit how this process was started.
     """
     if kind not in KVSTORES:
-        # MXNet would take it for local.
+        # MXNet would create a local one.
         raise InputError(f"--kv-store {kind}: there are {', '.join(KVSTORES)}")
     is_worker = os.environ.get("DMLC_ROLE") == "worker"
     if "dist" in kind and not is_worker:
@@ -40,23 +40,24 @@ def create_kvstore(kind):
         raise InputError(f"--kv-store {kind} trains in one process, but this is one of several: "
                          "--kv-store dist_sync joins them")
     if "dist" in kind:
-        # What a server knows of the optimizer cannot be read back and saved. In step, servers
-        # need only sum: each worker then makes the same update itself. MXNet reads this late.
+        # The optimizer's state on a server cannot be read and saved. Servers of synchronous
+        # training only have to sum, and each worker makes the same update. MXNet reads the
+        # variable after it is imported.
         os.environ["MXNET_UPDATE_ON_KVSTORE"] = "1" if "async" in kind else "0"
     try:
         return mx.kvstore.create(kind)
     except mx.MXNetError as error:
-        # Told at its end, behind where in MXNet it happened.
+        # The reason is the last line, after the place in MXNet's code.
         raise InputError(f"--kv-store {kind}: {str(error).strip().splitlines()[-1]}") from None
 
 
-def leaving_on_failure(main):
-    """Make a process that fails end, where MXNet would have it wait for ever.
+def exit_worker_on_error(main):
+    """Decorate `main` so that its process ends after an error, where MXNet would wait for ever.
 
-    A worker ends at once: Python would first take the kvstore apart, and that waits for all other
-    workers to do the same, who may be waiting for this one. A single process first lets the
-    network finish its batch: at exit MXNet stops the threads of custom operators, and then waits
-    for what they had still to do.
+    A worker ends without Python's cleaning up, which would destroy the kvstore, and that waits
+    until all other workers do the same, while they may be waiting for this one. A single process
+    lets the network finish its batch before it cleans up: at exit MXNet stops the threads of
+    custom operators, and then waits for their results.
     """
     @functools.wraps(main)
     def guarded(argv=None):
@@ -67,18 +68,18 @@ def leaving_on_failure(main):
                 with contextlib.suppress(mx.MXNetError):
                     mx.nd.waitall()
                 raise
-            os._exit(_tell(error))
+            os._exit(_report(error))
     return guarded
 
 
-def _tell(error):
-    """Say what `cli.run` would say of an error; the exit status."""
+def _report(error):
+    """Print an error as `cli.run` would, and return the exit status."""
     def fail(argv):
         raise error
 
     status = 1
     if isinstance(error, LostWorker):
-        time.sleep(SECONDS_BEFORE_COMPLAINING)
+        time.sleep(SECONDS_BEFORE_REPORTING_LOSS)
         print(error, file=sys.stderr)
     elif isinstance(error, (InputError, KeyboardInterrupt, BrokenPipeError)):
         try:

@@ -1,0 +1,182 @@
+"""How the workers of one run find each other and connect.
+
+MXNet's rank 0, the hub, listens at a free port and publishes through the kvstore where, together
+with a random key. The others connect to it, and both sides prove that they know the key without
+sending it (the HMAC challenge of multiprocessing.connection). Whoever else connects is ignored.
+"""
+import contextlib
+import os
+import secrets
+import socket
+import struct
+import threading
+import time
+from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
+
+import numpy as np
+
+from common.mx_compat import mx
+from training.array_stream import ArrayStream
+
+KVSTORE_KEY = "workers"  # under which the hub publishes its invitation
+INVITATION = struct.Struct("!4sH16s")  # IPv4 address, port, secret key
+SECONDS_TO_CONNECT = 600  # for all workers together
+SECONDS_BETWEEN_LOOKS = 0.01
+MAX_UNKNOWN = 64  # connections beyond the workers' number that may be open without proof of the key
+
+
+class LostWorker(Exception):
+    """Another worker has ended or cannot be reached."""
+
+
+def connect_workers(kv):
+    """Connect the workers of a kvstore; all of them must call this.
+
+    DMLC_RANK gives each its rank, where the launcher sets it for all: the kvstore's ranks differ
+    from start to start.
+
+    Parameters
+    ----------
+    kv : mx.kvstore.KVStore
+        Just made, of type dist_*.
+
+    Returns
+    -------
+    rank : int
+        Of this worker.
+    hub : int
+        Rank of the worker that is connected to all others.
+    streams : dict of int to ArrayStream
+        Connections by rank: of the hub to all others, of the others to the hub.
+
+    Raises
+    ------
+    LostWorker
+        When the workers cannot reach each other in time.
+    """
+    try:
+        return _connect_to_hub(kv) if kv.rank else _connect_as_hub(kv)
+    except (OSError, EOFError) as error:
+        raise LostWorker(f"worker {kv.rank} cannot reach the others: "
+                         f"{error or 'the connection has ended'}") from None
+
+
+def _connect_as_hub(kv):
+    with socket.create_server((_own_address(), 0), backlog=128) as listener:
+        host, port = listener.getsockname()
+        key = secrets.token_bytes(16)
+        _publish(kv, INVITATION.pack(socket.inet_aton(host), port, key))
+        workers = accept_workers(listener, key, kv.num_workers - 1)
+    ranks = {0: _requested_rank(),
+             **{number: requested for number, (requested, _) in workers.items()}}
+    if sorted(ranks.values()) != list(range(kv.num_workers)):
+        ranks = {number: number for number in ranks}
+    for number, (_, stream) in workers.items():
+        stream.send_numbers([ranks[number], ranks[0]])
+    return ranks[0], ranks[0], {ranks[number]: stream for number, (_, stream) in workers.items()}
+
+
+def _connect_to_hub(kv):
+    host, port, key = INVITATION.unpack(_publish(kv, bytes(INVITATION.size)))
+    connection = socket.create_connection((socket.inet_ntoa(host), port), SECONDS_TO_CONNECT)
+    stream = ArrayStream(connection)
+    if not _knows_key(connection, key, answer_challenge, deliver_challenge):
+        raise EOFError
+    stream.send_numbers([kv.rank, _requested_rank()])
+    rank, hub = map(int, stream.receive_numbers(2))
+    return rank, hub, {hub: stream}
+
+
+def _publish(kv, invitation):
+    """The invitation of MXNet's rank 0, at every worker.
+
+    kvstore.init is the one call that gives all workers one worker's value unchanged.
+    """
+    received = mx.nd.zeros(len(invitation))
+    kv.init(KVSTORE_KEY, mx.nd.array(list(invitation)))
+    kv.pull(KVSTORE_KEY, out=received)
+    return bytes(received.asnumpy().astype(np.uint8))
+
+
+def accept_workers(listener, key, count):
+    """Accept connections until so many workers have proved that they know the key.
+
+    Each connection is examined in a thread of its own, so that nobody waits for one that is
+    silent or slow. Of many such connections the oldest are closed.
+
+    Returns
+    -------
+    dict of int to (int, ArrayStream)
+        By the kvstore's rank: the rank that the worker asks for, and the connection to it.
+    """
+    workers, unknown = {}, {}
+    deadline = time.monotonic() + SECONDS_TO_CONNECT
+
+    def examine(connection):
+        try:
+            if _knows_key(connection, key, deliver_challenge, answer_challenge):
+                stream = ArrayStream(connection)
+                number, requested = map(int, stream.receive_numbers(2))
+                workers[number] = requested, stream
+                return
+        except (OSError, EOFError):
+            pass
+        finally:
+            del unknown[connection]
+        connection.close()
+
+    listener.setblocking(False)
+    try:
+        while len(workers) < count:
+            if time.monotonic() > deadline:
+                raise LostWorker(f"{count - len(workers)} of {count + 1} workers have not "
+                                 f"connected within {SECONDS_TO_CONNECT} s")
+            try:
+                connection, _ = listener.accept()
+            except OSError:  # nobody is there, or too many files are open
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+                continue
+            connection.setblocking(True)
+            unknown[connection] = None
+            threading.Thread(target=examine, args=(connection,), daemon=True).start()
+            for surplus in list(unknown)[:-(MAX_UNKNOWN + count)]:
+                _hang_up(surplus)
+    finally:
+        for connection in list(unknown):
+            _hang_up(connection)
+    return workers
+
+
+def _knows_key(connection, key, *challenges):
+    """Whether the other end knows the key, and is told that this end does."""
+    # On a duplicate, because a Connection takes its file descriptor over.
+    with Connection(os.dup(connection.fileno())) as messages:
+        try:
+            for challenge in challenges:
+                challenge(messages, key)
+        except Exception:  # whatever else a stranger's bytes lead to
+            return False
+    return True
+
+
+def _hang_up(connection):
+    """End a connection under the thread that reads from it."""
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+def _requested_rank():
+    """The rank that the launcher gave this worker; -1 where it gave none."""
+    rank = os.environ.get("DMLC_RANK", "")
+    return int(rank) if rank.isdigit() else -1
+
+
+def _own_address():
+    """The IPv4 address of this machine at which the others reach it."""
+    given = os.environ.get("DMLC_NODE_HOST")
+    if given:
+        return socket.gethostbyname(given)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        # Connecting a datagram socket sends nothing: it only chooses the route to the scheduler.
+        probe.connect((os.environ["DMLC_PS_ROOT_URI"], int(os.environ["DMLC_PS_ROOT_PORT"])))
+        return probe.getsockname()[0]
