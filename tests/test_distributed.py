@@ -45,14 +45,14 @@ def finish(job, status=0):
 
 
 def pid_of(job, role, rank):
-    """The process that trains or serves, not the one that looks after it."""
+    """The process that trains or serves, not its supervisor."""
     for pid in job.left():
         with open(f"/proc/{pid}/environ", "rb") as file:
             variables = file.read().split(b"\0")
         with open(f"/proc/{pid}/cmdline", "rb") as file:
-            keeper = b"\0-c\0" in file.read()
+            supervisor = b"\0-c\0" in file.read()
         wanted = {b"DMLC_ROLE=" + role.encode(), b"DMLC_RANK=%d" % rank}
-        if wanted <= set(variables) and not keeper:
+        if wanted <= set(variables) and not supervisor:
             return pid
     raise AssertionError(f"no {role} {rank}: {job.text}")
 

@@ -14,6 +14,7 @@ import pytest
 from conftest import ROOT
 
 from common.cli import InputError
+from launching import hosts
 
 LAUNCH = [sys.executable, str(ROOT / "tools" / "launch.py")]
 SECONDS = 60
@@ -172,13 +173,13 @@ def test_a_restart_knows_its_run_unless_it_was_to_resume_an_earlier_one(words, s
 
 
 @pytest.mark.parametrize("role", ["scheduler", "server", "worker"])
-def test_a_killed_keeper_takes_its_process_along(role):
+def test_a_killed_supervisor_takes_its_process_along(role):
     job = Launched("-n", 1, "-s", 1, "sh", "-c", "echo $DMLC_ROLE $$; exec sleep 1000")
     job.wait_for(f"{role} ")
     pid = int(re.search(rf"{role} (\d+)$", job.text, re.MULTILINE).group(1))
     with open(f"/proc/{pid}/stat") as file:
-        keeper = int(file.read().rpartition(")")[2].split()[1])
-    os.kill(keeper, signal.SIGKILL)
+        parent = int(file.read().rpartition(")")[2].split()[1])
+    os.kill(parent, signal.SIGKILL)
     assert job.end() == 137
 
 
@@ -209,9 +210,31 @@ def test_the_first_host_that_is_another_machine_says_which_address_is_ours(monke
         def getsockname(self):
             return {"localhost": "127.0.0.1", "near": "192.0.2.7"}[self.name], 1
 
-    monkeypatch.setattr(launch.socket, "socket", lambda *_: Probe())
-    assert launch._own_address(["localhost", "me@near:22"]) == "192.0.2.7"
-    assert launch._own_address(["localhost"]) == "127.0.0.1"
+    monkeypatch.setattr(hosts.socket, "socket", lambda *_: Probe())
+    assert hosts.own_address(["localhost", "me@near:22"]) == "192.0.2.7"
+    assert hosts.own_address(["localhost"]) == "127.0.0.1"
+
+
+@pytest.mark.parametrize("variables,expected", [
+    (["DMLC_NODE_HOST="], "127.0.0.1"), (["DMLC_NODE_HOST=10.1.2.3"], "10.1.2.3"),
+    (["DMLC_NODE_HOST=", "DMLC_INTERFACE=eth9"], "")])
+def test_servers_and_workers_listen_at_the_address_that_faces_the_scheduler(variables, expected):
+    job = Launched("-n", 1, "-s", 1, *(word for v in variables for word in ("--env", v)),
+                   "sh", "-c", "echo address=$DMLC_NODE_HOST")
+    assert job.end() == 0
+    assert re.findall("address=(.*)", job.text) == [expected] * 3
+
+
+def test_a_scheduler_without_a_route_is_told_in_one_line():
+    job = Launched("-n", 1, "-s", 1, "--env", "DMLC_PS_ROOT_URI=not a host", "--env",
+                   "DMLC_NODE_HOST=", "true")
+    assert job.end() == 1
+    assert "no route to the scheduler, not a host: " in job.text and "Traceback" not in job.text
+
+
+def test_launch_does_not_import_mxnet():
+    subprocess.run([sys.executable, "-c", "import sys, launch; assert 'mxnet' not in sys.modules"],
+                   check=True, env={**os.environ, "PYTHONPATH": str(ROOT / "tools")})
 
 
 def test_a_taken_port_is_said_in_one_line():
@@ -246,15 +269,15 @@ def ssh(tmp_path):
 def test_over_ssh_words_folders_and_variables_arrive_as_they_are(ssh, tmp_path):
     folder = tmp_path / "a folder with 'quotes' & $(touch pwned)"
     folder.mkdir()
-    hosts = tmp_path / "hosts.txt"
-    hosts.write_text("# machines\n127.0.0.1\n\nme@127.0.0.1:2222  # the other\n")
+    hostfile = tmp_path / "hosts.txt"
+    hostfile.write_text("# machines\n127.0.0.1\n\nme@127.0.0.1:2222  # the other\n")
     words = ["two words", "it's", 'a "b"', "$(touch pwned)", "`touch pwned`", "; touch pwned", "*",
              "", "new\nline", "--resume", "ü"]
     show = ("import json, os, sys; "
             "print(json.dumps([sys.argv[1:], os.getcwd(), os.environ['PYTHONPATH'], "
             "os.environ['MXNET_X'], os.environ['Y']]))")
     ssh.update(PYTHONPATH="a b:c'd", MXNET_X="$HOME")
-    job = Launched("-n", 2, "-s", 1, "-H", hosts, "--launcher", "ssh", "--env", "Y=1 2=3",
+    job = Launched("-n", 2, "-s", 1, "-H", hostfile, "--launcher", "ssh", "--env", "Y=1 2=3",
                    sys.executable, "-c", show, *words, cwd=folder, env=ssh)
     assert job.end() == 0
     for name in ("scheduler", "server 0", "worker 0", "worker 1"):
@@ -268,10 +291,10 @@ def test_over_ssh_words_folders_and_variables_arrive_as_they_are(ssh, tmp_path):
 
 
 def test_over_ssh_another_folder_and_the_end_of_all(ssh, tmp_path):
-    hosts, folder = tmp_path / "hosts.txt", tmp_path / "there"
+    hostfile, folder = tmp_path / "hosts.txt", tmp_path / "there"
     folder.mkdir()
-    hosts.write_text("127.0.0.1\n")
-    job = Launched("-n", 2, "-s", 1, "-H", hosts, "--launcher", "ssh", "--remote-dir", folder,
+    hostfile.write_text("127.0.0.1\n")
+    job = Launched("-n", 2, "-s", 1, "-H", hostfile, "--launcher", "ssh", "--remote-dir", folder,
                    *shell("pwd; [ $DMLC_RANK = 1 ] && sleep 5 && exit 9; sleep 1000",
                           "sleep 1000"), env=ssh)
     assert job.end() == 9
@@ -282,10 +305,10 @@ def test_over_ssh_another_folder_and_the_end_of_all(ssh, tmp_path):
     "-oProxyCommand=touch x", "a b", "a;b", "$(a)", "a|b", "host:0", "host:99999", "host:x", "@a",
     "a@-b"])
 def test_what_is_not_a_host_is_refused_with_its_line(host, tmp_path):
-    hosts = tmp_path / "hosts.txt"
-    hosts.write_text(f"node1\n{host}\n")
+    hostfile = tmp_path / "hosts.txt"
+    hostfile.write_text(f"node1\n{host}\n")
     with pytest.raises(InputError, match=r"hosts.txt:2: .* is not \[user@\]name\[:port\]"):
-        launch.read_hosts(str(hosts))
+        hosts.read_hosts(str(hostfile))
 
 
 def test_without_ssh_it_is_said(monkeypatch):
@@ -296,7 +319,7 @@ def test_without_ssh_it_is_said(monkeypatch):
 
 def test_hosts_may_have_underscores_and_the_file_a_byte_order_mark(tmp_path):
     (tmp_path / "hosts.txt").write_bytes("\ufeffgpu_1\nme@gpu-2:22\n".encode())
-    assert launch.read_hosts(str(tmp_path / "hosts.txt")) == ["gpu_1", "me@gpu-2:22"]
+    assert hosts.read_hosts(str(tmp_path / "hosts.txt")) == ["gpu_1", "me@gpu-2:22"]
 
 
 @pytest.mark.parametrize("arguments,said", [

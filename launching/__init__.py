@@ -1,0 +1,1 @@
+"""Processes of a distributed run, on one machine or several; used by tools/launch.py."""

@@ -1,0 +1,91 @@
+"""The machines of a distributed run: their names, their addresses, and commands on them by ssh."""
+import ipaddress
+import re
+import shlex
+import socket
+
+from common.cli import InputError
+
+HOST = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*@)?[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+
+def read_hosts(path):
+    """Read a file of hosts, one per line as [user@]name[:port]; # begins a comment.
+
+    Raises
+    ------
+    InputError
+        With the line of what is not a host's name.
+    """
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            lines = file.read().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: {getattr(error, 'strerror', 'not UTF-8 text')}") from None
+    hosts = []
+    for number, line in enumerate(lines, 1):
+        host = line.partition("#")[0].strip()
+        name, colon, port = host.partition(":")
+        good_port = not colon or (port.isascii() and port.isdigit() and 0 < int(port) < 65536)
+        if host and not (HOST.fullmatch(name) and good_port):
+            raise InputError(f"{path}:{number}: {host!r} is not [user@]name[:port]")
+        hosts += [host] if host else []
+    if not hosts:
+        raise InputError(f"{path}: names no host")
+    return hosts
+
+
+def ssh_command(host, folder, environment, command):
+    """Arguments of ssh that run a command on a host, whatever characters it contains.
+
+    Parameters
+    ----------
+    host : str
+        [user@]name[:port], from `read_hosts`.
+    folder : str
+        Working folder on the host, absolute or ~/FOLDER.
+    environment : dict of str to str
+    command : list of str
+    """
+    name, _, port = host.partition(":")
+    words = ["env", *(f"{key}={value}" for key, value in environment.items()), *command]
+    # Only the host knows its home folder.
+    home, folder = ("~/", folder[2:]) if folder.startswith("~/") else ("", folder)
+    remote = f"cd {home}{shlex.quote(folder)} && exec {' '.join(map(shlex.quote, words))}"
+    # Without a terminal nobody could type a password.
+    return ["ssh", "-o", "BatchMode=yes", *(["-p", port] if port else []), "--", name, remote]
+
+
+def own_address(hosts):
+    """The address at which the hosts reach this machine; 127.0.0.1 if all are this machine."""
+    for host in hosts:
+        name = host.rpartition("@")[2].partition(":")[0]
+        try:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+                # Connecting a datagram socket sends nothing: it only chooses the route.
+                probe.connect((name, 22))
+                address = probe.getsockname()[0]
+        except OSError as error:
+            raise InputError(f"{name}: {error.strerror}; --host-ip says at which address the "
+                             "hosts reach this machine") from None
+        if not ipaddress.ip_address(address).is_loopback:
+            return address
+    return "127.0.0.1"
+
+
+def free_port(address, port=None):
+    """A port that is free at the moment: `port`, or any.
+
+    Raises
+    ------
+    InputError
+        When `port` is in use or `address` is not an address of this machine.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port or 0))
+        except OSError as error:
+            raise InputError(f"{address}, port {port or 'any'}: "
+                             f"{error.strerror.lower()}") from None
+        return probe.getsockname()[1]

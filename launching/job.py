@@ -1,0 +1,206 @@
+"""One attempt of a distributed run: scheduler, servers and workers, their output and their end."""
+import contextlib
+import dataclasses
+import ipaddress
+import math
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from launching.hosts import free_port, own_address, ssh_command
+
+SUPERVISOR = Path(__file__).with_name("supervisor.py").read_text(encoding="utf-8")
+
+# Variables that remote processes get as well as local ones.
+FORWARDED = ("PYTHONPATH", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES",
+             "DMLC_INTERFACE")
+FORWARDED_PREFIXES = ("MXNET_", "PS_")
+
+SECONDS_TO_SAVE = 120  # for all workers, after a signal
+SECONDS_TO_FOLLOW = 30  # for the other workers, after the first has ended by the signal
+SECONDS_TO_FAIL = 5  # for the other workers, when one has failed after the signal
+SECONDS_OF_ONE_SIGNAL = 0.2  # a terminal's Ctrl-C may arrive twice
+SECONDS_TO_LEAVE = 3  # for all after a failure, and for servers after the last worker
+SECONDS_TO_DIE = 5  # after SIGKILL
+
+
+@dataclasses.dataclass
+class Process:
+    """One of the scheduler, the servers and the workers."""
+
+    role: str
+    rank: int
+    supervisor: subprocess.Popen
+    unfinished: bytes = b""  # the line that it has begun to write
+    status: int = None  # once it has ended, as a shell gives it
+
+    @property
+    def name(self):
+        """The name that is put before its lines."""
+        return "scheduler" if self.role == "scheduler" else f"{self.role} {self.rank}"
+
+    def send(self, number):
+        """Send a signal to the process and its children, unless it has ended."""
+        with contextlib.suppress(OSError):
+            self.supervisor.stdin.write(b"%d\n" % number)
+
+
+class Job:
+    """Scheduler, servers and workers of one attempt.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+        The flags of tools/launch.py.
+    hosts : list of str
+        Machines that servers and workers are assigned to in turn; empty for this machine.
+    command : list of str
+        What each of the processes runs.
+    """
+
+    def __init__(self, args, hosts, command):
+        self.args, self.hosts, self.command = args, hosts, command
+        self.processes = []
+        self.selector = selectors.DefaultSelector()
+        self.signal = self.signalled = None
+        self.failed = None  # the first process that failed
+
+    def start(self):
+        """Start the scheduler, then servers and workers."""
+        args, hosts = self.args, self.hosts
+        address = args.host_ip or own_address(hosts)
+        environment = {
+            "DMLC_PS_ROOT_URI": address, "DMLC_PS_ROOT_PORT": str(free_port(address, args.port)),
+            "DMLC_NUM_WORKER": str(args.num_workers), "DMLC_NUM_SERVER": str(args.num_servers)}
+        if ipaddress.ip_address(address).is_loopback:
+            environment["DMLC_NODE_HOST"] = address
+        if not hosts and "OMP_NUM_THREADS" not in os.environ:
+            # Otherwise each worker would use all cores, and they would wait for each other.
+            environment["OMP_NUM_THREADS"] = str(max((os.cpu_count() or 1) // args.num_workers, 1))
+        self._start("scheduler", 0, None, environment)
+        for role, count in (("server", args.num_servers), ("worker", args.num_workers)):
+            for rank in range(count):
+                self._start(role, rank, hosts[rank % len(hosts)] if hosts else None, environment)
+
+    def _start(self, role, rank, host, environment):
+        environment = {**environment, "DMLC_ROLE": role, "DMLC_RANK": str(rank), **self.args.env}
+        if host is None:
+            command = [sys.executable, "-c", SUPERVISOR, *self.command]
+            local = {**os.environ, **environment}
+        else:
+            forwarded = {name: value for name, value in os.environ.items()
+                         if name in FORWARDED or name.startswith(FORWARDED_PREFIXES)}
+            command = ssh_command(
+                host, self.args.remote_dir or os.getcwd(), {**forwarded, **environment},
+                ["python3", "-c", SUPERVISOR, *self.command])
+            local = None
+        supervisor = subprocess.Popen(
+            command, env=local, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, start_new_session=True)
+        process = Process(role, rank, supervisor)
+        self.processes.append(process)
+        self.selector.register(supervisor.stdout, selectors.EVENT_READ, process)
+        if self.signal and role == "worker":
+            process.send(self.signal)
+
+    def watch(self):
+        """Print output until all workers have ended or a process fails; the exit status."""
+        deadline = None
+        while True:
+            self._read(0.1)
+            failed, now = self.failed, time.monotonic()
+            if failed and not self.signal:
+                report(f"{failed.name} ended with exit status {failed.status}: ending all")
+                return failed.status
+            if all(p.status is not None for p in self.processes if p.role == "worker"):
+                return failed.status if failed else 0
+            if self.signal:
+                deadline = min(deadline or math.inf, now + SECONDS_TO_SAVE)
+            if self.signal and failed:
+                by_signal = failed.status == 128 + self.signal
+                deadline = min(deadline, now + (
+                    SECONDS_TO_FOLLOW if by_signal else SECONDS_TO_FAIL))
+            if deadline and now > deadline:
+                report("not all have ended after the signal: killing the rest")
+                return failed.status if failed else 128 + self.signal
+
+    def pass_on(self, number, frame=None):
+        """Pass a signal on to the workers, which save and stop. A second one kills all."""
+        if self.signal:
+            if time.monotonic() - self.signalled > SECONDS_OF_ONE_SIGNAL:
+                self.kill()
+            return
+        self.signal, self.signalled = number, time.monotonic()
+        for process in self.processes:
+            # The workers need the scheduler and the servers until they have saved.
+            if process.role == "worker":
+                process.send(number)
+
+    def end(self, succeeded=False):
+        """End all processes; none is left on return.
+
+        Parameters
+        ----------
+        succeeded : bool
+            Whether all workers have succeeded, so that servers and scheduler end by themselves.
+        """
+        if not succeeded:
+            for process in self.processes:
+                process.send(signal.SIGTERM)
+        self._read_until(time.monotonic() + SECONDS_TO_LEAVE)
+        self.kill()
+        self._read_until(time.monotonic() + SECONDS_TO_DIE)
+        for process in self.processes:
+            if process.status is None:
+                process.supervisor.kill()
+                process.supervisor.wait()
+            process.supervisor.stdin.close()
+        self.selector.close()
+
+    def kill(self):
+        """Kill all processes that have not ended."""
+        for process in self.processes:
+            if process.status is None:
+                process.send(signal.SIGKILL)
+
+    def _read_until(self, deadline):
+        while time.monotonic() < deadline and (
+                self.selector.get_map() or any(p.status is None for p in self.processes)):
+            self._read(0.1)
+
+    def _read(self, seconds):
+        """Print the output of up to so many seconds, and note which processes have ended."""
+        if self.selector.get_map():
+            for key, _ in self.selector.select(seconds):
+                data = os.read(key.fd, 1 << 16)
+                if not data:
+                    self.selector.unregister(key.fileobj)
+                _write(key.data, data)
+        else:
+            time.sleep(seconds)
+        for process in self.processes:
+            if process.status is None:
+                status = process.supervisor.poll()
+                process.status = status if status is None or status >= 0 else 128 - status
+                self.failed = self.failed or (process if process.status else None)
+
+
+def _write(process, data):
+    """Print complete lines after the name of their process; b"" completes the last line."""
+    *lines, process.unfinished = (process.unfinished + data).split(b"\n")
+    if not data and process.unfinished:
+        lines, process.unfinished = [process.unfinished], b""
+    for line in lines:
+        # Only the last state of a progress bar, which returns to the start of its line.
+        shown = line.rstrip(b"\r").rpartition(b"\r")[2]
+        sys.stdout.buffer.write(b"[%s] %s\n" % (process.name.encode(), shown))
+    sys.stdout.buffer.flush()
+
+
+def report(text):
+    """Print a message of launch.py itself."""
+    print(f"launch.py: {text}", file=sys.stderr, flush=True)
