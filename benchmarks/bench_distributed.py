@@ -1,13 +1,13 @@
-"""What a training step costs in communication, by parameters and workers, and what that predicts.
+"""Time that communication adds to a training step, by number of parameters and workers.
 
     python benchmarks/bench_distributed.py
     python benchmarks/bench_distributed.py --workers 1,2,4 --parameters 1e5,1e6,1e7 --steps 20
 
-Every worker sends its gradients to the servers and gets their sum back, as train_multilabel.py
+Every worker sends its gradients to the servers and receives their sum, as train_multilabel.py
 does with --kv-store dist_sync. All processes run on this machine, over the loopback address, each
-with one core. The last table sets the step that the figures predict for EfficientNet-Lite0
-(computing + communicating) beside the measured one; what a network between machines adds follows
-from the bytes, and is printed for two speeds.
+with one core. The last table compares the step that these times predict for EfficientNet-Lite0
+(computing + communicating) with the measured one. The time that a network between machines adds
+follows from the number of bytes, and is printed for two speeds.
 """
 import argparse
 import contextlib
@@ -28,21 +28,21 @@ import numpy as np  # noqa: E402
 from common.cli import ArgumentParser, HelpFormatter, InputError, run  # noqa: E402
 from common.mx_compat import mx  # noqa: E402
 
-TENSORS = 50  # that the parameters are spread over, as in networks of the size of Lite0
+TENSORS = 50  # into which the parameters are divided, as in networks of the size of Lite0
 CLASSES = 58
 RESULT = "RESULT "
 
 
-def times_of(jobs, steps, workers):
-    """Median milliseconds of each job at the slowest worker, without the first two times.
+def median_times(jobs, steps, workers):
+    """Median milliseconds of each job at the slowest worker, without two rounds of warm-up.
 
-    They take turns, because other programs' load comes and goes.
+    The jobs take turns, because the load of other programs varies.
     """
     times = {name: [] for name in jobs}
     for _ in range(steps + 2):
         for name, job in jobs.items():
             mx.nd.waitall()
-            workers.sum([])  # all begin at once
+            workers.sum([])  # a barrier, so that all workers begin at once
             start = time.perf_counter()
             job()
             mx.nd.waitall()
@@ -53,7 +53,7 @@ def times_of(jobs, steps, workers):
 
 
 def communicate(args, kv, workers):
-    """Milliseconds to send and get back so many parameters, and for a word among all workers."""
+    """Milliseconds to send and receive so many parameters, and of `Workers.sum`."""
     arrays = [mx.nd.ones(max(int(args.count) // TENSORS, 1)) for _ in range(TENSORS)]
     names = [f"tensor{number}" for number in range(TENSORS)]
     if args.compress:
@@ -66,12 +66,12 @@ def communicate(args, kv, workers):
             kv.push(name, array, priority=-number)
             kv.pull(name, out=array, priority=-number)
 
-    return times_of({"exchange": exchange, "word": lambda: workers.sum([0, 0, 0, 0])},
-                    args.steps, workers)
+    return median_times({"exchange": exchange, "sum": lambda: workers.sum([0, 0, 0, 0])},
+                        args.steps, workers)
 
 
 def train(args, kv, workers):
-    """Milliseconds of a step of EfficientNet-Lite0, and of its computing alone."""
+    """Milliseconds of a training step of EfficientNet-Lite0, and of its computation alone."""
     from convert import efficientnet_lite
     from train_multilabel import get_fine_tune_model
     from training.snapshot import ResumableModule
@@ -93,13 +93,13 @@ def train(args, kv, workers):
         module.forward_backward(batch)
         module.update()
 
-    times = times_of({"compute": lambda: module.forward_backward(batch), "step": step},
-                     args.steps, workers)
+    times = median_times({"compute": lambda: module.forward_backward(batch), "step": step},
+                         args.steps, workers)
     return times and {"parameters": parameters, **times}
 
 
-def measure_here(args):
-    """As one of the workers: measure, and print what came of it."""
+def measure_as_worker(args):
+    """Measure as one of the workers; rank 0 prints the result."""
     from training.worker_process import create_kvstore, exit_worker_on_error
     from training.workers import Workers
 
@@ -115,8 +115,8 @@ def measure_here(args):
     return 0
 
 
-def measured(what, workers, servers, args, count=0, compress=False):
-    """What a run of `measure_here` in so many processes found."""
+def run_measurement(what, workers, servers, args, count=0, compress=False):
+    """Result of `measure_as_worker` in so many workers and servers."""
     command = [sys.executable, str(ROOT / "tools" / "launch.py"), "-n", workers, "-s", servers,
                sys.executable, __file__, "--measure", what, "--count", count, "--steps",
                args.steps, "--batch-size", args.batch_size, *(["--compress"] if compress else [])]
@@ -129,19 +129,19 @@ def measured(what, workers, servers, args, count=0, compress=False):
 
 
 def list_of(kind):
-    """A parser of numbers separated by commas."""
+    """Parser of numbers separated by commas."""
     return lambda text: [kind(float(part)) for part in text.split(",")]
 
 
 def main(argv=None):
-    """Measure all combinations and print tables."""
+    """Measure all combinations and print the tables."""
     parser = ArgumentParser(description=__doc__.splitlines()[0],
                             formatter_class=HelpFormatter)
     parser.add_argument("--workers", type=list_of(int), default="1,2,3", metavar="N,N")
     parser.add_argument("--parameters", type=list_of(int), default="1e5,1e6,5e6,2.5e7",
                         metavar="N,N")
     parser.add_argument("--batch-size", type=int, default=16, metavar="N",
-                        help="images a worker and step, for the last table")
+                        help="images per worker and step, for the last table")
     parser.add_argument("--steps", type=int, default=15, metavar="N")
     for flag in ("--measure", "--count"):
         parser.add_argument(flag, help=argparse.SUPPRESS)
@@ -149,35 +149,37 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if args.measure:
         args.count = args.count and float(args.count)
-        return measure_here(args)
+        return measure_as_worker(args)
 
-    print("Milliseconds to send and get back all parameters, over loopback\n")
+    print("Milliseconds to send and receive all parameters, over loopback\n")
     print("| parameters | workers | 1 server | as many servers as workers | 2bit, 1 server |"
-          " a word among all |\n|--:|--:|--:|--:|--:|--:|")
+          " Workers.sum |\n|--:|--:|--:|--:|--:|--:|")
     for count in args.parameters:
         for workers in args.workers:
-            one = measured("communicate", workers, 1, args, count)
-            many = one if workers == 1 else measured("communicate", workers, workers, args, count)
-            less = measured("communicate", workers, 1, args, count, compress=True)
+            one = run_measurement("communicate", workers, 1, args, count)
+            many = one if workers == 1 else run_measurement(
+                "communicate", workers, workers, args, count)
+            less = run_measurement("communicate", workers, 1, args, count, compress=True)
             print(f"| {count:,} | {workers} | {one['exchange']:.1f} | {many['exchange']:.1f} | "
-                  f"{less['exchange']:.1f} | {one['word']:.2f} |", flush=True)
+                  f"{less['exchange']:.1f} | {one['sum']:.2f} |", flush=True)
 
-    print(f"\nEfficientNet-Lite0, all of it trained, batches of {args.batch_size}, ms a step\n")
+    print(f"\nEfficientNet-Lite0, all parameters trained, batches of {args.batch_size}, "
+          "ms per step\n")
     print("| workers | computing | predicted step | measured step | images/s, predicted | "
           "measured |\n|--:|--:|--:|--:|--:|--:|")
     for workers in args.workers:
-        done = measured("train", workers, 1, args)
-        cost = measured("communicate", workers, 1, args, done["parameters"])["exchange"]
-        predicted = done["compute"] + cost
+        done = run_measurement("train", workers, 1, args)
+        exchange = run_measurement("communicate", workers, 1, args, done["parameters"])["exchange"]
+        predicted = done["compute"] + exchange
         images = workers * args.batch_size * 1000
         print(f"| {workers} | {done['compute']:.0f} | {predicted:.0f} | {done['step']:.0f} | "
               f"{images / predicted:.1f} | {images / done['step']:.1f} |", flush=True)
 
     megabytes = done["parameters"] * 4 / 1e6
-    print(f"\nBetween machines each worker sends {megabytes:.0f} MB a step and gets as much: with "
-          "as many servers as\nworkers, one a machine, that adds")
+    print(f"\nBetween machines each worker sends and receives {megabytes:.0f} MB per step. With as "
+          "many servers as\nworkers, one per machine, that adds")
     for gigabits in (1, 10):
-        print(f"- {gigabits} Gbit/s: {megabytes * 8 / gigabits:.0f} ms at most a step")
+        print(f"- {gigabits} Gbit/s: {megabytes * 8 / gigabits:.0f} ms per step at most")
     return 0
 
 

@@ -23,7 +23,7 @@ FORWARDED_PREFIXES = ("MXNET_", "PS_")
 SECONDS_TO_SAVE = 120  # for all workers, after a signal
 SECONDS_TO_FOLLOW = 30  # for the other workers, after the first has ended by the signal
 SECONDS_TO_FAIL = 5  # for the other workers, when one has failed after the signal
-SECONDS_OF_ONE_SIGNAL = 0.2  # a terminal's Ctrl-C may arrive twice
+SECONDS_OF_ONE_SIGNAL = 0.2  # within which a signal that arrives twice counts once
 SECONDS_TO_LEAVE = 3  # for all after a failure, and for servers after the last worker
 SECONDS_TO_DIE = 5  # after SIGKILL
 
