@@ -19,10 +19,11 @@ from common.mx_compat import mx
 from common.processors import processors
 from common.text import printable
 from reading import contact_sheet
+from reading.augment import Augment, sample_rng
 from reading.class_names import read_class_names
 from reading.data_args import BAD_IMAGES, add_data_args, augment_from_args
 from reading.epoch_order import EpochOrder
-from reading.image_reader import NEUTRAL, Augment, ImageError, read_image, sample_rng
+from reading.image_reader import NEUTRAL, ImageError, read_image
 from reading.lst_file import read_lst
 from reading.prefetch import Batch, Prefetcher
 

@@ -182,7 +182,8 @@ def train_model(args, devices, kv, workers):
     # Thresholds of an earlier fine-tuning are none of this one's.
     net = checkpoint.set_attributes(
         net, class_names=class_names, image_shape=args.image_shape, resize=reading.resize,
-        fit=reading.fit, thresholds=None, thresholds_epoch=None, version=VERSION)
+        fit=reading.fit, background=reading.background, thresholds=None, thresholds_epoch=None,
+        version=VERSION)
     aux_params = {k: aux_params[k] for k in net.list_auxiliary_states() if k in aux_params}
     check_shapes(net, arg_params, aux_params, args.image_shape, args.model)
 

@@ -26,7 +26,9 @@ import cv2  # noqa: E402
 
 from common.cli import ArgumentParser, InputError, run  # noqa: E402
 from lst_iter import LstIter  # noqa: E402
-from reading.image_reader import FLAGS, REDUCTIONS, Augment  # noqa: E402
+from reading.augment import Augment  # noqa: E402
+from reading.decode import FLAGS  # noqa: E402
+from reading.image_reader import REDUCTIONS  # noqa: E402
 from reading.lst_file import read_lst  # noqa: E402
 
 SIDE = 224

@@ -2,6 +2,7 @@
 import contextlib
 import errno
 import os
+import stat
 import tempfile
 import time
 
@@ -127,3 +128,28 @@ def retry_transient_errors(read):
             if wait is None:
                 raise
         time.sleep(wait)
+
+
+def open_regular_file(path, mode="rb", **options):
+    """Open a file for reading; a pipe or a device, which may block or never end, is refused.
+
+    Parameters
+    ----------
+    path : str
+    mode : str
+    **options
+        Further options of `open`.
+
+    Raises
+    ------
+    OSError
+        At once when it cannot be opened or is not a regular file.
+    """
+    def open_without_waiting(name, flags):
+        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+
+    file = open(path, mode, opener=open_without_waiting, **options)  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "is not a regular file, but a pipe or a device")
+    return file

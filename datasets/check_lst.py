@@ -15,7 +15,6 @@ from tqdm import tqdm
 
 from common.cli import InputError
 from common.text import printable
-from reading.image_header import read_header
 from reading.image_reader import Augment, ImageError, read_image
 
 SHAPE = (3, 224, 224)
@@ -152,16 +151,15 @@ def _open(path, augment):
     if not os.path.isfile(path):
         return ImageCheck("broken", "not a regular file", None, None, None)
     try:
-        read_image(path, np.empty(SHAPE, np.uint8), augment)
+        info = read_image(path, np.empty(SHAPE, np.uint8), augment)
         with open(path, "rb") as file:
             data = file.read()
     except ImageError as error:
         return ImageCheck("broken", error.reason, None, None, None)
     except OSError as error:
         return ImageCheck("broken", error.strerror.lower(), None, None, None)
-    header = read_header(data)
     digest = hashlib.blake2b(data, digest_size=16).digest()
-    return ImageCheck(None, None, digest, (header.width, header.height), header.format)
+    return ImageCheck(None, None, digest, (info.width, info.height), info.format)
 
 
 def _compare(lists, same, class_names):

@@ -62,7 +62,8 @@ class Classifier:
         says = checkpoint.get_attributes(self.symbol, source)
         self.version = says.get("version")
         self.data_shape = tuple(says.get("image_shape", (3, 224, 224)))
-        self._reading = {"resize": says.get("resize"), "fit": says.get("fit", "crop")}
+        self._reading = {"resize": says.get("resize"), "fit": says.get("fit", "crop"),
+                         "background": tuple(says.get("background", Augment.background))}
         shape = check_shapes(self._network, self.arg_params, self.aux_params, self.data_shape,
                              source)
         if len(shape) != 2:

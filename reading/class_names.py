@@ -1,5 +1,6 @@
 """Class names: a text file with one a line, in the order of the .lst's columns."""
 from common.cli import InputError
+from common.files import open_regular_file
 
 MOST_BYTES = 1 << 26
 
@@ -38,7 +39,7 @@ def read_class_names(path, num_classes=None):
         another number of names.
     """
     try:
-        with open(path, encoding="utf-8-sig") as file:
+        with open_regular_file(path, "r", encoding="utf-8-sig") as file:
             text = file.read(MOST_BYTES)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "is not UTF-8 text"

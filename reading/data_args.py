@@ -1,5 +1,6 @@
 """The flags of reading images, declared once for every command that reads them."""
-from reading.image_reader import Augment
+from common.cli import parse_numbers
+from reading.augment import Augment
 from reading.lst_file import LABEL_FORMATS
 
 BAD_IMAGES = ("fail", "skip")
@@ -34,6 +35,8 @@ def add_data_args(parser, train=True):
                          help="decode JPEGs at full size even where less would do (slower)")
     reading.add_argument("--max-pixels", type=int, default=Augment.max_pixels, metavar="N",
                          help="refuse images of more pixels (default: %(default)s)")
+    reading.add_argument("--background", default="255,255,255", metavar="R,G,B",
+                         help="colour behind what is transparent (default: %(default)s)")
     if not train:
         return
     random = parser.add_argument_group("random augmentation in training")
@@ -68,6 +71,7 @@ def augment_from_args(args, train=True):
     """
     settings = {
         "resize": args.resize, "full_decode": args.full_decode, "max_pixels": args.max_pixels,
+        "background": tuple(parse_numbers("--background", args.background, int, 3)),
         "fit": "pad" if args.pad_square else "squash" if args.squash else "crop"}
     if train:
         settings.update(

@@ -8,117 +8,32 @@
 Nothing larger than needed is ever made: the size is read from the header, JPEGs are decoded at
 1/2, 1/4 or 1/8 size where that still covers the result, and cropped before they are resized.
 """
-import contextlib
 import math
 import os
-import random
-import stat
-import tempfile
-from dataclasses import dataclass
-from typing import Optional
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from common.cli import InputError
-from common.files import retry_transient_errors
+from common.files import open_regular_file, retry_transient_errors
 from common.text import printable
+from reading.augment import Augment, jitter_colors
+from reading.decode import decode
 from reading.image_header import BadImage, read_header
 
-FITS = ("crop", "pad", "squash")
 NEUTRAL = 127  # where there is no image: padding, and samples left out
-GREY = np.array([0.114, 0.587, 0.299])  # weights of blue, green, red in a grey value (BT.601)
-FLAGS = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
-         8: cv2.IMREAD_REDUCED_COLOR_8}
 # How far libjpeg may reduce an image, and from how many pixels to a pixel of the result on.
 # Barely resized after that, it differs from area averaging by more than 3 of 255.
 REDUCTIONS = ((8, 13.5), (4, 5.5), (2, 2))
-# What turns a picture stored under each EXIF orientation the right way up.
-TURNS = {
-    1: lambda image: image, 2: lambda image: cv2.flip(image, 1),
-    3: lambda image: cv2.rotate(image, cv2.ROTATE_180), 4: lambda image: cv2.flip(image, 0),
-    5: cv2.transpose, 6: lambda image: cv2.rotate(image, cv2.ROTATE_90_CLOCKWISE),
-    7: lambda image: cv2.flip(cv2.transpose(image), -1),
-    8: lambda image: cv2.rotate(image, cv2.ROTATE_90_COUNTERCLOCKWISE)}
 
 
-@dataclass(frozen=True)
-class Augment:
-    """How an image becomes a sample; names and meanings are those of MXNet's iterators.
+class ImageInfo(NamedTuple):
+    """An image file's format ("JPEG", ...) and its size in pixels, upright."""
 
-    Parameters
-    ----------
-    resize : int, optional
-        Pixels of the short side before the crop. None or 0: as small as the crop allows.
-    random_crop : bool
-        Crop anywhere instead of in the middle.
-    random_mirror : bool
-        Mirror every other image, left to right.
-    min_random_area, max_random_area : float
-        Crop a random part of the image's area, in (0, 1], and scale it to the shape.
-        Both 1: off. Takes the place of `resize` and of `random_crop`.
-    max_random_aspect_ratio : float
-        Stretch that crop's width against its height by a factor in [1 - this, 1 + this];
-        in [0, 1).
-    brightness, contrast, saturation : float
-        Change each by a factor in [1 - this, 1 + this]; in [0, 1]. 0: off.
-    fit : str
-        "crop"; "pad": the whole image, on a grey square where its aspect differs;
-        "squash": the whole image, whatever that does to its aspect.
-    full_decode : bool
-        Decode JPEGs at full size always: slower, and the same to the eye.
-    max_pixels : int
-        Refuse images whose header says more than this many pixels.
-
-    Raises
-    ------
-    InputError
-        When a value is out of its range or two contradict each other.
-    """
-
-    resize: Optional[int] = None
-    random_crop: bool = False
-    random_mirror: bool = False
-    min_random_area: float = 1.0
-    max_random_area: float = 1.0
-    max_random_aspect_ratio: float = 0.0
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
-    fit: str = "crop"
-    full_decode: bool = False
-    max_pixels: int = 100_000_000
-
-    def __post_init__(self):
-        if self.resize is not None and self.resize < 0:
-            raise InputError(f"resize is a number of pixels, not {self.resize}")
-        if not 0 < self.min_random_area <= self.max_random_area <= 1:
-            raise InputError("min_random_area and max_random_area want 0 < min <= max <= 1, not "
-                             f"{self.min_random_area} and {self.max_random_area}")
-        if not 0 <= self.max_random_aspect_ratio < 1:
-            raise InputError("max_random_aspect_ratio is at least 0 and below 1, not "
-                             f"{self.max_random_aspect_ratio}")
-        for name in ("brightness", "contrast", "saturation"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} is between 0 and 1, not {getattr(self, name)}")
-        if self.fit not in FITS:
-            raise InputError(f"fit is crop, pad or squash, not {self.fit}")
-        if self.random_area and self.fit != "crop":
-            raise InputError(f"a random area is a crop, but fit={self.fit} takes the whole image: "
-                             "choose one")
-        if self.max_pixels < 1:
-            raise InputError(f"max_pixels is at least 1, not {self.max_pixels}")
-
-    @property
-    def random_area(self):
-        """Whether the crop's area or aspect is random."""
-        return self.min_random_area < 1 or self.max_random_aspect_ratio > 0
-
-    @property
-    def random(self):
-        """Whether anything is left to chance."""
-        return bool(self.random_crop or self.random_mirror or self.random_area
-                    or self.brightness or self.contrast or self.saturation)
+    format: str
+    width: int
+    height: int
 
 
 class ImageError(InputError):
@@ -130,27 +45,23 @@ class ImageError(InputError):
         self.reason = reason
 
 
-def sample_rng(seed, epoch, row):
-    """The generator that decides over one sample, the same on every machine and thread.
-
-    Only its method `random` gives the same numbers under every version of Python.
-    """
-    return random.Random(seed << 96 | epoch << 48 | row)
-
-
 def read_image(path, out, augment=None, rng=None):
     """Read an image file into an array.
 
     Parameters
     ----------
     path : str
-        JPEG, PNG, GIF (its first picture), BMP, WebP or TIFF, of any depth and colours; what
-        is transparent shows the colours beneath. EXIF rotation is applied.
+        JPEG, PNG, GIF (its first picture), BMP, WebP or TIFF, of 8 or 16 bits and any colours.
+        Transparent images are put on `augment.background`. EXIF rotation is applied.
     out : numpy.ndarray
         uint8, (3, height, width), each plane contiguous. Receives RGB, 0 to 255.
     augment : Augment, optional
     rng : random.Random, optional
         From `sample_rng`. None: nothing is random, crops are taken from the middle.
+
+    Returns
+    -------
+    ImageInfo
 
     Raises
     ------
@@ -162,15 +73,16 @@ def read_image(path, out, augment=None, rng=None):
     # Always as many, so that one option does not change what another one draws.
     draws = [rng.random() for _ in range(8)] if rng is not None else None
     try:
-        image = _fit(_read_file(path, augment.max_pixels), width, height, augment, draws)
+        image, info = _fit(_read_file(path, augment.max_pixels), width, height, augment, draws)
     except BadImage as bad:
         raise ImageError(path, str(bad)) from None
     if draws is not None:
         if augment.random_mirror and draws[4] < 0.5:
             image = cv2.flip(image, 1)
-        image = _jitter(image, augment, draws[5:])
+        image = jitter_colors(image, augment, draws[5:])
     # OpenCV's pixels are blue, green, red; `split` writes into the planes it is given.
     cv2.split(image, [out[2], out[1], out[0]])
+    return info
 
 
 def _read_file(path, max_pixels):
@@ -182,24 +94,20 @@ def _read_file(path, max_pixels):
 
 
 def _read_once(path, max_pixels):
-    """The bytes of a regular file; pipes and devices, which may block for ever, are refused."""
-    with open(path, "rb", buffering=0, opener=_open_without_waiting) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise BadImage("is not a regular file")
+    with open_regular_file(path, buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
         # The largest pixels take 8 bytes; a megabyte is for what else a file may carry.
-        if status.st_size > 8 * max_pixels + (1 << 20):
-            raise BadImage(f"{status.st_size} bytes are too many for an image of at most "
-                           f"{max_pixels} pixels (--max-pixels)")
+        if size > 8 * max_pixels + (1 << 20):
+            raise BadImage(f"{size} bytes are too many for an image of at most {max_pixels} pixels "
+                           "(--max-pixels)")
         return file.readall()
 
 
-def _open_without_waiting(path, flags):
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
 def _fit(data, width, height, augment, draws):
-    """Decode, crop and resize: blue, green, red pixels, uint8, (height, width, 3)."""
+    """Decode, crop and resize.
+
+    Returns the pixels, blue, green, red, uint8, (height, width, 3), and the file's ImageInfo.
+    """
     header = read_header(data)
     if header.width * header.height > augment.max_pixels:
         raise BadImage(f"its header says {header.width}x{header.height} pixels, above the limit "
@@ -210,7 +118,7 @@ def _fit(data, width, height, augment, draws):
         ratio = _ratio(full_width, full_height, width, height, augment, draws)
         reduction = next((r for r, least in REDUCTIONS if ratio >= least), 1)
     decoded = 1 if augment.full_decode else reduction
-    image = _decode(data, header, FLAGS[decoded])
+    image = decode(data, header, decoded, augment.background)
     if decoded == 1:
         full_height, full_width = image.shape[:2]  # a damaged file's header may lie
 
@@ -231,7 +139,7 @@ def _fit(data, width, height, augment, draws):
         image = cv2.copyMakeBorder(
             image, top, height - inner_height - top, left, width - inner_width - left,
             cv2.BORDER_CONSTANT, value=(NEUTRAL, NEUTRAL, NEUTRAL))
-    return image
+    return image, ImageInfo(header.format, full_width, full_height)
 
 
 def _box(full_width, full_height, width, height, augment, draws):
@@ -314,53 +222,3 @@ def _resize(image, width, height):
     area = columns >= 2 * width or rows >= 2 * height
     return cv2.resize(image, (width, height),
                       interpolation=cv2.INTER_AREA if area else cv2.INTER_LINEAR)
-
-
-def _decode(data, header, flags):
-    """The pixels of a file, the right way up."""
-    if header.alpha_at is not None:
-        # libtiff multiplies colours by an alpha that is told to be separate from them (2), but
-        # not by one that nothing is told of (0).
-        data = data[:header.alpha_at] + b"\0\0" + data[header.alpha_at + 2:]
-    try:
-        # OpenCV knows the orientation of some formats only, and not in every place.
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error as error:
-        raise BadImage(f"OpenCV cannot decode this {header.format}: {error.err}") from None
-    if image is None and header.format == "GIF":
-        image = _decode_gif(data)
-    if image is None:
-        raise BadImage(f"is damaged or cut short, or a kind of {header.format} that OpenCV does "
-                       "not read")
-    return TURNS[header.orientation](image)
-
-
-def _decode_gif(data):
-    """The first picture of a GIF, by OpenCV's video reader: its image reader seldom knows GIF."""
-    # The video reader takes nothing but a file, which must be closed for it on Windows.
-    handle, path = tempfile.mkstemp(suffix=".gif")
-    try:
-        with open(handle, "wb") as file:
-            file.write(data)
-        video = cv2.VideoCapture(path, cv2.CAP_FFMPEG)
-        found, image = video.read()
-        video.release()
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(path)
-    return image if found else None
-
-
-def _jitter(image, augment, draws):
-    brightness, contrast, saturation = (
-        1 + limit * (2 * draw - 1)
-        for limit, draw in zip((augment.brightness, augment.contrast, augment.saturation), draws))
-    if augment.brightness or augment.contrast:
-        # Contrast pulls towards the image's mean grey value, after brightness has moved it.
-        grey = brightness * GREY.dot(cv2.mean(image)[:3])
-        table = np.arange(256) * (brightness * contrast) + (1 - contrast) * grey
-        image = cv2.LUT(image, np.clip(np.rint(table), 0, 255).astype(np.uint8))
-    if augment.saturation:
-        mix = saturation * np.eye(3) + (1 - saturation) * np.tile(GREY, (3, 1))
-        image = cv2.transform(image, mix)
-    return image

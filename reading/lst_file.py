@@ -21,7 +21,7 @@ from array import array
 import numpy as np
 
 from common.cli import InputError
-from common.files import retry_transient_errors
+from common.files import open_regular_file, retry_transient_errors
 from common.text import quoted
 from reading.label_store import MAX_CLASSES, Indices, MultiHot, WrongLabel
 
@@ -212,7 +212,7 @@ def _blocks(path, digest):
     line, rest, first = 1, b"", True
     try:
         # Without a buffer of Python's, a read that failed can be asked for again.
-        with retry_transient_errors(lambda: open(path, "rb", buffering=0)) as file:
+        with retry_transient_errors(lambda: open_regular_file(path, buffering=0)) as file:
             while True:
                 block = retry_transient_errors(lambda: file.read(BLOCK_BYTES))
                 digest.update(block)

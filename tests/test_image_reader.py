@@ -15,8 +15,9 @@ from PIL import Image, ImageOps
 
 from common.cli import InputError
 from reading import image_reader
+from reading.augment import FITS, Augment, sample_rng
 from reading.image_header import BadImage, read_header
-from reading.image_reader import Augment, ImageError, read_image, sample_rng
+from reading.image_reader import ImageError, read_image
 
 PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "ccp" / "photos"
 RED, BLUE = (200, 40, 40), (40, 40, 200)
@@ -120,7 +121,7 @@ def bomb(kind, side=30000):
     encode(two_halves(), ".webp", cv2.IMWRITE_WEBP_QUALITY, 95), encode(two_halves(), ".tiff"),
     encode(two_halves().astype(np.uint16) * 257, ".png"),
     encode(two_halves().astype(np.uint16) * 257, ".tiff"),
-    encode(np.dstack([two_halves(), np.full((16, 32), 128, np.uint8)]), ".png"),
+    encode(np.dstack([two_halves(), np.full((16, 32), 255, np.uint8)]), ".png"),
     palette_png(), CMYK_JPEG, ANIMATED_GIF,
 ], ids=["jpeg", "progressive", "trailing", "png", "bmp", "webp-lossless", "webp", "tiff",
         "16-bit png", "16-bit tiff", "alpha", "palette", "cmyk", "gif"])
@@ -186,10 +187,12 @@ def rotated(kind, orientation):
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["jpeg", "jpeg after xmp", "png", "png after the pixels", "webp",
                                   "tiff", "16-bit tiff"])
-def test_every_format_is_turned_as_pillow_turns_it(read, kind, orientation):
+def test_every_format_is_turned_as_pillow_turns_it(read, tmp_path, kind, orientation):
     content, picture = rotated(kind, orientation)
-    header = read_header(content)
-    assert (header.height, header.width) == picture.shape[:2]
+    (tmp_path / "image.jpg").write_bytes(content)
+    info = read_image(str(tmp_path / "image.jpg"), np.empty((3, 8, 8), np.uint8))
+    assert (info.height, info.width) == picture.shape[:2]
+    assert info.format.lower() in kind
     difference = np.abs(read(content, picture.shape[:2]).astype(int) - picture)
     assert difference.mean() < 2  # the decoders of lossy formats differ a little
 
@@ -208,15 +211,61 @@ def test_a_damaged_exif_block_changes_nothing(read, length):
     assert (read(jpeg[:2] + start + block + jpeg[2:]) == read(jpeg)).all()
 
 
+def on(background, pixels, alpha):
+    """Pixels in front of a colour, by the definition of alpha; (height, width, 3), float."""
+    share = np.asarray(alpha, float)[..., None] / 255
+    return np.asarray(pixels, float) * share + np.array(background, float) * (1 - share)
+
+
+ALPHA = np.repeat(np.arange(0, 256, 16, dtype=np.uint8)[:, None], 32, axis=1)
+
+
+def saved(image, name, **options):
+    file = io.BytesIO()
+    image.save(file, name, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("background", [(255, 255, 255), (10, 200, 90)])
+@pytest.mark.parametrize(("name", "options"), [
+    ("PNG", {}), ("WEBP", {"lossless": True, "exact": True}), ("TIFF", {}),
+    ("TIFF", {"compression": "tiff_lzw"})])
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparent_images_are_put_on_the_background(read, mode, name, options, background):
+    pixels = two_halves() if mode == "RGBA" else np.full((16, 32, 3), 70, np.uint8)
+    picture = Image.fromarray(np.dstack([pixels, ALPHA])).convert(mode)
+    image = read(saved(picture, name, **options), augment=Augment(background=background))
+    assert np.abs(image - on(background, pixels, ALPHA)).max() <= 1
+
+
+@pytest.mark.parametrize("name", ["PNG", "GIF"])
+def test_one_transparent_colour_shows_the_background(read, name):
+    picture = Image.fromarray(two_halves()).quantize(2)
+    image = read(saved(picture, name, transparency=picture.getpixel((0, 0))))
+    assert (image[:, :16] == 255).all() and (image[:, 16:] == BLUE).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "I;16"])
+def test_a_transparent_colour_of_a_png_without_alpha_shows_the_background(read, mode):
+    grey = np.repeat([[0x1234, 0xC8C8]], 16, axis=0).repeat(16, axis=1)
+    pixels = {"L": (grey >> 8).astype(np.uint8), "RGB": two_halves(),
+              "I;16": grey.astype(np.uint16)}[mode]
+    key = {"L": 0x12, "RGB": RED, "I;16": 0x1234}[mode]
+    image = read(saved(Image.fromarray(pixels), "PNG", transparency=key))
+    assert (image[:, :16] == 255).all()
+    assert (image[:, 16:] == (BLUE if mode == "RGB" else 0xC8)).all()
+
+
 @pytest.mark.parametrize("kind", [0, 1, 2])
 @pytest.mark.parametrize("compression", ["raw", "tiff_lzw"])
-def test_a_tiff_with_alpha_shows_the_colours_beneath(read, kind, compression):
-    pixels = np.dstack([two_halves(), np.full((16, 32), 128, np.uint8)])
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "TIFF", compression=compression)
-    content = bytearray(file.getvalue())
+def test_the_alpha_of_a_tiff_is_what_its_extra_samples_say(read, kind, compression):
+    content = bytearray(saved(Image.fromarray(np.dstack([two_halves() // 2, ALPHA | 128])), "TIFF",
+                              compression=compression))
     content[content.index(struct.pack("<HHI", 338, 3, 1)) + 8] = kind
-    assert (read(bytes(content)) == two_halves()).all()
+    expected = {0: two_halves() // 2,  # unspecified: not alpha
+                1: two_halves() // 2 + (255. - (ALPHA | 128))[..., None],  # multiplied already
+                2: on((255, 255, 255), two_halves() // 2, ALPHA | 128)}[kind]
+    assert np.abs(read(bytes(content)) - expected).max() <= 1
 
 
 @pytest.mark.parametrize(("dtype", "match"), [
@@ -231,7 +280,7 @@ def test_a_tiff_of_other_numbers_than_pixels_is_refused(read, dtype, match, chan
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (3, 2)])
-@pytest.mark.parametrize("fit", image_reader.FITS)
+@pytest.mark.parametrize("fit", FITS)
 @pytest.mark.parametrize("extension", [".jpg", ".png"])
 def test_images_of_any_aspect_fit(read, size, fit, extension):
     content = encode(np.full(size + (3,), 200, np.uint8), extension)
@@ -335,15 +384,14 @@ def test_the_generator_gives_the_same_numbers_for_ever():
 
 
 def test_a_decode_is_reduced_only_while_it_covers_the_result(read, monkeypatch):
-    flags = []
-    decode = image_reader._decode
-    monkeypatch.setattr(image_reader, "_decode",
-                        lambda *args: flags.append(args[2]) or decode(*args))
+    reductions = []
+    decode = image_reader.decode
+    monkeypatch.setattr(image_reader, "decode",
+                        lambda *args: reductions.append(args[2]) or decode(*args))
     content = encode(smooth(831, 550), ".jpg")
     for size, full in ((280, False), (224, False), (100, False), (40, False), (40, True)):
         read(content, (size, size), Augment(full_decode=full))
-    assert flags == [cv2.IMREAD_COLOR, cv2.IMREAD_REDUCED_COLOR_2, cv2.IMREAD_REDUCED_COLOR_4,
-                     cv2.IMREAD_REDUCED_COLOR_8, cv2.IMREAD_COLOR]
+    assert reductions == [1, 2, 4, 8, 1]
 
 
 def fitted(full, size, fit):
@@ -361,7 +409,7 @@ def fitted(full, size, fit):
 # The photos have 550x831 pixels: 37 to 46 and 58 to 66 lie about where the 1/8 begins, 90 to 110
 # and 140 to 165 where the 1/4 does, 270 to 280 and 410 to 420 the 1/2; others in between.
 @needs_photos
-@pytest.mark.parametrize("fit", image_reader.FITS)
+@pytest.mark.parametrize("fit", FITS)
 @pytest.mark.parametrize("size", [20, 28, 37, 39, 40, 41, 42, 46, 58, 61, 62, 66, 80, 90, 99, 100,
                                   101, 110, 128, 140, 150, 152, 165, 224, 270, 274, 276, 280, 410,
                                   415, 416, 420])
@@ -401,7 +449,8 @@ def test_random_crops_of_reduced_images_look_like_those_of_full_ones(read, size)
     (b"\xff\xd8hello there", "damaged JPEG"), (b"\xff\xd8\xff\xd9\0\0", "damaged JPEG"),
     (b"\x89PNG\r\n\x1a\n", "cut short"), (b"GIF89a", "cut short"), (b"BM", "cut short"),
     (b"RIFF\xff\0\0\0WEBPVP8 ", "cut short"), (b"II*\0\xff\0\0\0", "cut short"),
-    (b"GIF89a\0\0\0\0", "0x0 pixels")])
+    (b"GIF89a\0\0\0\0", "damaged or cut short"),
+    (b"BM" + b"\0" * 12 + b"\x28" + b"\0" * 11, "0x0 pixels")])
 def test_what_is_no_image_says_why(read, content, match):
     with pytest.raises(ImageError, match=match) as info:
         read(content)
@@ -447,14 +496,16 @@ def test_a_missing_image_a_folder_and_a_pipe_are_refused_at_once(read, tmp_path)
         read("/dev/zero")
 
 
-def test_an_unreadable_image_is_refused(read, monkeypatch):
+def test_an_unreadable_image_is_refused(read, tmp_path, monkeypatch):
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
     content = encode(two_halves(), ".png")
-    monkeypatch.setattr(image_reader, "_open_without_waiting", refuse)
+    path = tmp_path / "image.png"
+    path.write_bytes(content)
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(ImageError, match="permission denied"):
-        read(content)
+        read(path)
 
 
 def test_a_file_that_shrinks_while_it_is_read_is_refused(read, monkeypatch):
@@ -466,9 +517,9 @@ def test_a_file_that_shrinks_while_it_is_read_is_refused(read, monkeypatch):
         os.truncate(handle, len(content) // 2)
         return before
 
-    monkeypatch.setattr(image_reader, "_open_without_waiting",
-                        lambda path, flags: os.open(path, os.O_RDWR))
-    monkeypatch.setattr(image_reader.os, "fstat", shrink)
+    with_flags = os.open
+    monkeypatch.setattr(os, "open", lambda path, flags: with_flags(path, os.O_RDWR))
+    monkeypatch.setattr(os, "fstat", shrink)
     with pytest.raises(ImageError, match="cut short"):
         read(content)
 
@@ -477,7 +528,8 @@ def test_a_file_that_shrinks_while_it_is_read_is_refused(read, monkeypatch):
     {"resize": -1}, {"min_random_area": 0}, {"min_random_area": 0.6, "max_random_area": 0.5},
     {"max_random_area": 1.5}, {"max_random_aspect_ratio": 1}, {"brightness": -0.1},
     {"contrast": 2}, {"saturation": float("nan")}, {"fit": "stretch"}, {"max_pixels": 0},
-    {"fit": "squash", "min_random_area": 0.5}])
+    {"fit": "squash", "min_random_area": 0.5}, {"background": (0, 0)},
+    {"background": (0, 0, 256)}])
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(InputError):
         Augment(**wrong)

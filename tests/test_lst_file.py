@@ -1,6 +1,7 @@
 import os
 import re
-import threading
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from common.cli import InputError
 from reading import label_store, lst_file
+from reading.class_names import read_class_names
 from reading.lst_file import read_lst
 
 PLAIN = b"5\t1.000000\t0.000000\t1.000000\ta.jpg\n"
@@ -211,13 +213,28 @@ def test_the_checksum_follows_the_content(write):
     assert read_lst(write(PLAIN + PLAIN)).checksum != first
 
 
-def test_a_list_from_a_pipe(tmp_path):
+@pytest.mark.parametrize("read", [read_lst, read_class_names])
+def test_a_pipe_and_a_device_are_refused_at_once(tmp_path, read):
     pipe = str(tmp_path / "pipe.lst")
     os.mkfifo(pipe)
-    writer = threading.Thread(target=lambda: Path(pipe).write_bytes(PLAIN))
-    writer.start()
-    assert len(read_lst(pipe)) == 1
-    writer.join()
+    for path in (pipe, "/dev/zero", "/dev/null"):
+        with pytest.raises(InputError, match="is not a regular file"):
+            read(path)
+
+
+def test_standard_input_is_read_where_it_is_a_file_and_refused_where_it_is_a_pipe(write):
+    path = write(PLAIN)
+    code = "from reading.lst_file import read_lst; print(len(read_lst('/dev/stdin')))"
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True,
+               "cwd": Path(__file__).parents[1], "timeout": 60}
+    with open(path) as file:
+        done = subprocess.run([sys.executable, "-c", code], stdin=file, **options)
+    assert done.stdout == "1\n"
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE,
+                               **{k: v for k, v in options.items() if k != "timeout"})
+    process.wait(60)  # nothing was written, nothing closed
+    assert "/dev/stdin: is not a regular file" in process.stderr.read()
+    process.stdin.close()
 
 
 names = st.binary(min_size=1, max_size=20).filter(

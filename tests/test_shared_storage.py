@@ -86,7 +86,7 @@ def test_a_list_is_read_whole_over_passing_errors(tmp_path, monkeypatch):
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
             return super().read(1000)
 
-    monkeypatch.setattr(lst_file, "open", lambda name, *_, **__: Failing(name), raising=False)
+    monkeypatch.setattr(lst_file, "open_regular_file", lambda name, **_: Failing(name))
     monkeypatch.setattr(files.time, "sleep", waits.append)
     got = read_lst(path)
     assert len(got) == 500 and got.checksum == expected.checksum and len(waits) > 10

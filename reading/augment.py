@@ -1,0 +1,121 @@
+"""Random augmentation: its settings, its random numbers, and changes of colour."""
+import random
+from dataclasses import dataclass
+from typing import Optional, Tuple
+
+import cv2
+import numpy as np
+
+from common.cli import InputError
+
+FITS = ("crop", "pad", "squash")
+LUMA = np.array([0.114, 0.587, 0.299])  # weights of blue, green, red in a grey value (BT.601)
+
+
+@dataclass(frozen=True)
+class Augment:
+    """How an image becomes a sample; names and meanings are those of MXNet's iterators.
+
+    Parameters
+    ----------
+    resize : int, optional
+        Pixels of the short side before the crop. None or 0: as small as the crop allows.
+    random_crop : bool
+        Crop anywhere instead of in the middle.
+    random_mirror : bool
+        Mirror every other image, left to right.
+    min_random_area, max_random_area : float
+        Crop a random part of the image's area, in (0, 1], and scale it to the shape.
+        Both 1: off. Takes the place of `resize` and of `random_crop`.
+    max_random_aspect_ratio : float
+        Stretch that crop's width against its height by a factor in [1 - this, 1 + this];
+        in [0, 1).
+    brightness, contrast, saturation : float
+        Change each by a factor in [1 - this, 1 + this]; in [0, 1]. 0: off.
+    fit : str
+        "crop"; "pad": the whole image, on a grey square where its aspect differs;
+        "squash": the whole image, whatever that does to its aspect.
+    full_decode : bool
+        Decode JPEGs at full size always: slower, and the same to the eye.
+    max_pixels : int
+        Refuse images whose header says more than this many pixels.
+    background : tuple of int
+        Red, green and blue, 0 to 255, of what is put behind transparent images.
+
+    Raises
+    ------
+    InputError
+        When a value is out of its range or two contradict each other.
+    """
+
+    resize: Optional[int] = None
+    random_crop: bool = False
+    random_mirror: bool = False
+    min_random_area: float = 1.0
+    max_random_area: float = 1.0
+    max_random_aspect_ratio: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    fit: str = "crop"
+    full_decode: bool = False
+    max_pixels: int = 100_000_000
+    background: Tuple[int, int, int] = (255, 255, 255)
+
+    def __post_init__(self):
+        if self.resize is not None and self.resize < 0:
+            raise InputError(f"resize is a number of pixels, not {self.resize}")
+        if not 0 < self.min_random_area <= self.max_random_area <= 1:
+            raise InputError("min_random_area and max_random_area want 0 < min <= max <= 1, not "
+                             f"{self.min_random_area} and {self.max_random_area}")
+        if not 0 <= self.max_random_aspect_ratio < 1:
+            raise InputError("max_random_aspect_ratio is at least 0 and below 1, not "
+                             f"{self.max_random_aspect_ratio}")
+        for name in ("brightness", "contrast", "saturation"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} is between 0 and 1, not {getattr(self, name)}")
+        if self.fit not in FITS:
+            raise InputError(f"fit is crop, pad or squash, not {self.fit}")
+        if self.random_area and self.fit != "crop":
+            raise InputError(f"a random area is a crop, but fit={self.fit} takes the whole image: "
+                             "choose one")
+        if self.max_pixels < 1:
+            raise InputError(f"max_pixels is at least 1, not {self.max_pixels}")
+        if len(self.background) != 3 or not all(0 <= value <= 255 for value in self.background):
+            raise InputError("background is three numbers (red, green, blue) of 0 to 255, not "
+                             f"{self.background}")
+
+    @property
+    def random_area(self):
+        """Whether the crop's area or aspect is random."""
+        return self.min_random_area < 1 or self.max_random_aspect_ratio > 0
+
+    @property
+    def random(self):
+        """Whether anything is left to chance."""
+        return bool(self.random_crop or self.random_mirror or self.random_area
+                    or self.brightness or self.contrast or self.saturation)
+
+
+def sample_rng(seed, epoch, row):
+    """The generator that decides over one sample, the same on every machine and thread.
+
+    Only its method `random` gives the same numbers under every version of Python.
+    """
+    return random.Random(seed << 96 | epoch << 48 | row)
+
+
+def jitter_colors(image, augment, draws):
+    """Change brightness, contrast and saturation of blue, green, red pixels by three draws."""
+    brightness, contrast, saturation = (
+        1 + limit * (2 * draw - 1)
+        for limit, draw in zip((augment.brightness, augment.contrast, augment.saturation), draws))
+    if augment.brightness or augment.contrast:
+        # Contrast pulls towards the image's mean grey value, after brightness has moved it.
+        grey = brightness * LUMA.dot(cv2.mean(image)[:3])
+        table = np.arange(256) * (brightness * contrast) + (1 - contrast) * grey
+        image = cv2.LUT(image, np.clip(np.rint(table), 0, 255).astype(np.uint8))
+    if augment.saturation:
+        mix = saturation * np.eye(3) + (1 - saturation) * np.tile(LUMA, (3, 1))
+        image = cv2.transform(image, mix)
+    return image

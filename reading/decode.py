@@ -1,0 +1,91 @@
+"""The pixels of an image file, by OpenCV (JPEG, BMP, WebP) or Pillow (PNG, GIF, TIFF)."""
+import cv2
+import numpy as np
+from PIL import Image
+
+from reading.image_header import BadImage, exif_orientation, pillow_errors
+
+FLAGS = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
+         8: cv2.IMREAD_REDUCED_COLOR_8}
+# What turns a picture stored under each EXIF orientation the right way up.
+TURNS = {
+    1: lambda image: image, 2: lambda image: cv2.flip(image, 1),
+    3: lambda image: cv2.rotate(image, cv2.ROTATE_180), 4: lambda image: cv2.flip(image, 0),
+    5: cv2.transpose, 6: lambda image: cv2.rotate(image, cv2.ROTATE_90_CLOCKWISE),
+    7: lambda image: cv2.flip(cv2.transpose(image), -1),
+    8: lambda image: cv2.rotate(image, cv2.ROTATE_90_COUNTERCLOCKWISE)}
+
+
+def decode(data, header, reduction, background):
+    """Decode an image and turn it upright.
+
+    Parameters
+    ----------
+    data : bytes
+        The whole file.
+    header : Header
+    reduction : int
+        1, or for a JPEG also 2, 4 or 8: decode at this fraction of its size.
+    background : tuple of int
+        Red, green, blue behind what is transparent.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8, (height, width, 3): blue, green, red.
+
+    Raises
+    ------
+    BadImage
+        When the file is damaged or of a kind that cannot be decoded.
+    """
+    if header.picture is not None:
+        with pillow_errors(header.format):
+            image = _decode_by_pillow(header.picture, background)
+            orientation = 1  # Pillow turns a TIFF itself; other EXIF may stand behind the pixels
+            if header.format == "PNG":
+                orientation = exif_orientation(header.picture.info.get("exif", b""))
+    else:
+        image, orientation = _decode_by_opencv(data, header.format, reduction), header.orientation
+        if image.shape[2] == 4:
+            picture = _blend(Image.fromarray(image, "RGBA"), background[::-1])
+            image = np.asarray(picture)
+    return TURNS[orientation](image)
+
+
+def _decode_by_opencv(data, name, reduction):
+    # OpenCV knows the orientation of some formats only, and not in every place.
+    flags = FLAGS[reduction] | cv2.IMREAD_IGNORE_ORIENTATION
+    if name == "WebP":
+        flags = cv2.IMREAD_UNCHANGED  # with transparency
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:
+        raise BadImage(f"OpenCV cannot decode this {name}: {error.err}") from None
+    if image is None:
+        raise BadImage(f"is damaged or cut short, or a kind of {name} that OpenCV does not read")
+    return image
+
+
+def _decode_by_pillow(picture, background):
+    picture.load()
+    if picture.mode.startswith("I;16") or picture.mode == "I" and picture.format == "PNG":
+        values = np.asarray(picture)  # grey, 16 bits
+        image = cv2.cvtColor((values >> 8).astype(np.uint8), cv2.COLOR_GRAY2BGR)
+        if "transparency" in picture.info:
+            image[values == picture.info["transparency"]] = background[::-1]
+        return image
+    if picture.mode in ("I", "F"):
+        raise BadImage(f"its pixels are numbers of 32 bits (Pillow's mode {picture.mode})")
+    if picture.has_transparency_data:
+        picture = _blend(picture.convert("RGBA"), background)
+    elif picture.mode != "RGB":
+        picture = picture.convert("RGB")
+    return cv2.cvtColor(np.asarray(picture), cv2.COLOR_RGB2BGR)
+
+
+def _blend(picture, background):
+    """A picture with an alpha channel in front of a background of one colour."""
+    canvas = Image.new("RGB", picture.size, background)
+    canvas.paste(picture, mask=picture)
+    return canvas
