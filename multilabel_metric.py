@@ -1,4 +1,4 @@
-"""Measures of multi-label classification, as mx.metric.EvalMetric.
+"""Metrics of multi-label classification, as mx.metric.EvalMetric.
 
     from multilabel_metric import Accuracy, Loss, MeanAveragePrecision
     module.fit(..., eval_metric=mx.metric.CompositeEvalMetric([Loss(), MeanAveragePrecision()]))
@@ -41,13 +41,11 @@ class MeanAveragePrecision(mx.metric.EvalMetric):
 
     def __init__(self, name="mAP", output_names=None, label_names=None, latest=None):
         self.latest = latest
-        self.start = None
         super().__init__(name, output_names=output_names, label_names=label_names)
 
     def reset(self):
         """Forget all samples."""
-        self.labels, self.scores = ([part] for part in self.start) if self.start else ([], [])
-        self.start = None
+        self.labels, self.scores = [], []
 
     def reset_local(self):
         """Forget nothing: a ranking needs the whole epoch."""
@@ -63,23 +61,25 @@ class MeanAveragePrecision(mx.metric.EvalMetric):
         return np.concatenate(self.labels), np.concatenate(self.scores)
 
     def state(self):
-        """Arrays that `start_from` takes."""
+        """The samples so far, as arrays that `load_state` takes."""
         labels, scores = self.samples()
         return {} if labels is None else {"labels": labels, "scores": scores}
 
-    def start_from(self, state):
-        """Make the next reset go back to what `state` returned."""
-        self.start = (state["labels"], state["scores"]) if state else None
+    def load_state(self, state):
+        """Go on from what `state` returned."""
+        self.reset()
+        if state:
+            self.labels, self.scores = [state["labels"]], [state["scores"]]
 
     @staticmethod
     def merge(states):
-        """The state over all samples of several."""
+        """The state over the samples of several metrics."""
         states = [state for state in states if state]
         return {key: np.concatenate([state[key] for state in states])
                 for key in (states[0] if states else ())}
 
     def update(self, labels, preds):
-        """Add a batch: lists of one (batch, classes) array a device."""
+        """Add a batch: lists of one (batch, classes) array per device."""
         for label, score in zip(labels, preds):
             label = label.asnumpy()
             counts = (label >= 0).any(axis=1)
@@ -108,34 +108,27 @@ class _Mean(mx.metric.EvalMetric):
     """A sum over a count, since the last reset and, for the epoch's line, since reset_local."""
 
     def __init__(self, name, output_names=None, label_names=None):
-        self.start = None
         super().__init__(name, output_names=output_names, label_names=label_names,
                          has_global_stats=True)
 
-    def reset(self):
-        """Forget all samples."""
-        super().reset()
-        if self.start is not None:
-            self.global_sum_metric, self.global_num_inst = self.start
-            self.start = None
-
     def state(self):
-        """Arrays that `start_from` takes."""
+        """The sum and the count since the last reset, as arrays that `load_state` takes."""
         return {"sum": np.float64(self.global_sum_metric), "count": np.int64(self.global_num_inst)}
 
-    def start_from(self, state):
-        """Make the next reset go back to what `state` returned."""
-        self.start = (float(state["sum"]), int(state["count"])) if state else None
+    def load_state(self, state):
+        """Go on from what `state` returned."""
+        self.sum_metric = self.global_sum_metric = float(state["sum"])
+        self.num_inst = self.global_num_inst = int(state["count"])
 
     @staticmethod
     def merge(states):
-        """The state over all samples of several."""
+        """The state over the samples of several metrics."""
         return {key: sum(state[key] for state in states) for key in ("sum", "count")}
 
     def update(self, labels, preds):
-        """Add a batch: lists of one (batch, classes) array a device."""
+        """Add a batch: lists of one (batch, classes) array per device."""
         for label, prob in zip(labels, preds):
-            total, count = self.measure(label.asnumpy(), prob.asnumpy())
+            total, count = self.of_batch(label.asnumpy(), prob.asnumpy())
             self.sum_metric += total
             self.global_sum_metric += total
             self.num_inst += count
@@ -155,8 +148,8 @@ class Loss(_Mean):
         super().__init__(name, output_names, label_names)
         self.options = options or {}
 
-    def measure(self, label, prob):
-        """Sum of the losses, and number of samples."""
+    def of_batch(self, label, prob):
+        """The batch's sum of losses, and its number of samples."""
         loss = cross_entropy(prob, label, **self.options).sum()
         return loss, int((label >= 0).any(axis=1).sum())
 
@@ -164,15 +157,15 @@ class Loss(_Mean):
 class Accuracy(_Mean):
     """Share of all decisions, at a probability of 0.5, that agree with the label.
 
-    Where labels are rare it is high for a network that has learnt nothing: answering "absent"
-    to everything scores the share of absent labels.
+    Where labels are rare it is high for a network that has learnt nothing: predicting
+    "absent" for everything scores the share of absent labels.
     """
 
     def __init__(self, name="acc", output_names=None, label_names=None):
         super().__init__(name, output_names, label_names)
 
-    def measure(self, label, prob):
-        """Number of right decisions, and of decisions."""
+    def of_batch(self, label, prob):
+        """The batch's number of correct decisions, and of all decisions."""
         known = label >= 0
         return int(((prob > 0.5) == (label > 0.5))[known].sum()), int(known.sum())
 
@@ -181,29 +174,28 @@ class _Total(mx.metric.EvalMetric):
     """A total over the batches since the last reset; subclasses say what one batch adds to it."""
 
     def __init__(self, name, output_names=None, label_names=None):
-        self.start = None
         super().__init__(name, output_names=output_names, label_names=label_names)
 
     def reset(self):
         """Forget all samples."""
-        self.total, self.start = self.start, None
+        self.total = None
 
     def reset_local(self):
-        """Forget nothing: these are measures of the whole epoch."""
+        """Forget nothing: these are metrics of the whole epoch."""
 
     def get_global(self):
         """As get."""
         return self.get()
 
     def update(self, labels, preds):
-        """Add a batch: lists of one (batch, classes) array a device."""
+        """Add a batch: lists of one (batch, classes) array per device."""
         for label, prob in zip(labels, preds):
-            part = self.measure(label.asnumpy(), prob.asnumpy())
+            part = self.of_batch(label.asnumpy(), prob.asnumpy())
             self.total = part if self.total is None else self.total + part
 
     @staticmethod
     def merge(states):
-        """The state over all samples of several."""
+        """The state over the samples of several metrics."""
         states = [state for state in states if state]
         return {key: sum(state[key] for state in states)
                 for key in (states[0] if states else ())}
@@ -215,10 +207,10 @@ class Decisions(_Total):
     Parameters
     ----------
     thresholds : float or array of (classes,)
-        A probability above it is a yes.
+        A class is predicted positive where its probability is above its threshold.
     top : int, optional
-        Say yes to each sample's `top` likeliest classes instead, whatever their probability, as
-        the literature does with 3. The names of the measures then end in "-top3".
+        Predict each sample's `top` likeliest classes instead, whatever their probability, as
+        the literature does with 3. The names of the metrics then end in "-top3".
 
     Example
     -------
@@ -233,7 +225,7 @@ class Decisions(_Total):
         super().__init__(name, output_names, label_names)
         self.thresholds, self.top = thresholds, top
 
-    def measure(self, label, prob):
+    def of_batch(self, label, prob):
         """The batch's Counts."""
         yes = top_k(prob, self.top) if self.top else prob > np.asarray(self.thresholds)
         return count_decisions(label, yes)
@@ -247,12 +239,12 @@ class Decisions(_Total):
         return [name + suffix for name in values], list(values.values())
 
     def state(self):
-        """Arrays that `start_from` takes."""
+        """The counts so far, as arrays that `load_state` takes."""
         return {} if self.total is None else vars(self.total)
 
-    def start_from(self, state):
-        """Make the next reset go back to what `state` returned."""
-        self.start = Counts(**state) if state else None
+    def load_state(self, state):
+        """Go on from what `state` returned."""
+        self.total = Counts(**state) if state else None
 
 
 class CalibrationError(_Total):
@@ -270,7 +262,7 @@ class CalibrationError(_Total):
         super().__init__(name, output_names, label_names)
         self.bins = bins
 
-    def measure(self, label, prob):
+    def of_batch(self, label, prob):
         """The batch's calibration bins."""
         return calibration_bins(label, prob, self.bins)
 
@@ -280,9 +272,9 @@ class CalibrationError(_Total):
         return self.name, expected_calibration_error(bins)
 
     def state(self):
-        """Arrays that `start_from` takes."""
+        """The bins so far, as arrays that `load_state` takes."""
         return {} if self.total is None else {"bins": self.total}
 
-    def start_from(self, state):
-        """Make the next reset go back to what `state` returned."""
-        self.start = np.array(state["bins"]) if state else None
+    def load_state(self, state):
+        """Go on from what `state` returned."""
+        self.total = np.array(state["bins"]) if state else None

@@ -61,7 +61,7 @@ Done. The network reaches $reached on images that it was not trained on
 
   The checkpoint:   $best-symbol.json and $best-0000.params
   The report:       $SAVE_RESULT/report/index.html (open it in a browser)
-  The course of it: $SAVE_RESULT/train.log, history.csv and history.png
+  The course of it: $SAVE_RESULT/train.log, $SAVE_NAME-history.csv and -history.png
 
 Now your own images: write their .lst files (tools/make_lst.py makes them from CSV, VOC, COCO or
 folders), put the paths at the top of run_train.sh, and set IMAGE_SHAPE to 3,224,224 for photos.

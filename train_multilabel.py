@@ -7,13 +7,12 @@
     python train_multilabel.py --help
 """
 import logging
-import os
-import time
+from typing import NamedTuple, Optional
 
 import numpy as np
-from tqdm import tqdm
 
 from common.cli import InputError, run
+<<<<<<< HEAD
 from common.files import remove_unfinished
 from common.mx_compat import choose_devices, mx
 from common.version import VERSION
@@ -27,125 +26,57 @@ from network.fine_tune import (
     training_symbol,
 )
 from network.shape_check import check_shapes
+=======
+from common.mx_compat import mx
+from common.version import VERSION
+from lst_iter import augment_from_args
+from network import checkpoint
+from network.fine_tune import get_fine_tune_model, load_pretrained, training_symbol
+from network.shape_check import check_shapes
+>>>>>>> c39417d (One main path to read: Module.fit goes on by itself, and each object does one job)
 from reading.class_names import read_class_names
-from training.merged_metrics import MergedMetrics
-from training.optimization import choose_loss, optimizer_params
-from training.snapshot import (
-    ResumableModule,
-    is_run_file,
-    load_snapshot,
-    snapshot_files,
-    what_must_stay,
-)
+from training.data import Devices, Network, measure_reading, open_data, open_iterator
+from training.fit_callbacks import FitCallbacks
+from training.merged_metrics import training_metrics, validation_metrics
+from training.optimization import INITIALIZER, choose_loss, choose_recipe, training_contexts
+from training.progress import log_to
+from training.resumable_module import ResumableModule
+from training.resume import open_run
+from training.run_files import RunFiles
+from training.snapshot import Snapshot, named
+from training.stop_requests import Stopped, StopRequests
 from training.train_flags import parse_args
+<<<<<<< HEAD
 from training.training_run import Stopped, TrainingRun, log_to
 from training.warm_head import train_head
 from training.worker_lists import WorkersList
 from training.worker_process import create_kvstore, exit_worker_on_error
+=======
+from training.warm_head import WarmHead, train_head
+from training.worker_process import create_kvstore, exit_worker_on_error
+>>>>>>> c39417d (One main path to read: Module.fit goes on by itself, and each object does one job)
 from training.workers import Workers
 
 logger = logging.getLogger("train_multilabel")
 
-# Training's mAP is that of the epoch's latest samples, to bound its memory.
-TRAINING_MAP_SAMPLES = 20000
 
+class Job(NamedTuple):
+    """What the parts of a run share: its files, requests to stop, and where it goes on from."""
 
-def open_iterator(args, images, train):
-    """A training or a validation iterator over a WorkersList."""
-    return LstIter(
-        batch_size=args.batch_size, data_shape=args.image_shape, path_imglist=images.lst,
-        path_root=images.folder, shuffle=train, part_index=images.readers.rank,
-        num_parts=images.readers.count, seed=args.seed, num_threads=args.data_nthreads,
-        bad_images=args.bad_images, augment=augment_from_args(args, train=train))
-
-
-def test_io(train):
-    """Read one epoch and log how fast that went."""
-    start, images = time.time(), 0
-    for batch in tqdm(train, total=train.num_batches, unit="batch", disable=None):
-        images += train.batch_size - batch.pad
-    seconds = time.time() - start
-    logger.info("Read %d images in %.1f s: %.0f samples/sec", images, seconds, images / seconds)
-    return 0
-
-
-def fit(args, net, arg_params, aux_params, train, val, val_lst, kv, state, snapshot, devices,
-        frozen, optimizer):
-    """Module.fit with everything around it."""
-    compression = {"type": args.gc_type, "threshold": args.gc_threshold}
-    module = ResumableModule(
-        training_symbol(net, frozen, args.head_lr_mult), context=devices, logger=logger,
-        label_names=["softmax_label"], fixed_param_names=frozen,
-        compression_params=compression if args.gc_type != "none" else None)
-    module.snapshot_optimizer = snapshot and snapshot.optimizer
-    state.module = module
-    validation = measures(state.metrics.metrics[0].options, state.workers)
-
-    def validated(param):
-        absent, present = val_lst.negatives.sum(), val_lst.positives.sum()
-        logger.info("Epoch[%d] answering 'no' to everything would score acc %.4f", param.epoch,
-                    absent / max(absent + present, 1))
-        scores = dict(validation.get_global_name_value())
-        state.class_precision = validation.class_precision()
-        state.close_epoch(param.epoch, scores)
-
-    params = {"arg_params": arg_params, "aux_params": aux_params, "allow_missing": True,
-              "initializer": mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2)}
-    optimizer = {"kvstore": kv if "dist" in kv.type else args.kv_store,
-                 "optimizer": args.optimizer, "optimizer_params": optimizer}
-    validate = {"eval_end_callback": validated,
-                "eval_batch_end_callback": state.on_validation_batch}
-    if state.begin_batch == train.num_batches and not val:
-        state.begin_epoch, state.begin_batch = state.begin_epoch + 1, 0
-    elif state.begin_batch == train.num_batches:
-        # Stopped between an epoch's training and the end of its validation.
-        module.bind(train.provide_data, train.provide_label)
-        module.init_params(**params)
-        module.init_optimizer(**optimizer)
-        state.metrics.reset()
-        module.score(val, validation, epoch=state.begin_epoch, score_end_callback=validated,
-                     batch_end_callback=state.on_validation_batch)
-        for name, value in validation.get_name_value():
-            logger.info("Epoch[%d] Validation-%s=%f", state.begin_epoch, name, value)
-        state.begin_epoch, state.begin_batch = state.begin_epoch + 1, 0
-    train.seek(state.begin_epoch, state.begin_batch)
-    mx.random.seed(args.seed)
-    np.random.seed(args.seed)
-    state.seed_batch(state.begin_epoch, state.begin_batch)
-    state.epoch_started = time.monotonic()
-    module.fit(
-        train, eval_data=val, eval_metric=state.metrics, validation_metric=validation,
-        batch_end_callback=[
-            mx.callback.Speedometer(args.batch_size * state.workers.count, args.disp_batches),
-            state.on_batch],
-        epoch_end_callback=state.on_epoch, **validate, **optimizer, **params,
-        begin_epoch=state.begin_epoch, num_epoch=args.num_epoch)
-
-
-def measures(loss, workers, latest=None):
-    """Loss, accuracy and mAP over all workers, for the operator's options.
-
-    With `latest` (samples that mAP keeps) for training, without for validation.
-    """
-    kept = latest and -(-latest // workers.count)
-    return MergedMetrics([Loss(loss), Accuracy(), MeanAveragePrecision(latest=kept)], workers,
-                         local=latest is not None)
+    files: RunFiles
+    stops: StopRequests
+    snapshot: Optional[Snapshot]
 
 
 @exit_worker_on_error
 def main(argv=None):
-    """Train, and log to standard error and to train.log what came of it."""
+    """Train, and log to standard error and to train.log what was reached."""
     args = parse_args(argv)
-    devices = choose_devices(args.gpus)
-    if args.dtype == "float16" and devices[0].device_type == "cpu":
-        raise InputError("--dtype float16 needs a GPU: MXNet has no float16 convolution for CPUs")
-    if args.gc_type != "none" and "dist" not in args.kv_store and len(devices) == 1:
-        raise InputError(f"--gc-type {args.gc_type} compresses what several devices or machines "
-                         "send each other, but this run has one device")
+    contexts = training_contexts(args)
     kv = create_kvstore(args.kv_store)
     with Workers(kv) as workers:
         try:
-            return train_model(args, devices, kv, workers)
+            return train(args, Devices(contexts, kv, workers))
         except (MemoryError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and "Failed to allocate" not in str(error):
                 raise
@@ -153,25 +84,14 @@ def main(argv=None):
                              "less") from None
 
 
-def train_model(args, devices, kv, workers):
-    """What `main` does, as one of the workers; the exit status."""
-    sym, arg_params, aux_params = load_pretrained(args)
-    train_lst = WorkersList(args.data_train, args.image_train, workers, args.num_classes,
-                            args.label_format)
-    # make_lst.py shard fills the shorter lists up with a row that does not count.
-    fillers = workers.count - 1 if train_lst.lst.path != args.data_train else 0
-    if (args.num_examples is not None
-            and not 0 <= train_lst.num_rows - args.num_examples <= fillers):
-        raise InputError(f"{args.data_train} has {train_lst.num_rows} rows, but --num-examples "
-                         f"is {args.num_examples}")
-    train = open_iterator(args, train_lst, train=True)
-    val_lst = val = None
-    if args.data_val:
-        val_lst = WorkersList(args.data_val, args.image_val or args.image_train, workers,
-                              train.num_classes, args.label_format)
-        val = open_iterator(args, val_lst, train=False)
+def train(args, devices):
+    """Data, network, warm head, fine-tuning; as one of the workers. Returns the exit status."""
+    workers = devices.workers
+    pretrained = Network(*load_pretrained(args))
+    data = open_data(args, workers)
     log_to(args.save_result, workers.rank)
     if args.test_io:
+<<<<<<< HEAD
         return test_io(train)
 
     loss = choose_loss(args, train_lst)
@@ -236,7 +156,99 @@ def train_model(args, devices, kv, workers):
         if stopped.status:
             return stopped.status
     state.say_what_was_reached(val_lst and val_lst.positives)
+=======
+        measure_reading(data.train)
+        return 0
+    loss = choose_loss(args, data.train_lst)
+    network = build_network(args, pretrained, data, loss)
+    recipe = choose_recipe(args, network, data, workers)
+    metrics = training_metrics(loss, workers), validation_metrics(loss, workers)
+    with open_run(args, network, data, metrics[0], workers) as (files, snapshot):
+        if snapshot and files.finished:
+            return 0
+        job = Job(files, StopRequests(workers), snapshot)
+        class_precision = None
+        try:
+            if args.warm_head_epochs and not snapshot:
+                network, class_precision = train_warm_head(args, network, data, loss, devices, job)
+            if args.num_epoch:
+                fit(args, network, data, recipe, metrics, devices, job)
+        except Stopped as stopped:
+            if stopped.status:
+                return stopped.status
+        if args.num_epoch:
+            class_precision = metrics[1].class_precision()
+        files.log_summary(class_precision, data.val_lst and data.val_lst.positives)
+>>>>>>> c39417d (One main path to read: Module.fit goes on by itself, and each object does one job)
     return 0
+
+
+def build_network(args, pretrained, data, loss):
+    """The pretrained network with a new classifier, and what checkpoints say of its input."""
+    symbol, arg_params = get_fine_tune_model(
+        pretrained.symbol, pretrained.arg_params, data.train.num_classes,
+        args.layer_before_fullc, args.dtype, **loss)
+    reading = augment_from_args(args, train=False)
+    class_names = args.labels and read_class_names(args.labels, data.train.num_classes)
+    # Thresholds of an earlier fine-tuning are none of this one's.
+    symbol = checkpoint.set_attributes(
+        symbol, class_names=class_names, image_shape=args.image_shape, resize=reading.resize,
+        fit=reading.fit, background=reading.background, thresholds=None, thresholds_epoch=None,
+        version=VERSION)
+    aux_params = {name: pretrained.aux_params[name] for name in symbol.list_auxiliary_states()
+                  if name in pretrained.aux_params}
+    check_shapes(symbol, arg_params, aux_params, args.image_shape, args.model)
+    return Network(symbol, arg_params, aux_params)
+
+
+def train_warm_head(args, network, data, loss, devices, job):
+    """The network with a classifier trained on the frozen backbone's features: checkpoint 0.
+
+    Returns
+    -------
+    network : Network
+    class_precision : np.ndarray, (classes,)
+        Average precision on validation; None at ranks above 0.
+    """
+    alone = Workers()  # rank 0 trains on the features of all
+    metrics = training_metrics(loss, alone), validation_metrics(loss, alone)
+    head, scores = train_head(
+        network, (open_iterator(args, data.train_lst), data.val), metrics, devices,
+        WarmHead(args.warm_head_epochs, args.warm_head_mirror, args.seed, args.save_result,
+                 args.warm_head_memory * 1e6),
+        lambda _: job.stops.stop_unsaved_run(" in the warm head, of which nothing is saved: the "
+                                             "same command starts it anew"))
+    network = network._replace(arg_params={**network.arg_params, **head})
+    params = network.arg_params, network.aux_params
+    job.files.save_checkpoint(0, *params)
+    job.files.update_best(0, scores, *params)
+    job.files.check_finite(network.arg_params)
+    job.files.save_snapshot({}, named("arg", params[0]), [named("aux", params[1])])
+    return network, metrics[1].class_precision()
+
+
+def fit(args, network, data, recipe, metrics, devices, job):
+    """Module.fit, which goes on from the job's snapshot where there is one."""
+    compression = {"type": args.gc_type, "threshold": args.gc_threshold}
+    module = ResumableModule(
+        training_symbol(network.symbol, recipe.frozen, args.head_lr_mult), job.snapshot,
+        context=devices.contexts, logger=logger, fixed_param_names=recipe.frozen,
+        compression_params=compression if args.gc_type != "none" else None)
+    mx.random.seed(args.seed)
+    np.random.seed(args.seed)
+    callbacks = FitCallbacks(args, module, data, metrics[0], job.files, job.stops)
+    module.fit(
+        data.train, eval_data=data.val, eval_metric=metrics[0], validation_metric=metrics[1],
+        batch_end_callback=[
+            mx.callback.Speedometer(args.batch_size * devices.workers.count, args.disp_batches),
+            callbacks.on_batch],
+        epoch_end_callback=callbacks.on_epoch,
+        eval_batch_end_callback=callbacks.on_validation_batch,
+        eval_end_callback=callbacks.on_validated,
+        kvstore=devices.kv if "dist" in devices.kv.type else args.kv_store,
+        optimizer=args.optimizer, optimizer_params=recipe.optimizer,
+        initializer=INITIALIZER, arg_params=network.arg_params, aux_params=network.aux_params,
+        allow_missing=True, num_epoch=args.num_epoch)
 
 
 if __name__ == "__main__":

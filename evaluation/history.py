@@ -1,4 +1,4 @@
-"""history.csv and history.png: what each epoch of a run measured."""
+"""NAME-history.csv and NAME-history.png: the metrics of each epoch of a run."""
 import csv
 import os
 
@@ -9,8 +9,13 @@ COLUMNS = ("epoch", "seconds", "images_per_second", "learning_rate", "train-loss
            "train-mAP", "val-loss", "val-acc", "val-mAP")
 
 
+def history_files(prefix):
+    """The names of a run's table and of its chart."""
+    return f"{prefix}-history.csv", f"{prefix}-history.png"
+
+
 def read_history(path):
-    """Rows of a history.csv, oldest first: dicts of column to float.
+    """Rows of a run's table, oldest first: dicts of column to float.
 
     Parameters
     ----------
@@ -32,16 +37,18 @@ def read_history(path):
         raise InputError(f"{path}: not a history of epochs ({error}); move it away") from None
 
 
-def write_history(path, rows):
-    """Write history.csv anew, and history.png beside it: loss and mAP over the epochs."""
+def write_history(prefix, rows):
+    """Write a run's table and its chart: loss and mAP over the epochs."""
+    table, chart = history_files(prefix)
+
     def write(name):
         with open(name, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows({k: f"{v:.6g}" for k, v in row.items()} for row in rows)
 
-    write_atomically(path, write)
-    write_atomically(os.path.splitext(path)[0] + ".png", lambda name: draw_history(name, rows))
+    write_atomically(table, write)
+    write_atomically(chart, lambda name: draw_history(name, rows))
 
 
 def draw_history(path, rows):

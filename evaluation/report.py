@@ -19,7 +19,7 @@ from common.text import printable
 from common.version import VERSION
 from evaluation import report_charts as charts
 from evaluation.evaluation import TOP
-from evaluation.history import read_history
+from evaluation.history import history_files, read_history
 from evaluation.metrics import CALIBRATION_BINS
 from evaluation.report_photos import choose_photos, count_images, describe_photos
 from reading.image_reader import Augment
@@ -229,8 +229,8 @@ def hide_sections(template, names):
 
 
 def _history_section(prefix):
-    """The section of the training history; empty without a history.csv beside the checkpoint."""
-    path = os.path.join(os.path.dirname(prefix), "history.csv")
+    """The training history's section, where the run's table stands beside the checkpoint."""
+    path, _ = history_files(re.sub("-best$", "", prefix))
     try:
         drawings = charts.history_charts(read_history(path))
     except InputError as error:

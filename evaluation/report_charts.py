@@ -214,7 +214,7 @@ def _matrix(shares, names, description):
 
 
 def history_charts(rows):
-    """Loss and mAP over the epochs, from the rows of history.csv: two SVG, or none."""
+    """Loss and mAP over the epochs, from the rows of NAME-history.csv: two SVG, or none."""
     charts = []
     if not rows:
         return charts

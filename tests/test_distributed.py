@@ -25,7 +25,7 @@ from train_multilabel import get_fine_tune_model
 from training import rendezvous
 from training.merged_metrics import MergedMetrics
 from training.rendezvous import LostWorker
-from training.snapshot import ResumableModule
+from training.resumable_module import ResumableModule
 from training.worker_lists import PaddedLst
 from training.worker_process import create_kvstore
 from training.workers import Workers
@@ -261,7 +261,7 @@ def test_the_warm_head_sees_all_workers_images(flags, small_demo, tmp_path):
 
 
 @pytest.mark.slow
-def test_2bit_compression_moves_weights_in_steps_of_its_threshold(flags, tmp_path):
+def test_2bit_compression_moves_weights_synchronouss_of_its_threshold(flags, tmp_path):
     plain = {"num_epoch": 3, "lr": 0.05, "lr_schedule": "constant", "mom": 0, "wd": 0}
     finish(launched(flags(tmp_path, gc_type="2bit", gc_threshold=0.5, **plain)))
     first, last = (checkpoint.load(str(tmp_path / "tiny"), number)[1]["fc_weight"].asnumpy()
@@ -406,7 +406,7 @@ def test_merged_measures_equal_those_of_one_process(monkeypatch):
     scores = rng.rand(50, 4).astype(np.float32).round(2)  # with ties
 
     def metrics(workers):
-        return MergedMetrics([Loss(), Accuracy(), MeanAveragePrecision()], workers, local=False)
+        return MergedMetrics([Loss(), Accuracy(), MeanAveragePrecision()], workers)
 
     def measure(workers):
         total = metrics(workers)
@@ -438,7 +438,7 @@ def test_two_devices_in_a_process_equal_one(compression, tiny_network, monkeypat
 
     def train(devices):
         module = ResumableModule(
-            training_symbol(net, frozen, 1), context=devices, label_names=["softmax_label"],
+            training_symbol(net, frozen, 1), context=devices,
             fixed_param_names=frozen, compression_params=compression)
         module.bind([mx.io.DataDesc("data", pixels.shape, np.uint8)],
                     [mx.io.DataDesc("softmax_label", labels.shape)])

@@ -176,8 +176,7 @@ def test_metric_resets_and_goes_on_from_a_state(sample, make):
     assert dict(metric.get_name_value()) == whole
     metric.reset()
     batches_of(metric, label[:9], prob[:9])
-    other.start_from({name: np.asarray(value) for name, value in metric.state().items()})
-    other.reset()
+    other.load_state({name: np.asarray(value) for name, value in metric.state().items()})
     assert batches_of(other, label[9:], prob[9:]) == pytest.approx(whole)
 
 
@@ -190,8 +189,7 @@ def test_states_of_several_workers_merge_into_the_metric_of_all(sample, make):
         batches_of(metric, label[rows], prob[rows])
         states.append(metric.state())
     total = make()
-    total.start_from(make.merge(states))
-    total.reset()
+    total.load_state(make.merge(states))
     assert dict(total.get_name_value()) == pytest.approx(batches_of(make(), label, prob))
 
 

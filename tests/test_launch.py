@@ -166,7 +166,7 @@ def test_a_mistake_is_not_started_anew():
 @pytest.mark.parametrize("words,same", [([], True), (["--resume"], False)])
 def test_a_restart_knows_its_run_unless_it_was_to_resume_an_earlier_one(words, same):
     job = Launched("-n", 1, "-s", 1, "--max-restarts", 1,
-                   *shell("echo id=$RUN_ID; exit 5"), "train", *words)
+                   *shell("echo id=$MULTILABEL_RUN_ID; exit 5"), "train", *words)
     assert job.end() == 5
     ids = re.findall(r"\[worker 0\] id=(.*)", job.text)
     assert len(ids) == 2 and ids[0] == ids[1] and bool(ids[0]) == same

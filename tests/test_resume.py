@@ -64,8 +64,8 @@ def assert_same_run(result, undisturbed):
     assert not [f for f in os.listdir(result) if f.startswith(".")]
 
 
-def measures(result):
-    with open(result / "history.csv") as file:
+def measures(result, name="tiny"):
+    with open(result / f"{name}-history.csv") as file:
         return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")}
                 for row in csv.DictReader(file)]
 
@@ -142,7 +142,7 @@ def test_no_whole_snapshot_is_an_error(flags, tmp_path):
 @pytest.fixture
 def copied(undisturbed, tmp_path):
     """A folder with the state of the undisturbed run."""
-    for name in ("tiny-resume.npz", "history.csv"):
+    for name in ("tiny-resume.npz", "tiny-history.csv"):
         (tmp_path / name).write_bytes((undisturbed / name).read_bytes())
     return tmp_path
 
@@ -185,8 +185,10 @@ def test_another_measure_chooses_its_best_anew(flags, copied):
     assert f"Best: checkpoint {EPOCHS + 1}, validation loss {float(loss):.4f}" in text
 
 
-def test_the_history_is_the_runs_own_whoever_shares_its_folder(flags, copied):
+def test_runs_that_share_a_folder_have_a_history_each(flags, copied):
+    before = measures(copied)
     script("train_multilabel.py", *flags(copied, save_name="other", num_epoch=1))
+    assert measures(copied) == before and len(measures(copied, "other")) == 1
     script("train_multilabel.py", *flags(copied, resume=True, num_epoch=EPOCHS + 1))
     assert [int(float(row["epoch"])) for row in measures(copied)] == list(range(EPOCHS + 1))
 
@@ -196,7 +198,7 @@ def test_a_run_that_was_stopped_early_stays_stopped(flags, tmp_path):
     script("train_multilabel.py", *arguments)
     number = max(f.name for f in tmp_path.glob("tiny-0*.params"))
     text = script("train_multilabel.py", *arguments, "--resume")
-    assert "--early-stop has ended this run already" in text
+    assert "--early-stop has ended this run already, after epoch 2" in text
     assert number == max(f.name for f in tmp_path.glob("tiny-0*.params")) == "tiny-0002.params"
 
 
@@ -206,10 +208,10 @@ def test_without_a_snapshot_resume_says_so_and_starts(flags, tmp_path):
     assert (tmp_path / "tiny-0001.params").exists()
 
 
-def test_a_restart_takes_no_earlier_runs_snapshot(flags, copied):
-    text = script("train_multilabel.py", *flags(copied, resume=True, num_epoch=1),
-                  env={"RUN_ID": "another"})
-    assert "starting anew" in text and "Resuming" not in text
+def test_a_restart_refuses_another_runs_snapshot(flags, copied):
+    text = script("train_multilabel.py", *flags(copied, resume=True),
+                  env={"MULTILABEL_RUN_ID": "another"}, status=2)
+    assert "saved by another run than the one to be resumed" in text.splitlines()[-1]
 
 
 def test_a_signal_in_the_warm_head_is_answered(flags, tmp_path):
@@ -250,9 +252,13 @@ def test_a_changed_lst_is_refused(flags, copied, small_demo):
 
 
 def test_a_finished_run_has_nothing_to_resume(flags, undisturbed):
-    before = {f.name: f.stat().st_mtime for f in undisturbed.glob("*.params")}
-    script("train_multilabel.py", *flags(undisturbed, resume=True))
-    assert before == {f.name: f.stat().st_mtime for f in undisturbed.glob("*.params")}
+    def files():
+        return {f.name: f.stat().st_mtime_ns for f in undisturbed.iterdir() if f.suffix != ".log"}
+
+    before = files()
+    text = script("train_multilabel.py", *flags(undisturbed, resume=True))
+    assert files() == before and len(text.splitlines()) == 1
+    assert f"--num-epoch has ended this run already, after epoch {EPOCHS}" in text
 
 
 def test_a_full_disk_ends_in_one_line_and_the_earlier_checkpoint_stays(flags, tmp_path):
@@ -267,8 +273,9 @@ def test_a_full_disk_ends_in_one_line_and_the_earlier_checkpoint_stays(flags, tm
     log.unlink()  # it is longer than that already
     text = script("train_multilabel.py", *arguments, status=2, preexec_fn=no_room)
     assert "cannot be written" in text.splitlines()[-1] and "Traceback" not in text
-    assert (tmp_path / "tiny-0001.params").read_bytes() == before
-    assert not [f for f in os.listdir(tmp_path) if f.startswith(".")]
+    earlier, = tmp_path.glob("tiny-until-*")
+    assert (earlier / "tiny-0001.params").read_bytes() == before
+    assert not list(tmp_path.glob("tiny-0*")) and not list(tmp_path.glob(".*"))
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(flags, tmp_path):

@@ -12,7 +12,9 @@ from multilabel_metric import Loss, MeanAveragePrecision
 from network import checkpoint
 from network.forward_pass import ForwardPass
 from train_multilabel import get_fine_tune_model
-from training.warm_head import FeatureIter, extract, split_head, train_head
+from training.data import Devices, Network
+from training.warm_head import FeatureIter, WarmHead, extract, split_head, train_head
+from training.workers import Workers
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +96,9 @@ def test_the_head_reaches_what_logistic_regression_reaches(
     # The features of a small random network are small.
     monkeypatch.setattr("training.warm_head.LEARNING_RATE", 0.05)
     with images(small_demo) as train, images(small_demo) as again:
-        head, scores = train_head(*network, train, again, 150, False, {}, measures(),
-                                  measures(), [mx.cpu()], 0, tmp_path, 1e9)
+        head, scores = train_head(
+            Network(*network), (train, again), (measures(), measures()),
+            Devices([mx.cpu()], None, Workers()), WarmHead(150, False, 0, tmp_path, 1e9))
         again.reset()
         features, labels = extract(backbone(network, again), again, False, tmp_path, 1e9)
     assert set(head) == {"fc_weight", "fc_bias"}

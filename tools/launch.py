@@ -87,7 +87,7 @@ def main(argv=None):
     command = args.command
     if not {"--resume", "--resume-anyway"} & set(command):
         # A restart then resumes from snapshots of this run only, not of an earlier one.
-        args.env.setdefault("RUN_ID", secrets.token_hex(8))
+        args.env.setdefault("MULTILABEL_RUN_ID", secrets.token_hex(8))
     for attempt in range(args.max_restarts + 1):
         job = Job(args, hosts, command)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -1,26 +1,27 @@
-"""Measures over the samples of all workers."""
+"""The metrics of training and of validation, over the samples of all workers."""
 import copy
 
 import numpy as np
 
 from common.mx_compat import mx
+from multilabel_metric import Accuracy, Loss, MeanAveragePrecision
+
+# Training's mAP is that of the epoch's latest samples, to bound its memory.
+TRAINING_MAP_SAMPLES = 20000
 
 
 class MergedMetrics(mx.metric.CompositeEvalMetric):
-    """Measures whose totals are over the samples of all workers, as if one had seen them all.
+    """Metrics whose global values are over the samples of all workers, as if one had seen them all.
 
     Parameters
     ----------
     metrics : list of mx.metric.EvalMetric
-        With methods `state`, `start_from` and `merge`; see multilabel_metric.
+        With methods `state`, `load_state` and `merge`; see multilabel_metric.
     workers : Workers
-    local : bool
-        Whether what is since reset_local, for a Speedometer, stays this worker's. Module.score
-        asks for that too: not for validation.
     """
 
-    def __init__(self, metrics, workers, local=True):
-        self._workers, self._local = workers, local
+    def __init__(self, metrics, workers):
+        self._workers = workers
         self._merged = self._class_precision = None
         super().__init__(metrics)
 
@@ -35,8 +36,8 @@ class MergedMetrics(mx.metric.CompositeEvalMetric):
         super().update(labels, preds)
 
     def get_name_value(self):
-        """Names and values since reset_local of this worker, or with `local` off as the global."""
-        return super().get_name_value() if self._local else self.get_global_name_value()
+        """Names and global values: Module.score logs these, and not get_global_name_value."""
+        return self.get_global_name_value()
 
     def get_global_name_value(self):
         """Names and values over all workers, who must all ask."""
@@ -47,32 +48,67 @@ class MergedMetrics(mx.metric.CompositeEvalMetric):
         return self._merged
 
     def class_precision(self):
-        """Average precision of each class, (classes,), by the mAP among the measures.
+        """Average precision of each class, (classes,); None without mAP among the metrics.
 
         Of several workers only rank 0 knows it, once all have asked for the global values.
         """
         if self._workers.count == 1:
-            self._class_precision = self._of_classes(self.metrics)
+            self._class_precision = _class_precision(self.metrics)
         return self._class_precision
 
-    @staticmethod
-    def _of_classes(metrics):
-        return next((m.per_class() for m in metrics if hasattr(m, "per_class")), None)
+    def state(self):
+        """Arrays that `load_state` takes, of this worker's samples."""
+        return {f"{metric.name}:{key}": np.asarray(value) for metric in self.metrics
+                for key, value in metric.state().items()}
+
+    def load_state(self, state):
+        """Go on from what `state` returned.
+
+        Raises
+        ------
+        KeyError, ValueError, TypeError
+            When it is not the state of these metrics.
+        """
+        self._merged = None
+        for metric, part in zip(self.metrics, self._parts(state)):
+            metric.load_state(part)
+
+    def _parts(self, state):
+        """The state of each metric."""
+        return [{key[len(metric.name) + 1:]: value for key, value in state.items()
+                 if key.startswith(metric.name + ":")} for metric in self.metrics]
 
     def _merge(self):
-        mine = {f"{metric.name}:{key}": np.asarray(value) for metric in self.metrics
-                for key, value in metric.state().items()}
-        parts, values = self._workers.gather(mine), None
-        if parts:
-            values, totals = {}, []
-            for metric in self.metrics:
-                start = metric.name + ":"
-                total = copy.copy(metric)
-                total.start_from(metric.merge([
-                    {key[len(start):]: value for key, value in part.items()
-                     if key.startswith(start)} for part in parts]))
-                total.reset()
-                values.update(total.get_global_name_value())
-                totals.append(total)
-            self._class_precision = self._of_classes(totals)
+        states, values = self._workers.gather(self.state()), None
+        if states:
+            totals = []
+            for metric, parts in zip(self.metrics, zip(*map(self._parts, states))):
+                totals.append(copy.copy(metric))
+                totals[-1].load_state(metric.merge(parts))
+            values = dict(pair for total in totals for pair in total.get_global_name_value())
+            self._class_precision = _class_precision(totals)
         return [(name, float(value)) for name, value in self._workers.broadcast(values).items()]
+
+
+class TrainingMetrics(MergedMetrics):
+    """Metrics of training: a Speedometer's lines show this worker's, without those of a ranking."""
+
+    def get_name_value(self):
+        """Names and values since reset_local; mAP would sort all samples for each such line."""
+        return [pair for metric in self.metrics if not hasattr(metric, "per_class")
+                for pair in metric.get_name_value()]
+
+
+def training_metrics(loss, workers):
+    """Loss, accuracy and mAP of training, for these options of the operator."""
+    latest = -(-TRAINING_MAP_SAMPLES // workers.count)
+    return TrainingMetrics([Loss(loss), Accuracy(), MeanAveragePrecision(latest=latest)], workers)
+
+
+def validation_metrics(loss, workers):
+    """Loss, accuracy and mAP of validation, for these options of the operator."""
+    return MergedMetrics([Loss(loss), Accuracy(), MeanAveragePrecision()], workers)
+
+
+def _class_precision(metrics):
+    return next((metric.per_class() for metric in metrics if hasattr(metric, "per_class")), None)

@@ -1,14 +1,50 @@
-"""From flags to loss options, frozen parameters, learning rates and the optimizer."""
+"""From flags to devices, loss options, learning rates and the optimizer."""
 import sys
+from typing import NamedTuple
 
 import numpy as np
 
 from common.cli import InputError
-from common.mx_compat import mx
+from common.mx_compat import choose_devices, mx
 from crossentropy_op import loss_options
+from network.fine_tune import frozen_parameters
 
 # Bounds of the weights that --pos-weight auto gives.
 POS_WEIGHTS = (1, 10)
+
+# Of the new classifier's weights.
+INITIALIZER = mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2)
+
+
+class Recipe(NamedTuple):
+    """What moves: the names of the parameters that do not, and the optimizer's parameters."""
+
+    frozen: list
+    optimizer: dict
+
+
+def choose_recipe(args, network, data, workers):
+    """The Recipe for the flags."""
+    # Servers that update for each worker by itself count all workers' batches.
+    batches = data.train.num_batches * (1 if workers.synchronous else workers.count)
+    return Recipe(frozen_parameters(network.symbol, args.freeze), optimizer_params(args, batches))
+
+
+def training_contexts(args):
+    """Contexts for --gpus.
+
+    Raises
+    ------
+    InputError
+        When there is no such GPU, or --dtype or --gc-type does not suit the devices.
+    """
+    contexts = choose_devices(args.gpus)
+    if args.dtype == "float16" and contexts[0].device_type == "cpu":
+        raise InputError("--dtype float16 needs a GPU: MXNet has no float16 convolution for CPUs")
+    if args.gc_type != "none" and "dist" not in args.kv_store and len(contexts) == 1:
+        raise InputError(f"--gc-type {args.gc_type} compresses what several devices or machines "
+                         "send each other, but this run has one device")
+    return contexts
 
 
 def choose_loss(args, lst):
@@ -23,7 +59,10 @@ def choose_loss(args, lst):
 
 
 def optimizer_params(args, batches):
-    """What Module.init_optimizer wants, learning-rate schedule included."""
+    """Parameters of the optimizer, its learning-rate schedule included.
+
+    `batches` are those that it counts per epoch.
+    """
     warmup = {"base_lr": args.lr, "warmup_steps": int(args.warmup_epochs * batches)}
     steps = sorted({int(epoch * batches) for epoch in args.lr_step_epochs} - {0})
     if args.lr_schedule == "cosine":

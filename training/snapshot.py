@@ -1,20 +1,21 @@
 """Snapshots of a run in the middle of an epoch, from which it goes on as if never stopped.
 
-A snapshot is one file, PREFIX-resume.npz: the parameters, the optimizer with its state and its
-place in the learning-rate schedule, and as JSON the position (epoch, batch), the measures so far
-and the settings that the run depends on. It replaces the one before by renaming, and the one
-before stays as PREFIX-resume-previous.npz.
+A snapshot is one file, PREFIX-resume.npz, of arrays and plain numbers; nothing in it is run.
 
-Of several workers rank 0 writes it for all. In mid-epoch each has running statistics and measures
-of its own, which stand in the file once a worker.
+    state               JSON: the run's record, its settings, and how far the optimizer is
+    arg:NAME            parameters
+    optimizer:NAME:N    what the optimizer keeps for a parameter, its momentum for instance
+    aux:NAME            running statistics
+    metric:NAME:KEY     the metrics of the epoch so far
 
-The optimizer is a pickle, as everywhere in MXNet: resume only from folders that you trust.
+It replaces the one before by renaming, and that stays as PREFIX-resume-previous.npz. Of several
+workers rank 0 writes it for all. In mid-epoch each has statistics and metrics of its own, which
+stand in the file once per worker, behind "worker1/".
 """
-import hashlib
 import io
 import json
 import os
-import pickle
+import struct
 import zipfile
 from typing import NamedTuple
 
@@ -22,116 +23,64 @@ import numpy as np
 
 from common.cli import InputError
 from common.files import write_atomically
-from common.mx_compat import mx
-from network import checkpoint
+from training.run_folder import snapshot_files
+from training.run_record import RunRecord
 
-# Flags that may differ in a resumed run: they change where and how fast, not what is trained.
-# Images and lists may have moved; the lists' content is compared.
-FREE_ON_RESUME = {
-    "data_train", "data_val", "image_train", "image_val", "labels", "model", "epoch", "gpus",
-    "data_nthreads", "disp_batches", "num_epoch", "early_stop", "monitor_metric", "test_io",
-    "save_result", "save_name", "save_period", "keep", "checkpoint_minutes", "resume",
-    "resume_anyway", "warm_head_epochs", "warm_head_mirror", "warm_head_memory", "num_examples",
-    "num_classes"}
-# Begins the names of what ranks above 0 have of their own.
+VERSION = 2
+RUN_ID = "MULTILABEL_RUN_ID"  # environment variable that tools/launch.py sets
 WORKER = "worker{}/"
-RUN_ID = "RUN_ID"  # variable that tools/launch.py sets
+KINDS = ("arg", "aux", "metric", "optimizer")
+# What reading a broken file raises.
+DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, RecursionError,
+           MemoryError, OverflowError, SyntaxError, struct.error, zipfile.BadZipFile)
 
 
 class Snapshot(NamedTuple):
-    """What `save_snapshot` wrote, as one worker sees it."""
+    """A snapshot as one worker sees it; the dicts are of name to np.ndarray.
 
-    state: dict
+    `progress` are the optimizer's plain numbers; `source` is the file's name.
+    """
+
+    source: str
+    record: RunRecord
+    settings: dict
+    progress: dict
     arg_params: dict
     aux_params: dict
-    measures: dict
-    optimizer: bytes
+    metrics: dict
+    optimizer: dict
 
 
-def snapshot_files(prefix):
-    """The newest snapshot's name, and that of the one before."""
-    return f"{prefix}-resume.npz", f"{prefix}-resume-previous.npz"
+def named(kind, arrays):
+    """Arrays by their names in a snapshot; MXNet's as numpy's."""
+    return {f"{kind}:{name}": value if isinstance(value, (np.ndarray, np.generic))
+            else value.asnumpy() for name, value in arrays.items()}
 
 
-def is_run_file(name, save_name):
-    """Whether a file name is one that a run called `save_name` writes."""
-    return (name in {*snapshot_files(save_name), "history.csv", "history.png"}
-            or checkpoint.is_checkpoint_file(name, save_name)
-            or checkpoint.is_checkpoint_file(name, f"{save_name}-best"))
-
-
-def what_must_stay(args, net, train_lst, val_lst, workers):
-    """What a resumed run must share with its beginning, by the names to show."""
-    flags = {f"--{key.replace('_', '-')}": value for key, value in vars(args).items()
-             if key not in FREE_ON_RESUME}
-    if args.lr_schedule == "cosine":
-        flags["--num-epoch"] = args.num_epoch
-    flags["the number of workers"] = workers.count
-    flags["the number of classes"] = train_lst.num_classes
-    names = " ".join(net.list_arguments() + net.list_auxiliary_states())
-    flags["the network's checksum"] = hashlib.blake2b(names.encode(), digest_size=8).hexdigest()
-    flags["the content of --data-train"] = train_lst.checksum
-    flags["the content of --data-val"] = val_lst.checksum if val_lst else None
-    return json.loads(json.dumps(flags))
-
-
-def updater_of(module):
-    """The updater that holds a module's optimizer and its state."""
-    return module._kvstore._updater if module._update_on_kvstore else module._updater
-
-
-def optimizer_of(module):
-    """The optimizer of a module in training with all its state, as bytes.
-
-    Empty where it lives on servers, from which nobody can read it ("dist_async").
-    """
-    updater = updater_of(module)
-    return updater.get_states(dump_optimizer=True) if updater else b""
-
-
-def own_arrays(aux_params, measures):
-    """What a worker alone has to say in mid-epoch, by its names in the snapshot.
-
-    Parameters
-    ----------
-    aux_params : dict of str to mx.nd.NDArray
-    measures : dict of str to np.ndarray
-        What the epoch measured so far.
-
-    Returns
-    -------
-    dict of str to np.ndarray
-    """
-    return {**{f"aux:{name}": value.asnumpy() for name, value in aux_params.items()},
-            **{f"measure:{name}": value for name, value in measures.items()}}
-
-
-def save_snapshot(prefix, arg_params, optimizer, state, own):
+def save_snapshot(prefix, state, arrays, own):
     """Write a snapshot.
 
     Parameters
     ----------
     prefix : str
-        Of the run's checkpoints.
-    arg_params : dict of str to mx.nd.NDArray
-    optimizer : bytes
-        What `optimizer_of` gave; empty before the first batch.
+        The run's checkpoints' prefix.
     state : dict
-        Anything that JSON can hold.
+        "record" (see RunRecord.as_json), "settings" and "progress", all plain JSON.
+    arrays : dict of str to np.ndarray
+        What all workers share, by `named`.
     own : list of dict of str to np.ndarray
-        What `own_arrays` gave, by rank. Of rank 0 alone where all have the same.
+        What each worker has of its own, by rank; of rank 0 alone where all have the same.
 
     Raises
     ------
     InputError
         When it cannot be written; the earlier one is then still there.
     """
-    arrays = {f"arg:{name}": value.asnumpy() for name, value in arg_params.items()}
+    arrays = dict(arrays)
     for rank, worker in enumerate(own):
-        prefix_of_key = WORKER.format(rank) if rank else ""
-        arrays.update((prefix_of_key + name, value) for name, value in worker.items())
-    arrays["optimizer"] = np.frombuffer(optimizer, np.uint8)
-    state = {**state, "run_id": os.environ.get(RUN_ID)}
+        start = WORKER.format(rank) if rank else ""
+        arrays.update((start + name, value) for name, value in worker.items())
+    state = {**state, "version": VERSION, "run_id": os.environ.get(RUN_ID)}
     arrays["state"] = np.frombuffer(json.dumps(state).encode(), np.uint8)
 
     newest, previous = snapshot_files(prefix)
@@ -150,14 +99,12 @@ def save_snapshot(prefix, arg_params, optimizer, state, own):
 
 
 def load_snapshot(prefix, workers):
-    """Read the newest whole snapshot: rank 0 does, and all get it.
-
-    A restart by tools/launch.py (RUN_ID) wants its own run's, and takes no earlier one's.
+    """Read the newest snapshot that is not damaged: rank 0 does, and all get it.
 
     Parameters
     ----------
     prefix : str
-        Of the run's checkpoints; only rank 0 looks there.
+        The run's checkpoints' prefix; only rank 0 looks there.
     workers : Workers
 
     Returns
@@ -168,101 +115,82 @@ def load_snapshot(prefix, workers):
     Raises
     ------
     InputError
-        When there are snapshots, but none is whole.
+        When there are snapshots, but all are damaged; when it is of an earlier version, or of
+        another run than the one that tools/launch.py restarts.
     """
-    arrays = workers.broadcast(None if workers.rank else read_arrays(prefix))
+    arrays = workers.broadcast(None if workers.rank else _read_newest(prefix))
     if arrays is None:
         return None
-    kinds = {"arg": {}, "aux": {}, "measure": {}}
-    state = json.loads(arrays["state"].tobytes())
-    if RUN_ID in os.environ and state["run_id"] != os.environ[RUN_ID]:
-        return None
-    prefix = WORKER.format(workers.rank)
-    mine = {key[len(prefix):]: value for key, value in arrays.items() if key.startswith(prefix)}
+    source = arrays.pop("source").item()
+    try:
+        state = json.loads(arrays.pop("state").tobytes())
+        if state.get("version") != VERSION:
+            raise InputError(f"{source}: written by another version of this project, and cannot be "
+                             "read by this one; without --resume the run starts anew")
+        record = RunRecord.from_json(state["record"])
+        settings, progress, run_id = (state[key] for key in ("settings", "progress", "run_id"))
+        valid = isinstance(settings, dict) and isinstance(progress, dict)
+    except InputError:
+        raise
+    except (*DAMAGED, AttributeError):
+        valid = False
+    if not valid:
+        raise InputError(f"{source}: not a snapshot of a run; without --resume the run starts anew")
+    if os.environ.get(RUN_ID, run_id) != run_id:
+        raise InputError(f"{source}: saved by another run than the one to be resumed ({RUN_ID} in "
+                         "the environment says which); unset it, or leave out --resume")
+    start = WORKER.format(workers.rank)
+    mine = {key[len(start):]: value for key, value in arrays.items() if key.startswith(start)}
+    kinds = {kind: {} for kind in KINDS}
     # A worker without arrays of its own has the same as rank 0.
     for key, value in {**arrays, **mine}.items():
         kind, _, name = key.partition(":")
         if kind in kinds:
             kinds[kind][name] = value
-    params = ({k: mx.nd.array(v, dtype=v.dtype) for k, v in kinds[kind].items()}
-              for kind in ("arg", "aux"))
-    return Snapshot(state, *params, kinds["measure"],
-                    arrays["optimizer"].tobytes())
+    return Snapshot(source, record, settings, progress, *(kinds[kind] for kind in KINDS))
 
 
-def read_arrays(prefix):
-    """All arrays of the newest whole snapshot; None where there is none."""
-    broken = None
+def _read_newest(prefix):
+    """All arrays of the newest snapshot that is not damaged, and its name as "source"."""
+    damaged = None
     for name in snapshot_files(prefix):
         try:
-            with np.load(name, allow_pickle=False) as saved:
-                arrays = {key: saved[key] for key in saved.files}
-            json.loads(arrays["state"].tobytes())
-            return arrays
+            arrays = read_arrays(name)
+            return {**arrays, "state": arrays["state"], "source": np.array(name)}
         except FileNotFoundError:
             continue
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            broken = name
-    if broken:
-        raise InputError(f"{broken}: cut short or damaged, and there is no other snapshot to go "
+        except DAMAGED:
+            damaged = name
+    if damaged:
+        raise InputError(f"{damaged}: cut short or damaged, and there is no other snapshot to go "
                          "on from; without --resume the run starts anew")
     return None
 
 
-class ResumableModule(mx.mod.Module):
-    """A Module whose optimizer may start where a snapshot's was, and whose parameters are exact.
+def read_arrays(path):
+    """The arrays of an .npz file that nobody vouches for.
 
-    The optimizer's states and counts of updates are taken over; rates and the like are the new
-    run's own, and so is everything when the optimizer is of another class.
+    They take no more memory than the file is long: nothing in it may be compressed, and each
+    array is as large as its header says.
+
+    Raises
+    ------
+    One of DAMAGED
+        When it is not such a file.
     """
-
-    snapshot_optimizer = None
-
-    def init_optimizer(self, *args, **kwargs):
-        """As Module's, and then take rank 0's parameters and the snapshot's states over."""
-        super().init_optimizer(*args, **kwargs)
-        if self._kvstore and "dist" in self._kvstore.type:
-            self.pull_params()
-        updater = updater_of(self)
-        if not self.snapshot_optimizer or not updater:
-            return
-        states, before = pickle.loads(self.snapshot_optimizer)
-        if type(before) is not type(updater.optimizer):
-            return
-        updater.set_states(pickle.dumps(states))
-        for name in ("num_update", "begin_num_update", "_all_index_update_counts"):
-            setattr(updater.optimizer, name, getattr(before, name))
-        updater.optimizer._index_update_count = updater.optimizer._all_index_update_counts[0]
-
-    def pull_params(self):
-        """Take over what the servers have: at first rank 0's parameters, in step then the
-        gradients, and with "dist_async" the parameters always."""
-        for name, values in zip(self._param_names, self._exec_group.param_arrays):
-            self._kvstore.pull(name, out=values)
-        self._params_dirty = True
-
-    def update(self):
-        """As Module's, which cannot send compressed gradients to servers."""
-        kvstore = self._kvstore
-        if not (self._compression_params and kvstore and "dist" in kvstore.type):
-            super().update()
-            return
-        self._params_dirty = True
-        params, gradients = self._exec_group.param_arrays, self._exec_group.grad_arrays
-        for number, name in enumerate(self._param_names):
-            if gradients[number][0] is not None:
-                out = params[number] if self._update_on_kvstore else gradients[number]
-                kvstore.push(name, gradients[number], priority=-number)
-                kvstore.pull(name, out=out, priority=-number)
-        if not self._update_on_kvstore:
-            mx.model._update_params(params, gradients, self._updater, len(self._context))
-
-    def get_params(self):
-        """As Module's, but after the last backward pass has ended.
-
-        On the CPU, BatchNorm updates its running statistics in the backward pass, unknown to
-        MXNet's engine: read at once they may lack the last batch, and Module.fit, which writes
-        back what it read after each epoch, would then lose it.
-        """
-        mx.nd.waitall()
-        return super().get_params()
+    arrays = {}
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        if (any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+                or sum(entry.file_size for entry in entries) > os.path.getsize(path)):
+            raise ValueError("compressed entries")
+        for entry in entries:
+            content = io.BytesIO(archive.read(entry))  # compares the checksum
+            if np.lib.format.read_magic(content) != (1, 0):
+                raise ValueError("not a plain array")
+            shape, transposed, dtype = np.lib.format.read_array_header_1_0(content)
+            if dtype.kind not in "fiu":
+                raise ValueError("not an array of plain numbers")
+            arrays[entry.filename[:-len(".npy")]] = np.ndarray(
+                shape, dtype, content.getbuffer(), content.tell(), order="FC"[not transposed])
+    return arrays

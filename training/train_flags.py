@@ -136,7 +136,7 @@ def parse_args(argv=None):
 
     saving = parser.add_argument_group("checkpoints")
     saving.add_argument("--save-result", default="result", metavar="DIR",
-                        help="folder for checkpoints, train.log and history.csv")
+                        help="folder for checkpoints, train.log and NAME-history.csv")
     saving.add_argument("--save-name", default="multilabel", metavar="NAME",
                         help="name of the checkpoints in it")
     saving.add_argument("--save-period", type=int, default=1, metavar="N",
@@ -192,6 +192,11 @@ def check_args(args):
     args.lr_step_epochs = parse_numbers("--lr-step-epochs", args.lr_step_epochs, float)
     if not all(0 < epoch < math.inf for epoch in args.lr_step_epochs):
         raise InputError("--lr-step-epochs: numbers above 0 wanted")
+    first_step = min(args.lr_step_epochs, default=math.inf)
+    if args.lr_schedule == "step" and args.warmup_epochs > first_step:
+        raise InputError(f"--warmup-epochs {args.warmup_epochs:g} must not be more than the first "
+                         f"of --lr-step-epochs, {first_step:g}: the learning rate would never be "
+                         "reached")
     args.image_shape = args.image_shape and parse_numbers("--image-shape", args.image_shape, int, 3)
     args.rgb_mean = args.rgb_mean and parse_numbers("--rgb-mean", args.rgb_mean, float, 3)
     args.rgb_std = args.rgb_std and parse_numbers("--rgb-std", args.rgb_std, float, 3)

@@ -6,24 +6,42 @@ such a head distorts the pretrained features less: Kumar et al., "Fine-Tuning ca
 Pretrained Features and Underperform Out-of-Distribution", ICLR 2022
 (https://arxiv.org/abs/2202.10054).
 """
+import json
 import logging
 import os
 import tempfile
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from common.cli import InputError
 from common.mx_compat import mx
-from network.fine_tune import split_head, with_head
+from network.checkpoint import with_layer
+from network.fine_tune import split_head
 from network.forward_pass import ForwardPass
-from training.workers import Workers
+from training.optimization import INITIALIZER
 
 logger = logging.getLogger("train_multilabel")
 
 BATCH_SIZE = 32
 LEARNING_RATE = 0.001
-ROWS_A_MESSAGE = 4096
+ROWS_PER_MESSAGE = 4096
+
+
+class WarmHead(NamedTuple):
+    """How to train the head.
+
+    Passes over the stored features; whether each training image's mirror image gives features
+    too; random seed of the sample order and of the first weights; where features are stored that
+    take more than so many bytes.
+    """
+
+    epochs: int
+    mirror: bool
+    seed: int
+    folder: str
+    max_bytes: float
 
 
 class FeatureIter(mx.io.DataIter):
@@ -37,7 +55,8 @@ class FeatureIter(mx.io.DataIter):
         1, 0, -1 unknown, or soft.
     batch_size : int
     seed : int or None
-        Of the order; None keeps it. The last batch is filled up with rows of label -1.
+        Random seed of the sample order; None keeps the order. The last batch is filled up with
+        rows of label -1.
     """
 
     def __init__(self, features, labels, batch_size, seed=None):
@@ -137,8 +156,8 @@ def collect(workers, features, labels, folder, max_bytes):
         all_labels = np.empty((counts.sum(), labels.shape[1]), np.float32)
         places = np.cumsum(counts) - counts
     # In parts, so that rank 0 never holds more than a part of each worker's beside its own.
-    for start in range(0, counts.max(), ROWS_A_MESSAGE):
-        end = start + ROWS_A_MESSAGE
+    for start in range(0, counts.max(), ROWS_PER_MESSAGE):
+        end = start + ROWS_PER_MESSAGE
         parts = workers.gather({"features": np.asarray(features[start:end]),
                                 "labels": labels[start:end]})
         for place, part in zip(places, parts) if parts else ():
@@ -163,9 +182,7 @@ def allocate(rows, values, folder, max_bytes):
     return np.memmap(file, np.float32, "w+", shape=(int(rows), int(values)))
 
 
-def train_head(net, arg_params, aux_params, train, val, epochs, mirror, loss_options, metric,
-               val_metric, devices, seed, folder, max_bytes, workers=None,
-               on_batch=lambda _: None):
+def train_head(network, data, metrics, devices, options, on_batch=lambda _: None):
     """Train the classifier alone, on features that each image gives once.
 
     Of several workers each passes its own images through the backbone, and rank 0 trains the
@@ -173,80 +190,72 @@ def train_head(net, arg_params, aux_params, train, val, epochs, mirror, loss_opt
 
     Parameters
     ----------
-    net : mx.sym.Symbol
-        From get_fine_tune_model.
-    arg_params, aux_params : dict of str to mx.nd.NDArray
-        Of the pretrained backbone.
-    train, val : LstIter
-        In order and without augmentation; val may be None. Both are read once.
-    epochs : int
-        Passes over the stored features (Adam, 0.001, batch 32).
-    mirror : bool
-        Whether the mirror image of each training image counts too.
-    loss_options : dict
-        The operator's, as the network itself uses them.
-    metric, val_metric : mx.metric.EvalMetric
+    network : Network
+        From get_fine_tune_model, with the pretrained backbone's parameters.
+    data : tuple of LstIter
+        Training and validation, in order and without augmentation; the latter may be None. Both
+        are read once.
+    metrics : tuple of mx.metric.EvalMetric
         Of training and of validation.
-    devices : list of mx.Context
-    seed : int
-        Of the order and of the first weights.
-    folder, max_bytes
-        As `extract`.
-    workers : Workers, optional
+    devices : Devices
+    options : WarmHead
     on_batch : callable
         Called after each batch; what it raises ends the training.
 
     Returns
     -------
     head : dict of str to mx.nd.NDArray
-        Weight and bias under their names in `net`.
-    measures : dict of str to float
-        On validation, by the last epoch; empty without `val`.
+        Weight and bias under their names in the network.
+    scores : dict of str to float
+        The metrics on validation, by the last epoch; empty without validation.
     """
-    workers = workers or Workers()
-    features, name = split_head(net)
-    backbone = ForwardPass(features, arg_params, aux_params, train.provide_data[0], devices)
-    images = len(train.lst) + (len(val.lst) if val else 0)
-    logger.info("Warm head: passing %d images once through the frozen backbone", images)
+    workers = devices.workers
+    features, _ = split_head(network.symbol)
+    backbone = ForwardPass(features, network.arg_params, network.aux_params,
+                           data[0].provide_data[0], devices.contexts)
+    logger.info("Warm head: passing %d images once through the frozen backbone",
+                sum(len(iterator.lst) for iterator in data if iterator))
+    storage = options.folder, options.max_bytes
     stored, val_stored = (
-        iterator and collect(workers, *extract(backbone, iterator, flips, folder, max_bytes,
-                                               on_batch), folder, max_bytes)
-        for iterator, flips in ((train, mirror), (val, False)))
+        iterator and collect(workers, *extract(backbone, iterator, mirror, *storage, on_batch),
+                             *storage)
+        for iterator, mirror in zip(data, (options.mirror, False)))
     del backbone
     if workers.rank:
         return received(workers.broadcast(None))
-    batches = FeatureIter(*stored, BATCH_SIZE, seed)
-    val_batches = val_stored and FeatureIter(*val_stored, BATCH_SIZE)
 
-    head = with_head(mx.sym.Variable("features"), stored[1].shape[1], name, loss_options)
-    measures = {}
-    module = mx.mod.Module(head, ["features"], ["softmax_label"], context=devices[0],
+    # The network's own head, on stored features in place of the backbone.
+    head = with_layer(json.loads(network.symbol.tojson()), features.name,
+                      mx.sym.Variable("features"))
+    scores = {}
+    module = mx.mod.Module(head, ["features"], ["softmax_label"], context=devices.contexts[0],
                            logger=WarmHeadLog(logger, {}))
-    mx.random.seed(seed)
-    np.random.seed(seed)
+    mx.random.seed(options.seed)
+    np.random.seed(options.seed)
     module.fit(
-        batches, eval_data=val_batches, eval_metric=metric, validation_metric=val_metric,
-        batch_end_callback=on_batch,
-        eval_end_callback=lambda p: measures.update(p.eval_metric.get_name_value()),
-        initializer=mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2),
-        optimizer="adam", optimizer_params={"learning_rate": LEARNING_RATE}, num_epoch=epochs)
+        FeatureIter(*stored, BATCH_SIZE, options.seed),
+        eval_data=val_stored and FeatureIter(*val_stored, BATCH_SIZE),
+        eval_metric=metrics[0], validation_metric=metrics[1], batch_end_callback=on_batch,
+        eval_end_callback=lambda p: scores.update(p.eval_metric.get_name_value()),
+        initializer=INITIALIZER, optimizer="adam",
+        optimizer_params={"learning_rate": LEARNING_RATE}, num_epoch=options.epochs)
     trained = {name: value.asnumpy() for name, value in module.get_params()[0].items()}
     return received(workers.broadcast({
         **{f"head:{name}": value for name, value in trained.items()},
-        **{f"measure:{name}": value for name, value in measures.items()}}))
+        **{f"score:{name}": value for name, value in scores.items()}}))
 
 
 def received(message):
-    """Head and measures, from what rank 0 told."""
-    kinds = {"head": {}, "measure": {}}
+    """Head and scores, from what rank 0 sent."""
+    kinds = {"head": {}, "score": {}}
     for key, value in message.items():
         kind, _, name = key.partition(":")
         kinds[kind][name] = mx.nd.array(value) if kind == "head" else float(value)
-    return kinds["head"], kinds["measure"]
+    return kinds["head"], kinds["score"]
 
 
 class WarmHeadLog(logging.LoggerAdapter):
-    """Calls its epochs by another name, so that nobody takes them for the fine-tuning's."""
+    """Logs "Warm head[" for "Epoch[", to tell its epochs from those of fine-tuning."""
 
     def process(self, msg, kwargs):
         """The message, renamed."""

@@ -35,14 +35,14 @@ class Workers:
     rank, count : int
         This worker's number, from 0, and the number of workers. DMLC_RANK gives the rank, where
         the launcher sets it: the kvstore's own changes from start to start.
-    in_step : bool
-        Whether all workers take each batch together; not so with "dist_async".
+    synchronous : bool
+        Whether all take each batch together; not so with "dist_async".
     """
 
     def __init__(self, kv=None):
         distributed = kv is not None and "dist" in kv.type
         self.count = kv.num_workers if distributed else 1
-        self.in_step = not (distributed and "async" in kv.type)
+        self.synchronous = not (distributed and "async" in kv.type)
         # The hub is connected to all others, and these only to the hub.
         self.rank, self._hub, self._streams = 0, 0, {}
         if self.count > 1:

@@ -1,0 +1,81 @@
+"""The images and labels of a run, and what else travels together through it."""
+import logging
+import time
+from typing import NamedTuple, Optional
+
+from tqdm import tqdm
+
+from common.cli import InputError
+from common.mx_compat import mx
+from lst_iter import LstIter, augment_from_args
+from training.worker_lists import WorkersList
+from training.workers import Workers
+
+logger = logging.getLogger("train_multilabel")
+
+
+class Network(NamedTuple):
+    """A symbol and its parameters."""
+
+    symbol: mx.sym.Symbol
+    arg_params: dict
+    aux_params: dict
+
+
+class Devices(NamedTuple):
+    """What computes: this worker's contexts, the kvstore, and all workers."""
+
+    contexts: list
+    kv: mx.kvstore.KVStore
+    workers: Workers
+
+
+class Data(NamedTuple):
+    """Iterators over training and validation, and the lists behind them; validation may be None."""
+
+    train: LstIter
+    val: Optional[LstIter]
+    train_lst: WorkersList
+    val_lst: Optional[WorkersList]
+
+
+def open_data(args, workers):
+    """The data of a run.
+
+    Raises
+    ------
+    InputError
+        When a list is wrong, or not as long as --num-examples says.
+    """
+    train_lst = WorkersList(args.data_train, args.image_train, workers, args.num_classes,
+                            args.label_format)
+    # make_lst.py shard fills the shorter lists up with a row that does not count.
+    fillers = workers.count - 1 if train_lst.lst.path != args.data_train else 0
+    if (args.num_examples is not None
+            and not 0 <= train_lst.num_rows - args.num_examples <= fillers):
+        raise InputError(f"{args.data_train} has {train_lst.num_rows} rows, but --num-examples "
+                         f"is {args.num_examples}")
+    train, val_lst, val = open_iterator(args, train_lst, augmented=True), None, None
+    if args.data_val:
+        val_lst = WorkersList(args.data_val, args.image_val or args.image_train, workers,
+                              train.num_classes, args.label_format)
+        val = open_iterator(args, val_lst)
+    return Data(train, val, train_lst, val_lst)
+
+
+def open_iterator(args, images, augmented=False):
+    """An iterator over a WorkersList: shuffled and augmented, or in order."""
+    return LstIter(
+        batch_size=args.batch_size, data_shape=args.image_shape, path_imglist=images.lst,
+        path_root=images.folder, shuffle=augmented, part_index=images.readers.rank,
+        num_parts=images.readers.count, seed=args.seed, num_threads=args.data_nthreads,
+        bad_images=args.bad_images, augment=augment_from_args(args, train=augmented))
+
+
+def measure_reading(train):
+    """Read one epoch and log how fast that went."""
+    start, images = time.time(), 0
+    for batch in tqdm(train, total=train.num_batches, unit="batch", disable=None):
+        images += train.batch_size - batch.pad
+    seconds = time.time() - start
+    logger.info("Read %d images in %.1f s: %.0f samples/sec", images, seconds, images / seconds)

@@ -1,0 +1,202 @@
+"""A Module whose `fit` goes on from a snapshot as if the run had never been stopped."""
+import functools
+
+import numpy as np
+
+from common.cli import InputError
+from common.mx_compat import mx
+
+# The numbers in which MXNet's optimizers count their updates.
+NUMBERS = ("num_update", "m_schedule")
+
+
+class ResumableModule(mx.mod.Module):
+    """A Module that trains on from a snapshot, and whose parameters are exact whenever read.
+
+    Parameters
+    ----------
+    symbol : mx.sym.Symbol
+        Network whose label is `softmax_label`.
+    snapshot : Snapshot, optional
+        State to go on from; checked by `resume.check_snapshot`.
+    **options
+        As Module's.
+    """
+
+    def __init__(self, symbol, snapshot=None, **options):
+        super().__init__(symbol, label_names=["softmax_label"], **options)
+        self._snapshot = snapshot
+        self._metric_state = None
+        self._missing_validation = None
+
+    def fit(self, train_data, eval_data=None, eval_metric="acc", **options):
+        """As Module's, but begins at the snapshot's batch with its parameters and metrics."""
+        if self._snapshot:
+            record = self._snapshot.record
+            epoch, batch = record.epoch, record.batch
+            options.update(arg_params=self._snapshot.arg_params,
+                           aux_params=self._snapshot.aux_params)
+            if batch:
+                self._metric_state = self._snapshot.metrics
+            if batch == train_data.num_batches:
+                if eval_data is None:
+                    record.epoch, record.batch = epoch + 1, 0
+                else:
+                    self._missing_validation = functools.partial(
+                        self._validate, eval_data, eval_metric, epoch, options)
+                epoch, batch = epoch + 1, 0
+            train_data.seek(epoch, batch)
+            options["begin_epoch"] = epoch
+        super().fit(train_data, eval_data, eval_metric, **options)
+
+    def _validate(self, eval_data, eval_metric, epoch, options):
+        """Make up for the validation in which the run was stopped."""
+        eval_metric.load_state(self._metric_state)
+        self._metric_state = None
+        self.score(eval_data, options["validation_metric"], epoch=epoch,
+                   score_end_callback=options["eval_end_callback"],
+                   batch_end_callback=options["eval_batch_end_callback"])
+
+    def init_optimizer(self, *args, **options):
+        """As Module's, and then take over rank 0's parameters and the snapshot's optimizer.
+
+        Module.fit calls this last before its first epoch, and warns when anything before it is
+        done twice: so here the missing validation takes place, too.
+        """
+        super().init_optimizer(*args, **options)
+        if self._kvstore and "dist" in self._kvstore.type:
+            self.pull_params()
+        if self._snapshot:
+            self._load_optimizer(self._snapshot)
+        if self._missing_validation:
+            self._missing_validation()
+
+    def update_metric(self, eval_metric, labels, pre_sliced=False):
+        """As Module's; the first batch goes on from the snapshot's metrics.
+
+        Module.fit resets the metrics after all that could be called before its first batch.
+        """
+        if self._metric_state is not None:
+            eval_metric.load_state(self._metric_state)
+            self._metric_state = None
+        super().update_metric(eval_metric, labels, pre_sliced)
+
+    def score(self, eval_data, eval_metric, score_end_callback=None, epoch=0, **options):
+        """As Module's, but logs the values itself and returns none.
+
+        Module.fit would log them only after the callback, which may end the run.
+        """
+        for name, value in super().score(eval_data, eval_metric, epoch=epoch, **options):
+            self.logger.info("Epoch[%d] Validation-%s=%f", epoch, name, value)
+        if score_end_callback:
+            score_end_callback(mx.model.BatchEndParam(epoch, None, eval_metric, None))
+        return []
+
+    @property
+    def updater(self):
+        """What holds the optimizer and its state; None where they are on servers."""
+        return self._kvstore._updater if self._update_on_kvstore else self._updater
+
+    def optimizer_state(self):
+        """What the optimizer remembers of the updates so far.
+
+        Returns
+        -------
+        progress : dict of str to int or float
+            Its plain numbers; empty with "dist_async", where nobody can read them.
+        arrays : dict of str to np.ndarray
+            Momentum and the like, as PARAMETER:NUMBER.
+        """
+        if not self.updater:
+            return {}, {}
+        optimizer = self.updater.optimizer
+        progress = {name: getattr(optimizer, name) for name in NUMBERS if hasattr(optimizer, name)}
+        arrays = {}
+        for name, weights in self._trained_weights():
+            # The same on every device.
+            state = self.updater.states.get(next(iter(weights)))
+            arrays.update((f"{name}:{number}", leaf.asnumpy())
+                          for number, leaf in enumerate(_leaves(state)))
+        return progress, arrays
+
+    def _load_optimizer(self, snapshot):
+        if not self.updater or not snapshot.progress:
+            return
+        optimizer, source = self.updater.optimizer, snapshot.source
+        for name in NUMBERS:
+            if hasattr(optimizer, name):
+                value = snapshot.progress.get(name)
+                if type(value) is not type(getattr(optimizer, name)) or not 0 <= value < 2 ** 31:
+                    raise InputError(f"{source}: the optimizer's {name} is missing or wrong")
+                setattr(optimizer, name, value)
+        # Counts of single parameters, of which a new optimizer has none, begin with this.
+        optimizer.begin_num_update = optimizer.num_update
+        if snapshot.optimizer is None or not optimizer.num_update:
+            return
+        for name, weights in self._trained_weights():
+            for key, weight in weights.items():
+                state = optimizer.create_state_multi_precision(key, weight)
+                for number, leaf in enumerate(_leaves(state)):
+                    value = snapshot.optimizer.get(f"{name}:{number}", np.empty(0))
+                    if (value.shape, value.dtype) != (leaf.shape, leaf.dtype):
+                        raise InputError(f"{source}: the optimizer's state of {name} is missing "
+                                         "or does not fit; without --resume the run starts anew")
+                    leaf[:] = mx.nd.array(value, leaf.context, leaf.dtype)
+                self.updater.states[key] = state
+                self.updater.states_synced[key] = True
+
+    def _trained_weights(self):
+        """Name of each parameter that is trained, and its weights by the updater's keys."""
+        group = self._exec_group
+        for number, (name, weights, gradients) in enumerate(
+                zip(self._param_names, group.param_arrays, group.grad_arrays)):
+            if gradients[0] is not None:
+                keys = ([name] if self._update_on_kvstore else
+                        range(number * len(weights), (number + 1) * len(weights)))
+                yield name, dict(zip(keys, weights))
+
+    def learning_rate(self, num_update):
+        """The rate at present; on servers, whose optimizer nobody can ask, that of an update."""
+        if self.updater:
+            return self.updater.optimizer.learning_rate
+        return self._optimizer.lr_scheduler(num_update)
+
+    def pull_params(self):
+        """Take over what the servers hold: at first rank 0's parameters, which differ from other
+        workers' initial ones; with "dist_async" the parameters always."""
+        for name, values in zip(self._param_names, self._exec_group.param_arrays):
+            self._kvstore.pull(name, out=values)
+        self._params_dirty = True
+
+    def update(self):
+        """As Module's, which cannot send compressed gradients to servers."""
+        kvstore = self._kvstore
+        if not (self._compression_params and kvstore and "dist" in kvstore.type):
+            super().update()
+            return
+        self._params_dirty = True
+        params, gradients = self._exec_group.param_arrays, self._exec_group.grad_arrays
+        for number, name in enumerate(self._param_names):
+            if gradients[number][0] is not None:
+                out = params[number] if self._update_on_kvstore else gradients[number]
+                kvstore.push(name, gradients[number], priority=-number)
+                kvstore.pull(name, out=out, priority=-number)
+        if not self._update_on_kvstore:
+            mx.model._update_params(params, gradients, self._updater, len(self._context))
+
+    def get_params(self):
+        """As Module's, but after the last backward pass has ended.
+
+        On the CPU, BatchNorm updates its running statistics in the backward pass, unknown to
+        MXNet's engine: read at once they may lack the last batch, and Module.fit, which writes
+        back what it read after each epoch, would then lose it.
+        """
+        mx.nd.waitall()
+        return super().get_params()
+
+
+def _leaves(state):
+    """The arrays of an optimizer's state of one parameter."""
+    if isinstance(state, (list, tuple)):
+        return [leaf for part in state for leaf in _leaves(part)]
+    return [] if state is None else [state]

@@ -1,0 +1,118 @@
+"""What a run writes: checkpoints, the best of them, the history, and snapshots."""
+import logging
+import math
+import os
+
+import numpy as np
+
+from common.cli import InputError
+from evaluation.evaluation import best_and_worst
+from evaluation.history import write_history
+from network import checkpoint
+from training.snapshot import save_snapshot
+
+logger = logging.getLogger("train_multilabel")
+
+
+class RunFiles:
+    """Saves the results of a run under its prefix, and keeps its record.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+        Flags of train_multilabel.py.
+    symbol : mx.sym.Symbol
+        The network of the checkpoints.
+    settings : dict of str to object
+        What a resumed run must share; saved in each snapshot.
+    record : RunRecord
+    writes : bool
+        Only one worker writes. All keep the record, because all decide by it.
+    """
+
+    def __init__(self, args, symbol, settings, record, writes=True):
+        self.args, self.symbol, self.settings, self.record = args, symbol, settings, record
+        self.writes = writes
+        self.prefix = os.path.join(args.save_result, args.save_name)
+
+    def save_checkpoint(self, number, arg_params, aux_params):
+        """Write a checkpoint, and remove those that --keep does not keep."""
+        if not self.writes:
+            return
+        checkpoint.save(self.prefix, number, self.symbol, arg_params, aux_params)
+        logger.info('Saved checkpoint to "%s-%04d.params"', self.prefix, number)
+        record = self.record
+        record.checkpoints = [n for n in record.checkpoints if n != number] + [number]
+        while self.args.keep and len(record.checkpoints) > self.args.keep:
+            name = f"{self.prefix}-{record.checkpoints.pop(0):04d}.params"
+            if os.path.exists(name):
+                os.unlink(name)
+
+    def update_best(self, number, scores, arg_params, aux_params):
+        """Save checkpoint `number` as the best if its scores on validation are."""
+        value = scores.get(self.args.monitor_metric, math.nan)
+        if math.isnan(value):
+            return
+        best = self.record.update_best(number, self.args.monitor_metric, value)
+        if best and self.writes:
+            checkpoint.save(f"{self.prefix}-best", 0, self.symbol, arg_params, aux_params)
+
+    def add_to_history(self, row):
+        """Write the metrics of one more epoch."""
+        self.record.history.append(row)
+        if self.writes:
+            write_history(self.prefix, self.record.history)
+
+    def save_snapshot(self, progress, arrays, own):
+        """Write a snapshot at the record's position; see snapshot.save_snapshot."""
+        if self.writes:
+            save_snapshot(self.prefix, {"record": self.record.as_json(), "progress": progress,
+                                        "settings": self.settings}, arrays, own)
+
+    @property
+    def stopped_early(self):
+        """Whether --early-stop ends the run here."""
+        return bool(self.args.early_stop and self.record.since_best >= self.args.early_stop)
+
+    @property
+    def finished(self):
+        """Whether nothing of the run is left to do."""
+        return self.stopped_early or self.record.epoch >= self.args.num_epoch
+
+    def check_finite(self, params):
+        """Raise an InputError that names the first of the parameters that is not finite."""
+        for name, value in params.items():
+            if not np.isfinite(value.asnumpy()).all():
+                raise self.not_finite(f"{name} is no longer finite")
+
+    def not_finite(self, reason):
+        """The InputError that ends a run whose numbers have left their range."""
+        kept = ("the last good checkpoint is kept" if self.record.checkpoints
+                else "there is no checkpoint yet")
+        return InputError(f"epoch {self.record.epoch}, batch {self.record.batch}: {reason}; {kept}."
+                          " Try a smaller --lr, --warmup-epochs 1 or --clip-gradient 1")
+
+    def log_summary(self, class_precision=None, support=None):
+        """Log the last validation's classes, where the checkpoints are, and the best score.
+
+        Parameters
+        ----------
+        class_precision : np.ndarray, (classes,)
+            Average precision; None or empty without a validation.
+        support : np.ndarray, (classes,)
+            Present labels of the validation.
+        """
+        if not self.writes:
+            return
+        if class_precision is not None and len(class_precision):
+            names = checkpoint.get_attributes(self.symbol).get("class_names")
+            names = names or [str(number) for number in range(len(support))]
+            for line in best_and_worst(names, class_precision, support):
+                logger.info("%s", line)
+        best = self.record.best
+        if best:
+            logger.info("Best: checkpoint %d, validation %s %.4f, kept as %s-best (--model "
+                        "%s-best --epoch 0)", best["number"], best["metric"], best["value"],
+                        self.prefix, self.prefix)
+        elif self.record.checkpoints:
+            logger.info("Done: %s-%04d.params", self.prefix, self.record.checkpoints[-1])

@@ -1,0 +1,81 @@
+"""The position of a run and what it has reached: the plain numbers in a snapshot."""
+from dataclasses import asdict, dataclass, field
+from typing import Optional
+
+from evaluation.history import COLUMNS
+
+METRICS = ("mAP", "loss", "acc")
+
+
+@dataclass
+class RunRecord:
+    """Position and results of a run.
+
+    Attributes
+    ----------
+    epoch, batch : int
+        `batch` batches of `epoch` are done. All of them: only its validation is left.
+    best : dict, optional
+        "number" of the best checkpoint, "metric" and its "value".
+    since_best : int
+        Validations since then.
+    checkpoints : list of int
+        Numbers of the checkpoints that are kept.
+    history : list of dict of str to float
+        A row per epoch, see evaluation.history.
+    seconds : float
+        Time spent on `epoch` so far.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    best: Optional[dict] = None
+    since_best: int = 0
+    checkpoints: list = field(default_factory=list)
+    history: list = field(default_factory=list)
+    seconds: float = 0.0
+
+    as_json = asdict
+
+    @classmethod
+    def from_json(cls, values):
+        """The record that `as_json` described.
+
+        Raises
+        ------
+        ValueError, TypeError
+            When it is no such description.
+        """
+        record = cls(**values)
+        best = record.best
+        valid = (
+            all(map(_is_count, (record.epoch, record.batch, record.since_best)))
+            and _is_number(record.seconds)
+            and (best is None or set(best) == {"number", "metric", "value"}
+                 and _is_count(best["number"]) and best["metric"] in METRICS
+                 and _is_number(best["value"]))
+            and isinstance(record.checkpoints, list) and all(map(_is_count, record.checkpoints))
+            and isinstance(record.history, list)
+            and all(set(row) <= set(COLUMNS) and all(map(_is_number, row.values()))
+                    for row in record.history))
+        if not valid:
+            raise ValueError("not the record of a run")
+        return record
+
+    def update_best(self, number, metric, value):
+        """Note the validation of a checkpoint; whether it is the best yet."""
+        sign = -1 if metric == "loss" else 1
+        if self.best is None or sign * value > sign * self.best["value"]:
+            self.best = {"number": number, "metric": metric, "value": value}
+            self.since_best = 0
+            return True
+        self.since_best += 1
+        return False
+
+
+def _is_count(value):
+    return type(value) is int and 0 <= value < 2 ** 31
+
+
+def _is_number(value):
+    return type(value) is float or _is_count(value)

@@ -1,0 +1,78 @@
+"""SIGTERM and Ctrl-C, which let a run save before it ends."""
+import logging
+import signal
+
+logger = logging.getLogger("train_multilabel")
+
+
+class Stopped(Exception):
+    """The run ends before its last epoch, with this exit status."""
+
+    def __init__(self, status):
+        super().__init__(status)
+        self.status = status
+
+
+class StopRequests:
+    """The signals that the workers got; all of them stop at the same batch.
+
+    From its construction on, SIGTERM and Ctrl-C are noted, to let the batch end and be saved. A
+    second signal ends the process at once.
+
+    Parameters
+    ----------
+    workers : Workers
+
+    Attributes
+    ----------
+    received : signal.Signals
+        What this process got; None for nothing.
+    agreed : signal.Signals
+        What all workers know of since `agree`.
+    """
+
+    def __init__(self, workers):
+        self.workers = workers
+        self.received = self.agreed = None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._note)
+
+    def _note(self, number, frame):
+        self.received = signal.Signals(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    def agree(self, due=False, loss=0.0):
+        """Tell all workers of each other's signals.
+
+        Parameters
+        ----------
+        due : bool
+            Whether this worker finds a snapshot due; rank 0's counts.
+        loss : float
+
+        Returns
+        -------
+        due : float
+            Above 0 where rank 0 finds a snapshot due.
+        loss : float
+            The sum over all workers.
+        """
+        received = [self.received == number for number in (signal.SIGTERM, signal.SIGINT)]
+        due, terminate, interrupt, loss = self.workers.sum(
+            [due and self.workers.rank == 0, *received, loss])
+        if terminate or interrupt:
+            self.agreed = signal.SIGTERM if terminate else signal.SIGINT
+        return due, loss
+
+    def stop_saved_run(self, record):
+        """Raise Stopped if all workers know of a signal; the run is saved at its record."""
+        if self.agreed:
+            logger.info("Stopped by %s, and saved at epoch %d, batch %d: the same command with "
+                        "--resume goes on there", self.agreed.name, record.epoch, record.batch)
+            raise Stopped(128 + self.agreed)
+
+    def stop_unsaved_run(self, where):
+        """Raise Stopped if this process got a signal; nothing is saved, and `where` says why."""
+        if self.received:
+            logger.info("Stopped by %s%s", self.received.name, where)
+            raise Stopped(128 + self.received)
