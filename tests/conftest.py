@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -57,6 +58,35 @@ def script(path, *args, status=0, **options):
                           env={**os.environ, **options.pop("env", {})}, **options)
     assert done.returncode == status, done.stdout
     return done.stdout
+
+
+RUN_ALL = """
+import contextlib, io, json, signal, sys, traceback
+sys.path.insert(0, sys.argv[1])
+from common.cli import run
+from train_multilabel import main
+for argv in json.load(sys.stdin):
+    text = io.StringIO()
+    signal.alarm(int(sys.argv[2]))
+    with contextlib.redirect_stderr(text), contextlib.redirect_stdout(text):
+        try:
+            run(main, argv)
+        except SystemExit as end:
+            status = end.code
+        except BaseException:
+            status = traceback.print_exc()
+    print(json.dumps([status, text.getvalue()]), flush=True)
+"""
+
+
+def train_all(runs, seconds=60, **options):
+    """Several runs of train_multilabel.py in one process: the status and the output of each.
+
+    Fewer come back where the process died, as it does when a run takes more than `seconds`.
+    """
+    done = subprocess.run([sys.executable, "-c", RUN_ALL, str(ROOT), str(seconds)], text=True,
+                          stdout=subprocess.PIPE, input=json.dumps(runs), **options)
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def training_flags(network, demo, result, **flags):

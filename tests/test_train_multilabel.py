@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, script, training_flags
+from conftest import ROOT, script, train_all, training_flags
 
 from common.cli import InputError
 from common.mx_compat import mx
@@ -245,18 +245,63 @@ def test_a_fine_tuned_network_can_be_fine_tuned_again(trained, small_demo, tmp_p
     assert sym.list_arguments().count("rgb_mean") == 1
 
 
-@pytest.mark.parametrize("flags", [
-    {"optimizer": "adam", "lr": 0.001, "lr_schedule": "cosine", "warmup_epochs": 1},
-    {"optimizer": "lamb", "lr_schedule": "constant", "clip_gradient": 1},
-    {"optimizer": "nag", "lr_step_epochs": "1", "loss": "asl", "label_smoothing": 0.1},
-    {"loss": "focal", "pos_weight": "auto", "pad_square": True, "head_lr_mult": 10},
-    {"data_val": None, "image_val": None, "labels": None, "gpus": "", "squash": True},
-], ids=str)
-def test_options_train(flags, tiny_network, small_demo, tmp_path):
-    flags = training_flags(tiny_network, small_demo, tmp_path, **flags)
-    text = script("train_multilabel.py", *flags)
+# Options, and the learning rates after each of two epochs of five batches.
+OPTIONS = [
+    ({"optimizer": "adam", "lr": 0.001, "lr_schedule": "cosine", "num_epoch": 3},
+     [0.001 * (1 + np.cos(np.pi * epoch / 3)) / 2 for epoch in (1, 2, 3)]),
+    ({"optimizer": "lamb", "lr_schedule": "constant", "clip_gradient": 1, "warmup_epochs": 1.6},
+     [0.05 * 5 / 8, 0.05]),
+    ({"optimizer": "nag", "lr_step_epochs": "1", "loss": "asl", "label_smoothing": 0.1},
+     [0.05, 0.005]),
+    ({"loss": "focal", "pos_weight": "auto", "pad_square": True}, [0.05, 0.05]),
+    ({"data_val": None, "image_val": None, "labels": None, "gpus": "", "squash": True},
+     [0.05, 0.05])]
+
+
+@pytest.fixture(scope="module")
+def options_runs(tiny_network, small_demo, tmp_path_factory):
+    """What the runs of OPTIONS printed, and their folders."""
+    folders = [tmp_path_factory.mktemp("options") for _ in OPTIONS]
+    done = train_all([training_flags(tiny_network, small_demo, folder, **flags)
+                      for folder, (flags, _) in zip(folders, OPTIONS)])
+    assert len(done) == len(OPTIONS)
+    return list(zip(done, folders))
+
+
+@pytest.mark.parametrize("number", range(len(OPTIONS)))
+def test_options_train_and_the_learning_rate_follows_its_schedule(number, options_runs):
+    (status, text), folder = options_runs[number]
+    assert status == 0, text
     losses = [float(x) for x in re.findall(r"Train-loss=([.\d]+)", text)]
-    assert len(losses) == 2 and losses[1] < losses[0] * 1.1
+    assert losses[-1] < losses[0]
+    with open(folder / "tiny-history.csv") as file:
+        rates = [float(row["learning_rate"]) for row in csv.DictReader(file)]
+    assert rates == pytest.approx(OPTIONS[number][1], abs=1e-8, rel=1e-5)
+
+
+def test_automatic_weights_are_absent_over_present_labels(options_runs, small_demo):
+    rows = (small_demo / "train.lst").read_text().splitlines()
+    labels = np.array([row.split()[1:-1] for row in rows], float)
+    symbol, _, _ = checkpoint.load(str(options_runs[3][1] / "tiny"), 2)
+    weights = json.loads(symbol.attr_dict()["softmax"]["pos_weight"].replace("(", "[").replace(
+        ")", "]"))
+    expected = np.clip((labels == 0).sum(axis=0) / (labels == 1).sum(axis=0), 1, 10)
+    np.testing.assert_allclose(weights, expected, atol=1e-4)
+    assert len(set(expected)) > 1
+
+
+def test_the_heads_rate_is_multiplied(tiny_network, small_demo, tmp_path):
+    factors = (0, 1, 10)
+    done = train_all([training_flags(
+        tiny_network, small_demo, tmp_path / str(factor), head_lr_mult=factor, num_epoch=1,
+        batch_size=70, data_val=None, wd=0) for factor in factors])  # one step
+    assert [status for status, _ in done] == [0, 0, 0]
+    unmoved, once, tenfold = (checkpoint.load(str(tmp_path / str(factor) / "tiny"), 1)[1]
+                              for factor in factors)
+    steps = [(params["fc_weight"] - unmoved["fc_weight"]).asnumpy() for params in (once, tenfold)]
+    np.testing.assert_allclose(steps[1], 10 * steps[0], rtol=1e-3, atol=1e-6)
+    assert np.abs(steps[0]).max() > 1e-4
+    assert np.array_equal(once["conv1_weight"].asnumpy(), tenfold["conv1_weight"].asnumpy())
 
 
 MISTAKES = {
@@ -289,6 +334,8 @@ FLAGS = {
     "seed too large": (["--seed", "5000000000"], "--seed must be below 4294967296"),
     "rate that grows": (["--lr-factor", "2"], "--lr-factor must be 1 or less"),
     "step before the start": (["--lr-step-epochs=-1"], "--lr-step-epochs: numbers above 0"),
+    "warm-up beyond the first step": (["--warmup-epochs", "2", "--lr-step-epochs", "1,5",
+                                       "--num-epoch", "9"], "first of --lr-step-epochs, 1"),
     "endless warm-up": (["--warmup-epochs", "2", "--num-epoch", "2"], "must be fewer than"),
     "nothing to stop by": (["--early-stop", "1"], "--early-stop wants images to judge by"),
     "name with a folder": (["--save-name", "a/b"], "--save-name is a name in the folder"),
@@ -304,15 +351,23 @@ def test_flags_out_of_range_are_told_in_one_line(flags, says):
     assert says in str(told.value) and "\n" not in str(told.value)
 
 
-@pytest.mark.parametrize("flags,says", MISTAKES.values(), ids=MISTAKES)
-def test_mistakes_end_in_one_line_and_status_2(flags, says, tiny_network, small_demo, tmp_path):
-    if flags.get("image_train"):
-        flags = {**flags, "image_train": tmp_path}
-    flags = training_flags(tiny_network, small_demo, tmp_path / "result", **flags)
-    text = script("train_multilabel.py", *flags, status=2)
-    assert says in text.splitlines()[-1]
+@pytest.fixture(scope="module")
+def mistakes(tiny_network, small_demo, tmp_path_factory):
+    """Status, output and folder of a run with each of MISTAKES."""
+    folders = {name: tmp_path_factory.mktemp("mistake") for name in MISTAKES}
+    done = train_all([
+        training_flags(tiny_network, small_demo, folders[name] / "result", **{
+            **flags, **({"image_train": folders[name]} if "image_train" in flags else {})})
+        for name, (flags, _) in MISTAKES.items()])
+    return {name: (*result, folders[name]) for name, result in zip(MISTAKES, done)}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_end_in_one_line_and_status_2(name, mistakes):
+    status, text, folder = mistakes[name]
+    assert status == 2 and MISTAKES[name][1] in text.splitlines()[-1]
     assert "Traceback" not in text
-    assert not list(tmp_path.glob("result/*.params"))
+    assert not list(folder.glob("result/*.params"))
 
 
 def test_too_little_memory_is_told_in_one_line(tiny_network, small_demo, tmp_path):

@@ -12,19 +12,7 @@ logger = logging.getLogger("train_multilabel")
 
 
 class FitCallbacks:
-    """What happens after each batch and each epoch.
-
-    Parameters
-    ----------
-    args : argparse.Namespace
-        Flags of train_multilabel.py.
-    module : ResumableModule
-    data : Data
-    metrics : MergedMetrics
-        Of training.
-    files : RunFiles
-    stops : StopRequests
-    """
+    """What happens after each batch and each epoch; `metrics` are those of training."""
 
     def __init__(self, args, module, data, metrics, files, stops):
         self.args, self.module, self.data, self.metrics = args, module, data, metrics

@@ -62,13 +62,7 @@ class MergedMetrics(mx.metric.CompositeEvalMetric):
                 for key, value in metric.state().items()}
 
     def load_state(self, state):
-        """Go on from what `state` returned.
-
-        Raises
-        ------
-        KeyError, ValueError, TypeError
-            When it is not the state of these metrics.
-        """
+        """Go on from what `state` returned; KeyError, ValueError or TypeError for other arrays."""
         self._merged = None
         for metric, part in zip(self.metrics, self._parts(state)):
             metric.load_state(part)

@@ -13,12 +13,7 @@ from common.text import LineFormatter
 class Progress:
     """The progress bar and the clock of the epochs.
 
-    Parameters
-    ----------
-    num_batches : int
-        Batches per epoch.
-    seconds : float
-        Time that the first epoch has taken already, before the run was resumed.
+    `seconds` is the time that the first epoch took before the run was resumed.
     """
 
     def __init__(self, num_batches, seconds=0.0):
@@ -62,11 +57,6 @@ def log_to(folder, rank=0):
     """Log to standard error and, appending, to train.log in the folder, in MXNet's format.
 
     Ranks above 0 only log warnings, and write no file.
-
-    Raises
-    ------
-    InputError
-        When the folder or the file cannot be written.
     """
     handlers = [TqdmHandler()]
     try:

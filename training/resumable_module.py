@@ -11,14 +11,13 @@ NUMBERS = ("num_update", "m_schedule")
 
 
 class ResumableModule(mx.mod.Module):
-    """A Module that trains on from a snapshot, and whose parameters are exact whenever read.
+    """A Module whose label is `softmax_label`, and whose parameters are exact whenever read.
 
     Parameters
     ----------
     symbol : mx.sym.Symbol
-        Network whose label is `softmax_label`.
     snapshot : Snapshot, optional
-        State to go on from; checked by `resume.check_snapshot`.
+        State that `fit` goes on from; checked by `resume.check_snapshot`.
     **options
         As Module's.
     """
@@ -98,14 +97,9 @@ class ResumableModule(mx.mod.Module):
         return self._kvstore._updater if self._update_on_kvstore else self._updater
 
     def optimizer_state(self):
-        """What the optimizer remembers of the updates so far.
+        """What the optimizer remembers: its plain numbers, and arrays as PARAMETER:NUMBER.
 
-        Returns
-        -------
-        progress : dict of str to int or float
-            Its plain numbers; empty with "dist_async", where nobody can read them.
-        arrays : dict of str to np.ndarray
-            Momentum and the like, as PARAMETER:NUMBER.
+        Both dicts are empty with "dist_async", where nobody can read them.
         """
         if not self.updater:
             return {}, {}

@@ -32,23 +32,9 @@ WHAT_TO_DO = "without --resume the run starts anew"
 
 @contextlib.contextmanager
 def open_run(args, network, data, metrics, workers):
-    """Lock the folder and name of a run, and find out where it begins.
+    """Lock the folder and name of a run: its RunFiles, and the snapshot that it goes on from.
 
-    Parameters
-    ----------
-    args : argparse.Namespace
-        Flags of train_multilabel.py.
-    network : Network
-    data : Data
-    metrics : MergedMetrics
-        Of training.
-    workers : Workers
-
-    Yields
-    ------
-    files : RunFiles
-    snapshot : Snapshot
-        What the run goes on from; None where it starts anew.
+    Without a snapshot (None) the run starts anew, and an earlier run's files are moved aside.
 
     Raises
     ------
@@ -102,31 +88,13 @@ def resume_settings(args, net, data, workers):
 
 
 def check_snapshot(snapshot, args, network, data, settings, metrics):
-    """Compare a snapshot with the run that is to go on from it.
-
-    Parameters
-    ----------
-    snapshot : Snapshot
-    args : argparse.Namespace
-        Flags of train_multilabel.py.
-    network : Network
-        Its symbol counts.
-    data : Data
-    settings : dict
-        From `resume_settings`.
-    metrics : MergedMetrics
-        Of training; try whether they take the snapshot's, and are then empty.
-
-    Returns
-    -------
-    snapshot : Snapshot
-        With MXNet's arrays as parameters, and without what does not suit the flags.
+    """The snapshot, with MXNet's arrays as parameters, if the run can go on from it.
 
     Raises
     ------
     InputError
         When a setting that the run depends on has changed, which it names; when the snapshot
-        does not fit the network.
+        does not fit the network, the data or the metrics.
     """
     changed = [name for name, value in settings.items() if snapshot.settings.get(name) != value]
     if changed and not args.resume_anyway:

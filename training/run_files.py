@@ -22,7 +22,7 @@ class RunFiles:
     args : argparse.Namespace
         Flags of train_multilabel.py.
     symbol : mx.sym.Symbol
-        The network of the checkpoints.
+        Network of the checkpoints.
     settings : dict of str to object
         What a resumed run must share; saved in each snapshot.
     record : RunRecord
@@ -93,14 +93,10 @@ class RunFiles:
                           " Try a smaller --lr, --warmup-epochs 1 or --clip-gradient 1")
 
     def log_summary(self, class_precision=None, support=None):
-        """Log the last validation's classes, where the checkpoints are, and the best score.
+        """Log the classes of the last validation, where the checkpoints are, and the best score.
 
-        Parameters
-        ----------
-        class_precision : np.ndarray, (classes,)
-            Average precision; None or empty without a validation.
-        support : np.ndarray, (classes,)
-            Present labels of the validation.
+        Both arrays are (classes,): average precision, None or empty without a validation, and
+        number of present labels.
         """
         if not self.writes:
             return

@@ -34,12 +34,8 @@ def locked(prefix):
     """Keep other runs from the folder and the name, and clear away what a killed one was writing.
 
     The operating system releases the lock when the process ends, however that happens. On a
-    network folder it holds between machines where the file system passes locks on.
-
-    Raises
-    ------
-    InputError
-        When another process has the lock.
+    network folder it holds between machines where the file system passes locks on. An InputError
+    says that another process has it.
     """
     folder, name = os.path.split(prefix)
     path = os.path.join(folder, f".{name}.lock")
@@ -79,15 +75,7 @@ def _owner(path):
 def move_aside(prefix):
     """Move the files of earlier runs of that name into a folder beside them.
 
-    Returns
-    -------
-    str
-        The folder, dated by the newest of them; None where there are no files.
-
-    Raises
-    ------
-    InputError
-        When they cannot be moved.
+    Returns the folder, dated by the newest of them; None where there are no files.
     """
     folder, name = os.path.split(prefix)
     files = [file for file in os.listdir(folder or ".") if is_run_file(file, name)]

@@ -39,13 +39,7 @@ class RunRecord:
 
     @classmethod
     def from_json(cls, values):
-        """The record that `as_json` described.
-
-        Raises
-        ------
-        ValueError, TypeError
-            When it is no such description.
-        """
+        """The record that `as_json` described; ValueError or TypeError for anything else."""
         record = cls(**values)
         best = record.best
         valid = (

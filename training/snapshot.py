@@ -16,6 +16,7 @@ import io
 import json
 import os
 import struct
+import tokenize
 import zipfile
 from typing import NamedTuple
 
@@ -32,7 +33,8 @@ WORKER = "worker{}/"
 KINDS = ("arg", "aux", "metric", "optimizer")
 # What reading a broken file raises.
 DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, RecursionError,
-           MemoryError, OverflowError, SyntaxError, struct.error, zipfile.BadZipFile)
+           MemoryError, OverflowError, SyntaxError, struct.error, tokenize.TokenError,
+           zipfile.BadZipFile)
 
 
 class Snapshot(NamedTuple):
@@ -58,23 +60,18 @@ def named(kind, arrays):
 
 
 def save_snapshot(prefix, state, arrays, own):
-    """Write a snapshot.
+    """Write a snapshot. Where that fails, the earlier one is still there.
 
     Parameters
     ----------
     prefix : str
-        The run's checkpoints' prefix.
+        Prefix of the run's checkpoints.
     state : dict
         "record" (see RunRecord.as_json), "settings" and "progress", all plain JSON.
     arrays : dict of str to np.ndarray
         What all workers share, by `named`.
     own : list of dict of str to np.ndarray
         What each worker has of its own, by rank; of rank 0 alone where all have the same.
-
-    Raises
-    ------
-    InputError
-        When it cannot be written; the earlier one is then still there.
     """
     arrays = dict(arrays)
     for rank, worker in enumerate(own):
@@ -99,23 +96,12 @@ def save_snapshot(prefix, state, arrays, own):
 
 
 def load_snapshot(prefix, workers):
-    """Read the newest snapshot that is not damaged: rank 0 does, and all get it.
-
-    Parameters
-    ----------
-    prefix : str
-        The run's checkpoints' prefix; only rank 0 looks there.
-    workers : Workers
-
-    Returns
-    -------
-    Snapshot
-        None where there is none.
+    """The newest snapshot that is not damaged, or None: rank 0 reads it, and all get it.
 
     Raises
     ------
     InputError
-        When there are snapshots, but all are damaged; when it is of an earlier version, or of
+        When there are snapshots, but all are damaged; when it is of another version, or of
         another run than the one that tools/launch.py restarts.
     """
     arrays = workers.broadcast(None if workers.rank else _read_newest(prefix))
@@ -170,13 +156,8 @@ def _read_newest(prefix):
 def read_arrays(path):
     """The arrays of an .npz file that nobody vouches for.
 
-    They take no more memory than the file is long: nothing in it may be compressed, and each
-    array is as large as its header says.
-
-    Raises
-    ------
-    One of DAMAGED
-        When it is not such a file.
+    They take no more memory than the file is long, because nothing in it may be compressed.
+    Raises one of DAMAGED where it is not such a file.
     """
     arrays = {}
     with zipfile.ZipFile(path) as archive:

@@ -17,18 +17,8 @@ class StopRequests:
     """The signals that the workers got; all of them stop at the same batch.
 
     From its construction on, SIGTERM and Ctrl-C are noted, to let the batch end and be saved. A
-    second signal ends the process at once.
-
-    Parameters
-    ----------
-    workers : Workers
-
-    Attributes
-    ----------
-    received : signal.Signals
-        What this process got; None for nothing.
-    agreed : signal.Signals
-        What all workers know of since `agree`.
+    second signal ends the process at once. `received` is what this process got, `agreed` what all
+    workers know of since `agree`; None for nothing.
     """
 
     def __init__(self, workers):
@@ -44,18 +34,7 @@ class StopRequests:
     def agree(self, due=False, loss=0.0):
         """Tell all workers of each other's signals.
 
-        Parameters
-        ----------
-        due : bool
-            Whether this worker finds a snapshot due; rank 0's counts.
-        loss : float
-
-        Returns
-        -------
-        due : float
-            Above 0 where rank 0 finds a snapshot due.
-        loss : float
-            The sum over all workers.
+        Returns whether rank 0 finds a snapshot due, and the sum of all workers' losses.
         """
         received = [self.received == number for number in (signal.SIGTERM, signal.SIGINT)]
         due, terminate, interrupt, loss = self.workers.sum(

@@ -95,15 +95,13 @@ def extract(forward, iterator, mirror, folder, max_bytes, on_batch=lambda _: Non
     Parameters
     ----------
     forward : ForwardPass
-        Of the backbone.
+        The backbone.
     iterator : LstIter
-        In order; `index` of its batches is not needed, padding is left out.
+        In order; padding is left out.
     mirror : bool
         Whether each image also passes mirrored, as a further row.
-    folder : str
-        Where a memory-mapped file goes, which needs no name.
-    max_bytes : int
-        Above this the features stay in such a file.
+    folder, max_bytes
+        Features that take more bytes stay in a memory-mapped file of that folder.
     on_batch : callable
         Called after each batch; what it raises ends the pass.
 
@@ -131,20 +129,9 @@ def extract(forward, iterator, mirror, folder, max_bytes, on_batch=lambda _: Non
 
 
 def collect(workers, features, labels, folder, max_bytes):
-    """Bring every worker's features to rank 0.
+    """Features and labels from `extract` of all workers at rank 0; elsewhere this worker's.
 
-    Parameters
-    ----------
-    workers : Workers
-    features, labels
-        From `extract`, of this worker's images.
-    folder, max_bytes
-        As `extract`, for all rows together.
-
-    Returns
-    -------
-    features, labels
-        All of them at rank 0; elsewhere this worker's.
+    `folder` and `max_bytes` are as in `extract`, for all rows together.
     """
     if workers.count == 1:
         return features, labels
@@ -222,7 +209,7 @@ def train_head(network, data, metrics, devices, options, on_batch=lambda _: None
         for iterator, mirror in zip(data, (options.mirror, False)))
     del backbone
     if workers.rank:
-        return received(workers.broadcast(None))
+        return _received(workers.broadcast(None))
 
     # The network's own head, on stored features in place of the backbone.
     head = with_layer(json.loads(network.symbol.tojson()), features.name,
@@ -240,18 +227,13 @@ def train_head(network, data, metrics, devices, options, on_batch=lambda _: None
         initializer=INITIALIZER, optimizer="adam",
         optimizer_params={"learning_rate": LEARNING_RATE}, num_epoch=options.epochs)
     trained = {name: value.asnumpy() for name, value in module.get_params()[0].items()}
-    return received(workers.broadcast({
-        **{f"head:{name}": value for name, value in trained.items()},
-        **{f"score:{name}": value for name, value in scores.items()}}))
+    return _received(workers.broadcast({**trained, **scores}))
 
 
-def received(message):
+def _received(message):
     """Head and scores, from what rank 0 sent."""
-    kinds = {"head": {}, "score": {}}
-    for key, value in message.items():
-        kind, _, name = key.partition(":")
-        kinds[kind][name] = mx.nd.array(value) if kind == "head" else float(value)
-    return kinds["head"], kinds["score"]
+    return ({name: mx.nd.array(value) for name, value in message.items() if np.ndim(value)},
+            {name: float(value) for name, value in message.items() if not np.ndim(value)})
 
 
 class WarmHeadLog(logging.LoggerAdapter):
