@@ -12,28 +12,12 @@ from typing import NamedTuple, Optional
 import numpy as np
 
 from common.cli import InputError, run
-<<<<<<< HEAD
-from common.files import remove_unfinished
-from common.mx_compat import choose_devices, mx
-from common.version import VERSION
-from lst_iter import LstIter, augment_from_args
-from multilabel_metric import Accuracy, Loss, MeanAveragePrecision
-from network import checkpoint
-from network.fine_tune import (
-    frozen_parameters,
-    get_fine_tune_model,
-    load_pretrained,
-    training_symbol,
-)
-from network.shape_check import check_shapes
-=======
 from common.mx_compat import mx
 from common.version import VERSION
 from lst_iter import augment_from_args
 from network import checkpoint
 from network.fine_tune import get_fine_tune_model, load_pretrained, training_symbol
 from network.shape_check import check_shapes
->>>>>>> c39417d (One main path to read: Module.fit goes on by itself, and each object does one job)
 from reading.class_names import read_class_names
 from training.data import Devices, Network, measure_reading, open_data, open_iterator
 from training.fit_callbacks import FitCallbacks
@@ -46,15 +30,8 @@ from training.run_files import RunFiles
 from training.snapshot import Snapshot, named
 from training.stop_requests import Stopped, StopRequests
 from training.train_flags import parse_args
-<<<<<<< HEAD
-from training.training_run import Stopped, TrainingRun, log_to
-from training.warm_head import train_head
-from training.worker_lists import WorkersList
-from training.worker_process import create_kvstore, exit_worker_on_error
-=======
 from training.warm_head import WarmHead, train_head
 from training.worker_process import create_kvstore, exit_worker_on_error
->>>>>>> c39417d (One main path to read: Module.fit goes on by itself, and each object does one job)
 from training.workers import Workers
 
 logger = logging.getLogger("train_multilabel")
@@ -91,72 +68,6 @@ def train(args, devices):
     data = open_data(args, workers)
     log_to(args.save_result, workers.rank)
     if args.test_io:
-<<<<<<< HEAD
-        return test_io(train)
-
-    loss = choose_loss(args, train_lst)
-    net, arg_params = get_fine_tune_model(
-        sym, arg_params, train.num_classes, args.layer_before_fullc, args.dtype, **loss)
-    reading = augment_from_args(args, train=False)
-    class_names = args.labels and read_class_names(args.labels, train.num_classes)
-    # Thresholds of an earlier fine-tuning are none of this one's.
-    net = checkpoint.set_attributes(
-        net, class_names=class_names, image_shape=args.image_shape, resize=reading.resize,
-        fit=reading.fit, background=reading.background, thresholds=None, thresholds_epoch=None,
-        version=VERSION)
-    aux_params = {k: aux_params[k] for k in net.list_auxiliary_states() if k in aux_params}
-    check_shapes(net, arg_params, aux_params, args.image_shape, args.model)
-
-    prefix = os.path.join(args.save_result, args.save_name)
-    state = TrainingRun(
-        args, prefix, net, train.num_batches, measures(loss, workers, TRAINING_MAP_SAMPLES),
-        what_must_stay(args, net, train_lst, val_lst, workers), train_lst.num_rows, workers)
-    snapshot = None
-    if state.saves:
-        remove_unfinished(args.save_result, lambda name: is_run_file(name, args.save_name))
-    if args.resume or args.resume_anyway:
-        snapshot = load_snapshot(prefix, workers)
-        if not snapshot:
-            logger.log(logging.INFO if workers.rank else logging.WARNING,
-                       "--resume: there is no %s: starting anew", snapshot_files(prefix)[0])
-    logger.info(" ".join(f"{k}={v}" for k, v in sorted(vars(args).items())))
-    logger.info("%d training images, %d classes, %.2f labels an image", train_lst.num_rows,
-                train.num_classes, train_lst.positives.sum() / train_lst.num_rows)
-    if snapshot:
-        state.restore(snapshot)
-        arg_params, aux_params = snapshot.arg_params, snapshot.aux_params
-        check_shapes(net, arg_params, aux_params, args.image_shape, f"{prefix}-resume.npz")
-        logger.info("Resuming at epoch %d, batch %d", state.begin_epoch, state.begin_batch)
-    elif state.saves and os.path.exists(snapshot_files(prefix)[0]):
-        logger.warning("%s holds an earlier run's state: this run starts anew and replaces it "
-                       "(--resume would go on from it)", snapshot_files(prefix)[0])
-    frozen = frozen_parameters(net, args.freeze)
-    # Servers that update for each worker by itself count all workers' batches.
-    optimizer = optimizer_params(
-        args, train.num_batches * (1 if workers.in_step else workers.count))
-    state.catch_signals()
-    try:
-        if args.warm_head_epochs and not snapshot:
-            still = open_iterator(args, train_lst, train=False)
-            val_metric = measures(loss, Workers())
-            head, scores = train_head(
-                net, arg_params, aux_params, still, val, args.warm_head_epochs,
-                args.warm_head_mirror, loss, measures(loss, Workers(), TRAINING_MAP_SAMPLES),
-                val_metric, devices, args.seed, args.save_result, args.warm_head_memory * 1e6,
-                workers, state.on_warm_head_batch)
-            arg_params.update(head)
-            state.class_precision = val_metric.class_precision()
-            state.after_warm_head(arg_params, aux_params, scores)
-        if state.stopped_early:
-            logger.info("--early-stop has ended this run already")
-        elif state.begin_epoch < args.num_epoch:
-            fit(args, net, arg_params, aux_params, train, val, val_lst, kv, state, snapshot,
-                devices, frozen, optimizer)
-    except Stopped as stopped:
-        if stopped.status:
-            return stopped.status
-    state.say_what_was_reached(val_lst and val_lst.positives)
-=======
         measure_reading(data.train)
         return 0
     loss = choose_loss(args, data.train_lst)
@@ -179,7 +90,6 @@ def train(args, devices):
         if args.num_epoch:
             class_precision = metrics[1].class_precision()
         files.log_summary(class_precision, data.val_lst and data.val_lst.positives)
->>>>>>> c39417d (One main path to read: Module.fit goes on by itself, and each object does one job)
     return 0
 
 

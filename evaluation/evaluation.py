@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.text import printable
+from evaluation.class_table import best_and_worst
 from evaluation.metrics import (
     average_precision,
     calibration_bins,
@@ -111,43 +111,6 @@ class Evaluation:
         return _json_values({
             "images": self.num_samples, "mAP": self.mean_average_precision,
             "ECE": self.calibration_error, "decisions": self.overall, "classes": classes})
-
-
-def best_and_worst(class_names, average_precision, support, count=5):
-    """The classes of the highest and of the lowest average precision, as lines of a table.
-
-    Parameters
-    ----------
-    class_names : list of str
-    average_precision : array of (classes,)
-        NaN where no label is present; such classes are left out.
-    support : array of (classes,)
-        Present labels.
-    count : int
-        Classes at each end. All are listed where there are no more than twice as many.
-
-    Returns
-    -------
-    list of str
-
-    Example
-    -------
-    >>> print("\\n".join(best_and_worst(["cat", "dog", "eel"], [0.5, 0.75, 1], [4, 3, 1], 1)))
-        AP  labels  class
-    1.0000       1  eel
-       ...
-    0.5000       4  cat
-    """
-    order = [c for c in np.argsort(-np.asarray(average_precision), kind="stable")
-             if not math.isnan(average_precision[c])]
-    rows = [f"{average_precision[c]:.4f}  {support[c]:6d}  {printable(class_names[c])}"
-            for c in order]
-    if len(rows) > 2 * count:
-        rows[count:-count] = ["   ..."]
-    without = len(class_names) - len(order)
-    if without:
-        rows.append(f"{without} {'classes have' if without > 1 else 'class has'} no present label")
-    return ["    AP  labels  class", *rows]
 
 
 def _json_values(value):

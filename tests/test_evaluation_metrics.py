@@ -10,8 +10,9 @@ from sklearn import metrics
 from sklearn.calibration import calibration_curve
 
 from common.mx_compat import mx
-from evaluation import evaluation, thresholds
-from evaluation.evaluation import Evaluation, best_and_worst
+from evaluation import class_table, thresholds
+from evaluation.class_table import best_and_worst
+from evaluation.evaluation import Evaluation
 from evaluation.metrics import (
     calibration_bins,
     count_decisions,
@@ -273,6 +274,6 @@ def test_best_and_worst_shows_both_ends_only_of_many_classes():
         "0.5000       2  b", "1 class has no present label"]
 
 
-@pytest.mark.parametrize("module", [evaluation, thresholds])
+@pytest.mark.parametrize("module", [class_table, thresholds])
 def test_the_examples_in_the_docstrings(module):
     assert doctest.testmod(module).failed == 0

@@ -10,6 +10,8 @@ from sklearn.metrics import accuracy_score, average_precision_score, log_loss
 import multilabel_metric
 from common.mx_compat import mx
 from multilabel_metric import Accuracy, Loss, MeanAveragePrecision, average_precision
+from training.merged_metrics import training_metrics
+from training.workers import Workers
 
 
 def updated(metric, label, prob, batch=7):
@@ -83,6 +85,29 @@ def test_speedometers_local_reset_keeps_the_epochs_value(scored):
     metric.reset_local()
     assert np.isnan(metric.get()[1])
     assert metric.get_global()[1] == whole
+
+
+@pytest.mark.parametrize("make", [Loss, Accuracy, MeanAveragePrecision])
+def test_goes_on_from_a_state_and_merges_states(make, scored):
+    label, prob = scored
+    whole, (first, second) = updated(make(), label, prob), (make(), make())
+    updated(first, label[:20], prob[:20])
+    updated(second, label[20:], prob[20:])
+    merged, resumed = make(), make()
+    merged.load_state(make.merge([first.state(), second.state()]))
+    assert merged.get()[1] == pytest.approx(whole)
+    resumed.load_state(first.state())
+    assert updated(resumed, label[20:], prob[20:]) == pytest.approx(whole)
+    resumed.reset()
+    assert np.isnan(resumed.get()[1])
+
+
+def test_a_speedometers_lines_have_no_ranking_and_the_epochs_all(scored):
+    label, prob = scored
+    metrics = training_metrics({}, Workers())
+    metrics.update([mx.nd.array(label)], [mx.nd.array(prob)])
+    assert [name for name, _ in metrics.get_name_value()] == ["loss", "acc"]
+    assert [name for name, _ in metrics.get_global_name_value()] == ["loss", "acc", "mAP"]
 
 
 def test_in_a_composite_with_mxnets_own(scored):

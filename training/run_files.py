@@ -6,7 +6,7 @@ import os
 import numpy as np
 
 from common.cli import InputError
-from evaluation.evaluation import best_and_worst
+from evaluation.class_table import best_and_worst
 from evaluation.history import write_history
 from network import checkpoint
 from training.snapshot import save_snapshot

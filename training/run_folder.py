@@ -39,37 +39,43 @@ def locked(prefix):
     """
     folder, name = os.path.split(prefix)
     path = os.path.join(folder, f".{name}.lock")
-    with contextlib.ExitStack() as stack:
-        while True:
-            try:
-                file = stack.enter_context(open(path, "a+", encoding="utf-8"))
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError):
-                raise InputError(f"{prefix}: another run ({_owner(path)}) writes there; wait for "
-                                 "its end, or choose another --save-name") from None
-            except OSError as error:
-                logger.warning("warning: %s: no lock against a second run: %s", path,
-                               error.strerror)
-                break
-            # The run before may have removed the file between the two calls.
-            with contextlib.suppress(OSError):
-                if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-                    file.truncate(0)
-                    file.write(f"process {os.getpid()} on {socket.gethostname()}")
-                    file.flush()
-                    break
+    handle = _lock(path)
+    try:
         remove_unfinished(folder or ".", lambda file: is_run_file(file, name))
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+        os.close(handle)
+
+
+def _lock(path):
+    """Descriptor of the locked file, which says who has the lock."""
+    while True:
         try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):
-                os.unlink(path)
-
-
-def _owner(path):
-    with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
-        return ascii(file.read(100))[1:-1] or "a starting process"
-    return "of another user"
+            # Not through a link, by which a stranger's folder could name any file.
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = ascii(os.read(handle, 100).decode(errors="replace"))[1:-1]
+            os.close(handle)
+            raise InputError(f"{path}: another run ({owner or 'just starting'}) "
+                             "writes there; wait for its end, or choose another --save-name"
+                             ) from None
+        except OSError as error:
+            logger.warning("warning: %s: no lock against a second run: %s", path, error.strerror)
+            return handle
+        # The run before may have removed the file since it was opened.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), os.stat(path)):
+                with contextlib.suppress(OSError):  # a full disk
+                    os.ftruncate(handle, 0)
+                    os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+                return handle
+        os.close(handle)
 
 
 def move_aside(prefix):
