@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from conftest import ROOT, script, training_flags
 
+from common.cli import InputError
 from common.mx_compat import mx
 from network import checkpoint
+from training.run_folder import locked
 
 EPOCHS = 3
 
@@ -241,6 +243,14 @@ def test_a_second_run_of_a_name_ends_at_once_until_the_first_is_gone(flags, tmp_
     first.wait()
     script("train_multilabel.py", *flags(tmp_path, num_epoch=1))
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
+    (tmp_path / "precious").write_text("content")
+    (tmp_path / ".tiny.lock").symlink_to("precious")
+    with pytest.raises(InputError, match="cannot be written"), locked(str(tmp_path / "tiny")):
+        raise AssertionError("locked")
+    assert (tmp_path / "precious").read_text() == "content"
 
 
 def test_a_run_that_starts_anew_moves_the_earlier_one_aside(flags, copied):

@@ -338,7 +338,7 @@ FLAGS = {
     "warm-up beyond the first step": (["--warmup-epochs", "2", "--lr-step-epochs", "1,5",
                                        "--num-epoch", "9"], "first of --lr-step-epochs, 1"),
     "endless warm-up": (["--warmup-epochs", "2", "--num-epoch", "2"], "must be fewer than"),
-    "nothing to stop by": (["--early-stop", "1"], "--early-stop wants images to judge by"),
+    "nothing to stop by": (["--early-stop", "1"], "--early-stop needs validation images"),
     "name with a folder": (["--save-name", "a/b"], "--save-name is a name in the folder"),
     "no such flag": (["--no-such-flag"], "unrecognized arguments: --no-such-flag"),
     "not a number": (["--batch-size", "x"], "invalid int value: 'x'"),

@@ -1,11 +1,11 @@
-"""The flags of train_multilabel.py, and what is checked of them before anything is read."""
+"""The flags of train_multilabel.py, and the checks of their values before anything is read."""
 import math
 import os
 import re
 
 from common.cli import ArgumentParser, HelpFormatter, InputError, parse_numbers
 from crossentropy_op import loss_options
-from lst_iter import add_data_args
+from reading.data_args import add_data_args
 
 # The options of CrossEntropyLoss that each --loss stands for; the flags of the same names win.
 LOSSES = {
@@ -26,13 +26,7 @@ MAY_BE_INFINITE = ("warm_head_memory", "checkpoint_minutes")
 
 
 def parse_args(argv=None):
-    """The flags; see --help.
-
-    Raises
-    ------
-    InputError
-        When a value is out of its range.
-    """
+    """The flags; an InputError names a value that is out of its range."""
     parser = ArgumentParser(
         description="Fine-tune a pretrained MXNet network to multi-label classification.",
         allow_abbrev=False, formatter_class=HelpFormatter)
@@ -50,7 +44,7 @@ def parse_args(argv=None):
     data.add_argument("--num-examples", type=int, metavar="N",
                       help="rows of --data-train, to be checked (default: as many as it has)")
     data.add_argument("--labels", metavar="FILE",
-                      help="class names in column order, one a line, kept in the checkpoint")
+                      help="class names in column order, one per line, kept in the checkpoint")
     add_data_args(parser)
 
     model = parser.add_argument_group("model")
@@ -104,7 +98,7 @@ def parse_args(argv=None):
     fit = parser.add_argument_group("training")
     fit.add_argument("--num-epoch", type=int, default=2, metavar="N",
                      help="epochs of fine-tuning; 0 stops after the warm head")
-    fit.add_argument("--batch-size", type=int, default=64, metavar="N", help="images a batch")
+    fit.add_argument("--batch-size", type=int, default=64, metavar="N", help="images per batch")
     fit.add_argument("--optimizer", default="sgd", metavar="NAME",
                      help="any of MXNet's: sgd, nag, adam, lamb ...")
     fit.add_argument("--lr", type=float,
@@ -115,7 +109,7 @@ def parse_args(argv=None):
     fit.add_argument("--wd", type=float, default=0.0001,
                      help="weight decay; biases and BatchNorms have none")
     fit.add_argument("--clip-gradient", type=float, default=0, metavar="X",
-                     help="bound of each gradient value; 0 for none")
+                     help="limit of each value of the gradient; 0 for none")
     fit.add_argument("--lr-schedule", choices=["step", "cosine", "constant"], default="step",
                      help="course of the learning rate")
     fit.add_argument("--lr-factor", type=float, default=0.1,
@@ -124,9 +118,10 @@ def parse_args(argv=None):
                      help="epochs after which the learning rate falls (step)")
     fit.add_argument("--warmup-epochs", type=float, default=0, metavar="N",
                      help="epochs over which the learning rate rises from 0")
-    fit.add_argument("--seed", type=int, default=0, help="of order, augmentation, new weights")
+    fit.add_argument("--seed", type=int, default=0,
+                     help="random seed of the sample order, the augmentation and the new weights")
     fit.add_argument("--monitor-metric", choices=["mAP", "loss", "acc"], default="mAP",
-                     help="validation measure that says which epoch is best")
+                     help="validation metric by which the best epoch is chosen")
     fit.add_argument("--early-stop", type=int, default=0, metavar="N",
                      help="stop after N epochs without a better one; 0 for never")
     fit.add_argument("--disp-batches", type=int, default=20, metavar="N",
@@ -146,7 +141,8 @@ def parse_args(argv=None):
     saving.add_argument("--checkpoint-minutes", type=float, default=10, metavar="M",
                         help="minutes between two snapshots in mid-epoch; 0 for none")
     saving.add_argument("--resume", action="store_true",
-                        help="go on from the newest snapshot of --save-name, if there is one")
+                        help="go on from the newest snapshot of --save-name, if there is one; "
+                             "without it a run starts anew, and moves earlier files aside")
     saving.add_argument("--resume-anyway", action="store_true",
                         help="go on even where the flags or the data have changed")
 
@@ -164,7 +160,7 @@ def parse_args(argv=None):
 
 
 def check_args(args):
-    """Turn texts into values and check the ranges of all; returns args."""
+    """Parse the flags that are lists of numbers, and check the ranges of all; returns args."""
     if args.lr is None:
         args.lr = LEARNING_RATES.get(args.optimizer, 0.001)
     for name, least in LEAST.items():
@@ -181,7 +177,7 @@ def check_args(args):
         raise InputError(f"--warmup-epochs {args.warmup_epochs:g} must be fewer than --num-epoch "
                          f"{args.num_epoch}: the learning rate would never be reached")
     if args.early_stop and not args.data_val:
-        raise InputError("--early-stop wants images to judge by: --data-val")
+        raise InputError("--early-stop needs validation images: --data-val")
     if os.path.basename(args.save_name) != args.save_name or not args.save_name:
         raise InputError(f"--save-name is a name in the folder --save-result, not "
                          f"{args.save_name!r}")
