@@ -133,8 +133,10 @@ def test_a_snapshot_cut_in_half_gives_way_to_the_one_before(flags, undisturbed, 
     assert_same_run(tmp_path, undisturbed)
 
 
-def test_no_whole_snapshot_is_an_error(flags, tmp_path):
-    (tmp_path / "tiny-resume.npz").write_bytes(b"PK\x03\x04 and no more")
+@pytest.mark.parametrize("make", [
+    lambda path: path.write_bytes(b"PK\x03\x04 and no more"), os.mkfifo, os.mkdir])
+def test_no_whole_snapshot_is_an_error(make, flags, tmp_path):
+    make(tmp_path / "tiny-resume.npz")
     text = script("train_multilabel.py", *flags(tmp_path, resume=True), status=2)
     assert "cut short or damaged" in text.splitlines()[-1] and "Traceback" not in text
 

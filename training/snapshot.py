@@ -15,6 +15,7 @@ stand in the file once per worker, behind "worker1/".
 import io
 import json
 import os
+import stat
 import struct
 import tokenize
 import zipfile
@@ -110,18 +111,16 @@ def load_snapshot(prefix, workers):
     source = arrays.pop("source").item()
     try:
         state = json.loads(arrays.pop("state").tobytes())
-        if state.get("version") != VERSION:
-            raise InputError(f"{source}: written by another version of this project, and cannot be "
-                             "read by this one; without --resume the run starts anew")
-        record = RunRecord.from_json(state["record"])
-        settings, progress, run_id = (state[key] for key in ("settings", "progress", "run_id"))
-        valid = isinstance(settings, dict) and isinstance(progress, dict)
-    except InputError:
-        raise
+        is_current = state.get("version") == VERSION
+        if is_current:
+            record, run_id = RunRecord.from_json(state["record"]), state["run_id"]
+            settings, progress = dict(state["settings"]), dict(state["progress"])
     except (*DAMAGED, AttributeError):
-        valid = False
-    if not valid:
-        raise InputError(f"{source}: not a snapshot of a run; without --resume the run starts anew")
+        raise InputError(f"{source}: not a snapshot of a run; without --resume the run starts "
+                         "anew") from None
+    if not is_current:
+        raise InputError(f"{source}: written by another version of this project, and cannot be "
+                         "read by this one; without --resume the run starts anew")
     if os.environ.get(RUN_ID, run_id) != run_id:
         raise InputError(f"{source}: saved by another run than the one to be resumed ({RUN_ID} in "
                          "the environment says which); unset it, or leave out --resume")
@@ -160,6 +159,8 @@ def read_arrays(path):
     Raises one of DAMAGED where it is not such a file.
     """
     arrays = {}
+    if not stat.S_ISREG(os.stat(path).st_mode):  # a named pipe would be waited for
+        raise ValueError("not a file")
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         if (any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
@@ -173,5 +174,5 @@ def read_arrays(path):
             if dtype.kind not in "fiu":
                 raise ValueError("not an array of plain numbers")
             arrays[entry.filename[:-len(".npy")]] = np.ndarray(
-                shape, dtype, content.getbuffer(), content.tell(), order="FC"[not transposed])
+                shape, dtype, content.getbuffer(), content.tell(), order="F" if transposed else "C")
     return arrays
