@@ -33,7 +33,8 @@ def best_and_worst(class_names, average_precision, support, count=5):
     """
     order = [c for c in np.argsort(-np.asarray(average_precision), kind="stable")
              if not math.isnan(average_precision[c])]
-    rows = [f"{average_precision[c]:.4f}  {support[c]:6d}  {printable(class_names[c])}" for c in order]
+    rows = [f"{average_precision[c]:.4f}  {support[c]:6d}  {printable(class_names[c])}"
+            for c in order]
     if len(rows) > 2 * count:
         rows[count:-count] = ["   ..."]
     without = len(class_names) - len(order)
