@@ -58,8 +58,7 @@ class ArrayStream:
 
     def send_numbers(self, numbers):
         """Send a sequence of numbers as float64, without anything around them."""
-        self._file.write(np.array(numbers, np.float64).tobytes())
-        self._file.flush()
+        self._connection.sendall(np.array(numbers, np.float64))
 
     def receive_numbers(self, count):
         """Receive so many numbers, sent with `send_numbers`, as np.ndarray of float64."""
