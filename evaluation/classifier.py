@@ -66,10 +66,10 @@ class Classifier:
                          "background": tuple(says.get("background", Augment.background))}
         shape = check_shapes(self._network, self.arg_params, self.aux_params, self.data_shape,
                              source)
-        if len(shape) != 2:
-            raise InputError(f"{source}: the network's output is {shape}, not one probability a "
-                             "class")
-        classes = shape[1]
+        if len(shape) != 1:
+            raise InputError(f"{source}: the network's output is {shape} per image, not one "
+                             "probability per class")
+        classes, = shape
         self.class_names = says.get("class_names") or [str(c) for c in range(classes)]
         self.thresholds_epoch = says.get("thresholds_epoch")
         self.thresholds = np.array(says.get("thresholds", [DEFAULT] * classes), np.float64)

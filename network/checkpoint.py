@@ -72,7 +72,8 @@ def normalised_data(mean, std, dtype="float32"):
 
 def has_normalisation(sym):
     """Whether the network takes raw pixels and normalises them itself."""
-    return set(CONSTANTS) <= set(sym.list_arguments())
+    return (set(CONSTANTS) <= set(sym.list_arguments())
+            and "rgb_normalised_output" in sym.get_internals().list_outputs())
 
 
 def with_normalisation(sym, mean, std, dtype="float32"):
@@ -220,6 +221,12 @@ def load(prefix, epoch):
     if absent:
         raise InputError(f"{params_file}: not of {symbol_file}: lacks {absent[0]}"
                          + (f" and {len(absent) - 1} more" if absent[1:] else ""))
+    inputs = set(sym.list_arguments())
+    if "data" not in inputs or (inputs & set(CONSTANTS) and not has_normalisation(sym)):
+        raise InputError(f"{symbol_file}: " + (
+            "has no input called data" if "data" not in inputs else
+            "has rgb_mean and rgb_std, but no layer rgb_normalised that uses them")
+            + "; take a checkpoint of train_multilabel.py, or an unchanged pretrained one")
     attributes = get_attributes(sym, symbol_file)
     if "image_shape" in attributes:
         check_shapes(sym, arg_params, aux_params, attributes["image_shape"], symbol_file)

@@ -4,6 +4,7 @@
 """
 import contextlib
 import io
+import json
 import math
 
 import numpy as np
@@ -14,6 +15,8 @@ from common.cli import InputError
 # gives 67 million in its largest layer, and ResNet-152 gives 1.6 billion in all.
 LARGEST_LAYER = 1 << 26
 LARGEST_SUM = 1 << 31
+IMAGES = 2  # in the batch that shapes are inferred for
+SOFTMAXES = ("softmax", "log_softmax", "softmin")
 
 
 @contextlib.contextmanager
@@ -52,7 +55,7 @@ def check_shapes(net, arg_params, aux_params, image_shape, source):
     Returns
     -------
     tuple of int
-        Shape of the network's first output for one image.
+        Shape of the network's first output, without the batch.
 
     Raises
     ------
@@ -60,14 +63,12 @@ def check_shapes(net, arg_params, aux_params, image_shape, source):
         When the network does not work on such images, has a parameter of another shape, or
         makes more of an image than LARGEST_LAYER or LARGEST_SUM.
     """
-    if "data" not in net.list_arguments():
-        raise InputError(f"{source}: this network has no input called data")
     layers = net.get_internals()
     raw = "rgb_mean" in net.list_arguments()
     does_not_work = f"{source}: the network does not work on images of {list(image_shape)}"
     # infer_shape prints the shapes given before it raises.
     with mxnet_errors(does_not_work), contextlib.redirect_stdout(io.StringIO()):
-        shapes, outputs, aux_shapes = layers.infer_shape(data=(1, *image_shape))
+        shapes, outputs, aux_shapes = layers.infer_shape(data=(IMAGES, *image_shape))
         if shapes is None:
             raise InputError(f"{source}: shapes of the network's layers do not follow from its "
                              "input's")
@@ -80,11 +81,22 @@ def check_shapes(net, arg_params, aux_params, image_shape, source):
         if value is not None and value.shape != shape:
             raise InputError(f"{does_not_work}: {name} is {value.shape}, but has to be {shape}; is "
                              "it another network's?")
-    inputs = set(net.list_inputs())
-    sizes = [math.prod(shape) if min(shape, default=1) > 0 else math.inf
-             for name, shape in zip(layers.list_outputs(), outputs) if name not in inputs]
-    if max(sizes, default=0) > LARGEST_LAYER or sum(sizes) > LARGEST_SUM:
-        raise InputError(f"{source}: for an image of {list(image_shape)} its largest layer has "
-                         f"{max(sizes):.3g} values and all together {sum(sizes):.3g}; at most "
-                         f"{LARGEST_LAYER:.3g} and {LARGEST_SUM:.3g} are computed")
-    return net.infer_shape(data=(1, *image_shape))[1][0]
+    graph, sizes = json.loads(layers.tojson()), [0]
+    for (number, *_), shape in zip(graph["heads"], outputs):
+        node = graph["nodes"][number]
+        if node["op"] != "null":
+            sizes.append(math.prod(shape) / IMAGES if min(shape, default=1) > 0 else math.inf)
+        if node["op"] in SOFTMAXES:  # MXNet checks their axis only when it computes
+            axis = int(node.get("attrs", {}).get("axis", -1))
+            if not -len(shape) <= axis < len(shape):
+                raise InputError(f"{does_not_work}: {node['name']} has {len(shape)} dimensions, "
+                                 f"and no axis {axis}")
+    if max(sizes) > LARGEST_LAYER or sum(sizes) > LARGEST_SUM:
+        raise InputError(f"{does_not_work}: the largest layer has {max(sizes):.3g} values per "
+                         f"image, and all layers together {sum(sizes):.3g}; at most "
+                         f"{LARGEST_LAYER:.3g} and {LARGEST_SUM:.3g} are allowed")
+    with mxnet_errors(does_not_work), contextlib.redirect_stdout(io.StringIO()):
+        images, *shape = net.infer_shape(data=(1, *image_shape))[1][0] or [0]
+    if images != 1:
+        raise InputError(f"{does_not_work}: it gives {images} rows for one image")
+    return tuple(shape)

@@ -5,6 +5,7 @@
 Whatever ends the process, the last line of the log says which input did.
 """
 import argparse
+import inspect
 import json
 import os
 import random
@@ -28,10 +29,11 @@ MEMORY = 3 << 30
 SECONDS = 20
 NUMBERS = [0, -1, 1, 2, 3, 7, 255, 1000, 65536, 2 ** 31 - 1, 2 ** 31, -2 ** 31, 2 ** 32, 2 ** 63,
            2 ** 64, 10 ** 30]
-VALUES = [*NUMBERS, None, True, 0.5, 1e308, -0.0, float("nan"), float("inf"), "", "x", "\ud800", "\0",
-          "\x1b[31m", "9" * 5000, [], {}, [[]], [None], [0, 0, 0], [3, 0, 32], [3, -1, 32],
-          [3, 30000, 30000], [3, 32, 32.5], ["3", 32, 32], [1, 32, 32], [3, 32], [0.5], [float("nan")] * 3,
-          ["a", "b", 3], ["\ud800"] * 3, "[" * 100000, [2 ** 70] * 3, "crop ", 1 << 40]
+LENGTHS = [0, -1, 1, 2, 3, 7, 255, 65536, 2 ** 31 - 1, -2 ** 31]
+VALUES = [*NUMBERS, None, True, 0.5, 1e308, -0.0, float("nan"), float("inf"), "", "x",
+          "\ud800", "\0", "\x1b[31m", "9" * 5000, [], {}, [[]], [None], [0, 0, 0], [3, 0, 32],
+          [3, -1, 32], [3, 30000, 30000], [3, 32, 32.5], ["3", 32, 32], [1, 32, 32], [3, 32], [0.5],
+          [float("nan")] * 3, ["a", "b", 3], ["\ud800"] * 3, "[" * 100000, [2 ** 70] * 3, "crop "]
 
 
 def mutate_value(draw, value):
@@ -80,8 +82,7 @@ def mutate_graph(draw, text):
                 ["0", "-1", "1", "2", "(1, 1)", "(0, 0)", "(2, 2)", "(1, 1, 1)", "100000", "()",
                  "None", "(3, 1000)", "7", "-8"])
         elif turn < 0.6:
-            layer["op"] = draw.choice(draw.choice([sorted(NUM_INPUTS), mx.operator.
-                                                   get_all_registered_operators()]))
+            replace_operator(draw, layer)
         elif turn < 0.7:
             layer["inputs"] = mutate_value(draw, layer["inputs"])
         elif turn < 0.75 and layer["inputs"]:
@@ -90,14 +91,29 @@ def mutate_graph(draw, text):
             key = draw.choice(sorted(node["attrs"]))
             node["attrs"][key] = mutate_value(draw, node["attrs"][key])
         elif turn < 0.9:
-            key = draw.choice(sorted(node))
-            node[key] = mutate_value(draw, node[key])
-        elif turn < 0.95:
             graph["nodes"].remove(node)
         else:
-            key = draw.choice(sorted(graph))
-            graph[key] = mutate_value(draw, graph[key])
+            place = draw.choice([node, graph])
+            key = draw.choice(sorted(place))
+            place[key] = mutate_value(draw, place[key])
+            break
     return json.dumps(graph).encode()
+
+
+def replace_operator(draw, node):
+    """Another operator, with as many inputs as it takes and some of its own attributes."""
+    node["op"] = draw.choice(sorted({*NUM_INPUTS, "_Native", "_NDArray", "_CustomFunction"}))
+    least, most = NUM_INPUTS.get(node["op"], (1, 1))
+    node["inputs"] = (node["inputs"] * 5)[:draw.randint(least, min(most, 3))]
+    function = next((getattr(place, node["op"].replace(prefix, "")) for place, prefix in (
+        (mx.sym, " "), (mx.sym._internal, " "), (mx.sym.contrib, "_contrib_"),
+        (mx.sym.image, "_image_")) if hasattr(place, node["op"].replace(prefix, ""))), mutate_graph)
+    names = sorted(set(inspect.signature(function).parameters)
+                   - {"name", "attr", "kwargs", "data", "out", "weight", "bias", "draw", "text"})
+    node["attrs"] = {name: draw.choice(
+        ["0", "1", "-1", "2", "3", "(1, 1)", "(2, 2)", "(1,)", "(0, 1, 2, 3)", "(-1, 0)", "True",
+         "0.5", "100000", "(1, 1, 1)", "None", "float16", "int64", "constant", "like", "-7"])
+        for name in draw.sample(names, min(len(names), draw.randint(0, 4)))}
 
 
 def mutate_params(draw, data):
@@ -110,8 +126,7 @@ def mutate_params(draw, data):
         if turn < 0.4:
             data[place] = draw.choice([0, 1, 127, 255, draw.randrange(256)])
         elif turn < 0.8:
-            layout = draw.choice("iq")
-            value = struct.pack(f"<{layout}", draw.choice(NUMBERS[:11]))
+            value = struct.pack(draw.choice(["<i", "<q"]), draw.choice(LENGTHS))
             place -= place % 4
             data[place:place + len(value)] = value
         elif turn < 0.9:
