@@ -17,7 +17,7 @@ from common.version import VERSION
 from lst_iter import augment_from_args
 from network import checkpoint
 from network.fine_tune import get_fine_tune_model, load_pretrained, training_symbol
-from network.shape_check import check_shapes
+from network.shape_check import check_shapes, error_line
 from reading.class_names import read_class_names
 from training.data import Devices, Network, measure_reading, open_data, open_iterator
 from training.fit_callbacks import FitCallbacks
@@ -56,7 +56,10 @@ def main(argv=None):
             return train(args, Devices(contexts, kv, workers))
         except (MemoryError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and "Failed to allocate" not in str(error):
-                raise
+                if "MXNetError" not in str(error):
+                    raise
+                raise InputError(f"{args.model}: MXNet cannot train this network: "
+                                 f"{error_line(error)}") from None
             raise InputError("out of memory: a smaller --batch-size or --image-shape takes "
                              "less") from None
 

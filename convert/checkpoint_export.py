@@ -14,7 +14,7 @@ from common.cli import InputError
 from common.mx_compat import mx
 from network import checkpoint
 from network.fine_tune import in_float32, without_loss
-from network.shape_check import check_shapes
+from network.shape_check import check_shapes, mxnet_errors
 from reading.image_reader import Augment, read_image
 
 TOLERANCE = 1e-4
@@ -103,13 +103,14 @@ def mxnet_predictor(sym, arg_params, aux_params):
     executors = {}
 
     def predict(pixels):
-        if pixels.shape not in executors:
-            executor = sym.simple_bind(mx.cpu(), grad_req="null", data=pixels.shape,
-                                       type_dict={"data": "uint8"})
-            executor.copy_params_from(arg_params, aux_params, allow_extra_params=True)
-            executors[pixels.shape] = executor
-        pixels = mx.nd.array(pixels, dtype="uint8")
-        return executors[pixels.shape].forward(is_train=False, data=pixels)[0].asnumpy()
+        with mxnet_errors("MXNet cannot compute this network"):
+            if pixels.shape not in executors:
+                executor = sym.simple_bind(mx.cpu(), grad_req="null", data=pixels.shape,
+                                           type_dict={"data": "uint8"})
+                executor.copy_params_from(arg_params, aux_params, allow_extra_params=True)
+                executors[pixels.shape] = executor
+            pixels = mx.nd.array(pixels, dtype="uint8")
+            return executors[pixels.shape].forward(is_train=False, data=pixels)[0].asnumpy()
 
     return predict
 

@@ -209,7 +209,7 @@ def split_head(net):
     name : str
         Name of the classifier, `fc` mostly.
     """
-    classifier = net.get_internals()["sig_output"].get_children()[0]
+    classifier = net.get_children()[0].get_children()[0]  # the backbone may have a `sig`, too
     return classifier.get_children()[0], classifier.name
 
 

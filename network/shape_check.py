@@ -27,17 +27,15 @@ def mxnet_errors(what):
     except InputError:
         raise
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
-        # MXNet chooses the class by the text. This one has a better message in train_multilabel.py.
-        if "Failed to allocate" in str(error):
-            raise
+        # MXNet chooses the class of an error by its text.
         raise InputError(f"{what}: {error_line(error)}") from None
 
 
 def error_line(error):
     """What an MXNetError says, without its stack."""
     lines = [line for line in str(error).splitlines() if line.strip()]
-    return next((line for line in lines if not line.startswith(("Traceback", "  File"))),
-                type(error).__name__)
+    told = [line for line in lines if not line.startswith(("Traceback", "  File"))]
+    return next((line for line in told if "Error" in line), told[0] if told else str(error))
 
 
 def check_shapes(net, arg_params, aux_params, image_shape, source):

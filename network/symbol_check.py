@@ -197,9 +197,10 @@ def _entry(entry, num_outputs):
     """A reference to an output of an earlier node: [node, output] or [node, output, version]."""
     if not (isinstance(entry, list) and len(entry) in (2, 3)
             and all(type(number) is int for number in entry)
-            and 0 <= entry[0] < len(num_outputs) and 0 <= entry[1] < num_outputs[entry[0]]):
+            and 0 <= entry[0] < len(num_outputs) and 0 <= entry[1] < num_outputs[entry[0]]
+            and sum(entry[2:]) in (0, 1)):
         raise InputError(f"it refers to an output that is not there: {entry!r:.80}")
-    return [entry[0], entry[1], 0]
+    return entry
 
 
 def _list(value, key):

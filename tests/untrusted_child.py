@@ -10,6 +10,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import struct
 import sys
@@ -190,30 +191,33 @@ def export(prefix):
 def main(kind, folder, first, last, log):
     """Mutate, load and compute the checkpoints number `first` to `last` - 1."""
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
-    source = Path(folder, "valid")
-    target = os.path.join(folder, f"mutated-{kind}-{first}")
     ending, mutate = MUTATIONS[kind]
+    target = os.path.join(folder, f"mutated-{kind}")
     for suffix in ("-symbol.json", "-0002.params"):
-        Path(target + suffix).write_bytes(Path(f"{source}{suffix}").read_bytes())
-    valid = Path(f"{source}{ending}").read_bytes()
+        shutil.copy(os.path.join(folder, f"valid{suffix}"), f"{target}{suffix}")
+    valid = Path(folder, f"valid{ending}").read_bytes()
+    steps = [lambda: use(target, os.path.join(folder, "image.png")),
+             lambda: fine_tune_it(target), lambda: export(target)]
     with open(log, "a") as out:
         for number in range(int(first), int(last)):
             draw = random.Random(number)
             Path(target + ending).write_bytes(
                 mutate(draw, valid if kind == "params" else valid.decode()))
-            out.write(f"{number} begins\n")
-            out.flush()
+            print(number, "begins", file=out, flush=True)
             signal.alarm(SECONDS)
-            results = []
-            for step in (lambda: use(target, os.path.join(folder, "image.png")),
-                         lambda: fine_tune_it(target), lambda: export(target)):
+            for step in steps:
                 try:
                     step()
-                    results.append("ok")
-                except InputError as error:
-                    results.append(str(error).replace("\n", " ")[:300])
+                    result = "is computed"
+                except (InputError, RuntimeError) as error:
+                    # train_multilabel.py ends in one line after an error of MXNet's own.
+                    if not isinstance(error, InputError) and (
+                            step is not steps[1] or "MXNetError" not in str(error)):
+                        raise
+                    result = "is refused: " + " ".join(str(error).split())[:300]
+                print(number, result, file=out)
             signal.alarm(0)
-            out.write(f"{number} ends: {results}\n")
+        print("done", file=out)
 
 
 if __name__ == "__main__":
