@@ -5,7 +5,6 @@
     next(source.samples).present  # {"person", "dog"}
 """
 import re
-from array import array
 from collections import defaultdict
 
 import ijson
@@ -16,7 +15,6 @@ from common.files import require_regular_file
 from datasets.label_table import Sample, Source
 from datasets.text_sources import read_error
 
-LISTS = ("categories", "images", "annotations")
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 MAX_DEPTH = 64
 ITEM_DEPTH = 2  # {"images": [ ... ]}
@@ -49,86 +47,47 @@ def read_coco(path, bad_input):
     InputError
         When it is not such a file; with line and column where it is not JSON.
     """
-    content = _Content()
-    for key, position, item in _items(path):
-        problem = (getattr(content, f"add_{key}")(position, item) if isinstance(item, dict)
-                   else "is not an object in braces")
-        if problem:
-            bad_input.reject(f"{path}: {key}[{position}]", problem)
-    for key in LISTS:
-        if not getattr(content, key):
-            raise InputError(f"{path}: holds no {key}: not a COCO instances file")
+    classes = _names(path, "categories", "name", bad_input)
+    names = _names(path, "images", "file_name", bad_input)
     present = defaultdict(set)
-    for position, image, category in content.pairs():
-        problem = _unknown_id("image_id", image, content.images) or _unknown_id(
-            "category_id", category, content.categories)
-        if problem:
-            bad_input.reject(f"{path}: annotations[{position}]", problem)
+    count = 0
+    for where, item in _items(path, "annotations", bad_input):
+        count += 1
+        image, category = item.get("image_id"), item.get("category_id")
+        if not _is_id(image) or image not in names:
+            bad_input.reject(where, f"its image_id {_shown(image)} is of none of the images")
+        elif not _is_id(category) or category not in classes:
+            bad_input.reject(where, f"its category_id {_shown(category)} is of none of the "
+                             "categories")
         else:
-            present[image].add(content.categories[category])
+            present[image].add(classes[category])
+    if not count:
+        raise InputError(f"{path}: holds no annotations: not a COCO instances file")
     nothing = frozenset()
     samples = (Sample(name, present.get(image, nothing), nothing, f"{path}: image {image}")
-               for image, name in content.images.items())
-    order = sorted(content.categories, key=lambda number: (isinstance(number, str), number))
-    return Source([content.categories[number] for number in order], samples)
+               for image, name in names.items())
+    order = sorted(classes, key=lambda number: (isinstance(number, str), number))
+    return Source([classes[number] for number in order], samples)
 
 
-class _Content:
-    """What matters of the three lists. An add_ method returns what is wrong with an item.
-
-    Attributes
-    ----------
-    categories, images : dict
-        Names by id.
-    annotations : array.array
-        Position in the file, number of the image id and number of the category id, for each
-        annotation: images and categories may come later in the file.
-    """
-
-    def __init__(self):
-        self.categories, self.images, self.annotations = {}, {}, array("q")
-        self._image_numbers, self._category_numbers = {}, {}
-
-    def add_categories(self, _, item):
-        number, name = item.get("id"), item.get("name")
+def _names(path, key, field, bad_input):
+    """Name of each id in the list of categories or images, in the order of the file."""
+    found, class_names = {}, set()
+    kind = {"categories": "a category", "images": "an image"}[key]
+    for where, item in _items(path, key, bad_input):
+        number, name = item.get("id"), item.get(field)
         if not _is_id(number) or not isinstance(name, str):
-            return "a category wants an id and a name"
-        name = name.strip()
-        if number in self.categories or name in self.categories.values():
-            return f"a second category {_shown(number)} or {_shown(name)}"
-        self.categories[number] = name
-        return None
-
-    def add_images(self, _, item):
-        number, name = item.get("id"), item.get("file_name")
-        if not _is_id(number) or not isinstance(name, str):
-            return "an image wants an id and a file_name"
-        if number in self.images:
-            return f"a second image of the id {_shown(number)}"
-        self.images[number] = name
-        return None
-
-    def add_annotations(self, position, item):
-        image, category = item.get("image_id"), item.get("category_id")
-        if not (_is_id(image) and _is_id(category)):
-            return (_unknown_id("image_id", image, ()) if not _is_id(image)
-                    else _unknown_id("category_id", category, ()))
-        self.annotations.extend((
-            position, self._image_numbers.setdefault(image, len(self._image_numbers)),
-            self._category_numbers.setdefault(category, len(self._category_numbers))))
-        return None
-
-    def pairs(self):
-        """Yield position, image id and category id of each annotation."""
-        images, categories = list(self._image_numbers), list(self._category_numbers)
-        for row in range(0, len(self.annotations), 3):
-            position, image, category = self.annotations[row:row + 3]
-            yield position, images[image], categories[category]
-
-
-def _unknown_id(field, value, known):
-    kind = {"image_id": "images", "category_id": "categories"}[field]
-    return None if value in known else f"its {field} {_shown(value)} is of none of the {kind}"
+            bad_input.reject(where, f"{kind} wants an id and a {field}")
+        elif key == "images" and number in found:
+            bad_input.reject(where, f"a second image of the id {_shown(number)}")
+        elif number in found or name.strip() in class_names:
+            bad_input.reject(where, f"a second category {_shown(number)} or {_shown(name)}")
+        else:
+            found[number] = name.strip() if key == "categories" else name
+            class_names.update([name.strip()] if key == "categories" else ())
+    if not found:
+        raise InputError(f"{path}: holds no {key}: not a COCO instances file")
+    return found
 
 
 def _is_id(value):
@@ -139,27 +98,36 @@ def _shown(value):
     return f"{value!r:.60}" if _is_id(value) else f"({type(value).__name__})"
 
 
-def _items(path):
-    """Yield (name of the list, position in it, item) for the three lists of the file."""
-    found = {key: ijson.sendable_list() for key in LISTS}
-    # Floats, because no coordinate is needed to more digits than they have.
-    parsers = [ijson.items_coro(found[key], f"{key}.item", use_float=True) for key in LISTS]
-    counts = dict.fromkeys(LISTS, 0)
-    end = 0
+def _items(path, key, bad_input):
+    """Yield (where, object) of one of the file's lists, in one pass over the file."""
+    # The first pass checks the whole file.
+    blocks = _Blocks(_blocks(path, check=key == "categories"))
     try:
-        for start, block in _blocks(path):
-            for parser in parsers:
-                parser.send(block)
-            end = start + len(block)
-            for key, items in found.items():
-                for item in items:
-                    yield key, counts[key], item
-                    counts[key] += 1
-                items.clear()
-        for parser in parsers:
-            parser.close()
+        # Floats, because no coordinate is needed to more digits than they have.
+        items = ijson.items(blocks, f"{key}.item", use_float=True, buf_size=BLOCK_BYTES)
+        for position, item in enumerate(items):
+            where = f"{path}: {key}[{position}]"
+            if isinstance(item, dict):
+                yield where, item
+            else:
+                bad_input.reject(where, "is not an object in braces")
     except NOT_JSON:
-        raise _broken(path, end) from None
+        raise _broken(path, blocks.start) from None
+
+
+class _Blocks:
+    """A file to ijson, made of `_blocks`; `start` is the first byte of the latest block."""
+
+    def __init__(self, blocks):
+        self.start, self._blocks, self._size = 0, blocks, 0
+
+    def read(self, size):
+        """The next block, empty at the end. ijson asks for 0 bytes to see their type."""
+        if size == 0:
+            return b""
+        self.start, block = next(self._blocks, (self.start + self._size, b""))
+        self._size = len(block)
+        return block
 
 
 def _broken(path, good):
@@ -191,14 +159,15 @@ def _broken(path, good):
     return InputError(f"{path}:{line}:{position - line_start}: broken JSON: {reason}")
 
 
-def _blocks(path):
-    """Yield (first byte, block) of a file that can be parsed without much time or memory.
+def _blocks(path, check=False):
+    """Yield (first byte, block) of a file.
 
     Raises
     ------
     InputError
-        When the file cannot be read, is UTF-16 or a list, nests deeper than MAX_DEPTH, or has an
-        item of more than MAX_ITEM_BYTES.
+        When the file cannot be read, is UTF-16 or a list; with `check`, too, before a block that
+        would take the parser much time or memory: it nests deeper than MAX_DEPTH, or belongs to
+        an item of more than MAX_ITEM_BYTES.
     """
     require_regular_file(path)
     try:
@@ -208,12 +177,13 @@ def _blocks(path):
                 raise InputError(f"{path}: is UTF-16 text; save it as UTF-8")
             start = 3 if head == BYTE_ORDER_MARK else 0
             file.seek(start)
-            item_bytes, state = 0, (0, False, False)
+            deepest, item_bytes, state = 0, 0, (0, False, False)
             for block in iter(lambda: file.read(BLOCK_BYTES), b""):
                 if start <= 3 and block.lstrip()[:1] == b"[":
                     raise InputError(f"{path}: holds no object in braces: not a COCO file")
-                deepest, shallowest, *state = _depths(block, *state)
-                item_bytes = 0 if shallowest <= ITEM_DEPTH else item_bytes + len(block)
+                if check:
+                    deepest, shallowest, *state = _depths(block, *state)
+                    item_bytes = 0 if shallowest <= ITEM_DEPTH else item_bytes + len(block)
                 if deepest > MAX_DEPTH or item_bytes > MAX_ITEM_BYTES:
                     raise InputError(f"{path}: after byte {start}: " + (
                         f"JSON nested deeper than {MAX_DEPTH}" if deepest > MAX_DEPTH else
