@@ -18,6 +18,7 @@ from datasets.lst_writer import name_problem
 from reading.class_names import class_problem
 
 MAX_LABEL_BYTES = 4_000_000_000  # bytes that the matrix may take
+MISSING_SHOWN = 5  # names of images that do not exist
 FEW = 20  # images of a class on a side below which the table points it out
 
 logger = logging.getLogger(__name__)
@@ -57,11 +58,11 @@ class BadInput:
         self.skip = skip
         self.count = 0
 
-    def reject(self, where, reason):
-        """Leave out what is at `where`, or raise an InputError."""
+    def reject(self, where, reason, count=1):
+        """Leave out `count` items that are at `where`, or raise an InputError."""
         if not self.skip:
             raise InputError(f"{where}: {reason} (--skip-bad goes on without it)")
-        self.count += 1
+        self.count += count
         logger.warning("left out: %s: %s", where, reason)
 
 
@@ -80,7 +81,7 @@ def build_table(source, bad_input, listed=None, drop_unlisted=False, min_count=0
     min_count : int
         Leave out classes that fewer images carry.
     path_root : str, optional
-        Folder that absolute names are under.
+        Image root: absolute names are under it, and every image must exist there.
 
     Returns
     -------
@@ -89,14 +90,14 @@ def build_table(source, bad_input, listed=None, drop_unlisted=False, min_count=0
     Raises
     ------
     InputError
-        When nothing is left, or for a bad sample.
+        When nothing is left, for a bad sample, or when images do not exist.
     """
     for number, name in enumerate(source.classes or (), 1):
         if class_problem(name):
             raise InputError(f"class {number} of the source: {class_problem(name)}")
     rows_of_names, numbers = {}, {name: n for n, name in enumerate(source.classes or ())}
     cells = {1: (array("q"), array("q")), -1: (array("q"), array("q"))}
-    all_unknown = []
+    all_unknown, missing = [], []
     allowed = None if listed is None or drop_unlisted else set(listed)
     for sample in source.samples:
         name = sample.name
@@ -107,6 +108,9 @@ def build_table(source, bad_input, listed=None, drop_unlisted=False, min_count=0
         if problem:
             bad_input.reject(sample.where, problem)
             continue
+        if path_root and not os.path.isfile(os.path.join(path_root, name)):
+            missing.append(f"{sample.where}: {name!r:.200}")
+            continue
         # ./b.jpg is b.jpg: as two images, one might come into training and one into validation.
         row = rows_of_names.setdefault(os.path.normpath(name), len(rows_of_names))
         if sample.unknown is None:
@@ -115,6 +119,10 @@ def build_table(source, bad_input, listed=None, drop_unlisted=False, min_count=0
             for class_name in names:
                 cells[value][0].append(row)
                 cells[value][1].append(numbers.setdefault(class_name, len(numbers)))
+    if missing:
+        bad_input.reject(path_root, f"{len(missing)} images are not there: "
+                         + ", ".join(missing[:MISSING_SHOWN])
+                         + ", ..." * (len(missing) > MISSING_SHOWN), len(missing))
     if not rows_of_names:
         raise InputError("no images were found" + ", only bad ones" * bool(bad_input.count))
 
@@ -192,8 +200,9 @@ def format_table(classes, parts):
 def _path_problem(name, given):
     if os.path.isabs(name):
         return f"{given} is an absolute name: --path-root says which folder it is under"
-    if os.path.isabs(given) and name.split(os.sep)[0] == os.pardir:
-        return f"{given} is not under --path-root"
+    if os.path.normpath(name).split(os.sep)[0] == os.pardir:
+        return (f"{given} is not under --path-root" if os.path.isabs(given)
+                else f"{given!r:.200} leads out of the image root")
     return None
 
 

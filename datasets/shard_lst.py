@@ -82,7 +82,8 @@ def place_images(lst, parts, path_root, folder, how):
     Raises
     ------
     InputError
-        Before anything is placed, when an image is missing or its name leads out of the folder.
+        Before anything is placed, when an image is missing, or its name or a symbolic link that
+        is already in the folder leads out of the folder.
     """
     for row in range(len(lst)):
         name, where = lst.name(row), f"{lst.path}:{lst.line(row)}"
@@ -91,6 +92,12 @@ def place_images(lst, parts, path_root, folder, how):
                              "land outside the folders")
         if not os.path.isfile(os.path.join(path_root, name)):
             raise InputError(f"{where}: {printable(name)} is not in {path_root}")
+    for number, rows in enumerate(parts):
+        for below in {os.path.dirname(lst.name(row)) for row in rows}:
+            target = os.path.join(folder, str(number), below)
+            if not _is_within(target, folder):
+                raise InputError(f"{shown(target)}: a symbolic link leads out of {folder}: remove "
+                                 "it or choose another folder")
     for number, rows in enumerate(parts):
         for name in tqdm(dict.fromkeys(lst.name(row) for row in rows), f"part {number}",
                          unit="file", disable=None):
@@ -101,6 +108,12 @@ def place_images(lst, parts, path_root, folder, how):
                 another = "; --copy-to copies to another disk" * (error.errno == errno.EXDEV)
                 raise InputError(f"{printable(target)}: cannot be written: "
                                  f"{error.strerror.lower()}{another}") from None
+
+
+def _is_within(path, folder):
+    """Whether a path, with its symbolic links followed, is in a folder."""
+    folder = os.path.realpath(folder)
+    return os.path.commonpath([folder, os.path.realpath(path)]) == folder
 
 
 def _place(source, target, how):

@@ -200,9 +200,44 @@ def test_a_file_that_cannot_serve_is_refused(here, text, encoding, flags, messag
 
 def test_absolute_names_become_relative_to_the_image_root(here):
     write(here / "t.csv", f"f,l\n{here}/photos/a/x.jpg,cat\ny.jpg,cat\n")
+    for name in ("a/x.jpg", "y.jpg"):
+        write(here / "photos" / name, "an image")
     make("csv", "t.csv", "--prefix", "out", "--path-root", "photos", "--val-fraction", 0)
     assert set(rows("out_train.lst")) == {"a/x.jpg", "y.jpg"}
     assert "is not under" in refusal("csv", "t.csv", "--prefix", "out", "--path-root", "other")
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "a/../../x.jpg", ".."])
+def test_names_that_lead_out_of_the_image_root_are_refused(here, name):
+    write(here / "t.csv", f"f,l\n{name},cat\nx.jpg,cat\n")
+    write(here / "t.jsonl", json.dumps({"image": name, "labels": ["cat"]}) + "\n")
+    for command in ("csv", "jsonl"):
+        message = refusal(command, f"t.{command}", "--prefix", "out", "--val-fraction", 0)
+        assert f"{name!r} leads out of the image root" in message
+    assert not list(here.glob("out*"))
+    make("csv", "t.csv", "--prefix", "out", "--val-fraction", 0, "--skip-bad")
+    assert set(rows("out_train.lst")) == {"x.jpg"}
+
+
+def test_images_that_do_not_exist_are_counted_and_named_before_writing(here, capsys):
+    write(here / "photos/0.jpg", "an image")
+    (here / "photos/1.jpg").mkdir()
+    write(here / "t.csv", "f,l\n" + "".join(f"{n}.jpg,cat\n" for n in range(9)))
+    flags = ["csv", "t.csv", "--prefix", "out", "--val-fraction", 0, "--path-root", "photos"]
+    message = refusal(*flags)
+    assert message.startswith("photos: 8 images are not there: t.csv:3: '1.jpg', t.csv:4: '2.jpg'")
+    assert "'5.jpg', ..." in message and "'6.jpg'" not in message
+    assert not list(here.glob("out*"))
+    make(*flags, "--skip-bad")
+    assert set(rows("out_train.lst")) == {"0.jpg"}
+    assert "left out as bad: 8" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["csv", "jsonl", "coco"])
+def test_pipes_and_devices_are_refused_at_once(here, command):
+    os.mkfifo(here / "pipe")
+    for path in ("pipe", "/dev/zero"):
+        assert refusal(command, path, "--prefix", "out") == f"{path}: not a regular file"
 
 
 def test_a_file_of_classes_fixes_their_order(here):
@@ -513,6 +548,16 @@ def test_a_bad_voc_annotation_is_named_and_can_be_left_out(voc, text, where, rea
     make("voc", voc, "--prefix", "out", "--skip-bad")
     assert set(all_rows()) == {"JPEGImages/1.jpg", "JPEGImages/3.jpg"}
     assert time.process_time() - start < 10
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_voc_annotation_that_is_no_regular_file_is_named_and_can_be_left_out(voc, kind):
+    note = voc / "Annotations/2.xml"
+    note.unlink()
+    os.mkfifo(note) if kind == "pipe" else note.symlink_to("/dev/zero")
+    assert refusal("voc", voc, "--prefix", "out").startswith(f"{note}: is not a regular file")
+    make("voc", voc, "--prefix", "out", "--skip-bad")
+    assert set(all_rows()) == {"JPEGImages/1.jpg", "JPEGImages/3.jpg"}
 
 
 def test_a_voc_annotation_without_image_is_named(voc):

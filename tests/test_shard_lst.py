@@ -111,6 +111,29 @@ def test_nothing_is_placed_when_an_image_cannot_be(photos, name, message):
     assert not (photos.parent / "part_0.lst").exists()
 
 
+@pytest.mark.parametrize("link", ["placed/0", "placed/1/sub"])
+def test_nothing_is_placed_through_a_link_that_leads_out_of_the_folder(photos, link):
+    outside = photos.parent / "outside"
+    outside.mkdir()
+    (photos.parent / link).parent.mkdir(parents=True)
+    (photos.parent / link).symlink_to(outside)
+    (photos.parent / "train.lst").write_text("1\t1\tsub/9.jpg\n2\t1\tsub/9.jpg\n")
+    for flag in ("--copy-to", "--link-to"):
+        with pytest.raises(InputError, match=f"{link}.*: a symbolic link leads out of placed"):
+            main(["shard", "train.lst", "--num-parts", "2", "--prefix", "part", "--path-root",
+                  "photos", flag, "placed"])
+    assert not list(outside.iterdir())
+    assert not list(photos.parent.rglob("placed/**/*.jpg"))
+
+
+def test_a_folder_that_is_a_link_itself_is_fine(photos):
+    (photos.parent / "disk").mkdir()
+    (photos.parent / "placed").symlink_to(photos.parent / "disk")
+    main(["shard", "train.lst", "--num-parts", "2", "--prefix", "part", "--path-root", "photos",
+          "--copy-to", "placed"])
+    assert len(list((photos.parent / "disk").rglob("*.jpg"))) == 11
+
+
 def test_more_machines_than_rows_are_refused(photos):
     with pytest.raises(InputError, match="11 rows cannot be dealt out to 12 machines"):
         main(["shard", "train.lst", "--num-parts", "12", "--prefix", "part"])

@@ -259,7 +259,8 @@ def _output_flags():
 def _add_sources(command, *parents):
     absolute = ArgumentParser(add_help=False)
     absolute.add_argument("--path-root", metavar="DIR",
-                          help="image root, where the source has absolute names")
+                          help="image root: absolute names become relative to it, and each image "
+                          "is looked for in it")
     named = [*parents, absolute]
 
     flags = command("csv", "from a table with a column of file names", named)
