@@ -1,0 +1,155 @@
+"""The flags of tools/make_lst.py: one subcommand for each source format, `check` and `shard`."""
+import argparse
+
+from common.cli import ArgumentParser
+from reading.image_reader import Augment
+from reading.lst_file import LABEL_FORMATS
+
+SHOWN_PER_KIND = 20  # problems of a kind that `check` shows, unless all are asked for
+
+
+def _one_character(text):
+    text = {"tab": "\t", "\\t": "\t"}.get(text, text)
+    if len(text) != 1 or text in "\r\n\"":
+        raise argparse.ArgumentTypeError(f"{text!r} is not one character, or tab")
+    return text
+
+
+def _at_least(least):
+    def number(text):
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} is below {least}")
+        return int(text)
+
+    number.__name__ = "int"  # what argparse calls it when the text is no number
+    return number
+
+
+def build_parser(description):
+    """The parser of all subcommands; `command` of its result is the name of the one given."""
+    parser = ArgumentParser(description=description)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name, text, parents=()):
+        return commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".",
+                                   parents=list(parents))
+
+    seed = ArgumentParser(add_help=False)
+    seed.add_argument("--seed", type=_seed, default=0,
+                      help="the same seed gives the same files (default: %(default)s)")
+    label_format = ArgumentParser(add_help=False)
+    label_format.add_argument(
+        "--label-format", choices=LABEL_FORMATS, default="multi-hot",
+        help="a row has one 1 or 0 a class, or the numbers of the classes present "
+        "(default: %(default)s)")
+    _add_sources(command, _output_flags(), seed, label_format)
+
+    flags = command("check", "open every image of some .lst files; exit status 1 when there are "
+                    "problems", [label_format])
+    flags.description += (
+        " An image is broken when training could not decode it, cut short for example. Damage that "
+        "a decoder passes over is not seen: changed bytes inside a JPEG may be good to it, and "
+        "give a picture with a grey or shifted part.")
+    flags.add_argument("lst", nargs="+", metavar="LST", help="several: compared with each other")
+    flags.add_argument("--path-root", nargs="+", required=True, metavar="DIR",
+                       help="image root, one for all lists or one for each")
+    flags.add_argument("--labels", metavar="FILE", help="class names in column order, one a line")
+    flags.add_argument("--fix", nargs="+", metavar="OUT",
+                       help="write lists without the problems, a file for each LST; an image in "
+                       "several lists stays in the last of them")
+    flags.add_argument("--all", action="store_true",
+                       help=f"show all problems, not {SHOWN_PER_KIND} of a kind")
+    flags.add_argument("--data-nthreads", type=_at_least(1), metavar="N",
+                       help="threads that open images (default: one a processor)")
+    flags.add_argument("--max-pixels", type=_at_least(1), default=Augment.max_pixels, metavar="N",
+                       help="refuse images with more pixels (default: %(default)s)")
+
+    flags = command("shard", "deal the rows of a .lst out to machines", [seed, label_format])
+    flags.add_argument("lst", metavar="LST")
+    flags.add_argument("--num-parts", type=_at_least(1), required=True, metavar="N",
+                       help="number of machines")
+    flags.add_argument("--prefix", required=True,
+                       help="writes PREFIX_0.lst and, for rsync --files-from, PREFIX_0_files.txt, "
+                       "and so on")
+    flags.add_argument("--path-root", metavar="DIR", help="image root, to place images from")
+    place = flags.add_mutually_exclusive_group()
+    place.add_argument("--copy-to", metavar="DIR", help="copy the images to DIR/0, DIR/1, ...")
+    place.add_argument("--link-to", metavar="DIR", help="hard-link them there: takes no space")
+    return parser
+
+
+def _seed(text):
+    seed = _at_least(0)(text)
+    if seed >= 1 << 32:
+        raise argparse.ArgumentTypeError(f"{text} is not below 2**32")
+    return seed
+
+
+_seed.__name__ = "int"
+
+
+def _output_flags():
+    parser = ArgumentParser(add_help=False)
+    output = parser.add_argument_group("output")
+    output.add_argument("--prefix", required=True,
+                        help="writes PREFIX_train.lst, PREFIX_val.lst and PREFIX_labels.txt")
+    output.add_argument("--val-fraction", type=float, default=0.2, metavar="F",
+                        help="share of the images for validation, stratified by class; 0: none, "
+                        "and no PREFIX_val.lst (default: %(default)s)")
+    classes = parser.add_argument_group("classes")
+    classes.add_argument("--classes", metavar="FILE",
+                         help="the classes to have, in this order, one a line; others in the data "
+                         "are an error")
+    classes.add_argument("--drop-unlisted", action="store_true",
+                         help="leave out, and count, classes that are not in that file")
+    classes.add_argument("--min-count", type=_at_least(0), default=0, metavar="N",
+                         help="leave out classes that fewer than N images carry (default: none)")
+    parser.add_argument_group("input").add_argument(
+        "--skip-bad", action="store_true", help="leave out what is broken, say so, and go on")
+    return parser
+
+
+def _add_sources(command, *parents):
+    absolute = ArgumentParser(add_help=False)
+    absolute.add_argument("--path-root", metavar="DIR",
+                          help="image root: absolute names become relative to it, and each image "
+                          "is looked for in it")
+    named = [*parents, absolute]
+
+    flags = command("csv", "from a table with a column of file names", named)
+    flags.add_argument("file", metavar="FILE")
+    form = flags.add_argument_group("form", "Columns are named as in the header, or numbered "
+                                    "from 1.")
+    form.add_argument("--delimiter", type=_one_character, metavar="CHARACTER",
+                      help="between columns (default: a comma, tab for .tsv)")
+    form.add_argument("--no-header", action="store_true",
+                      help="the first row is an image already; columns are called 1, 2, ...")
+    form.add_argument("--name-column", metavar="COLUMN", help="file names (default: the first)")
+    form.add_argument("--labels-column", metavar="COLUMN",
+                      help="one column with all of an image's classes; empty: no class, -1: all "
+                      "classes unknown (default: the other one, when there are two)")
+    form.add_argument("--separator", default=";", metavar="TEXT",
+                      help="between those classes (default: %(default)s)")
+    form.add_argument("--class-columns", nargs="+", metavar="COLUMN",
+                      help="columns of a class each: 1 or True present, 0 or False absent, -1, "
+                      "empty, NaN or NA unknown (default: all but the file names, when there are "
+                      "more than two)")
+
+    flags = command("jsonl", 'from lines of {"image": "a.jpg", "labels": ["cat"]}; "unknown" may '
+                    "list more classes", named)
+    flags.add_argument("file", metavar="FILE")
+
+    flags = command("coco", "from a COCO instances file", named)
+    flags.add_argument("file", metavar="FILE")
+
+    flags = command("voc", "from a Pascal VOC folder, which is the image root then", parents)
+    flags.add_argument("root", metavar="ROOT")
+    flags.add_argument("--image-set", metavar="SET",
+                       help="only images of ImageSets/Main/SET.txt, such as trainval")
+    flags.add_argument("--labels-from", choices=("xml", "sets"),
+                       help="Annotations/*.xml or ImageSets/Main/CLASS_SET.txt (default: XML "
+                       "where there is some)")
+
+    flags = command("folders", "from one folder a class, whose parent is the image root then; "
+                    "an image in several carries all of them", parents)
+    flags.add_argument("root", metavar="ROOT")
