@@ -1,10 +1,10 @@
-"""How long tools/make_lst.py takes, and how much memory, for data sets of a million boxes.
+"""Time and memory of tools/make_lst.py for data sets of a million boxes.
 
     python benchmarks/bench_make_lst.py
     python benchmarks/bench_make_lst.py --boxes 100000 --images 12000
 
 Draws a COCO instances file with as many masks and names as COCO itself has, a CSV of one column
-a class and JSON lines, turns each into .lst files, and prints seconds and megabytes.
+per class and JSON lines, turns each into .lst files, and prints seconds and megabytes.
 """
 import argparse
 import csv

@@ -72,7 +72,7 @@ def load_network(prefix, epoch, image_shape=None, mean=None, std=None):
 
 
 def check_ends_in_sigmoid(net, file):
-    """Refuse a network whose output is not one probability a class, independent of the others."""
+    """Refuse a network whose output is not one independent probability per class."""
     graph = json.loads(net.tojson())
     last = graph["nodes"][graph["heads"][0][0]]
     if "sigmoid" not in (last["op"], last.get("attrs", {}).get("act_type")):
@@ -116,7 +116,7 @@ def mxnet_predictor(sym, arg_params, aux_params):
 
 
 def sample_images(attributes, files=()):
-    """What the comparison looks at.
+    """Pixels to compare predictors on.
 
     Parameters
     ----------

@@ -60,7 +60,7 @@ def _scaled(filters, width):
 
 
 def network(name):
-    """The network, from raw pixels to 1000 probabilities.
+    """Build the network, from raw pixels to 1000 probabilities.
 
     Parameters
     ----------

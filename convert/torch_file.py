@@ -7,7 +7,7 @@ Three formats, told apart by their first bytes:
 
 - PyTorch's old one: pickles (magic number, protocol, system, tensors, storage keys), then for
   each key an int64 count and the raw values.
-- PyTorch's zip: `data.pkl` and one raw file a storage, `data/KEY`.
+- PyTorch's zip: `data.pkl` and one raw file per storage, `data/KEY`.
 - safetensors, by the package of that name.
 
 The pickles are read by torch_pickle.py, which runs no code of theirs.

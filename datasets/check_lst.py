@@ -1,4 +1,4 @@
-"""Looking at every image of some .lst files as training will: what is wrong, and without it.
+"""Opening every image of some .lst files as training will, and writing them without problems.
 
     findings = check([train, val], ["photos", "photos"])
     for problem in findings.problems:
@@ -78,7 +78,7 @@ def check(lists, roots, class_names=None, threads=None, max_pixels=Augment.max_p
 
 
 def clean_rows(lists, findings, number):
-    """What is left of one of the lists without its problems.
+    """The rows of one of the lists that have no problem.
 
     Rows whose image cannot be used are left out, and so are those whose image is in a later
     list too: of `train.lst val.lst` the first gives way. Rows of one image become one row; a

@@ -1,4 +1,4 @@
-"""Readers of folders that hold images and say what they show: one folder a class, Pascal VOC.
+"""Readers of folders that hold images and their labels: one folder per class, and Pascal VOC.
 
     source = read_voc("VOCdevkit/VOC2007", BadInput(skip=False))
     for sample in source.samples:
@@ -26,7 +26,7 @@ NOTHING = frozenset()
 
 
 def read_folders(root, bad_input):
-    """One folder a class, with images at any depth; the same image in several has all of them.
+    """Read one folder per class, with images at any depth; an image in several has all classes.
 
     Names are relative to `root`. Files of other kinds, and hidden ones, are passed over.
 
@@ -103,7 +103,7 @@ def _images_below(folder):
 
 
 def read_voc(root, bad_input, image_set=None, labels_from=None):
-    """A Pascal VOC folder; names are relative to it (`JPEGImages/000005.jpg`).
+    """Read a Pascal VOC folder; names are relative to it (`JPEGImages/000005.jpg`).
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ def read_voc(root, bad_input, image_set=None, labels_from=None):
 
 
 class _BadAnnotation(Exception):
-    """Where something is wrong with one image's annotation, and what."""
+    """Place of an unusable annotation, and the reason."""
 
 
 def _voc_samples(root, notes, files, bad_input):
@@ -164,7 +164,7 @@ def _voc_samples(root, notes, files, bad_input):
 
 
 def _read_annotation(file):
-    """A VOC annotation: file name, classes with an object to see, classes with a difficult one."""
+    """File name, classes with an ordinary object and classes with a difficult one."""
     try:
         if file.exists() and not file.is_file():
             raise _BadAnnotation(file, "is not a regular file")
@@ -195,7 +195,7 @@ def _read_annotation(file):
 
 
 def _parse(file, content):
-    """The outermost element; in steps, so that deep nesting is seen before it takes memory."""
+    """The root element, parsed in steps so that deep nesting is found before it takes memory."""
     steps = defusedxml.ElementTree.iterparse(
         io.BytesIO(content), events=("start", "end"), forbid_dtd=True)
     depth = 0
@@ -207,7 +207,7 @@ def _parse(file, content):
 
 
 def _voc_sets(root, sets, image_set, bad_input):
-    """The source that ImageSets/Main/CLASS_IMAGE_SET.txt files make up."""
+    """The source that the files ImageSets/Main/CLASS_IMAGE_SET.txt describe."""
     ending = f"_{image_set}.txt"
     files = [Path(entry.path) for entry in _entries(sets) if entry.name.endswith(ending)]
     if not files:

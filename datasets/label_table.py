@@ -1,4 +1,4 @@
-"""From what the sources say of each image to a matrix of labels, and its statistics.
+"""From samples to a matrix of labels, and its statistics.
 
     bad_input = BadInput(skip=False)
     source = Source(None, [Sample("a.jpg", {"cat"}, set(), "labels.csv:2")])
@@ -19,12 +19,12 @@ from reading.class_names import class_problem
 
 MAX_LABEL_BYTES = 4_000_000_000  # bytes that the matrix may take
 MISSING_SHOWN = 5  # names of images that do not exist
-FEW = 20  # images of a class on a side below which the table points it out
+FEW = 20  # images of a class in all lists, below which the table names it
 
 logger = logging.getLogger(__name__)
 
 Sample = namedtuple("Sample", "name present unknown where")
-Sample.__doc__ = """What a source says of an image.
+Sample.__doc__ = """An image and its labels in a source.
 
 `name` is relative to the image root; `present` and `unknown` are sets of class names, every
 other class is absent; `unknown` is None where all classes are that are not present; `where`
@@ -42,16 +42,17 @@ Part.__doc__ = """Counts of one list: rows, and for each class those that do and
 
 
 class BadInput:
-    """What to do about bad input: end with an InputError, or leave it out, say so and go on.
+    """Handles bad input: raises an InputError, or leaves the item out with a warning.
 
     Parameters
     ----------
     skip : bool
+        Leave bad items out.
 
     Attributes
     ----------
     count : int
-        How much was left out.
+        Number of items left out.
     """
 
     def __init__(self, skip):
@@ -67,7 +68,7 @@ class BadInput:
 
 
 def build_table(source, bad_input, listed=None, drop_unlisted=False, min_count=0, path_root=None):
-    """Collect samples; an image that comes twice carries what either says of it.
+    """Collect samples into a table; an image that occurs twice has the labels of both samples.
 
     Parameters
     ----------
@@ -152,7 +153,7 @@ def build_table(source, bad_input, listed=None, drop_unlisted=False, min_count=0
 
 
 def part(title, labels):
-    """Counts of an int8 label matrix."""
+    """Count the labels of an int8 matrix."""
     return Part(title, len(labels), np.count_nonzero(labels == 1, axis=0),
                 np.count_nonzero(labels == 0, axis=0))
 
@@ -168,7 +169,7 @@ def format_table(classes, parts):
     Returns
     -------
     str
-        Of several lines: images, labels, labels an image; for each class the images that carry
+        Of several lines: images, labels, labels per image; for each class the images that carry
         it; and the classes with too few.
     """
     classes = [printable(name) for name in classes]
@@ -184,7 +185,7 @@ def format_table(classes, parts):
     lines = [line("", *titles[:len(parts)]),
              line("images", *(p.num_rows for p in parts)),
              line("labels", *(p.positives.sum() for p in parts)),
-             line("an image", *(f"{p.positives.sum() / p.num_rows:.2f}" for p in parts)), "",
+             line("per image", *(f"{p.positives.sum() / p.num_rows:.2f}" for p in parts)), "",
              line("class", *titles)]
     few = []
     for number, name in enumerate(classes):

@@ -38,12 +38,12 @@ def name_problem(name):
 
 
 def write_lst(path, ids, labels, names, label_format="multi-hot"):
-    """Write a .lst file, whole or not at all; see `lst_file`."""
+    """Write a .lst file atomically; see `lst_file`."""
     write_together([lst_file(path, ids, labels, names, label_format)])
 
 
 def write_lines(path, lines):
-    """Write a text file of one item a line, whole or not at all."""
+    """Write a text file of one item per line, atomically."""
     write_together([lines_file(path, lines)])
 
 
@@ -90,7 +90,7 @@ def lst_file(path, ids, labels, names, label_format="multi-hot"):
 
 
 def lines_file(path, lines):
-    """A text file of one item a line, for `write_together`: path and writing function."""
+    """A text file of one item per line, for `write_together`: path and writing function."""
     def write(temporary):
         with open(temporary, "wb") as file:
             file.write(b"".join(os.fsencode(line) + b"\n" for line in lines))
@@ -137,7 +137,7 @@ def _encodes(name):
 
 
 def _write_nested(files):
-    """Each beside its place, and only then, from the last to the first, into it."""
+    """Write all temporary files, and only then rename them, from the last to the first."""
     (path, write), *others = files
 
     def write_this_and_others(temporary):

@@ -40,7 +40,7 @@ def build_parser(description):
     label_format = ArgumentParser(add_help=False)
     label_format.add_argument(
         "--label-format", choices=LABEL_FORMATS, default="multi-hot",
-        help="a row has one 1 or 0 a class, or the numbers of the classes present "
+        help="a row has a 1 or 0 per class, or the numbers of the classes present "
         "(default: %(default)s)")
     _add_sources(command, _output_flags(), seed, label_format)
 
@@ -55,12 +55,12 @@ def build_parser(description):
                        help="image root, one for all lists or one for each")
     flags.add_argument("--labels", metavar="FILE", help="class names in column order, one a line")
     flags.add_argument("--fix", nargs="+", metavar="OUT",
-                       help="write lists without the problems, a file for each LST; an image in "
+                       help="write lists without the problems, one file per LST; an image in "
                        "several lists stays in the last of them")
     flags.add_argument("--all", action="store_true",
                        help=f"show all problems, not {SHOWN_PER_KIND} of a kind")
     flags.add_argument("--data-nthreads", type=_at_least(1), metavar="N",
-                       help="threads that open images (default: one a processor)")
+                       help="threads that open images (default: one per processor)")
     flags.add_argument("--max-pixels", type=_at_least(1), default=Augment.max_pixels, metavar="N",
                        help="refuse images with more pixels (default: %(default)s)")
 
@@ -131,7 +131,7 @@ def _add_sources(command, *parents):
     form.add_argument("--separator", default=";", metavar="TEXT",
                       help="between those classes (default: %(default)s)")
     form.add_argument("--class-columns", nargs="+", metavar="COLUMN",
-                      help="columns of a class each: 1 or True present, 0 or False absent, -1, "
+                      help="one column per class: 1 or True present, 0 or False absent, -1, "
                       "empty, NaN or NA unknown (default: all but the file names, when there are "
                       "more than two)")
 
@@ -150,6 +150,6 @@ def _add_sources(command, *parents):
                        help="Annotations/*.xml or ImageSets/Main/CLASS_SET.txt (default: XML "
                        "where there is some)")
 
-    flags = command("folders", "from one folder a class, whose parent is the image root then; "
+    flags = command("folders", "from one folder per class, whose parent is the image root then; "
                     "an image in several carries all of them", parents)
     flags.add_argument("root", metavar="ROOT")

@@ -1,4 +1,4 @@
-"""Dealing the rows of a .lst out to machines, each with its own list and its own images.
+"""Dividing the rows of a .lst among machines, each with its own list and its own images.
 
     lst = read_lst("train.lst")
     parts = deal(len(lst), 4, seed=0)
@@ -19,7 +19,7 @@ from datasets.lst_writer import write_lines, write_lst
 
 
 def deal(num_rows, num_parts, seed=0):
-    """Which rows each machine gets: at random, each row once, as many or one fewer.
+    """Assign each row to one machine at random, the first machines one more than the last.
 
     Parameters
     ----------
@@ -39,10 +39,10 @@ def deal(num_rows, num_parts, seed=0):
 def write_parts(lst, parts, prefix):
     """Write PREFIX_0.lst and PREFIX_0_files.txt, and so on.
 
-    Synchronous training waits for ever for a worker with fewer batches. So all lists get the
-    same number of rows: where one is short, its first image stands there again with all labels
-    unknown (-1), which counts for nothing. A list of class numbers cannot say unknown and stays
-    a row short.
+    Synchronous training waits forever for a worker with fewer batches. So all lists get the same
+    number of rows: a shorter one repeats its first image with all labels unknown (-1), which
+    neither loss nor metrics count. A list of class numbers has no way to say unknown and stays
+    one row short.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ def _is_within(path, folder):
 
 
 def _place(source, target, how):
-    """Copy or link a file beside its place, then rename it: never half a file under its name."""
+    """Copy or link a file atomically: to a temporary name in the same folder, then renamed."""
     os.makedirs(os.path.dirname(target), exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".", dir=os.path.dirname(target)) as nearby:
         temporary = os.path.join(nearby, "file")

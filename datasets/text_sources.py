@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import shlex
+from collections import namedtuple
 
 from common.cli import InputError
 from common.files import require_regular_file
@@ -24,7 +25,7 @@ NOTHING = frozenset()
 
 
 def read_jsonl(path, bad_input):
-    """One JSON object a line: `{"image": "a.jpg", "labels": ["cat"], "unknown": ["dog"]}`.
+    """Read one JSON object per line: `{"image": "a.jpg", "labels": ["cat"], "unknown": ["dog"]}`.
 
     `unknown` may be missing; class numbers in place of names are fine.
 
@@ -66,14 +67,23 @@ def _jsonl_samples(path, bad_input):
         yield Sample(item["image"], present, unknown, where)
 
 
-def read_csv(path, bad_input, delimiter=",", header=True, name_column=None, labels_column=None,
-             class_columns=None, separator=";"):
+Columns = namedtuple("Columns", "name labels classes separator", defaults=(None, None, None, ";"))
+Columns.__doc__ = """Columns of a table, by their name in the header or their number from 1.
+
+`name` has the file names; None: the first column. `labels` has an image's classes, `separator`
+between them; None: the second of a table of two columns, unless it looks like the column of one
+class. `classes` is a list of columns that each stand for a class; None: all but the file names,
+in a table of more than two columns.
+"""
+DEFAULT_COLUMNS = Columns()
+
+
+def read_csv(path, bad_input, delimiter=",", header=True, columns=DEFAULT_COLUMNS):
     """A table with a column of file names and the labels in one of two forms.
 
     Either one column holds an image's classes, separated, or nothing (no class), or only -1 (all
     classes unknown); or each class has a column of 1 or True (present), 0 or False (absent) and
-    -1, NaN, NA or nothing (unknown). Columns are given by their name in the header or by their
-    number from 1.
+    -1, NaN, NA or nothing (unknown).
 
     Parameters
     ----------
@@ -82,14 +92,7 @@ def read_csv(path, bad_input, delimiter=",", header=True, name_column=None, labe
     delimiter : str
     header : bool
         Whether the first row holds the columns' names.
-    name_column : str, optional
-        Default: the first.
-    labels_column : str, optional
-        Column of separated classes. Default: the second of a table of two columns, unless it
-        looks like a class's column.
-    class_columns : list of str, optional
-        Columns that are a class each. Default: all but the name's, when there are more than two.
-    separator : str
+    columns : Columns
 
     Returns
     -------
@@ -100,7 +103,7 @@ def read_csv(path, bad_input, delimiter=",", header=True, name_column=None, labe
     InputError
         When the columns are not there, or it is not certain which form they have.
     """
-    if labels_column and class_columns:
+    if columns.labels and columns.classes:
         raise InputError("--labels-column and --class-columns are two forms: give one of them")
     rows = _csv_rows(path, bad_input, delimiter)
     where, first = next(rows, (path, None))
@@ -116,19 +119,21 @@ def read_csv(path, bad_input, delimiter=",", header=True, name_column=None, labe
                       if character in first[0]), None)
         raise InputError(f"{where}: one column only; " + (
             f"--delimiter {other} finds more" if other else "another --delimiter?"))
-    name_at = _column(titles, name_column, where) if name_column else 0
+    name_at = _column(titles, columns.name, where) if columns.name else 0
     if header and titles[name_at].lower().endswith(IMAGE_ENDINGS):
         raise InputError(f"{where}: {titles[name_at]:.200} looks like an image, where the columns' "
                          "names are expected: --no-header, when it is one")
     rows = _rows_of_width(rows, len(titles), bad_input)
-    if labels_column or (len(titles) == 2 and not class_columns):
-        labels_at = _column(titles, labels_column, where) if labels_column else 1 - name_at
-        if not labels_column:
+    if columns.labels or (len(titles) == 2 and not columns.classes):
+        labels_at = _column(titles, columns.labels, where) if columns.labels else 1 - name_at
+        if not columns.labels:
             rows = _refuse_class_column(rows, labels_at, path, titles[labels_at])
-        return Source(None, _labels_column_samples(rows, name_at, labels_at, separator, bad_input))
-    columns = ([_column(titles, column, where) for column in class_columns] if class_columns
-               else [column for column in range(len(titles)) if column != name_at])
-    classes = {column: titles[column] for column in columns}
+        return Source(None, _labels_column_samples(rows, name_at, labels_at, columns.separator,
+                                                   bad_input))
+    class_columns = ([_column(titles, column, where) for column in columns.classes]
+                     if columns.classes
+                     else [column for column in range(len(titles)) if column != name_at])
+    classes = {column: titles[column] for column in class_columns}
     for title in classes.values():
         if list(classes.values()).count(title) > 1:
             raise InputError(f"{where}: two columns are called {title}")
@@ -144,7 +149,7 @@ def _rows_of_width(rows, width, bad_input):
 
 
 def _refuse_class_column(rows, labels_at, path, title):
-    """The same rows, unless all of them have what a column of one class would hold."""
+    """Return the same rows, or raise an InputError when all cells look like labels of one class."""
     seen = []  # of other tables, the rows up to the first that carries a class
     for where, row in rows:
         seen.append((where, row))
@@ -159,7 +164,7 @@ def _refuse_class_column(rows, labels_at, path, title):
 
 
 def _label_value(text):
-    """1, 0 or -1, as a class's column says it; None when it does not."""
+    """The label (1, 0 or -1) that a cell of a class's column stands for, None for other text."""
     text = text.strip().lower()
     try:
         value = WORDS[text] if text in WORDS else float(text)
@@ -247,5 +252,5 @@ def read_lines(path):
 
 
 def read_error(path, error):
-    """The InputError for a file or folder that the system does not let us read."""
+    """The InputError for a file or folder that cannot be read."""
     return InputError(f"{path}: cannot be read: {(error.strerror or str(error)).lower()}")

@@ -165,7 +165,7 @@ def test_a_mistake_on_the_command_line_is_told_in_one_line(photos, flags, messag
 def test_lists_of_other_classes_are_not_compared(photos):
     lst("a.lst", "1 0 0.png")
     lst("b.lst", "1 1.png")
-    with pytest.raises(InputError, match="b.lst: 1 labels a row, but another list has 2"):
+    with pytest.raises(InputError, match="b.lst: 1 labels per row, but another list has 2"):
         main(["check", "a.lst", "b.lst", "--path-root", "photos"])
 
 

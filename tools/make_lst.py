@@ -3,7 +3,7 @@
     python tools/make_lst.py csv labels.csv --prefix data/photos
     python tools/make_lst.py check data/photos_train.lst data/photos_val.lst --path-root photos
 
-From CSV, JSON lines, Pascal VOC, COCO or one folder a class, writes PREFIX_train.lst,
+From CSV, JSON lines, Pascal VOC, COCO or one folder per class, writes PREFIX_train.lst,
 PREFIX_val.lst and PREFIX_labels.txt, and prints how often each class occurs.
 """
 import logging
@@ -26,7 +26,7 @@ from datasets.lst_writer import lines_file, lst_file, write_together  # noqa: E4
 from datasets.make_lst_flags import SHOWN_PER_KIND, build_parser  # noqa: E402
 from datasets.shard_lst import deal, place_images, write_parts  # noqa: E402
 from datasets.stratify import split  # noqa: E402
-from datasets.text_sources import read_csv, read_jsonl  # noqa: E402
+from datasets.text_sources import Columns, read_csv, read_jsonl  # noqa: E402
 from reading.class_names import read_class_names  # noqa: E402
 from reading.lst_file import read_lst  # noqa: E402
 
@@ -129,7 +129,7 @@ def _read_lists(paths, num_classes, label_format):
         if lst.num_classes == most:
             continue
         if label_format == "multi-hot":
-            raise InputError(f"{lst.path}: {lst.num_classes} labels a row, but another list has "
+            raise InputError(f"{lst.path}: {lst.num_classes} labels per row, but another list has "
                              f"{most}")
         lists[number] = read_lst(lst.path, most, label_format)  # its last classes do not occur
     return lists
@@ -158,8 +158,8 @@ def _read_csv(args, bad_input):
     delimiter = args.delimiter or ("\t" if args.file.lower().endswith(".tsv") else ",")
     if not args.separator:
         raise InputError("--separator is empty")
-    return read_csv(args.file, bad_input, delimiter, not args.no_header, args.name_column,
-                    args.labels_column, args.class_columns, args.separator)
+    columns = Columns(args.name_column, args.labels_column, args.class_columns, args.separator)
+    return read_csv(args.file, bad_input, delimiter, not args.no_header, columns)
 
 
 SOURCES = {
