@@ -32,7 +32,7 @@ def cores():
 
 
 def take_turns(predictors, pixels, turns):
-    """Seconds of each predictor's turns: one list a predictor, in their order."""
+    """Seconds of each predictor's turns: one list per predictor, in their order."""
     seconds = [[] for _ in predictors]
     for _ in range(WARM_UP + turns):
         for predict, taken in zip(predictors, seconds):
@@ -49,7 +49,7 @@ def main(argv=None):
     parser.add_argument("--epoch", type=int, default=0, metavar="N",
                         help="the number in the .params file's name (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, nargs="+", default=[1, 8, 32], metavar="N",
-                        help="images a batch (default: 1 8 32)")
+                        help="images per batch (default: 1 8 32)")
     parser.add_argument("--turns", type=int, default=15, metavar="N",
                         help="turns of each (default: %(default)s)")
     args = parser.parse_args(argv)

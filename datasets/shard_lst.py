@@ -19,7 +19,7 @@ from datasets.lst_writer import write_lines, write_lst
 
 
 def deal(num_rows, num_parts, seed=0):
-    """Assign each row to one machine at random, the first machines one more than the last.
+    """Assign each row to one machine at random; numbers of rows differ by at most one.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""tools/onnx_file.py: ONNX classifiers through MXNet's importer."""
+"""convert/onnx_file.py: ONNX classifiers through MXNet's importer."""
 import os
 import sys
 

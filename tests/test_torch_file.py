@@ -1,4 +1,4 @@
-"""tools/torch_file.py: state files of PyTorch and safetensors, read without torch."""
+"""convert/torch_file.py: state files of PyTorch and safetensors, read without torch."""
 import json
 import os
 import struct

@@ -1,4 +1,4 @@
-"""tools/torch_resnet.py: ResNets of PyTorch, held to a forward pass in numpy and to torch."""
+"""convert/torch_resnet.py: ResNets of PyTorch, held to a forward pass in numpy and to torch."""
 import numpy as np
 import pytest
 import torch_bytes
