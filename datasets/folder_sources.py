@@ -18,7 +18,8 @@ from defusedxml import DefusedXmlException
 
 from common.cli import InputError
 from datasets.label_table import Sample, Source
-from datasets.text_sources import IMAGE_ENDINGS, read_error, read_lines
+from datasets.text_sources import read_error, read_lines
+from reading.image_header import IMAGE_ENDINGS
 
 MAX_XML_BYTES = 4 << 20  # tens of thousands of boxes
 MAX_XML_DEPTH = 64

@@ -96,7 +96,7 @@ def place_images(lst, parts, path_root, folder, how):
         for below in {os.path.dirname(lst.name(row)) for row in rows}:
             target = os.path.join(folder, str(number), below)
             if not _is_within(target, folder):
-                raise InputError(f"{shown(target)}: a symbolic link leads out of {folder}: remove "
+                raise InputError(f"{printable(target)}: a symbolic link leads out of {folder}: remove "
                                  "it or choose another folder")
     for number, rows in enumerate(parts):
         for name in tqdm(dict.fromkeys(lst.name(row) for row in rows), f"part {number}",

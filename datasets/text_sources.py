@@ -16,8 +16,8 @@ from collections import namedtuple
 from common.cli import InputError
 from common.files import require_regular_file
 from datasets.label_table import Sample, Source
+from reading.image_header import IMAGE_ENDINGS
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
 MAX_LINE_BYTES = 4 << 20
 # What a class's column may hold beside numbers: pandas writes True, False and NaN.
 WORDS = {"": -1, "nan": -1, "na": -1, "true": 1, "false": 0}

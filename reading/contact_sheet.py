@@ -1,26 +1,28 @@
-"""Many small pictures on one sheet, each with a caption."""
+"""A sheet of many small images, each with a caption."""
 import textwrap
 
 import cv2
 import numpy as np
 
+from common.files import write_atomically
+
 MARGIN = 8
-LINE = 16  # pixels of a caption's line
-LETTER = 7.5  # pixels of a letter, on average
+LINE = 16  # height of a line of text, in pixels
+LETTER = 7.5  # mean width of a letter, in pixels
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def draw(images, captions, columns=6):
-    """Draw a sheet.
+    """Draw images in rows, each with its caption beneath.
 
     Parameters
     ----------
     images : numpy.ndarray
         uint8, (count, 3, height, width), RGB.
     captions : list of str
-        One an image, wrapped beneath it. OpenCV's font has ASCII only; "?" stands for the rest.
+        One per image. OpenCV's font has ASCII only; "?" stands for other characters.
     columns : int
-        Pictures in a row.
+        Images per row.
 
     Returns
     -------
@@ -42,3 +44,15 @@ def draw(images, captions, columns=6):
             cv2.putText(sheet, words.encode("ascii", "replace").decode(),
                         (x, y + height + LINE * line), FONT, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
     return sheet
+
+
+def save(path, images, captions):
+    """Draw a sheet and write it as a PNG, whatever the ending of the path.
+
+    Raises
+    ------
+    InputError
+        When it cannot be written.
+    """
+    encoded = cv2.imencode(".png", draw(images, captions)[:, :, ::-1])[1]
+    write_atomically(path, encoded.tofile)

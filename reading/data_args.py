@@ -1,9 +1,8 @@
-"""The flags of reading images, declared once for every command that reads them."""
+"""Command-line flags for reading images, declared once for all commands."""
 from common.cli import parse_numbers
 from reading.augment import Augment
+from reading.bad_images import BAD_IMAGES
 from reading.lst_file import LABEL_FORMATS
-
-BAD_IMAGES = ("fail", "skip")
 
 
 def add_data_args(parser, train=True):

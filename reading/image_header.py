@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from PIL import GifImagePlugin, PngImagePlugin, TiffImagePlugin
 
 FORMATS = "JPEG, PNG, GIF, BMP, WebP and TIFF"
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
 # The classes themselves, because Image.open has a limit of pixels of its own.
 PILLOW_READERS = {"PNG": PngImagePlugin.PngImageFile, "GIF": GifImagePlugin.GifImageFile,
                   "TIFF": TiffImagePlugin.TiffImageFile}

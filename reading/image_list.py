@@ -5,8 +5,7 @@ import numpy as np
 
 from common.cli import InputError
 from common.text import printable
-
-ENDINGS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
+from reading.image_header import IMAGE_ENDINGS
 
 
 class ImageList:
@@ -35,7 +34,8 @@ class ImageList:
             if os.path.isdir(path):
                 found = list(_walk(path))
                 if not found:
-                    raise InputError(f"{printable(path)}: holds no images ({' '.join(ENDINGS)})")
+                    raise InputError(f"{printable(path)}: holds no images "
+                                     f"({' '.join(IMAGE_ENDINGS)})")
                 self._names.extend(found)
             else:
                 self._names.append(path)
@@ -63,5 +63,5 @@ def _walk(folder):
     for parent, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
-            if name.lower().endswith(ENDINGS) and not name.startswith("."):
+            if name.lower().endswith(IMAGE_ENDINGS) and not name.startswith("."):
                 yield os.path.join(parent, name)

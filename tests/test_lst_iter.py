@@ -21,7 +21,8 @@ import lst_iter
 from common.cli import InputError
 from common.mx_compat import mx
 from lst_iter import LstIter
-from reading.epoch_order import EpochOrder
+from reading.batch_sampler import BatchSampler
+from reading.image_list import ImageList
 from reading.image_reader import NEUTRAL, Augment
 from reading.lst_file import read_lst
 
@@ -217,11 +218,11 @@ def test_shards_are_disjoint_complete_and_equally_long(shuffle, num_parts):
     for epoch in (0, 1):
         shards = []
         for part in range(num_parts):
-            order = EpochOrder(23, 4, shuffle, 5, part, num_parts)
+            order = BatchSampler(23, 4, shuffle, 5, part, num_parts)
             batches = list(order.batches(epoch))
             assert len(batches) == order.num_batches(epoch) == math.ceil(
                 math.ceil(23 / num_parts) / 4)
-            assert len(batches) == EpochOrder(23, 4, num_parts=num_parts).num_batches(epoch)
+            assert len(batches) == BatchSampler(23, 4, num_parts=num_parts).num_batches(epoch)
             real = [row for rows, _, pad in batches for row in rows[:4 - pad].tolist()]
             assert len(real) == order.num_rows
             shards.append(real)
@@ -240,7 +241,7 @@ def test_more_parts_than_rows_leave_padding_only(photos):
 
 @pytest.mark.parametrize("handle", ["discard", "roll_over"])
 def test_without_padding_shards_are_equally_long_too(handle):
-    shards = [EpochOrder(23, 2, False, 0, part, 3, handle) for part in range(3)]
+    shards = [BatchSampler(23, 2, False, 0, part, 3, handle) for part in range(3)]
     for epoch in range(4):
         assert len({len(list(shard.batches(epoch))) for shard in shards}) == 1
 
@@ -259,7 +260,7 @@ def test_every_epoch_is_shuffled_over_the_whole_list(photos):
 
 
 def test_the_order_of_a_seed_and_epoch_never_changes():
-    rows, _, _ = next(EpochOrder(10, 10, shuffle=True, seed=2**40 + 1).batches(7))
+    rows, _, _ = next(BatchSampler(10, 10, shuffle=True, seed=2**40 + 1).batches(7))
     assert rows.tolist() == [3, 1, 6, 4, 0, 5, 7, 8, 2, 9]
 
 
@@ -643,6 +644,15 @@ def test_class_numbers_as_labels(own_photos):
     (own_photos / "train.lst").write_text("0\t2\t0.jpg\n1\t0\t1\t1.jpg\n")
     batch = make(own_photos, 2, label_format="indices").next()
     assert batch.label[0].asnumpy().tolist() == [[0, 0, 1], [1, 1, 0]]
+
+
+@pytest.mark.parametrize("ending", [".jfif", ".JPG", ".webp", ".tif"])
+def test_image_files_are_found_in_folders_by_their_endings(tmp_path, ending):
+    (tmp_path / "inner").mkdir()
+    for name in (f"inner/a{ending}", f".hidden{ending}", "a.txt"):
+        (tmp_path / name).write_bytes(b"")
+    images = ImageList([str(tmp_path)], 2)
+    assert [images.name(row) for row in range(len(images))] == [str(tmp_path / f"inner/a{ending}")]
 
 
 # The command

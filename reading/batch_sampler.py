@@ -1,7 +1,7 @@
-"""Which rows of a list make up each batch: shuffling, shards, and the last batch.
+"""Which rows of a .lst make up each batch: shuffling, shards, and the last batch.
 
-Everything follows from (seed, epoch), so that any batch of any epoch can be named without
-going through those before it, and workers agree without talking to each other.
+Everything follows from the seed and the epoch, so that any batch of any epoch can be computed
+without those before it, and workers agree without communicating.
 """
 import numpy as np
 
@@ -10,38 +10,39 @@ from common.cli import InputError
 LAST_BATCH_HANDLES = ("pad", "discard", "roll_over")
 
 
-class EpochOrder:
-    """The batches of a list's shard.
+class BatchSampler:
+    """The rows of each batch of one shard of a .lst file.
 
-    The rows, shuffled anew each epoch over the whole list or in their order, are dealt out to
-    the shards in turn: the shards of an epoch are disjoint and together complete. All shards
-    have the same number of batches, as synchronous training needs: "pad" fills the shorter
-    ones up, "discard" and "roll_over" leave out the row that some have more than others.
+    The rows, in their order or shuffled over the whole file in each epoch, are dealt out to the
+    shards in turn: the shards of an epoch are disjoint and together complete. All shards have
+    the same number of batches, as synchronous training needs: "pad" pads the shorter shards,
+    "discard" and "roll_over" leave out the row that some shards have more than others.
 
     Parameters
     ----------
     num_rows : int
-        Rows of the whole list.
+        Number of rows of the whole file.
     batch_size : int
     shuffle : bool
+        Whether each epoch has a new random order.
     seed : int
-        From 0 on.
+        Random seed of the order; at least 0.
     part_index, num_parts : int
-        Number of this shard, from 0, and of shards in all.
+        Index of this shard, from 0, and number of shards.
     last_batch_handle : str
         "pad": the last batch is filled up with the epoch's first rows.
-        "discard": rows that fill no batch are left out.
+        "discard": rows that do not fill a batch are left out.
         "roll_over": they come first in the next epoch.
 
     Attributes
     ----------
     num_rows : int
-        Rows of this shard in an epoch, padding not counted.
+        Number of rows of this shard in an epoch, without padding.
 
     Raises
     ------
     InputError
-        When a value is out of its range, or no batch would ever come.
+        When a value is out of its range, or there would never be a batch.
     """
 
     def __init__(self, num_rows, batch_size, shuffle=False, seed=0, part_index=0, num_parts=1,
@@ -68,17 +69,23 @@ class EpochOrder:
         self._list_rows = num_rows
         self._shuffle, self._seed = shuffle, seed
         self._part = slice(part_index, None, num_parts)
-        # Rows of the longest shard, which all the others keep up with.
+        # Rows of the longest shard, which sets the number of batches of all.
         self._longest = -(-num_rows // num_parts)
         self._last_epoch = None
 
     def num_batches(self, epoch):
-        """Batches of an epoch. Only with "roll_over" do they differ between epochs."""
+        """Number of batches of an epoch; differs between epochs with "roll_over" only."""
         if self.last_batch_handle == "pad":
             return -(-self._longest // self.batch_size)
         if self.last_batch_handle == "discard":
             return self.num_rows // self.batch_size
-        return self._rolled(epoch + 1) - self._rolled(epoch)
+        return self._batches_before(epoch + 1) - self._batches_before(epoch)
+
+    def epoch_size(self, epoch):
+        """Number of samples of an epoch, without padding."""
+        if self.last_batch_handle == "pad":
+            return self.num_rows
+        return self.num_batches(epoch) * self.batch_size
 
     def batches(self, epoch, start=0):
         """Yield an epoch's batches from number `start` on.
@@ -86,40 +93,40 @@ class EpochOrder:
         Yields
         ------
         rows, epochs : numpy.ndarray
-            int64, (batch_size,): row numbers of the list, and the epoch whose order each is of.
+            int64, (batch_size,): rows of the .lst file, and the epoch that each belongs to.
         pad : int
-            How many at the end only fill the batch up.
+            Number of samples at the end that are padding.
         """
         for number in range(start, self.num_batches(epoch)):
             if self.last_batch_handle == "roll_over":
-                yield self._rolling_batch(self._rolled(epoch) + number)
+                yield self._roll_over_batch(self._batches_before(epoch) + number)
             else:
                 yield self._batch(epoch, number)
 
     def _batch(self, epoch, number):
         positions = np.arange(number * self.batch_size, (number + 1) * self.batch_size)
-        order, shard = self._epoch(epoch)
+        order, shard = self._epoch_order(epoch)
         pad = int(np.count_nonzero(positions >= self.num_rows))
-        filler = shard if self.num_rows else order  # an empty shard gets nothing but padding
-        rows = filler[positions % len(filler)]
+        source = shard if self.num_rows else order  # an empty shard has nothing but padding
+        rows = source[positions % len(source)]
         return rows, np.full(self.batch_size, epoch), pad
 
-    def _rolling_batch(self, number):
-        """Batch `number` of all epochs laid end to end."""
+    def _roll_over_batch(self, number):
+        """Batch `number` of the sequence of all epochs."""
         positions = np.arange(number * self.batch_size, (number + 1) * self.batch_size)
         epochs, places = positions // self.num_rows, positions % self.num_rows
         rows = np.empty(self.batch_size, np.int64)
         for epoch in np.unique(epochs):
             here = epochs == epoch
-            rows[here] = self._epoch(int(epoch))[1][places[here]]
+            rows[here] = self._epoch_order(int(epoch))[1][places[here]]
         return rows, epochs, 0
 
-    def _rolled(self, epoch):
-        """Full batches before an epoch, when all of them are laid end to end."""
+    def _batches_before(self, epoch):
+        """Number of full batches before an epoch in the sequence of all epochs."""
         return epoch * self.num_rows // self.batch_size
 
-    def _epoch(self, epoch):
-        """The whole list's order in an epoch, and this shard of it."""
+    def _epoch_order(self, epoch):
+        """The order of all rows in an epoch, and this shard of it."""
         if self._last_epoch is None or self._last_epoch[0] != epoch:
             if self._shuffle:
                 # RandomState, unlike its successor, gives the same under every version of numpy.

@@ -1,0 +1,95 @@
+"""What becomes of the images that cannot be used: stop, leave them out, or report them."""
+import logging
+
+from common.cli import InputError
+from common.text import printable
+from reading.image_reader import ImageError
+
+BAD_IMAGES = ("fail", "skip")  # --bad-images
+MAX_BAD_SHARE = 0.05  # of an epoch's images, with "skip"
+
+logger = logging.getLogger("lst_iter")
+
+
+class BadImages:
+    """Applies `LstIter`'s argument `bad_images` to its batches.
+
+    Parameters
+    ----------
+    lst : LstFile or ImageList
+        For messages.
+    policy : str
+        "fail", "skip" or "report"; see `LstIter`.
+
+    Attributes
+    ----------
+    count : int
+        Images left out in this epoch so far.
+    reasons : dict of int to str
+        The reason for each row ever left out.
+    """
+
+    def __init__(self, lst, policy):
+        if policy not in (*BAD_IMAGES, "report"):
+            raise InputError(f"bad_images is fail, skip or report, not {policy}")
+        self._lst, self._policy = lst, policy
+        self.reasons = {}
+        self.reset()
+
+    def reset(self):
+        """Begin the counts of an epoch."""
+        self.count = self._num_read = 0
+
+    def check(self, batch, epoch, epoch_size, is_last):
+        """Raise what must not be left out of a batch, and count and log the rest.
+
+        Parameters
+        ----------
+        batch : Batch
+            Filled. Its errors are cleared.
+        epoch, epoch_size : int
+            Number of the epoch, and its images.
+        is_last : bool
+            Whether the batch is the epoch's last.
+
+        Returns
+        -------
+        dict of int to str
+            The slots of images left out, and why.
+
+        Raises
+        ------
+        InputError
+            When an image cannot be used, or, with "skip", too many. Nothing is counted then, so
+            that the batch can be asked for again.
+        """
+        num_images = len(batch.rows) - batch.pad
+        bad = {}
+        for slot in sorted(batch.errors):
+            error, row = batch.errors[slot], int(batch.rows[slot])
+            if not isinstance(error, ImageError):
+                raise error
+            bad[slot] = error.reason
+            if self._policy == "report":
+                continue
+            reason = f"{printable(self._lst.path)}:{self._lst.line(row)}: {error}"
+            if self._policy == "fail":
+                raise InputError(f"{reason} (--bad-images skip leaves such images out)")
+            if row not in self.reasons:
+                self.reasons[row] = error.reason
+                logger.warning("%s: left out", reason)
+        # The exceptions refer to the frames that they were raised in, and these to the batch.
+        batch.errors.clear()
+        num_read = self._num_read + num_images
+        count = self.count + sum(slot < num_images for slot in bad)
+        if self._policy == "skip" and count:
+            # As a share of the whole epoch, so that it does not matter where bad images stand.
+            if count / epoch_size > MAX_BAD_SHARE:
+                raise InputError(f"{printable(self._lst.path)}: {count} of the first {num_read} images "
+                                 f"of epoch {epoch} cannot be used, more than {MAX_BAD_SHARE:.0%} "
+                                 f"of all {epoch_size}: {next(iter(self.reasons.values()))}")
+            if is_last:
+                logger.warning("%s: %d of %d images left out in epoch %d", printable(self._lst.path),
+                               count, num_read, epoch)
+        self._num_read, self.count = num_read, count
+        return bad
