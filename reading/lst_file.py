@@ -23,7 +23,7 @@ import numpy as np
 from common.cli import InputError
 from common.files import open_regular_file, retry_transient_errors
 from common.text import quoted
-from reading.label_store import MAX_CLASSES, Indices, MultiHot, WrongLabel
+from reading.label_store import MAX_CLASSES, IndexLabels, MultiHotLabels, WrongLabel
 
 LABEL_FORMATS = ("multi-hot", "indices")
 BLOCK_BYTES = 1 << 20
@@ -91,7 +91,7 @@ class LstFile:
         self.label_format = label_format
         # How many labels the first row has serves as the count when none was asked for.
         self._asked = num_classes
-        labels = MultiHot(num_classes) if label_format == "multi-hot" else Indices(num_classes)
+        labels = {"multi-hot": MultiHotLabels, "indices": IndexLabels}[label_format](num_classes)
         ids, lines = array("q"), array("q")
         names, name_ends = bytearray(), array("q", [0])
         digest = hashlib.blake2b(digest_size=16)
@@ -180,7 +180,7 @@ class LstFile:
 
     @property
     def positives(self):
-        """int64, (num_classes,): rows that carry each class (a soft label from 0.5 on)."""
+        """int64, (num_classes,): rows that carry each class (a soft label above 0.5)."""
         return self._count()[0]
 
     @property

@@ -68,6 +68,11 @@ def test_unknown_and_soft_labels_are_kept(write):
     assert lst.positives.tolist() == [2, 0, 3] and lst.negatives.tolist() == [0, 3, 0]
 
 
+def test_a_soft_label_is_present_above_a_half_as_in_the_metrics(write):
+    lst = read_lst(write(b"1\t0.5\t0.500001\t0.499999\ta\n"))
+    assert lst.positives.tolist() == [0, 1, 0] and lst.negatives.tolist() == [1, 0, 1]
+
+
 def test_unknown_labels_count_as_neither(write):
     lst = read_lst(write(b"1\t-1\t0\ta\n2\t1\t-1\tb\n"))
     assert lst.positives.tolist() == [1, 0] and lst.negatives.tolist() == [0, 1]
@@ -265,11 +270,6 @@ def test_any_rows_come_back_as_they_were_written(write, table, random):
     assert [os.fsencode(lst.name(n)) for n in range(len(table))] == [name for *_, name in table]
 
 
-def none_known(text):
-    count = text.count(b"\t")
-    return np.zeros(count, np.float32), np.zeros(count, bool)
-
-
 @ANY_SETTINGS
 @given(st.lists(st.one_of(
     st.text("01259.-+ e_x/:", max_size=9).map(str.encode),
@@ -278,14 +278,18 @@ def none_known(text):
     st.sampled_from([b"0", b"1", b"-1", b"0.0", b"-1.0", b"-1.000000", b"1.", b"01", b"-0"])),
     min_size=1, max_size=9))
 def test_numbers_read_together_are_those_that_python_reads(fields):
-    values, known = label_store._short_numbers(b"".join(field + b"\t" for field in fields))
-    for field, value, read in zip(fields, values, known):
-        if read:
-            assert value == np.float32(float(field)) and (0 <= value <= 1 or value == -1)
-            assert not set(field) - set(b"0123456789.-")
-        else:
-            assert not re.fullmatch(rb"-?[01](\.0{0,6})?|0\.\d{1,6}", field) or (
-                field[:1] == b"-" and field != b"-0" and b"1" not in field)
+    values = label_store._parse_together(b"".join(field + b"\t" for field in fields))
+    if values is not None:
+        assert values.tolist() == [float(field) for field in fields]
+        assert not set(b"".join(fields)) & set(b" _")
+    else:
+        assert not all(re.fullmatch(rb"[-+]?[0-9]+(\.[0-9]*)?(e0)?", field) for field in fields)
+
+
+@pytest.mark.parametrize("text", [
+    b"1\x0c0\t\t", b"1 0\t\t", b"\t1\t", b"1-1\t", b"1\t-\t", b"0x1\t"])
+def test_what_only_looks_like_as_many_numbers_is_not_read_together(text):
+    assert label_store._parse_together(text) is None
 
 
 def test_soft_labels_in_some_places_of_a_long_list(write, monkeypatch):
@@ -309,7 +313,7 @@ def test_the_fast_way_and_the_general_one_agree(write, table):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(label_store, "PLAIN_ENDINGS", {})
         general = read_lst(write(content))
-        patch.setattr(label_store, "_short_numbers", none_known)
+        patch.setattr(label_store, "_parse_together", lambda text: None)
         slowest = read_lst(write(content))
     rows = range(len(table))
     assert fast.labels(rows).tolist() == general.labels(rows).tolist()

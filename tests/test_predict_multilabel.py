@@ -69,6 +69,18 @@ def model(tmp_path):
     return small_checkpoint(tmp_path / "small")
 
 
+def test_transparent_images_are_put_on_the_background_of_the_checkpoint(tmp_path):
+    pixels = np.full((32, 32, 4), 200, np.uint8)
+    pixels[:, :, 3] = 0  # all of it is transparent
+    cv2.imwrite(str(tmp_path / "clear.png"), pixels)
+    for name, said, colour in (("a", {"background": [9, 60, 240]}, [9, 60, 240]),
+                               ("b", {}, [255] * 3)):
+        classifier = Classifier(small_checkpoint(tmp_path / name, **said), 2)
+        with classifier.open(ImageList([str(tmp_path / "clear.png")], len(NAMES))) as batches:
+            data = batches.next().data[0].asnumpy()
+        assert (data[0].transpose(1, 2, 0) == colour).all()
+
+
 def run_script(*args, status=0):
     """Run the script as a person does: standard output and standard error."""
     done = subprocess.run([sys.executable, os.path.join(ROOT, "predict_multilabel.py"),

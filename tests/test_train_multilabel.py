@@ -202,6 +202,7 @@ def test_the_checkpoint_carries_names_and_preprocessing(trained, small_demo):
     assert attributes["class_names"] == (small_demo / "labels.txt").read_text().split()
     assert attributes["image_shape"] == [3, 32, 32] and attributes["fit"] == "crop"
     assert attributes["version"] == VERSION
+    assert attributes["background"] == [255, 255, 255]
     np.testing.assert_allclose(arg_params["rgb_mean"].asnumpy().ravel(), checkpoint.IMAGENET_MEAN)
 
 
