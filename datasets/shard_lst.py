@@ -96,8 +96,8 @@ def place_images(lst, parts, path_root, folder, how):
         for below in {os.path.dirname(lst.name(row)) for row in rows}:
             target = os.path.join(folder, str(number), below)
             if not _is_within(target, folder):
-                raise InputError(f"{printable(target)}: a symbolic link leads out of {folder}: remove "
-                                 "it or choose another folder")
+                raise InputError(f"{printable(target)}: a symbolic link leads out of {folder}: "
+                                 "remove it or choose another folder")
     for number, rows in enumerate(parts):
         for name in tqdm(dict.fromkeys(lst.name(row) for row in rows), f"part {number}",
                          unit="file", disable=None):

@@ -28,15 +28,14 @@ class Augment:
         Crop a random part of the image's area, in (0, 1], and scale it to the shape.
         Both 1: off. Takes the place of `resize` and of `random_crop`.
     max_random_aspect_ratio : float
-        Stretch that crop's width against its height by a factor in [1 - this, 1 + this];
-        in [0, 1).
+        Change that crop's aspect ratio by a factor in [1 - this, 1 + this]; in [0, 1).
     brightness, contrast, saturation : float
         Change each by a factor in [1 - this, 1 + this]; in [0, 1]. 0: off.
     fit : str
         "crop"; "pad": the whole image, on a grey square where its aspect differs;
-        "squash": the whole image, whatever that does to its aspect.
+        "squash": the whole image, without keeping its aspect.
     full_decode : bool
-        Decode JPEGs at full size always: slower, and the same to the eye.
+        Whether to decode JPEGs always at full size, which is slower and looks the same.
     max_pixels : int
         Refuse images whose header says more than this many pixels.
     background : tuple of int
@@ -92,13 +91,13 @@ class Augment:
 
     @property
     def random(self):
-        """Whether anything is left to chance."""
+        """Whether any augmentation is random."""
         return bool(self.random_crop or self.random_mirror or self.random_area
                     or self.brightness or self.contrast or self.saturation)
 
 
 def sample_rng(seed, epoch, row):
-    """The generator that decides over one sample, the same on every machine and thread.
+    """The random generator of one sample, the same on every machine and in every thread.
 
     Only its method `random` gives the same numbers under every version of Python.
     """

@@ -1,12 +1,12 @@
-"""Class names: a text file with one a line, in the order of the .lst's columns."""
+"""Class names: a text file with one per line, in the order of the .lst file's columns."""
 from common.cli import InputError
 from common.files import open_regular_file
 
-MOST_BYTES = 1 << 26
+MAX_BYTES = 1 << 26
 
 
 def class_problem(name):
-    """Why a class cannot have this name, or None when it can: it is one line of a file."""
+    """The reason why a class cannot have this name, or None."""
     if not name.strip():
         return "a class without a name"
     if len(name.splitlines()) > 1 or name != name.strip() or "\0" in name:
@@ -24,9 +24,9 @@ def read_class_names(path, num_classes=None):
     Parameters
     ----------
     path : str
-        UTF-8 text. Spaces around names and blank lines at the end are tolerated.
+        Path of a UTF-8 text file. Spaces around names and blank lines at its end are ignored.
     num_classes : int, optional
-        How many there must be.
+        Number of names that there must be.
 
     Returns
     -------
@@ -35,16 +35,16 @@ def read_class_names(path, num_classes=None):
     Raises
     ------
     InputError
-        With file and line, when it cannot be read, names no class in a line or one twice, or has
-        another number of names.
+        With file and line, when the file cannot be read, a name is missing or repeated, or their
+        number is wrong.
     """
     try:
         with open_regular_file(path, "r", encoding="utf-8-sig") as file:
-            text = file.read(MOST_BYTES)
+            text = file.read(MAX_BYTES)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "is not UTF-8 text"
-        raise InputError(f"{path}: cannot be read: {reason}; wanted are class names, one a "
-                         "line") from None
+        raise InputError(f"{path}: cannot be read: {reason}; it should hold class names, "
+                         "one per line") from None
     names = [line.strip() for line in text.rstrip().split("\n")]
     first = {}
     for line, name in enumerate(names, 1):

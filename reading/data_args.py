@@ -6,23 +6,23 @@ from reading.lst_file import LABEL_FORMATS
 
 
 def add_data_args(parser, train=True):
-    """Declare the flags of reading images, grouped.
+    """Declare the flags for reading images, in groups.
 
     Parameters
     ----------
     parser : argparse.ArgumentParser
     train : bool
-        Declare the random augmentations too.
+        Whether to declare the random augmentations too.
     """
     reading = parser.add_argument_group("reading images")
     reading.add_argument("--label-format", choices=LABEL_FORMATS, default="multi-hot",
-                         help="a .lst row has one 0 or 1 a class, or the numbers of the classes "
-                              "present (default: %(default)s)")
+                         help="each .lst row has one 0 or 1 per class, or the numbers of the "
+                              "classes present (default: %(default)s)")
     reading.add_argument("--data-nthreads", type=int, metavar="N",
-                         help="threads that decode images (default: one a core, 16 at most)")
+                         help="threads that decode images (default: one per core, at most 16)")
     reading.add_argument("--bad-images", choices=BAD_IMAGES, default="fail",
                          help="stop at an image that cannot be used, or leave it out of loss and "
-                              "measures (default: %(default)s)")
+                              "metrics (default: %(default)s)")
     reading.add_argument("--resize", type=int, metavar="PIXELS",
                          help="short side before the crop (default: as small as the crop allows)")
     whole = reading.add_mutually_exclusive_group()

@@ -1,4 +1,4 @@
-"""Images named on a command line, as LstIter wants them: a list without labels."""
+"""Images named on a command line, in the form that LstIter takes: without labels."""
 import os
 
 import numpy as np
@@ -9,15 +9,15 @@ from reading.image_header import IMAGE_ENDINGS
 
 
 class ImageList:
-    """Image files, and those in folders and the folders within.
+    """Image files, and the image files in folders and their subfolders.
 
     Parameters
     ----------
     paths : list of str
-        Files, taken whatever their ending, and folders, from which files are taken by their
-        ending, in the order of their names. Hidden files and folders in them are left out.
+        Files, with any ending, and folders, of which the files with an ending in IMAGE_ENDINGS
+        are taken in the order of their names. Hidden files and folders are left out.
     num_classes : int
-        Columns that `labels` has; all of them are unknown.
+        Number of columns of `labels`.
 
     Raises
     ------

@@ -1,12 +1,12 @@
-"""One image file to the pixels that the network gets.
+"""Reading one image file into the pixels that the network gets.
 
     out = np.empty((3, 224, 224), np.uint8)
     read_image("photo.jpg", out)                                  # centre crop
     read_image("photo.jpg", out, Augment(random_crop=True, random_mirror=True),
                sample_rng(seed=0, epoch=3, row=17))               # the same for the same numbers
 
-Nothing larger than needed is ever made: the size is read from the header, JPEGs are decoded at
-1/2, 1/4 or 1/8 size where that still covers the result, and cropped before they are resized.
+The size is read from the header, JPEGs are decoded at 1/2, 1/4 or 1/8 of it where that still covers
+the result, and images are cropped before they are resized.
 """
 import math
 import os
@@ -37,7 +37,7 @@ class ImageInfo(NamedTuple):
 
 
 class ImageError(InputError):
-    """An image that cannot be used: `path`, and the `reason` in words."""
+    """An image that cannot be used, with the attributes `path` and `reason`."""
 
     def __init__(self, path, reason):
         super().__init__(f"{printable(path)}: {reason}")
@@ -70,10 +70,11 @@ def read_image(path, out, augment=None, rng=None):
     """
     augment = augment or Augment()
     _, height, width = out.shape
-    # Always as many, so that one option does not change what another one draws.
+    # Always the same number, so that no option changes the draws of another.
     draws = [rng.random() for _ in range(8)] if rng is not None else None
     try:
-        image, info = _fit(_read_file(path, augment.max_pixels), width, height, augment, draws)
+        data = _read_file(path, augment.max_pixels)
+        image, info = _crop_and_resize(data, width, height, augment, draws)
     except BadImage as bad:
         raise ImageError(path, str(bad)) from None
     if draws is not None:
@@ -86,7 +87,7 @@ def read_image(path, out, augment=None, rng=None):
 
 
 def _read_file(path, max_pixels):
-    """The bytes of a file, asked for again where shared storage failed for a moment."""
+    """The bytes of a file; transient errors of shared storage are retried."""
     try:
         return retry_transient_errors(lambda: _read_once(path, max_pixels))
     except OSError as error:
@@ -103,7 +104,7 @@ def _read_once(path, max_pixels):
         return file.readall()
 
 
-def _fit(data, width, height, augment, draws):
+def _crop_and_resize(data, width, height, augment, draws):
     """Decode, crop and resize.
 
     Returns the pixels, blue, green, red, uint8, (height, width, 3), and the file's ImageInfo.
@@ -115,19 +116,20 @@ def _fit(data, width, height, augment, draws):
     full_width, full_height = header.width, header.height
     reduction = 1
     if header.format == "JPEG":
-        ratio = _ratio(full_width, full_height, width, height, augment, draws)
+        ratio = _downscaling(full_width, full_height, width, height, augment, draws)
         reduction = next((r for r, least in REDUCTIONS if ratio >= least), 1)
     decoded = 1 if augment.full_decode else reduction
     image = decode(data, header, decoded, augment.background)
     if decoded == 1:
         full_height, full_width = image.shape[:2]  # a damaged file's header may lie
 
-    box = _box(full_width, full_height, width, height, augment, draws)
-    inner_width, inner_height = _inner(full_width, full_height, width, height, augment)
-    # The eye sees a shift of half a pixel first. In halves the box may well move to the grid of
-    # the reduced pixels (and does at full size too); in quarters and eighths it must not.
+    box = _crop_box(full_width, full_height, width, height, augment, draws)
+    inner_width, inner_height = _size_in_sample(full_width, full_height, width, height, augment)
+    # A shift of half a pixel of the result is visible. At 1/2 the box may move to the grid of the
+    # reduced pixels (as it does at full size too); at 1/4 and 1/8 it must not.
     if decoded > 2:
-        image = _sample(image, [edge / decoded for edge in box], inner_width, inner_height)
+        image = _resize_between_pixels(image, [edge / decoded for edge in box],
+                                       inner_width, inner_height)
     else:
         grid = 1 if reduction > 2 else reduction
         left, right = _span(box[0], box[2], grid, full_width)
@@ -142,8 +144,8 @@ def _fit(data, width, height, augment, draws):
     return image, ImageInfo(header.format, full_width, full_height)
 
 
-def _box(full_width, full_height, width, height, augment, draws):
-    """The part of the full image that becomes the sample: x, y, width, height, in its pixels."""
+def _crop_box(full_width, full_height, width, height, augment, draws):
+    """The part of the full image that becomes the sample: x, y, width, height, in pixels."""
     if augment.fit != "crop":
         return 0, 0, full_width, full_height
     if augment.random_area and draws is not None:
@@ -153,7 +155,7 @@ def _box(full_width, full_height, width, height, augment, draws):
         box_width = math.sqrt(area * stretch * width / height)
         box_height = area / box_width
     else:
-        # Pixels of the full image to a pixel of the result.
+        # Pixels of the full image per pixel of the result.
         step = min(full_width, full_height) / augment.resize if augment.resize else math.inf
         step = min(step, full_width / width, full_height / height)
         box_width, box_height = step * width, step * height
@@ -165,18 +167,18 @@ def _box(full_width, full_height, width, height, augment, draws):
             box_width, box_height)
 
 
-def _inner(full_width, full_height, width, height, augment):
-    """Width and height that the image takes of the sample: all of it unless it is padded."""
+def _size_in_sample(full_width, full_height, width, height, augment):
+    """Width and height of the image in the sample: those of the sample without padding."""
     if augment.fit != "pad":
         return width, height
     scale = min(width / full_width, height / full_height)
     return max(1, round(full_width * scale)), max(1, round(full_height * scale))
 
 
-def _ratio(full_width, full_height, width, height, augment, draws):
-    """Pixels of the full image to a pixel of the sample, in the direction that has fewer."""
-    _, _, box_width, box_height = _box(full_width, full_height, width, height, augment, draws)
-    inner_width, inner_height = _inner(full_width, full_height, width, height, augment)
+def _downscaling(full_width, full_height, width, height, augment, draws):
+    """Pixels of the full image per pixel of the sample, in the direction that has fewer."""
+    _, _, box_width, box_height = _crop_box(full_width, full_height, width, height, augment, draws)
+    inner_width, inner_height = _size_in_sample(full_width, full_height, width, height, augment)
     return min(box_width / inner_width, box_height / inner_height)
 
 
@@ -187,7 +189,7 @@ def _span(start, length, grid, limit):
     return first * grid, max(first + 1, min(round((start + length) / grid), cells)) * grid
 
 
-def _sample(image, box, width, height):
+def _resize_between_pixels(image, box, width, height):
     """Resize a part of the image whose edges lie between pixels."""
     x, y, box_width, box_height = box
     columns, fractions_x = _positions(x, box_width, width)
@@ -210,15 +212,15 @@ def _positions(start, length, size):
 
 
 def _resize(image, width, height):
-    """Resize as area averaging does, but faster where that makes no difference to see."""
+    """Resize as by area averaging, but faster where the difference is not visible."""
     rows, columns = image.shape[:2]
-    # Whole factors go fast. They may cut a few pixels off the end: a quarter pixel of the result.
+    # Integer factors are fast. They cut at most a quarter pixel of the result off the end.
     times_x, times_y = max(1, columns // (4 * width)), max(1, rows // (4 * height))
     if times_x > 1 or times_y > 1:
         columns, rows = columns // times_x, rows // times_y
         image = cv2.resize(image[:rows * times_y, :columns * times_x], (columns, rows),
                            interpolation=cv2.INTER_AREA)
-    # Below a factor of 2 a linear mix of the nearest pixels still leaves none of them out.
+    # Below a factor of 2 linear interpolation skips no pixel either.
     area = columns >= 2 * width or rows >= 2 * height
     return cv2.resize(image, (width, height),
                       interpolation=cv2.INTER_AREA if area else cv2.INTER_LINEAR)

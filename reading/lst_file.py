@@ -1,10 +1,10 @@
-"""Reading .lst files: which images there are, and which labels each of them carries.
+"""Reading .lst files: the images and the labels of each.
 
     lst = read_lst("train.lst")
     lst.labels([0, 1])      # (2, classes) float32: 1 present, 0 absent, -1 unknown
     lst.name(0)             # "photos/0270.jpg"
 
-One image a row, fields separated by tabs: a number (the image's ID), the labels, the file name.
+One row per image, fields separated by tabs: the image's ID (a number), the labels, the file name.
 
     multi-hot   5247<TAB>1.000000<TAB>0.000000<TAB>1.000000<TAB>image1.jpg
     indices     5247<TAB>0<TAB>2<TAB>image1.jpg
@@ -41,14 +41,14 @@ def read_lst(path, num_classes=None, label_format="multi-hot"):
     Parameters
     ----------
     path : str
-        The file. Blank lines, a byte order mark, CRLF line ends and tabs at the end of a row
-        are tolerated; spaces belong to the file names.
+        Path of a regular file. Blank lines, a byte order mark, CRLF line ends and tabs at the end
+        of a row are ignored; spaces belong to the file names.
     num_classes : int, optional
-        Labels a row must have (multi-hot), or one more than the largest class number allowed
-        (indices). By default the first row's count, or the largest number found plus 1.
+        Number of labels that each row must have (multi-hot), or one more than the largest class
+        number allowed (indices). Default: that of the first row, or the largest number plus 1.
     label_format : str
-        "multi-hot": one label a class, each 1, 0, -1 (unknown) or a soft value in [0, 1].
-        "indices": the numbers of the classes that are present; none is fine.
+        "multi-hot": one label per class, each 1, 0, -1 (unknown) or a soft label in [0, 1].
+        "indices": the numbers of the classes that are present, possibly none.
 
     Returns
     -------
@@ -77,9 +77,9 @@ class LstFile:
     num_classes : int
     label_format : str
     ids : numpy.ndarray
-        int64, (rows,): the first field of each row. They need not differ.
+        int64, (rows,): the first field of each row. IDs may repeat.
     checksum : str
-        Hex digest of the file's bytes as they were read.
+        Hexadecimal digest of the file's bytes.
     """
 
     def __init__(self, path, num_classes=None, label_format="multi-hot"):
@@ -89,8 +89,6 @@ class LstFile:
             raise InputError(f"num_classes is 1 to {MAX_CLASSES}, not {num_classes}")
         self.path = os.fspath(path)
         self.label_format = label_format
-        # How many labels the first row has serves as the count when none was asked for.
-        self._asked = num_classes
         labels = {"multi-hot": MultiHotLabels, "indices": IndexLabels}[label_format](num_classes)
         ids, lines = array("q"), array("q")
         names, name_ends = bytearray(), array("q", [0])
@@ -171,21 +169,21 @@ class LstFile:
         return self._labels.dense(np.asarray(rows, np.int64).reshape(-1))
 
     def name(self, row):
-        """File name of a row as it stands there, decoded as the file system's names are."""
+        """File name in a row, decoded like names of the file system."""
         return os.fsdecode(bytes(self._names[self._name_ends[row]:self._name_ends[row + 1]]))
 
     def line(self, row):
-        """Line of the file, from 1, that a row stands on."""
+        """Line number of a row in the file, from 1."""
         return self._lines[row]
 
     @property
     def positives(self):
-        """int64, (num_classes,): rows that carry each class (a soft label above 0.5)."""
+        """int64, (num_classes,): number of rows with each class present (label above 0.5)."""
         return self._count()[0]
 
     @property
     def negatives(self):
-        """int64, (num_classes,): rows known not to carry each class; -1 is in neither."""
+        """int64, (num_classes,): number of rows with each class absent (label 0 to 0.5)."""
         return self._count()[1]
 
     def _count(self):
@@ -194,7 +192,7 @@ class LstFile:
         return self._counts
 
     def _check_name(self, line, name, label):
-        """Refuse a name that is, or starts with, what was meant as one more label."""
+        """Refuse a file name that is, or starts with, what was meant as a label."""
         name = bytes(name)
         if BARE.fullmatch(name):
             raise self._wrong(line, f"no file name after the last label, {quoted(name)} (if "
@@ -208,10 +206,10 @@ class LstFile:
 
 
 def _blocks(path, digest):
-    """Yield (number of the first line, lines without their newlines), a few MB at a time."""
+    """Yield (number of the first line, lines without newlines), about a MB at a time."""
     line, rest, first = 1, b"", True
     try:
-        # Without a buffer of Python's, a read that failed can be asked for again.
+        # Without Python's buffer, a read that failed can be repeated.
         with retry_transient_errors(lambda: open_regular_file(path, buffering=0)) as file:
             while True:
                 block = retry_transient_errors(lambda: file.read(BLOCK_BYTES))
@@ -246,6 +244,6 @@ def _first_with(rows, byte):
 
 def _without_tab(row):
     if len(row.split()) > 2:
-        return f"{SPACES}: ID, labels and file name want tabs between them"
+        return f"{SPACES}: ID, labels and file name need tabs between them"
     return (f"no tab in {quoted(row)}: a row is ID, labels and file name, with tabs between "
             "them")

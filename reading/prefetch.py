@@ -1,8 +1,7 @@
 """Threads that fill batches with images ahead of the consumer.
 
-A batch is a plan (which rows, of which epochs) and the arrays that the plan is carried out in.
-Threads take one sample at a time and write it straight into its batch, so that a batch of
-large and small images keeps all of them busy to its end. Batches come out in order.
+Each thread takes one sample at a time and writes it directly into its batch, so that all threads
+are busy until the end of a batch of large and small images. Batches come out in order.
 """
 import collections
 import ctypes
@@ -18,15 +17,15 @@ from common.mx_compat import mx
 
 
 class Batch:
-    """One batch: its plan, its arrays, and what went wrong with each of its samples.
+    """One batch: its rows, its pixels, and the errors of its samples.
 
     Parameters
     ----------
     rows, epochs : numpy.ndarray
-        int64, (batch_size,): the row of the .lst in each slot, and the epoch that it is
+        int64, (batch_size,): the row of the .lst file of each sample, and the epoch that it is
         augmented for.
     pad : int
-        Slots at the end that only fill the batch up.
+        Number of samples at the end that are padding.
     data_shape : tuple of int
         (3, height, width).
     """
@@ -40,8 +39,8 @@ class Batch:
         self._finished = []
 
     def finish(self, slot):
-        """Note that a slot is filled, or never will be."""
-        # Appending is atomic; whoever appends last sees the full count.
+        """Record that a sample has been read or has failed."""
+        # Appending is atomic; the thread that appends last sees the full count.
         self._finished.append(slot)
         if len(self._finished) == len(self.rows):
             self.done.put(None)
@@ -61,25 +60,25 @@ def shared_array(shape):
 
 
 class Prefetcher:
-    """Fills the batches of a series, a few ahead of the one that is taken.
+    """Fills a sequence of batches, some in advance of the one that is taken.
 
-    Threads refer to this object and never to the iterator behind it, so that dropping the
-    iterator ends them.
+    Threads refer to this object and never to the LstIter, so that its garbage collection ends
+    them.
 
     Parameters
     ----------
     batches : iterator of Batch
-        Made one at a time, in the consumer's thread.
+        Advanced in the consumer's thread, one batch at a time.
     fill : callable
         `fill(batch, slot)` writes one sample. What it raises is kept in `batch.errors[slot]`.
     num_threads : int
     ahead : int
-        Batches in work beside the one that the consumer has.
+        Number of batches in work beside the one that the consumer has.
     """
 
     def __init__(self, batches, fill, num_threads, ahead):
-        # The pool does the parallel work; OpenCV's own threads would only get in its way. Its
-        # messages go: each error is told in our own words, with file and line.
+        # OpenCV's own threads would compete with these. Its messages are turned off, because each
+        # error is reported with file and line.
         cv2.setNumThreads(0)
         set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
         set_log_level(0)  # OpenCV 5 has moved it
@@ -99,17 +98,17 @@ class Prefetcher:
         return self._process != os.getpid()
 
     def next(self):
-        """The next batch, complete; None at the end of the series.
+        """The next batch, complete; None at the end of the sequence.
 
         Raises
         ------
         RuntimeError
-            When another thread stops the series meanwhile.
+            When another thread calls `stop` meanwhile.
         """
         while len(self._threads) < self._num_threads:
             thread = threading.Thread(target=self._work, daemon=True,
                                       name=f"LstIter-{len(self._threads)}")
-            # Noted before it starts: a Ctrl-C in `start` would leave a thread that none can end.
+            # Before it starts: after a Ctrl-C in `start`, `stop` must still know the thread.
             self._threads.append(thread)
             thread.start()
         while len(self._waiting) <= self._ahead:
@@ -127,7 +126,7 @@ class Prefetcher:
         return self._waiting.popleft()
 
     def stop(self):
-        """End the threads; each finishes the sample that it is at, for a second at most."""
+        """End the threads, waiting at most a second for the samples that they are reading."""
         self._stopped = True
         if self.forked:
             return
@@ -137,7 +136,7 @@ class Prefetcher:
             batch.done.put(None)
         deadline = time.monotonic() + 1
         for thread in self._threads:
-            # A Ctrl-C while it was started: it is about to run, but cannot be joined yet.
+            # After a Ctrl-C in `start` a thread may be about to run and cannot be joined yet.
             while thread.ident is None and time.monotonic() < deadline:
                 time.sleep(0.001)
             # A finalizer may run in any thread, one of these included.
@@ -155,5 +154,5 @@ class Prefetcher:
             except BaseException as error:
                 batch.errors[slot] = error
             batch.finish(slot)
-            # Otherwise the last batch would live on here while the thread waits.
+            # Otherwise the last batch would stay in memory while the thread waits.
             del job, batch
