@@ -26,8 +26,8 @@ import warnings
 
 import numpy as np
 
-# What MXNet 1.9.1 reads of numpy and today's numpy has no more. Texts are today's names. Of those
-# that are None, MXNet only wants that they exist.
+# What MXNet 1.9.1 reads from numpy and today's numpy no longer has. Strings are today's names.
+# Names that are None only have to exist.
 REMOVED_FROM_NUMPY = {
     "bool": bool, "int": int, "PZERO": 0.0, "NZERO": -0.0, "PINF": np.inf, "NINF": -np.inf,
     "Inf": np.inf, "NaN": np.nan, "NAN": np.nan, "compat": types.SimpleNamespace(basestring=str),
@@ -39,7 +39,7 @@ if np.__version__.split(".")[0] != "1":
 
 
 class NumpyForMXNet(types.ModuleType):
-    """numpy and what it has removed. MXNet's modules see this one; numpy itself stays as it is."""
+    """numpy with the names that it has removed, for MXNet's modules; numpy itself is unchanged."""
 
     def __getattr__(self, name):
         value = REMOVED_FROM_NUMPY.get(name, name)
@@ -50,9 +50,9 @@ class NumpyForMXNet(types.ModuleType):
 
 
 class MXNetLoader(importlib.machinery.SourceFileLoader):
-    """Loads a module of MXNet's in which `import numpy` gives NumpyForMXNet.
+    """Loads a module of MXNet in which `import numpy` gives NumpyForMXNet.
 
-    So it is with `distutils`, which Python 3.12 removed: MXNet only compares versions with it.
+    `distutils`, which Python 3.12 removed, is replaced, too: MXNet only compares versions with it.
     """
 
     numpy = NumpyForMXNet("numpy")
@@ -64,7 +64,7 @@ class MXNetLoader(importlib.machinery.SourceFileLoader):
         """Run the module's code."""
         vars(module)["__builtins__"] = {**vars(builtins), "__import__": self._import}
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about code that nobody will change any more
+            warnings.simplefilter("ignore")  # MXNet's code is no longer maintained
             super().exec_module(module)
 
     def _import(self, name, globals=None, locals=None, fromlist=(), level=0):
@@ -79,7 +79,7 @@ class MXNetFinder(importlib.abc.MetaPathFinder):
 
     @staticmethod
     def find_spec(name, path, target=None):
-        """As Python's own, with the other loader."""
+        """Find a module as Python does, and give MXNet's modules the other loader."""
         if name.partition(".")[0] != "mxnet":
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
@@ -105,12 +105,12 @@ def loss_options(pos_weight=1.0, gamma_pos=0.0, gamma_neg=0.0, clip=0.0, label_s
     Parameters
     ----------
     pos_weight : float, sequence of float, or str
-        Weight of the present labels: one number, or one a class ("2.0" or "1.0,3.5");
+        Weight of the present labels: one number, or one per class ("2.0" or "1.0,3.5");
         1e-6 to 1e6.
     gamma_pos, gamma_neg : float
-        Focusing: how much easy present and easy absent labels lose weight; 0 to 100.
+        Focusing parameters: how much less easy present and easy absent labels count; 0 to 100.
     clip : float
-        Probability margin below which an absent label costs nothing; 0 to 0.99.
+        Probability margin below which an absent label has no loss; 0 to 0.99.
     label_smoothing : float
         s turns labels into y (1 - s) + s / 2; 0 to 0.99.
     grad_scale : float
@@ -119,12 +119,12 @@ def loss_options(pos_weight=1.0, gamma_pos=0.0, gamma_neg=0.0, clip=0.0, label_s
     Returns
     -------
     dict of str to float
-        All six; `pos_weight` is a float or a tuple of floats.
+        All six options; `pos_weight` is a float or a tuple of floats.
 
     Raises
     ------
     ValueError
-        When a value is not a number, or is out of its range.
+        When a value is not a number, or is outside its range.
     """
     if isinstance(pos_weight, str):
         pos_weight = [w for w in pos_weight.strip("()[] ").split(",") if w.strip()]
@@ -169,7 +169,8 @@ def cross_entropy(prob, label, **options):
     -------
     np.ndarray, (batch, classes), float64
         Loss of each decision in nats, 0 where the label is unknown, NaN where `prob` is. The
-        logarithms stop where float32 does, so that a wrong certainty costs much and not infinity.
+        logarithms are clipped where float32 ends, so that the loss of a wrong probability of 0
+        or 1 is large, not infinite.
 
     Example
     -------
@@ -188,14 +189,14 @@ def cross_entropy(prob, label, **options):
 
 
 class CrossEntropyLoss(mx.operator.CustomOp):
-    """Forward: the probabilities. Backward: the loss's derivative by the probability.
+    """Forward: the probabilities. Backward: the derivative of the loss by the probability.
 
-    The derivative is formed as the derivative by the logit, which is bounded, divided by the
-    sigmoid's p(1-p), which the sigmoid in front multiplies again. So nothing overflows, and a
-    logit gets exactly p - y in the plain case. Where float32 holds no more than p = 0 or 1, the
-    sigmoid's own derivative is 0, and so is the logit's gradient. In float16 the quotient ends at
-    65504, so that the gradient of a present label fades from a logit of about -11 downwards:
-    give the head float32 (a Cast in front of it) where that matters.
+    It is computed as the derivative by the logit, which is bounded, divided by p(1-p), the
+    derivative of the sigmoid, by which MXNet multiplies it again. So nothing overflows, and the
+    gradient of a logit is exactly p - y for plain cross-entropy. Where p is 0 or 1 in float32, the
+    sigmoid's own derivative is 0, and so is the gradient of the logit. In float16 the quotient is
+    clipped at 65504, so that the gradient of a present label decreases below a logit of about -11:
+    compute the head in float32 (a Cast in front of it) where that matters.
     """
 
     def __init__(self, options):
@@ -205,11 +206,11 @@ class CrossEntropyLoss(mx.operator.CustomOp):
         self.pos_weight = None
 
     def forward(self, is_train, req, in_data, out_data, aux):
-        """Hand the probabilities on."""
+        """Copy the probabilities to the output."""
         self.assign(out_data[0], req[0], in_data[0])
 
     def backward(self, req, out_grad, in_data, out_data, in_grad, aux):
-        """Write or add the gradient of the probabilities; the label has none."""
+        """Write or add the gradient of the probabilities; that of the label is 0."""
         dtype = np.float64 if in_data[0].dtype == np.float64 else np.float32
         p, label = (array.astype(dtype, copy=False) for array in in_data)
         by_logit = p - label if self.plain else self._by_logit(p, label)
@@ -245,8 +246,8 @@ class CrossEntropyLossProp(mx.operator.CustomOpProp):
     """Inputs `data` (probabilities) and `label`, both (batch, classes); output as `data`.
 
     Options are text, as MXNet passes them: `mx.symbol.Custom(..., pos_weight="2.0")`; see
-    `loss_options`. A wrong one is an MXNetError when shapes are inferred. Where MXNet knows
-    both shapes and they differ, its error names both.
+    `loss_options`. An invalid option is an MXNetError when shapes are inferred. Where the two
+    input shapes differ, MXNet's error names both.
     """
 
     def __init__(self, **options):

@@ -7,6 +7,7 @@
     python train_multilabel.py --help
 """
 import logging
+import math
 from typing import NamedTuple, Optional
 
 import numpy as np
@@ -110,7 +111,7 @@ def build_network(args, pretrained, data, loss):
         version=VERSION)
     aux_params = {name: pretrained.aux_params[name] for name in symbol.list_auxiliary_states()
                   if name in pretrained.aux_params}
-    check_shapes(symbol, arg_params, aux_params, args.image_shape, args.model)
+    check_shapes(symbol, arg_params, aux_params, args.image_shape, args.model, math.inf)
     return Network(symbol, arg_params, aux_params)
 
 

@@ -10,7 +10,7 @@ import math
 from common.cli import InputError
 
 MOST_CLASSES = 100_000
-LARGEST_SIDE = 1 << 13
+LARGEST_SIDE = 1 << 15
 
 
 def _is_number(value, least, most, kinds=(int,)):

@@ -5,8 +5,8 @@
 
 A checkpoint is MXNet's usual pair PREFIX-symbol.json and PREFIX-NNNN.params. Its `data`
 input takes raw RGB pixels, uint8, (batch, 3, height, width), 0 to 255: the graph casts and
-normalises them with the constants `rgb_mean` and `rgb_std`. What else a reader must know
-(class names, sizes) are attributes of `data` in the symbol file.
+normalises them with the constants `rgb_mean` and `rgb_std`. Class names, sizes and
+what else is needed to use the network are attributes of `data` in the symbol file.
 """
 import json
 import os
@@ -36,7 +36,7 @@ def normalised_data(mean, std, dtype="float32"):
     mean, std : sequence of 3 floats
         Red, green and blue, on the scale of 0 to 255; std above 0.
     dtype : str
-        Type that the network computes in.
+        Type of the network's activations.
 
     Returns
     -------
@@ -58,7 +58,7 @@ def normalised_data(mean, std, dtype="float32"):
         constants[name] = mx.nd.array(array.reshape(1, 3, 1, 1))
     if min(std) <= 0:
         raise InputError(f"rgb_std wants numbers above 0, not {std}")
-    # No learning rate and no weight decay, for whoever trains this checkpoint with other scripts.
+    # No learning rate and no weight decay when other scripts train this checkpoint.
     frozen = {"lr_mult": 0, "wd_mult": 0, "shape": (1, 3, 1, 1), "dtype": np.float32}
     pixels = mx.sym.Cast(mx.sym.Variable("data"), dtype="float32", name="rgb_cast")
     pixels = mx.sym.broadcast_sub(
@@ -77,7 +77,7 @@ def has_normalisation(sym):
 
 
 def with_normalisation(sym, mean, std, dtype="float32"):
-    """A network whose `data` takes raw pixels; a normalisation that it had gives way.
+    """A network whose `data` takes raw pixels; an earlier normalisation is replaced.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ def with_normalisation(sym, mean, std, dtype="float32"):
     nodes = graph["nodes"]
     name = "data"
     if has_normalisation(sym):
-        # What the last layer of the old normalisation gave comes from the new one.
+        # The new normalisation takes the place of the old one's last layer.
         name = next(n for n in ("rgb_dtype", "rgb_normalised") if n in [x["name"] for x in nodes])
     for node in nodes:
         if dtype != "float32" and node["op"] == "null":
@@ -107,14 +107,14 @@ def with_normalisation(sym, mean, std, dtype="float32"):
 
 
 def with_layer(graph, name, layer):
-    """The network of a graph in which another layer stands in the place of one.
+    """The network of a graph with one layer replaced by another.
 
     Parameters
     ----------
     graph : dict
-        What a symbol's `tojson` says; is changed.
+        Parsed `tojson` of a symbol; modified.
     name : str
-        Of the layer or input that gives way.
+        Name of the layer or input that is replaced.
     layer : mx.sym.Symbol
 
     Returns
@@ -128,7 +128,7 @@ def with_layer(graph, name, layer):
 
 
 def get_attributes(sym, source="the network"):
-    """What the symbol file says beside the graph.
+    """The attributes of a network: class names, image size and others.
 
     Parameters
     ----------
@@ -234,7 +234,7 @@ def load(prefix, epoch):
 
 
 def save(prefix, epoch, sym, arg_params, aux_params):
-    """Write a checkpoint; a reader sees each file whole, the old one or the new one.
+    """Write a checkpoint, each file atomically.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Cutting a pretrained network and building the multi-label one: everything about symbols.
+"""Cut a pretrained network and build the multi-label network from it.
 
     net, arg_params = get_fine_tune_model(sym, arg_params, num_classes=58)
     features, classifier = split_head(net)
@@ -11,7 +11,7 @@ import numpy as np
 from common.cli import InputError
 from common.mx_compat import mx
 from network import checkpoint
-from network.shape_check import mxnet_errors
+from network.shape_check import check_shapes, mxnet_errors
 
 CLASSIFIERS = ("FullyConnected", "Convolution")
 # What may stand between the classifier and the network's output.
@@ -22,10 +22,11 @@ AFTER_CLASSIFIER = (
 
 
 def find_features(sym):
-    """Name of the layer that feeds the network's classifier.
+    """Find the name of the layer whose output the network's classifier takes.
 
     The classifier is the last FullyConnected or Convolution that nothing but pooling,
-    activations, reshaping and an output layer follow. A network without one gives its own output.
+    activations, reshaping and an output layer follow. In a network without one it is the last
+    layer.
 
     Raises
     ------
@@ -47,7 +48,7 @@ def find_features(sym):
 
 
 def likely_layers(sym):
-    """The last layers that a classifier could stand on, in words."""
+    """The last layers that a new classifier could take its input from, as text."""
     layers = [node["name"] for node in json.loads(sym.tojson())["nodes"]
               if node["op"] in ("Flatten", "Pooling", "Dropout", "Activation", "FullyConnected",
                                 "Concat", "BatchNorm", "clip", "flatten")]
@@ -59,16 +60,16 @@ def get_fine_tune_model(sym, arg_params, num_classes, layer_name=None, dtype="fl
     """Cut the classifier off a pretrained network and put a multi-label head in its place.
 
     The head is FullyConnected `fc`, sigmoid `sig` and CrossEntropyLoss `softmax` (so that the
-    label is `softmax_label`). A feature map is averaged over its pixels first.
+    label is `softmax_label`). A feature map is first averaged over its positions.
 
     Parameters
     ----------
     sym : mx.sym.Symbol
         Pretrained network with an input called `data`, (batch, 3, height, width).
     arg_params : dict of str to mx.nd.NDArray
-        Its parameters.
+        Parameters of that network.
     num_classes : int
-        Outputs of the new classifier.
+        Number of outputs of the new classifier.
     layer_name : str, optional
         Layer whose output the classifier takes; None finds it (see `find_features`).
     dtype : str
@@ -81,7 +82,7 @@ def get_fine_tune_model(sym, arg_params, num_classes, layer_name=None, dtype="fl
     net : mx.sym.Symbol
         The new network; its output is the probabilities, (batch, num_classes).
     new_args : dict of str to mx.nd.NDArray
-        The parameters that it takes over: all of what is left of the pretrained network.
+        Pretrained parameters of the layers that were kept.
 
     Raises
     ------
@@ -141,7 +142,7 @@ def with_head(features, num_classes, name, loss):
 
 
 def load_pretrained(args):
-    """The pretrained network, which takes raw pixels: symbol, arg_params, aux_params."""
+    """Load the pretrained network, and let it take raw pixels: symbol, arg_params, aux_params."""
     sym, arg_params, aux_params = checkpoint.load(args.model, args.epoch)
     if checkpoint.has_normalisation(sym):
         if args.rgb_mean or args.rgb_std:
@@ -151,20 +152,21 @@ def load_pretrained(args):
     else:
         mean = args.rgb_mean or checkpoint.IMAGENET_MEAN
         std = args.rgb_std or checkpoint.IMAGENET_STD
-    args.image_shape = args.image_shape or checkpoint.get_attributes(sym).get(
-        "image_shape", [3, 224, 224])
+    if not args.image_shape:
+        args.image_shape = checkpoint.get_attributes(sym).get("image_shape", [3, 224, 224])
+        check_shapes(sym, arg_params, aux_params, args.image_shape, f"{args.model}-symbol.json")
     sym, constants = checkpoint.with_normalisation(sym, mean, std, args.dtype)
     sym = checkpoint.set_attributes(sym, image_shape=args.image_shape)
     return sym, {**arg_params, **constants}, aux_params
 
 
 def frozen_parameters(net, freeze):
-    """Names of the parameters that --freeze keeps; the constants of the input always.
+    """Names of the parameters that --freeze keeps constant; always those of the normalisation.
 
     Raises
     ------
     InputError
-        When a regular expression matches none, or all.
+        When a regular expression matches no parameter, or all.
     """
     parameters = [n for n in net.list_arguments() if n not in ("data", "softmax_label")]
     head = split_head(net)[1]
@@ -181,10 +183,10 @@ def frozen_parameters(net, freeze):
 
 
 def training_symbol(net, frozen, head_lr_mult):
-    """The network as it trains.
+    """The network with the attributes that training needs.
 
-    Frozen BatchNorms use stored statistics, the head has its own rate, and BatchNorm's gammas
-    have no weight decay (MXNet leaves out betas and biases only).
+    Frozen BatchNorms use their stored statistics, the head has its own learning rate, and the
+    gammas of BatchNorms have no weight decay (MXNet exempts only betas and biases).
     """
     graph = json.loads(net.tojson())
     head = split_head(net)[1]
@@ -200,12 +202,12 @@ def training_symbol(net, frozen, head_lr_mult):
 
 
 def split_head(net):
-    """Where backbone and classifier meet in a network of get_fine_tune_model.
+    """Split a network of get_fine_tune_model into backbone and classifier.
 
     Returns
     -------
     features : mx.sym.Symbol
-        What the classifier takes, (batch, values).
+        Input of the classifier, (batch, values).
     name : str
         Name of the classifier, `fc` mostly.
     """
@@ -214,7 +216,7 @@ def split_head(net):
 
 
 def without_loss(symbol):
-    """The network up to its probabilities: CrossEntropyLoss only hands these on."""
+    """The network up to its probabilities, which CrossEntropyLoss would only pass on."""
     graph = json.loads(symbol.tojson())
     head, output = graph["nodes"][graph["heads"][0][0]], 0
     if head["op"] != "Custom":

@@ -1,4 +1,4 @@
-"""A network bound for nothing but its outputs: for prediction, and for features to store.
+"""A network bound for inference only: for prediction, and for features to store.
 
     forward = ForwardPass(network, arg_params, aux_params, batches.provide_data[0], [mx.cpu()])
     for batch in batches:
@@ -12,24 +12,24 @@ import numpy as np
 from common.mx_compat import mx
 from network import checkpoint
 
-# Pixels that go through the network at a time on a CPU: 8 images of 224x224. What its layers hand
-# to each other then mostly stays in the processor's caches.
+# Pixels per piece of a batch on a CPU: 8 images of 224x224. The activations then mostly stay in the
+# processor's caches.
 PIECE_PIXELS = 8 * 224 * 224
 
 
 class ForwardPass:
-    """A network that takes batches of images.
+    """Computes the outputs of a network for batches of images.
 
     Parameters
     ----------
     network : mx.sym.Symbol
         Takes raw pixels as `data`; its output is (batch, values).
     arg_params, aux_params : dict of str to mx.nd.NDArray
-        There may be more than it needs.
+        May hold more parameters than the network has.
     data : mx.io.DataDesc
-        Of the batches, uint8 (batch, 3, height, width).
+        Description of the batches, uint8 (batch, 3, height, width).
     devices : list of mx.Context
-        GPUs share each batch. On a CPU it goes through in pieces, which is faster.
+        Several GPUs share each batch. On a CPU a batch is divided into pieces, which is faster.
     """
 
     def __init__(self, network, arg_params, aux_params, data, devices):
@@ -46,15 +46,16 @@ class ForwardPass:
         self.num_values = self._module.output_shapes[0][1][1]
 
     def __call__(self, data, count=None, mirror=False):
-        """Begin to compute the outputs of a batch.
+        """Start to compute the outputs of a batch.
 
         Parameters
         ----------
         data : mx.nd.NDArray
         count : int, optional
-            Only the first so many images matter; 0 where a batch holds nothing but padding.
+            Number of images to compute, from the first on; 0 for a batch of padding only. All by
+            default.
         mirror : bool
-            Of the mirror image, left to right.
+            Mirror each image first, left to right.
 
         Returns
         -------
@@ -75,13 +76,13 @@ class ForwardPass:
 
 
 class Outputs:
-    """Outputs of a batch's first images, which may still be being computed."""
+    """Outputs of the first images of a batch, which MXNet may still be computing."""
 
     def __init__(self, pieces, shape):
         self._pieces, self._shape = pieces, shape
 
     def values(self):
-        """Wait for them: np.ndarray, (count, values), float32."""
+        """Wait for the outputs and return them: np.ndarray, (count, values), float32."""
         values = np.empty(self._shape, np.float32)
         for first, piece in self._pieces:
             values[first:first + len(piece)] = piece.asnumpy()[:len(values) - first]
@@ -89,7 +90,7 @@ class Outputs:
 
 
 def with_one_pass_normalisation(network, arg_params):
-    """The same network, which takes mean and deviation off its pixels in one pass, not in two."""
+    """The same network, which normalises its pixels in one pass over memory instead of two."""
     mean, std = (tuple(arg_params[name].asnumpy().ravel().tolist())
                  for name in checkpoint.CONSTANTS)
     pixels = mx.sym.image.normalize(mx.sym.Cast(mx.sym.Variable("data"), dtype="float32"),

@@ -11,10 +11,10 @@ import numpy as np
 
 from common.cli import InputError
 
-# Values that one layer may give for one image, and all layers together. At 1024x1024 pixels VGG-16
-# gives 67 million in its largest layer, and ResNet-152 gives 1.6 billion in all.
+# Values that one layer may give for one image, and as how many such layers all may count. At
+# 1024x1024 pixels VGG-16 gives 67 million in its largest layer, ResNet-152 1.6 billion in all.
 LARGEST_LAYER = 1 << 26
-LARGEST_SUM = 1 << 31
+LARGEST_LAYERS = 32
 IMAGES = 2  # in the batch that shapes are inferred for
 SOFTMAXES = ("softmax", "log_softmax", "softmin")
 
@@ -38,7 +38,8 @@ def error_line(error):
     return next((line for line in told if "Error" in line), told[0] if told else str(error))
 
 
-def check_shapes(net, arg_params, aux_params, image_shape, source):
+def check_shapes(net, arg_params, aux_params, image_shape, source,
+                 largest_layer=LARGEST_LAYER):
     """Check shapes and types of all layers and parameters, without computing anything.
 
     Parameters
@@ -49,6 +50,8 @@ def check_shapes(net, arg_params, aux_params, image_shape, source):
     image_shape : sequence of 3 ints
     source : str
         File or checkpoint that an error names.
+    largest_layer : float
+        Values that the image and each layer may have; math.inf where the user chose the size.
 
     Returns
     -------
@@ -59,7 +62,7 @@ def check_shapes(net, arg_params, aux_params, image_shape, source):
     ------
     InputError
         When the network does not work on such images, has a parameter of another shape, or
-        makes more of an image than LARGEST_LAYER or LARGEST_SUM.
+        has layers that are too large.
     """
     layers = net.get_internals()
     raw = "rgb_mean" in net.list_arguments()
@@ -82,17 +85,18 @@ def check_shapes(net, arg_params, aux_params, image_shape, source):
     graph, sizes = json.loads(layers.tojson()), [0]
     for (number, *_), shape in zip(graph["heads"], outputs):
         node = graph["nodes"][number]
-        if node["op"] != "null":
+        if node["op"] != "null" or node["name"] == "data":
             sizes.append(math.prod(shape) / IMAGES if min(shape, default=1) > 0 else math.inf)
         if node["op"] in SOFTMAXES:  # MXNet checks their axis only when it computes
             axis = int(node.get("attrs", {}).get("axis", -1))
             if not -len(shape) <= axis < len(shape):
                 raise InputError(f"{does_not_work}: {node['name']} has {len(shape)} dimensions, "
                                  f"and no axis {axis}")
-    if max(sizes) > LARGEST_LAYER or sum(sizes) > LARGEST_SUM:
+    if max(sizes) > largest_layer or sum(sizes) > LARGEST_LAYERS * largest_layer:
         raise InputError(f"{does_not_work}: the largest layer has {max(sizes):.3g} values per "
                          f"image, and all layers together {sum(sizes):.3g}; at most "
-                         f"{LARGEST_LAYER:.3g} and {LARGEST_SUM:.3g} are allowed")
+                         f"{largest_layer:.3g} and {LARGEST_LAYERS * largest_layer:.3g} are "
+                         "allowed")
     with mxnet_errors(does_not_work), contextlib.redirect_stdout(io.StringIO()):
         images, *shape = net.infer_shape(data=(1, *image_shape))[1][0] or [0]
     if images != 1:

@@ -86,8 +86,8 @@ class BadImages:
             # As a share of the whole epoch, so that it does not matter where bad images stand.
             if count / epoch_size > MAX_BAD_SHARE:
                 raise InputError(f"{printable(self._lst.path)}: {count} of the first {num_read} "
-                                 f"images of epoch {epoch} cannot be used, more than {MAX_BAD_SHARE:.0%} "
-                                 f"of all {epoch_size}: {next(iter(self.reasons.values()))}")
+                                 f"images of epoch {epoch} cannot be used, more than "
+                                 f"{MAX_BAD_SHARE:.0%} of all {epoch_size}: {next(iter(self.reasons.values()))}")
             if is_last:
                 logger.warning("%s: %d of %d images left out in epoch %d",
                                printable(self._lst.path), count, num_read, epoch)

@@ -10,7 +10,7 @@ from common.mx_compat import mx
 OPTIONS = {
     "plain": {},
     "pos_weight": {"pos_weight": 2.5},
-    "pos_weight a class": {"pos_weight": "0.5,1.0,4.0"},
+    "pos_weight per class": {"pos_weight": "0.5,1.0,4.0"},
     "focal": {"gamma_pos": 2, "gamma_neg": 2},
     "gammas below 1": {"gamma_pos": 0.5, "gamma_neg": 0.5},
     "asymmetric": {"gamma_pos": 1, "gamma_neg": 4, "clip": 0.05},

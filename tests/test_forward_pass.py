@@ -1,4 +1,4 @@
-"""judging/forward_pass.py: the outputs of a network, whatever pieces its batches go through in."""
+"""network/forward_pass.py: the outputs do not depend on how a batch is divided into pieces."""
 import numpy as np
 import pytest
 

@@ -132,7 +132,7 @@ GRAPHS = {
     "deep JSON": (lambda graph, _: graph["attrs"].update(deep=json.loads("[" * 900 + "]" * 900)),
                   None),
     "an image of 30,000 pixels": (attrs(data={"__rgb_image_shape__": "[3, 30000, 30000]"}),
-                                  "attribute image_shape is"),
+                                  "the largest layer has 3.6e+09 values"),
     "a layer of gigabytes": (attrs(data={"__rgb_image_shape__": "[3, 8000, 8000]"}),
                              "the largest layer has"),
     "another size": (attrs(fc={"num_hidden": "4"}), "is it another network's"),

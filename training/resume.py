@@ -3,6 +3,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import os
 
 import numpy as np
@@ -113,7 +114,7 @@ def check_snapshot(snapshot, args, network, data, settings, metrics):
     _check_metrics(snapshot, data.train, metrics)
     _check_parameters(snapshot, network.symbol)
     check_shapes(network.symbol, snapshot.arg_params, snapshot.aux_params, args.image_shape,
-                 snapshot.source)
+                 snapshot.source, math.inf)
     return snapshot._replace(**{
         kind: {name: mx.nd.array(value, dtype=value.dtype)
                for name, value in getattr(snapshot, kind).items()}
