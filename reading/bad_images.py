@@ -87,7 +87,8 @@ class BadImages:
             if count / epoch_size > MAX_BAD_SHARE:
                 raise InputError(f"{printable(self._lst.path)}: {count} of the first {num_read} "
                                  f"images of epoch {epoch} cannot be used, more than "
-                                 f"{MAX_BAD_SHARE:.0%} of all {epoch_size}: {next(iter(self.reasons.values()))}")
+                                 f"{MAX_BAD_SHARE:.0%} of all {epoch_size}: "
+                                 f"{next(iter(self.reasons.values()))}")
             if is_last:
                 logger.warning("%s: %d of %d images left out in epoch %d",
                                printable(self._lst.path), count, num_read, epoch)

@@ -133,6 +133,7 @@ def test_history_stands_in_the_page_where_there_is_one(samples, tmp_path, caplog
         {"epoch": e, "train-loss": 2 - e, "val-loss": 2.1 - e, "val-mAP": e / 2}
         for e in range(2)])
     assert 'id="training"' in write(tmp_path, samples)
+    assert 'id="training"' in write(tmp_path, samples, prefix="net-best")
     (tmp_path / "net-history.csv").write_text("epoch,loss\nfirst,much\n")
     assert 'id="training"' not in write(tmp_path, samples)
     assert "no training history" in caplog.text

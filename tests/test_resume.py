@@ -87,6 +87,36 @@ def test_a_signal_saves_and_resume_goes_on(number, status, flags, undisturbed, t
     assert_same_run(tmp_path, undisturbed)
 
 
+STOP_BEFORE_VALIDATION = """
+import signal, sys
+from common.cli import run
+from training.fit_callbacks import FitCallbacks
+from train_multilabel import main
+on_epoch = FitCallbacks.on_epoch
+
+def stopped_on_epoch(self, epoch, *params):
+    if epoch == int(sys.argv[1]):
+        self.stops.received = signal.SIGTERM
+    on_epoch(self, epoch, *params)
+
+FitCallbacks.on_epoch = stopped_on_epoch
+run(main, sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize("epoch", [0, EPOCHS - 1])
+def test_resume_makes_up_for_a_validation_that_was_not_reached(
+        epoch, flags, undisturbed, tmp_path):
+    stopped = subprocess.run(
+        [sys.executable, "-c", STOP_BEFORE_VALIDATION, str(epoch), *flags(tmp_path)], cwd=ROOT,
+        stderr=subprocess.PIPE, text=True)
+    assert stopped.returncode == 143
+    assert f"saved at epoch {epoch}, batch 9" in stopped.stderr
+    text = script("train_multilabel.py", *flags(tmp_path, resume=True))
+    assert f"Epoch[{epoch}] Validation-mAP" in text and "lready" not in text
+    assert_same_run(tmp_path, undisturbed)
+
+
 def kill_and_resume(flags, result, times):
     """Start a run again and again and kill it at a random moment of its training."""
     chance, log = random.Random(0), result / "train.log"
