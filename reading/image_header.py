@@ -1,6 +1,6 @@
 """What an image file says of itself before its pixels are decoded: format, size, orientation.
 
-The size is known first, so that a file of a few kilobytes that claims 30000x30000 pixels costs
+The size is checked first, so that a file of a few kilobytes that claims 30000x30000 pixels costs
 nothing. PNG, GIF and TIFF are opened by Pillow. The headers of JPEG, BMP and WebP, which OpenCV
 decodes, are read here: Pillow takes 23 microseconds for a JPEG and 75 with an EXIF block, where 2
 and 6 do here, and it decodes WebP more slowly.
@@ -33,7 +33,7 @@ SAMPLE_FORMATS = {2: "signed numbers", 3: "floating-point numbers", 5: "complex 
 
 
 class BadImage(ValueError):
-    """Why a file is no image that one can use, in words; the caller knows the file's name."""
+    """The reason why a file cannot be used as an image, without the file's name."""
 
 
 class Header(NamedTuple):
@@ -249,7 +249,7 @@ def _tiff_entries(data):
 
 
 def _not_an_image(data):
-    """What a file is that starts like no image, as far as one can tell."""
+    """Why a file that does not start like an image is none, guessed from its first bytes."""
     start = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
         return "is not an image: it holds a web page (HTML)"
