@@ -40,6 +40,7 @@ def run(values, label, sigmoid=True, dtype="float32", grad_req="write", times=1,
     return executor.grad_dict["data"].asnumpy(), executor.outputs[0].asnumpy()
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_gradient_equals_central_differences_of_the_loss(options):
     rng = np.random.RandomState(0)
@@ -79,6 +80,7 @@ def test_plain_gradient_is_p_minus_y_up_to_logits_of_16():
         np.testing.assert_allclose(gradient, 1 / (1 + np.exp(-logit)) - label, rtol=0, atol=1e-5)
 
 
+@pytest.mark.smoke
 def test_equals_logistic_regression_output():
     rng = np.random.RandomState(1)
     logit = rng.uniform(-15, 15, (64, 80)).astype(np.float32)

@@ -335,11 +335,13 @@ def squashing(folder):
     return fine_tuned(folder / "squashing", "tiny", fit="squash", resize=None)
 
 
+@pytest.mark.smoke
 def test_the_onnxruntime_example_answers_as_predict_multilabel(squashing, real_photo, needs_onnx):
     export(squashing, "--out", real_photo.parent / "model.onnx")
     assert_same_answer(run_elsewhere(ONNXRUNTIME_EXAMPLE, real_photo.parent), squashing, real_photo)
 
 
+@pytest.mark.smoke
 def test_the_plain_mxnet_example_answers_as_predict_multilabel(squashing, real_photo):
     export(squashing, "--deploy", real_photo.parent / "deploy" / "multilabel")
     shutil.copy(ROOT / "crossentropy_op.py", real_photo.parent)

@@ -457,6 +457,7 @@ def test_what_is_no_image_says_why(read, content, match):
     assert info.value.path in str(info.value) and info.value.reason in str(info.value)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("extension", [".jpg", ".png", ".bmp", ".webp", ".tiff", "gif"])
 @pytest.mark.parametrize("part", [0.3, 0.5, 0.9])
 def test_a_file_cut_off_in_the_middle_is_refused(read, extension, part):

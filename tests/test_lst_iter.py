@@ -127,6 +127,7 @@ def test_names_and_the_type_of_the_pixels_can_be_chosen(photos):
     assert (batch.data[0].asnumpy() == make(photos).next().data[0].asnumpy()).all()
 
 
+@pytest.mark.smoke
 def test_images_and_labels_are_those_of_imageiter(photos):
     theirs = mx.image.ImageIter(4, SHAPE, label_width=3, path_imglist=str(photos / "train.lst"),
                                 path_root=str(photos), resize=40)
@@ -198,6 +199,7 @@ def test_roll_over_and_seek_agree(photos):
     assert contents(resumed) == contents(whole)[1:]
 
 
+@pytest.mark.smoke
 def test_module_fit_and_score_take_it(photos):
     data = mx.sym.Cast(mx.sym.Variable("data"), dtype="float32")
     logits = mx.sym.FullyConnected(mx.sym.Flatten(data / 255), num_hidden=3)

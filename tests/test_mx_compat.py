@@ -41,6 +41,7 @@ def test_a_number_of_threads_given_from_outside_stays():
     assert done.stdout.split() == ["3", "7"]
 
 
+@pytest.mark.smoke
 def test_numpy_stays_as_it_is():
     removed = ["PZERO", "NaN", "in1d", "trapz", "alltrue"]
     program = f"""
@@ -53,6 +54,7 @@ assert vars(np).get("bool") is not bool
     subprocess.run([sys.executable, "-W", "error", "-c", program], cwd=ROOT, check=True)
 
 
+@pytest.mark.smoke
 def test_what_mxnet_reads_of_numpy_only_later_works():
     import mxnet.gluon.contrib.estimator  # its defaults are np.Inf
 
@@ -65,6 +67,7 @@ def test_what_mxnet_reads_of_numpy_only_later_works():
     assert set(mx.test_utils.default_rtols()) >= {np.dtype(np.float32)}
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("order", ["crossentropy_op, mxnet as mx", "mxnet as mx, crossentropy_op"])
 def test_the_operator_works_alone_beside_another_script(order, tmp_path):
     if order.startswith("mxnet") and np.lib.NumpyVersion(np.__version__) >= "1.24.0":

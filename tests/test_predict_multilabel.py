@@ -131,6 +131,7 @@ def validation_pixels(photos):
         return batches.next().data[0].asnumpy()
 
 
+@pytest.mark.smoke
 def test_csv_has_the_probabilities_of_the_network_on_validations_pixels(model, photos):
     out, _ = run_script("--model", model, "--epoch", 2, "--data", photos / "val.lst", "--image",
                      photos, "--batch-size", 5)

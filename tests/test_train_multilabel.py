@@ -196,6 +196,7 @@ def test_writes_a_checkpoint_each_epoch_and_the_history(trained):
     assert not [f.name for f in result.iterdir() if f.name.startswith(".")]
 
 
+@pytest.mark.smoke
 def test_the_checkpoint_carries_names_and_preprocessing(trained, small_demo):
     sym, arg_params, _ = checkpoint.load(str(trained[0] / "tiny"), 2)
     attributes = checkpoint.get_attributes(sym)
@@ -206,6 +207,7 @@ def test_the_checkpoint_carries_names_and_preprocessing(trained, small_demo):
     np.testing.assert_allclose(arg_params["rgb_mean"].asnumpy().ravel(), checkpoint.IMAGENET_MEAN)
 
 
+@pytest.mark.smoke
 def test_plain_mxnet_loads_the_checkpoint_in_another_process(trained, small_demo, tmp_path):
     from lst_iter import LstIter
     batches = LstIter(batch_size=20, data_shape=(3, 32, 32),
