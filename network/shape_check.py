@@ -79,7 +79,8 @@ def check_shapes(net, arg_params, aux_params, image_shape, source,
     known = [*zip(net.list_arguments(), shapes), *zip(net.list_auxiliary_states(), aux_shapes)]
     for name, shape in known:
         value = arg_params.get(name, aux_params.get(name))
-        if value is not None and value.shape != shape:
+        # A label that was saved among the parameters is not used.
+        if value is not None and not name.endswith("label") and value.shape != shape:
             raise InputError(f"{does_not_work}: {name} is {value.shape}, but has to be {shape}; is "
                              "it another network's?")
     graph, sizes = json.loads(layers.tojson()), [0]

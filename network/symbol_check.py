@@ -198,7 +198,7 @@ def _entry(entry, num_outputs):
     if not (isinstance(entry, list) and len(entry) in (2, 3)
             and all(type(number) is int for number in entry)
             and 0 <= entry[0] < len(num_outputs) and 0 <= entry[1] < num_outputs[entry[0]]
-            and sum(entry[2:]) in (0, 1)):
+            and 0 <= sum(entry[2:]) <= MOST_NODES):
         raise InputError(f"it refers to an output that is not there: {entry!r:.80}")
     return entry
 
