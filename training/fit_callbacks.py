@@ -78,10 +78,11 @@ class FitCallbacks:
 
     def _close_epoch(self, scores):
         """Write history and snapshot, keep the best, and stop where nothing improves any more."""
-        record = self.record
+        record, seconds = self.record, self.progress.seconds()
+        self.progress.start_epoch()  # what is written now counts for the next one
         updates = (record.epoch + 1) * self.num_batches * self.workers.count
         self.files.add_to_history({
-            "epoch": record.epoch, "seconds": self.progress.seconds(),
+            "epoch": record.epoch, "seconds": seconds,
             "images_per_second":
                 self.data.train_lst.num_rows / max(self.progress.training_seconds, 1e-9),
             "learning_rate": self.module.learning_rate(updates),
@@ -89,7 +90,6 @@ class FitCallbacks:
             **{f"val-{name}": value for name, value in scores.items()}})
         self.files.update_best(record.epoch + 1, scores, *self.module.get_params())
         record.epoch, record.batch = record.epoch + 1, 0
-        self.progress.start_epoch()
         self.stops.agree()
         self._save_snapshot()
         if self.files.stopped_early:
