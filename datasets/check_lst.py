@@ -9,6 +9,7 @@ import hashlib
 import os
 from collections import Counter, defaultdict, namedtuple
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -21,7 +22,7 @@ SHAPE = (3, 224, 224)
 IMAGES_AT_ONCE = 1024
 KINDS = ("missing", "broken", "duplicate", "leaked", "contradictory")
 
-ImageCheck = namedtuple("ImageCheck", "problem reason digest size format")
+ImageCheck = namedtuple("ImageCheck", "problem reason digest size format", defaults=[None] * 3)
 ImageCheck.__doc__ = """What was found when an image was opened.
 
 `problem` is None, "missing" or "broken", and `reason` says why; `digest` is that of the content.
@@ -47,11 +48,11 @@ def check(lists, roots, class_names=None, threads=None, max_pixels=Augment.max_p
     roots : list of str
         Image root of each list.
     class_names : list of str, optional
-        For messages.
+        For messages; by default they give the classes' numbers.
     threads : int, optional
         Default: as many as there are processors.
     max_pixels : int
-        Refuse images with more.
+        Images with more count as broken.
 
     Returns
     -------
@@ -59,7 +60,7 @@ def check(lists, roots, class_names=None, threads=None, max_pixels=Augment.max_p
     """
     paths = [[os.path.join(root, lst.name(row)) for row in range(len(lst))]
              for lst, root in zip(lists, roots)]
-    images = _check_images(dict.fromkeys(path for part in paths for path in part), threads,
+    images = _check_images(list(dict.fromkeys(path for part in paths for path in part)), threads,
                            max_pixels)
     problems, rows = [], defaultdict(list)
     for number, part in enumerate(paths):
@@ -83,19 +84,15 @@ def clean_rows(lists, findings, number):
     Rows whose image cannot be used are left out, and so are those whose image is in a later
     list too: of `train.lst val.lst` the first gives way. Rows of one image become one row; a
     label that they contradict each other about becomes unknown, or, in a list of class numbers,
-    which has no unknown, all of them are left out.
+    which has no unknown, all of them are left out. Without any row left, raises an InputError.
 
     Returns
     -------
-    ids : list of int
+    ids : numpy.ndarray
+        int64, (rows,).
     labels : numpy.ndarray
         float32, (rows, classes).
     names : list of str
-
-    Raises
-    ------
-    InputError
-        When no row is left.
     """
     lst = lists[number]
     kept = []
@@ -109,9 +106,8 @@ def clean_rows(lists, findings, number):
     if not kept:
         raise InputError(f"{lst.path}: no row is left without problems: nothing was written")
     kept.sort(key=lambda item: item[0])
-    rows = [row for row, _ in kept]
-    return ([int(lst.ids[row]) for row in rows], np.stack([labels for _, labels in kept]),
-            [lst.name(row) for row in rows])
+    rows, labels = zip(*kept)
+    return lst.ids[list(rows)], np.stack(labels), [lst.name(row) for row in rows]
 
 
 def summarise(findings):
@@ -131,7 +127,6 @@ def summarise(findings):
 
 
 def _check_images(paths, threads, max_pixels):
-    paths = list(paths)
     checked = {}
     augment = Augment(max_pixels=max_pixels)
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool, \
@@ -147,49 +142,39 @@ def _check_images(paths, threads, max_pixels):
 
 def _open(path, augment):
     if not os.path.exists(path):
-        return ImageCheck("missing", "there is no such image", None, None, None)
+        return ImageCheck("missing", "there is no such image")
     if not os.path.isfile(path):
-        return ImageCheck("broken", "not a regular file", None, None, None)
+        return ImageCheck("broken", "not a regular file")
     try:
         info = read_image(path, np.empty(SHAPE, np.uint8), augment)
-        with open(path, "rb") as file:
-            data = file.read()
+        data = Path(path).read_bytes()
     except ImageError as error:
-        return ImageCheck("broken", error.reason, None, None, None)
+        return ImageCheck("broken", error.reason)
     except OSError as error:
-        return ImageCheck("broken", error.strerror.lower(), None, None, None)
+        return ImageCheck("broken", error.strerror.lower())
     digest = hashlib.blake2b(data, digest_size=16).digest()
     return ImageCheck(None, None, digest, (info.width, info.height), info.format)
 
 
 def _compare(lists, same, class_names):
     """Problems of rows that show the same image, each row held against an earlier one."""
-    first, first_of_list = same[0], {}
-    for number, row in same:
-        if number in first_of_list:
-            kind, other = "duplicate", (number, first_of_list[number])
-        else:
+    first_of_list = {same[0][0]: same[0][1]}
+    for number, row in same[1:]:
+        kind, note = "duplicate", ""
+        other, other_row = number, first_of_list.get(number)
+        if other_row is None:
             first_of_list[number] = row
-            if (number, row) == first:
-                continue
-            kind, other = "leaked", first
-        place = _place(lists[other[0]], other[1])
-        if kind == "leaked":
-            yield number, row, kind, f"the same image as {place}, in another list"
-        else:
-            yield number, row, kind, f"the same image as {place}"
-        differing = _differing(lists[number].labels([row])[0],
-                               lists[other[0]].labels([other[1]])[0])
+            kind, note = "leaked", ", in another list"
+            other, other_row = same[0]
+        place = _place(lists[other], other_row)
+        yield number, row, kind, f"the same image as {place}{note}"
+        labels, others = lists[number].labels([row])[0], lists[other].labels([other_row])[0]
+        differing = np.flatnonzero((labels != others) & (labels >= 0) & (others >= 0))
         if len(differing):
             names = [class_names[c] if class_names else str(c) for c in differing[:5]]
             more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
             yield (number, row, "contradictory",
                    f"other labels than {place} for the same image: {', '.join(names)}{more}")
-
-
-def _differing(labels, others):
-    """Classes that both rows know and do not agree about."""
-    return np.flatnonzero((labels != others) & (labels >= 0) & (others >= 0))
 
 
 def _merge(labels):

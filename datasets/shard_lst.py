@@ -15,20 +15,13 @@ from tqdm import tqdm
 
 from common.cli import InputError
 from common.text import printable
-from datasets.lst_writer import write_lines, write_lst
+from datasets.lst_writer import lines_file, lst_file, write_together
 
 
 def deal(num_rows, num_parts, seed=0):
     """Assign each row to one machine at random; numbers of rows differ by at most one.
 
-    Parameters
-    ----------
-    num_rows, num_parts, seed : int
-
-    Returns
-    -------
-    list of numpy.ndarray
-        int64 row numbers of each part, in the list's order.
+    Returns one int64 numpy.ndarray per machine, row numbers in ascending order.
     """
     if not 1 <= num_parts <= num_rows:
         raise InputError(f"{num_rows} rows cannot be dealt out to {num_parts} machines")
@@ -37,47 +30,32 @@ def deal(num_rows, num_parts, seed=0):
 
 
 def write_parts(lst, parts, prefix):
-    """Write PREFIX_0.lst and PREFIX_0_files.txt, and so on.
+    """Write PREFIX_0.lst and PREFIX_0_files.txt, and so on, for the parts from `deal`.
 
     Synchronous training waits forever for a worker with fewer batches. So all lists get the same
     number of rows: a shorter one repeats its first image with all labels unknown (-1), which
     neither loss nor metrics count. A list of class numbers has no way to say unknown and stays
     one row short.
-
-    Parameters
-    ----------
-    lst : LstFile
-    parts : list of numpy.ndarray
-        Row numbers, from `deal`.
-    prefix : str
     """
     for number, rows in enumerate(parts):
         names = [lst.name(row) for row in rows]
         # rsync takes lines that start with # or ; for comments.
-        write_lines(f"{prefix}_{number}_files.txt",
-                    ["./" * name.startswith(("#", ";")) + name for name in dict.fromkeys(names)])
+        files = ["./" * name.startswith(("#", ";")) + name for name in dict.fromkeys(names)]
         labels = lst.labels(rows)
         if len(rows) < len(parts[0]) and lst.label_format == "multi-hot":
             rows = np.append(rows, rows[0])
             labels = np.vstack([labels, np.full_like(labels[:1], -1)])
             names.append(names[0])
-        write_lst(f"{prefix}_{number}.lst", lst.ids[rows].tolist(), labels, names,
-                  lst.label_format)
+        write_together([
+            lines_file(f"{prefix}_{number}_files.txt", files),
+            lst_file(f"{prefix}_{number}.lst", lst.ids[rows], labels, names, lst.label_format)])
 
 
 def place_images(lst, parts, path_root, folder, how):
     """Put each part's images into FOLDER/0, FOLDER/1, ... under the names that they have.
 
-    Parameters
-    ----------
-    lst : LstFile
-    parts : list of numpy.ndarray
-        Row numbers, from `deal`.
-    path_root : str
-        Image root of the list.
-    folder : str
-    how : str
-        "copy", or "link": hard links, which take no space but need the same disk.
+    `path_root` is the list's image root; `how` is "copy", or "link" for hard links, which take
+    no space but need the same disk.
 
     Raises
     ------
