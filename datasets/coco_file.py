@@ -13,9 +13,8 @@ import numpy as np
 from common.cli import InputError
 from common.files import require_regular_file
 from datasets.label_table import Sample, Source
-from datasets.text_sources import read_error
+from datasets.text_sources import BYTE_ORDER_MARK, NOTHING, read_error
 
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 MAX_DEPTH = 64
 ITEM_DEPTH = 2  # {"images": [ ... ]}
 MAX_ITEM_BYTES = 64 << 20  # of an image or annotation; masks of large images take a few
@@ -33,19 +32,8 @@ def read_coco(path, bad_input):
     A class is present when the image has a box or mask of it, a crowd included: a crowd of
     people shows people. Images without annotations carry no class.
 
-    Parameters
-    ----------
-    path : str
-    bad_input : BadInput
-
-    Returns
-    -------
-    Source
-
-    Raises
-    ------
-    InputError
-        When it is not such a file; with line and column where it is not JSON.
+    Returns a Source. Raises an InputError when it is not such a file; with line and column where
+    it is not JSON.
     """
     classes = _names(path, "categories", "name", bad_input)
     names = _names(path, "images", "file_name", bad_input)
@@ -63,8 +51,7 @@ def read_coco(path, bad_input):
             present[image].add(classes[category])
     if not count:
         raise InputError(f"{path}: holds no annotations: not a COCO instances file")
-    nothing = frozenset()
-    samples = (Sample(name, present.get(image, nothing), nothing, f"{path}: image {image}")
+    samples = (Sample(name, present.get(image, NOTHING), NOTHING, f"{path}: image {image}")
                for image, name in names.items())
     order = sorted(classes, key=lambda number: (isinstance(number, str), number))
     return Source([classes[number] for number in order], samples)
@@ -73,18 +60,20 @@ def read_coco(path, bad_input):
 def _names(path, key, field, bad_input):
     """Name of each id in the list of categories or images, in the order of the file."""
     found, class_names = {}, set()
-    kind = {"categories": "a category", "images": "an image"}[key]
     for where, item in _items(path, key, bad_input):
         number, name = item.get("id"), item.get(field)
         if not _is_id(number) or not isinstance(name, str):
+            kind = "a category" if key == "categories" else "an image"
             bad_input.reject(where, f"{kind} wants an id and a {field}")
         elif key == "images" and number in found:
             bad_input.reject(where, f"a second image of the id {_shown(number)}")
+        elif key == "images":
+            found[number] = name
         elif number in found or name.strip() in class_names:
             bad_input.reject(where, f"a second category {_shown(number)} or {_shown(name)}")
         else:
-            found[number] = name.strip() if key == "categories" else name
-            class_names.update([name.strip()] if key == "categories" else ())
+            found[number] = name.strip()
+            class_names.add(name.strip())
     if not found:
         raise InputError(f"{path}: holds no {key}: not a COCO instances file")
     return found
@@ -160,14 +149,10 @@ def _broken(path, good):
 
 
 def _blocks(path, check=False):
-    """Yield (first byte, block) of a file.
+    """Yield (first byte, block) of a file, or raise an InputError where it cannot be a COCO file.
 
-    Raises
-    ------
-    InputError
-        When the file cannot be read, is UTF-16 or a list; with `check`, too, before a block that
-        would take the parser much time or memory: it nests deeper than MAX_DEPTH, or belongs to
-        an item of more than MAX_ITEM_BYTES.
+    With `check`, also before a block that would take the parser much time or memory: it nests
+    deeper than MAX_DEPTH, or belongs to an item of more than MAX_ITEM_BYTES.
     """
     require_regular_file(path)
     try:

@@ -4,7 +4,7 @@
     for sample in source.samples:
         sample.name, sample.present, sample.unknown
 
-Names are relative to the folder. The samples are read as one goes through them.
+Both return a Source, with names relative to the folder; its samples are read on the way.
 """
 import hashlib
 import io
@@ -18,27 +18,17 @@ from defusedxml import DefusedXmlException
 
 from common.cli import InputError
 from datasets.label_table import Sample, Source
-from datasets.text_sources import read_error, read_lines
+from datasets.text_sources import NOTHING, read_error, read_lines
 from reading.image_header import IMAGE_ENDINGS
 
 MAX_XML_BYTES = 4 << 20  # tens of thousands of boxes
 MAX_XML_DEPTH = 64
-NOTHING = frozenset()
 
 
 def read_folders(root, bad_input):
     """Read one folder per class, with images at any depth; an image in several has all classes.
 
-    Names are relative to `root`. Files of other kinds, and hidden ones, are passed over.
-
-    Parameters
-    ----------
-    root : str
-    bad_input : BadInput
-
-    Returns
-    -------
-    Source
+    Files of other kinds, and hidden ones, are passed over.
     """
     classes, by_size = [], defaultdict(list)
     for entry in _entries(root):
@@ -65,15 +55,14 @@ def _merged(root, by_size, bad_input):
     samples = {}
     for size, group in by_size.items():
         for name, class_name in group:
-            # Only files of the same size can be the same, and most sizes occur once.
-            key = size
-            if len(group) > 1:
-                try:
-                    key = size, _digest(os.path.join(root, name))
-                except OSError as error:
-                    bad_input.reject(os.path.join(root, name), error.strerror.lower())
-                    continue
-            sample = Sample(name, set(), NOTHING, os.path.join(root, name))
+            path = os.path.join(root, name)
+            try:
+                # Only files of the same size can be the same, and most sizes occur once.
+                key = size, _digest(path) if len(group) > 1 else None
+            except OSError as error:
+                bad_input.reject(path, error.strerror.lower())
+                continue
+            sample = Sample(name, set(), NOTHING, path)
             samples.setdefault(key, sample).present.add(class_name)
     return iter(sorted(samples.values(), key=lambda sample: sample.name))
 
@@ -117,10 +106,6 @@ def read_voc(root, bad_input, image_set=None, labels_from=None):
         "xml": a class is present when an object of it is not difficult, unknown when all of
         its objects are. "sets": ImageSets/Main/CLASS_IMAGE_SET.txt, where 1 is present, -1
         absent and 0 (difficult) unknown. Default: XML where there is some.
-
-    Returns
-    -------
-    Source
     """
     root = Path(root)
     if not root.is_dir():
@@ -138,7 +123,7 @@ def read_voc(root, bad_input, image_set=None, labels_from=None):
     if labels_from == "sets":
         return _voc_sets(root, sets, image_set or "trainval", bad_input)
     if image_set:
-        ids = [line.strip() for line in _lines(sets / f"{image_set}.txt")]
+        ids = [line.strip() for line in map(os.fsdecode, read_lines(sets / f"{image_set}.txt"))]
         files = [notes / f"{name}.xml" for name in ids if name]
     else:
         files = sorted(notes.rglob("*.xml"))
@@ -148,7 +133,7 @@ def read_voc(root, bad_input, image_set=None, labels_from=None):
 
 
 class _BadAnnotation(Exception):
-    """Place of an unusable annotation, and the reason."""
+    """Why an annotation cannot be used."""
 
 
 def _voc_samples(root, notes, files, bad_input):
@@ -158,53 +143,47 @@ def _voc_samples(root, notes, files, bad_input):
             filename, present, difficult = _read_annotation(file)
             name = images.find(file.parent.relative_to(notes), file.stem, filename)
             if name is None:
-                raise _BadAnnotation(file, "has no image of its name")
+                raise _BadAnnotation("has no image of its name")
             yield Sample(name, present, difficult - present, file)
-        except _BadAnnotation as bad:
-            bad_input.reject(*bad.args)
+        except _BadAnnotation as error:
+            bad_input.reject(file, str(error))
+        except ParseError as error:
+            bad_input.reject(f"{file}:{error.position[0]}", f"broken XML: {error}")
+        except DefusedXmlException:
+            bad_input.reject(file, "declares a document type or entities, which no VOC annotation "
+                             "needs")
+        except OSError as error:
+            bad_input.reject(file, (error.strerror or str(error)).lower())
+        except (ValueError, LookupError) as error:  # an encoding that there is not
+            bad_input.reject(file, f"broken XML: {error}")
 
 
 def _read_annotation(file):
     """File name, classes with an ordinary object and classes with a difficult one."""
-    try:
-        if file.exists() and not file.is_file():
-            raise _BadAnnotation(file, "is not a regular file")
-        if file.stat().st_size > MAX_XML_BYTES:
-            raise _BadAnnotation(
-                file, f"is larger than {MAX_XML_BYTES >> 20} MB: no VOC annotation")
-        # Without a document type there are no entities to expand, nor to fetch.
-        note = _parse(file, file.read_bytes())
-    except OSError as error:
-        raise _BadAnnotation(file, (error.strerror or str(error)).lower()) from None
-    except ParseError as error:
-        raise _BadAnnotation(f"{file}:{error.position[0]}", f"broken XML: {error}") from None
-    except DefusedXmlException:
-        raise _BadAnnotation(file, "declares a document type or entities, which no VOC annotation "
-                   "needs") from None
-    except (ValueError, LookupError) as error:  # an encoding that there is not
-        raise _BadAnnotation(file, f"broken XML: {error}") from None
-    if note.tag != "annotation":
-        raise _BadAnnotation(file, f"holds <{note.tag:.40}>, not a VOC <annotation>")
-    present, difficult = set(), set()
-    for item in note.findall("object"):
-        name = (item.findtext("name") or "").strip()
-        if not name:
-            raise _BadAnnotation(file, "has an <object> without a <name>")
-        hard = (item.findtext("difficult") or "").strip() == "1"
-        (difficult if hard else present).add(name)
-    return (note.findtext("filename") or "").strip(), present, difficult
-
-
-def _parse(file, content):
-    """The root element, parsed in steps so that deep nesting is found before it takes memory."""
+    if file.exists() and not file.is_file():
+        raise _BadAnnotation("is not a regular file")
+    if file.stat().st_size > MAX_XML_BYTES:
+        raise _BadAnnotation(f"is larger than {MAX_XML_BYTES >> 20} MB: no VOC annotation")
+    # Without a document type there are no entities to expand, nor to fetch. Parsed in steps, so
+    # that deep nesting is found before it takes memory.
     steps = defusedxml.ElementTree.iterparse(
-        io.BytesIO(content), events=("start", "end"), forbid_dtd=True)
+        io.BytesIO(file.read_bytes()), events=("start", "end"), forbid_dtd=True)
     depth = 0
     for event, _ in steps:
         depth += 1 if event == "start" else -1
         if depth > MAX_XML_DEPTH:
-            raise _BadAnnotation(file, f"XML nested deeper than {MAX_XML_DEPTH}: no VOC annotation")
-    return steps.root
+            raise _BadAnnotation(f"XML nested deeper than {MAX_XML_DEPTH}: no VOC annotation")
+    note = steps.root
+    if note.tag != "annotation":
+        raise _BadAnnotation(f"holds <{note.tag:.40}>, not a VOC <annotation>")
+    present, difficult = set(), set()
+    for item in note.findall("object"):
+        name = (item.findtext("name") or "").strip()
+        if not name:
+            raise _BadAnnotation("has an <object> without a <name>")
+        hard = (item.findtext("difficult") or "").strip() == "1"
+        (difficult if hard else present).add(name)
+    return (note.findtext("filename") or "").strip(), present, difficult
 
 
 def _voc_sets(root, sets, image_set, bad_input):
@@ -216,7 +195,7 @@ def _voc_sets(root, sets, image_set, bad_input):
     classes = [file.name[:-len(ending)] for file in files]
     stated = defaultdict(dict)
     for class_name, file in zip(classes, files):
-        for number, line in enumerate(_lines(file), 1):
+        for number, line in enumerate(map(os.fsdecode, read_lines(file)), 1):
             fields = line.rsplit(None, 1)
             if len(fields) == 2 and fields[1] in ("1", "0", "-1"):
                 stated[fields[0].strip()][class_name] = fields[1]
@@ -259,7 +238,3 @@ class _ImageFinder:
         base = filename.replace("\\", "/").split("/")[-1]
         name = by_stem.get(stem) or (base if base in names else by_stem.get(base))
         return name and os.path.relpath(folder / name, self.root)
-
-
-def _lines(path):
-    return [os.fsdecode(line) for line in read_lines(path)]

@@ -42,17 +42,9 @@ Part.__doc__ = """Counts of one list: rows, and for each class those that do and
 
 
 class BadInput:
-    """Handles bad input: raises an InputError, or leaves the item out with a warning.
+    """Raises an InputError for bad input or, with `skip`, leaves the item out with a warning.
 
-    Parameters
-    ----------
-    skip : bool
-        Leave bad items out.
-
-    Attributes
-    ----------
-    count : int
-        Number of items left out.
+    `count` is the number of items left out.
     """
 
     def __init__(self, skip):
@@ -75,6 +67,7 @@ def build_table(source, bad_input, listed=None, drop_unlisted=False, min_count=0
     source : Source
         Where it has no order, classes are sorted.
     bad_input : BadInput
+        Its `reject` gets bad samples, and images that do not exist.
     listed : list of str, optional
         The classes to have, in this order, whether they occur or not.
     drop_unlisted : bool
@@ -91,12 +84,13 @@ def build_table(source, bad_input, listed=None, drop_unlisted=False, min_count=0
     Raises
     ------
     InputError
-        When nothing is left, for a bad sample, or when images do not exist.
+        When no image or no class is left, or there are more labels than fit into memory.
     """
     for number, name in enumerate(source.classes or (), 1):
         if class_problem(name):
             raise InputError(f"class {number} of the source: {class_problem(name)}")
     rows_of_names, numbers = {}, {name: n for n, name in enumerate(source.classes or ())}
+    # By label, the rows and the classes that have it; absent is the rest.
     cells = {1: (array("q"), array("q")), -1: (array("q"), array("q"))}
     all_unknown, missing = [], []
     allowed = None if listed is None or drop_unlisted else set(listed)
@@ -159,18 +153,10 @@ def part(title, labels):
 
 
 def format_table(classes, parts):
-    """The statistics of some lists, side by side.
+    """The statistics of some lists (Parts), side by side, as text of several lines.
 
-    Parameters
-    ----------
-    classes : list of str
-    parts : list of Part
-
-    Returns
-    -------
-    str
-        Of several lines: images, labels, labels per image; for each class the images that carry
-        it; and the classes with too few.
+    Images, labels, labels per image; for each class the images that carry it; and the classes
+    with too few.
     """
     classes = [printable(name) for name in classes]
     unknown = sum(p.num_rows - p.positives - p.negatives for p in parts)
@@ -187,12 +173,10 @@ def format_table(classes, parts):
              line("labels", *(p.positives.sum() for p in parts)),
              line("per image", *(f"{p.positives.sum() / p.num_rows:.2f}" for p in parts)), "",
              line("class", *titles)]
-    few = []
-    for number, name in enumerate(classes):
-        counts = [p.positives[number] for p in parts]
-        lines.append(line(name, *counts, *([unknown[number]] if unknown.any() else [])))
-        if min(counts) == 0 or sum(counts) < FEW:
-            few.append(name)
+    counts = np.stack([p.positives for p in parts], axis=1)
+    # `line` drops the last value, unknown, where it has no title.
+    lines += [line(name, *row) for name, row in zip(classes, np.column_stack([counts, unknown]))]
+    few = [name for name, row in zip(classes, counts) if row.min() == 0 or row.sum() < FEW]
     if few:
         lines += ["", f"too few (none in a list, or fewer than {FEW} in all): {', '.join(few)}"]
     return "\n".join(lines)
@@ -218,10 +202,10 @@ def _class_problem(sample, numbers, allowed):
 
 
 def _unique(rows, columns, num_classes):
-    keys = np.frombuffer(rows, np.int64) * num_classes + np.frombuffer(columns, np.int64) \
-        if rows else np.empty(0, np.int64)
-    keys = np.unique(keys)
-    return keys // max(1, num_classes), keys % max(1, num_classes)
+    """The same pairs of row and column, sorted, each once."""
+    width = max(1, num_classes)
+    return np.divmod(np.unique(np.asarray(rows, np.int64) * width + np.asarray(columns, np.int64)),
+                     width)
 
 
 def _natural(name):

@@ -11,13 +11,14 @@ import itertools
 import json
 import os
 import shlex
-from collections import namedtuple
+from collections import Counter, namedtuple
 
 from common.cli import InputError
 from common.files import require_regular_file
 from datasets.label_table import Sample, Source
 from reading.image_header import IMAGE_ENDINGS
 
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 MAX_LINE_BYTES = 4 << 20
 # What a class's column may hold beside numbers: pandas writes True, False and NaN.
 WORDS = {"": -1, "nan": -1, "na": -1, "true": 1, "false": 0}
@@ -27,16 +28,7 @@ NOTHING = frozenset()
 def read_jsonl(path, bad_input):
     """Read one JSON object per line: `{"image": "a.jpg", "labels": ["cat"], "unknown": ["dog"]}`.
 
-    `unknown` may be missing; class numbers in place of names are fine.
-
-    Parameters
-    ----------
-    path : str
-    bad_input : BadInput
-
-    Returns
-    -------
-    Source
+    `unknown` may be missing; class numbers in place of names are fine. Returns a Source.
     """
     return Source(None, _jsonl_samples(path, bad_input))
 
@@ -48,23 +40,24 @@ def _jsonl_samples(path, bad_input):
             continue
         try:
             item = json.loads(line)
+            name, *lists = item["image"], item["labels"], item.get("unknown", [])
+            if not isinstance(name, str) or not all(map(_is_list_of_classes, lists)):
+                raise TypeError
         except json.JSONDecodeError as error:
             bad_input.reject(where, f"broken JSON: {error.msg} at column {error.colno}")
-            continue
         except RecursionError:
             bad_input.reject(where, "JSON nested too deeply")
-            continue
         except ValueError as error:  # not UTF-8, or a number of thousands of digits
             bad_input.reject(where, f"broken JSON: {error}")
-            continue
-        lists = [item.get("labels"), item.get("unknown", [])] if isinstance(item, dict) else []
-        if not lists or not isinstance(item.get("image"), str) or not all(
-                isinstance(names, list) and all(type(name) in (str, int) for name in names)
-                for names in lists):
+        except (KeyError, TypeError):
             bad_input.reject(where, 'wants {"image": "NAME", "labels": ["CLASS", ...]}')
-            continue
-        present, unknown = ({str(name).strip() for name in names} for names in lists)
-        yield Sample(item["image"], present, unknown, where)
+        else:
+            present, unknown = ({str(item).strip() for item in names} for names in lists)
+            yield Sample(name, present, unknown, where)
+
+
+def _is_list_of_classes(value):
+    return isinstance(value, list) and all(type(item) in (str, int) for item in value)
 
 
 Columns = namedtuple("Columns", "name labels classes separator", defaults=(None, None, None, ";"))
@@ -79,29 +72,14 @@ DEFAULT_COLUMNS = Columns()
 
 
 def read_csv(path, bad_input, delimiter=",", header=True, columns=DEFAULT_COLUMNS):
-    """A table with a column of file names and the labels in one of two forms.
+    """Read a table with a column of file names and the labels in one of two forms.
 
     Either one column holds an image's classes, separated, or nothing (no class), or only -1 (all
     classes unknown); or each class has a column of 1 or True (present), 0 or False (absent) and
-    -1, NaN, NA or nothing (unknown).
+    -1, NaN, NA or nothing (unknown). `header` says whether the first row holds the columns' names.
 
-    Parameters
-    ----------
-    path : str
-    bad_input : BadInput
-    delimiter : str
-    header : bool
-        Whether the first row holds the columns' names.
-    columns : Columns
-
-    Returns
-    -------
-    Source
-
-    Raises
-    ------
-    InputError
-        When the columns are not there, or it is not certain which form they have.
+    Returns a Source. Raises an InputError when the columns are not there, or it is not certain
+    which form they have.
     """
     if columns.labels and columns.classes:
         raise InputError("--labels-column and --class-columns are two forms: give one of them")
@@ -134,8 +112,8 @@ def read_csv(path, bad_input, delimiter=",", header=True, columns=DEFAULT_COLUMN
                      if columns.classes
                      else [column for column in range(len(titles)) if column != name_at])
     classes = {column: titles[column] for column in class_columns}
-    for title in classes.values():
-        if list(classes.values()).count(title) > 1:
+    for title, count in Counter(classes.values()).items():
+        if count > 1:
             raise InputError(f"{where}: two columns are called {title}")
     return Source(list(classes.values()), _class_column_samples(rows, name_at, classes, bad_input))
 
@@ -187,28 +165,27 @@ def _labels_column_samples(rows, name_at, labels_at, separator, bad_input):
 def _class_column_samples(rows, name_at, classes, bad_input):
     seen = set()
     for where, row in rows:
-        truths = {name: _label_value(row[column]) for column, name in classes.items()}
-        odd = next((column for column, name in classes.items() if truths[name] is None), None)
+        labels = {column: _label_value(row[column]) for column in classes}
+        odd = next((column for column, label in labels.items() if label is None), None)
+        name = row[name_at].strip()
+        path = os.path.normpath(name)
         if odd is not None:
             bad_input.reject(where, f"column {classes[odd]} holds {row[odd]!r:.60}, not 1, 0 or "
                              "-1; a column of class names wants --labels-column")
-            continue
-        name = row[name_at].strip()
-        if os.path.normpath(name) in seen:
+        elif path in seen:
             # Zeros say something here, so that two rows may well contradict each other.
             bad_input.reject(where, f"{name} is on an earlier line already")
-            continue
-        seen.add(os.path.normpath(name))
-        present, unknown = ({c for c, truth in truths.items() if truth == value}
-                            for value in (1, -1))
-        yield Sample(name, present, unknown, where)
+        else:
+            seen.add(path)
+            present, unknown = ({classes[column] for column, label in labels.items()
+                                 if label == value} for value in (1, -1))
+            yield Sample(name, present, unknown, where)
 
 
 def _csv_rows(path, bad_input, delimiter):
     """Yield (file and line, fields). What is not UTF-8 stays as it is: file names need not be."""
-    lines = (os.fsdecode(line) for line in read_lines(path))
     # The space of `a.jpg, "cat;dog"` would make the quotes part of the field.
-    reader = csv.reader(lines, delimiter=delimiter, strict=True,
+    reader = csv.reader(map(os.fsdecode, read_lines(path)), delimiter=delimiter, strict=True,
                         skipinitialspace=delimiter != " ")
     while True:
         try:
@@ -236,17 +213,16 @@ def read_lines(path):
     require_regular_file(path)
     try:
         with open(path, "rb") as file:
-            number, line = 1, file.readline(MAX_LINE_BYTES + 1)
-            if line[:2] in (b"\xff\xfe", b"\xfe\xff"):
-                raise InputError(f"{path}: is UTF-16 text; save it as UTF-8")
-            if line[:3] == b"\xef\xbb\xbf":
-                line = line[3:]
-            while line:
+            lines = iter(lambda: file.readline(MAX_LINE_BYTES + 1), b"")
+            for number, line in enumerate(lines, 1):
+                if number == 1 and line[:2] in (b"\xff\xfe", b"\xfe\xff"):
+                    raise InputError(f"{path}: is UTF-16 text; save it as UTF-8")
+                if number == 1 and line[:3] == BYTE_ORDER_MARK:
+                    line = line[3:]
                 if len(line) > MAX_LINE_BYTES:
                     raise InputError(f"{path}:{number}: a line longer than "
                                      f"{MAX_LINE_BYTES >> 20} MB")
                 yield line
-                number, line = number + 1, file.readline(MAX_LINE_BYTES + 1)
     except OSError as error:
         raise read_error(path, error) from None
 
