@@ -15,10 +15,12 @@ def _one_character(text):
     return text
 
 
-def _at_least(least):
+def _at_least(least, bits=None):
     def number(text):
         if int(text) < least:
             raise argparse.ArgumentTypeError(f"{text} is below {least}")
+        if bits is not None and int(text) >= 1 << bits:
+            raise argparse.ArgumentTypeError(f"{text} is not below 2**{bits}")
         return int(text)
 
     number.__name__ = "int"  # what argparse calls it when the text is no number
@@ -30,19 +32,19 @@ def build_parser(description):
     parser = ArgumentParser(description=description)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name, text, parents=()):
+    def command(name, text, parents):
         return commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".",
-                                   parents=list(parents))
+                                   parents=parents)
 
     seed = ArgumentParser(add_help=False)
-    seed.add_argument("--seed", type=_seed, default=0,
+    seed.add_argument("--seed", type=_at_least(0, bits=32), default=0,
                       help="the same seed gives the same files (default: %(default)s)")
     label_format = ArgumentParser(add_help=False)
     label_format.add_argument(
         "--label-format", choices=LABEL_FORMATS, default="multi-hot",
         help="a row has a 1 or 0 per class, or the numbers of the classes present "
         "(default: %(default)s)")
-    _add_sources(command, _output_flags(), seed, label_format)
+    _add_sources(command, [_output_flags(), seed, label_format])
 
     flags = command("check", "open every image of some .lst files; exit status 1 when there are "
                     "problems", [label_format])
@@ -78,16 +80,6 @@ def build_parser(description):
     return parser
 
 
-def _seed(text):
-    seed = _at_least(0)(text)
-    if seed >= 1 << 32:
-        raise argparse.ArgumentTypeError(f"{text} is not below 2**32")
-    return seed
-
-
-_seed.__name__ = "int"
-
-
 def _output_flags():
     parser = ArgumentParser(add_help=False)
     output = parser.add_argument_group("output")
@@ -109,15 +101,14 @@ def _output_flags():
     return parser
 
 
-def _add_sources(command, *parents):
-    absolute = ArgumentParser(add_help=False)
-    absolute.add_argument("--path-root", metavar="DIR",
-                          help="image root: absolute names become relative to it, and each image "
-                          "is looked for in it")
-    named = [*parents, absolute]
+def _add_sources(command, parents):
+    named = ArgumentParser(add_help=False)
+    named.add_argument("file", metavar="FILE")
+    named.add_argument("--path-root", metavar="DIR",
+                       help="image root: absolute names become relative to it, and each image "
+                       "is looked for in it")
 
-    flags = command("csv", "from a table with a column of file names", named)
-    flags.add_argument("file", metavar="FILE")
+    flags = command("csv", "from a table with a column of file names", [*parents, named])
     form = flags.add_argument_group("form", "Columns are named as in the header, or numbered "
                                     "from 1.")
     form.add_argument("--delimiter", type=_one_character, metavar="CHARACTER",
@@ -135,12 +126,9 @@ def _add_sources(command, *parents):
                       "empty, NaN or NA unknown (default: all but the file names, when there are "
                       "more than two)")
 
-    flags = command("jsonl", 'from lines of {"image": "a.jpg", "labels": ["cat"]}; "unknown" may '
-                    "list more classes", named)
-    flags.add_argument("file", metavar="FILE")
-
-    flags = command("coco", "from a COCO instances file", named)
-    flags.add_argument("file", metavar="FILE")
+    command("jsonl", 'from lines of {"image": "a.jpg", "labels": ["cat"]}; "unknown" may list '
+            "more classes", [*parents, named])
+    command("coco", "from a COCO instances file", [*parents, named])
 
     flags = command("voc", "from a Pascal VOC folder, which is the image root then", parents)
     flags.add_argument("root", metavar="ROOT")

@@ -15,13 +15,13 @@ MAX_MOVABLE = 50_000  # rows looked at for a move; of more, every second or thir
 
 
 def split(labels, fraction, seed=0):
-    """Choose the rows of one side.
+    """Choose the rows of one side; raises an InputError when there are not two rows to split.
 
     Parameters
     ----------
     labels : numpy.ndarray
-        (rows, classes). 1: the row carries the class. Absent (0) and unknown (-1) both mean
-        that a row is no example of the class.
+        (rows, classes). 1: the row is an example of the class; absent (0) and unknown (-1): it
+        is none.
     fraction : float
         Share of the rows to choose, above 0 and below 1.
     seed : int
@@ -32,11 +32,6 @@ def split(labels, fraction, seed=0):
     numpy.ndarray
         bool, (rows,). Of a class with at least two examples either side gets at least one,
         wherever rarer classes leave a choice.
-
-    Raises
-    ------
-    InputError
-        When there are not two rows to split.
 
     Example
     -------
