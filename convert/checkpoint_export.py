@@ -26,8 +26,8 @@ def load_network(prefix, epoch, image_shape=None, mean=None, std=None):
 
     Parameters
     ----------
-    prefix : str
-    epoch : int
+    prefix, epoch
+        As `checkpoint.load`.
     image_shape : sequence of 3 ints, optional
         3, height, width; for a checkpoint that does not say it.
     mean, std : sequence of 3 floats, optional
@@ -38,7 +38,6 @@ def load_network(prefix, epoch, image_shape=None, mean=None, std=None):
     sym : mx.sym.Symbol
         With its loss; computes in float32, and says its `image_shape`.
     arg_params, aux_params : dict of str to mx.nd.NDArray
-        float32.
 
     Raises
     ------
@@ -48,7 +47,7 @@ def load_network(prefix, epoch, image_shape=None, mean=None, std=None):
     """
     sym, arg_params, aux_params = checkpoint.load(prefix, epoch)
     file = f"{prefix}-symbol.json"
-    check_ends_in_sigmoid(without_loss(sym), file)
+    _check_ends_in_sigmoid(without_loss(sym), file)
     if checkpoint.has_normalisation(sym):
         if mean or std:
             raise InputError(f"{file} normalises by itself: leave out --rgb-mean and --rgb-std")
@@ -71,7 +70,7 @@ def load_network(prefix, epoch, image_shape=None, mean=None, std=None):
     return in_float32(sym, arg_params, aux_params)
 
 
-def check_ends_in_sigmoid(net, file):
+def _check_ends_in_sigmoid(net, file):
     """Refuse a network whose output is not one independent probability per class."""
     graph = json.loads(net.tojson())
     last = graph["nodes"][graph["heads"][0][0]]
@@ -116,27 +115,18 @@ def mxnet_predictor(sym, arg_params, aux_params):
 
 
 def sample_images(attributes, files=()):
-    """Pixels to compare predictors on.
+    """Pixels to compare predictors on, by a name for them: uint8 (images, 3, height, width).
 
-    Parameters
-    ----------
-    attributes : dict
-        The network's, see `checkpoint.get_attributes`.
-    files : sequence of str
-        Images, read as the network's were in validation.
-
-    Returns
-    -------
-    dict of str to np.ndarray, uint8 (images, 3, height, width)
-        "random pixels", and "images" or, without files, "patches of colour": large and soft,
-        so that they excite the last layers, as photographs do and noise does not.
+    "random pixels", and "images", which are the files, read as the network's were in validation.
+    Without files, "patches of colour": large and soft, so that they excite the last layers, as
+    photographs do and noise does not.
     """
     shape = attributes["image_shape"]
-    draw = np.random.RandomState(0)
-    noise = draw.randint(0, 256, (5, *shape)).astype(np.uint8)
+    random = np.random.RandomState(0)
+    noise = random.randint(0, 256, (5, *shape)).astype(np.uint8)
     if not files:
         _, height, width = shape
-        patches = np.stack([cv2.resize(draw.randint(0, 256, (n, n, 3)).astype(np.uint8),
+        patches = np.stack([cv2.resize(random.randint(0, 256, (n, n, 3)).astype(np.uint8),
                                        (width, height)) for n in (1, 2, 3, 5, 8)])
         return {"random pixels": noise, "patches of colour": patches.transpose(0, 3, 1, 2)}
     images = np.empty((len(files), *shape), np.uint8)
@@ -150,19 +140,8 @@ def sample_images(attributes, files=()):
 def compare(name, candidate, reference, samples):
     """Print the largest difference between two predictors, for one image and for batches.
 
-    Parameters
-    ----------
-    name : str
-        Of the candidate, for the lines printed.
-    candidate, reference : callable
-        Take pixels, return probabilities.
-    samples : dict of str to np.ndarray
-        From `sample_images`.
-
-    Raises
-    ------
-    InputError
-        When a probability differs by more than TOLERANCE, or is not a number.
+    `name` is the candidate's, for messages, and `samples` come from `sample_images`. Raises an
+    InputError when a probability differs by more than TOLERANCE, or is not a number.
     """
     for kind, pixels in samples.items():
         batches = [pixels[:1]] + [pixels[i:i + BATCH] for i in range(1, len(pixels), BATCH)]

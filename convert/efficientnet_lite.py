@@ -32,24 +32,15 @@ STAGES = (
 
 
 def blocks(size):
-    """The inverted residual blocks of a network, in order.
-
-    Returns
-    -------
-    list of (str, Stage)
-        A readable name (`block3_1`: third stage, first block), and what is in it.
-    """
-    found = []
+    """Yield name (`block3_1`: third stage, first block) and Stage of each residual block."""
     for number, stage in enumerate(STAGES, 1):
         repeats = stage.repeats
         if 1 < number < len(STAGES):
             repeats = math.ceil(repeats * size.depth)
-        filters = _scaled(stage.filters, size.width)
+        stage = stage._replace(filters=_scaled(stage.filters, size.width))
         for repeat in range(1, repeats + 1):
-            stride = stage.stride if repeat == 1 else 1
-            found.append((f"block{number}_{repeat}",
-                          stage._replace(repeats=1, stride=stride, filters=filters)))
-    return found
+            yield f"block{number}_{repeat}", stage
+            stage = stage._replace(stride=1)  # only the first block shrinks the image
 
 
 def _scaled(filters, width):
@@ -60,19 +51,10 @@ def _scaled(filters, width):
 
 
 def network(name):
-    """Build the network, from raw pixels to 1000 probabilities.
+    """Build the network called `name` (a key of SIZES), from raw pixels to 1000 probabilities.
 
-    Parameters
-    ----------
-    name : str
-        A key of SIZES.
-
-    Returns
-    -------
-    symbol : mx.sym.Symbol
-        With the checkpoint's attributes. Its last layers are `flatten0`, `fc1` and `softmax`.
-    constants : dict of str to mx.nd.NDArray
-        The mean and standard deviation that stand in the graph.
+    Returns its symbol, whose last layers are `flatten0`, `fc1` and `softmax`, with a checkpoint's
+    attributes, and the constants of `normalised_data`.
     """
     size = SIZES[name]
     x, constants = normalised_data(MEAN, STD)
@@ -112,23 +94,9 @@ def _convolution(x, name, filters, kernel, stride=1, groups=1, relu=True):
 
 
 def parameters(name, state):
-    """The published state dict under the names of `network`.
+    """The published state dict (`_blocks.3._expand_conv.weight`) under the names of `network`.
 
-    Parameters
-    ----------
-    name : str
-        A key of SIZES.
-    state : dict of str to numpy.ndarray
-        As the PyTorch packages name them (`_blocks.3._expand_conv.weight`).
-
-    Returns
-    -------
-    arg_params, aux_params : dict of str to mx.nd.NDArray
-
-    Raises
-    ------
-    InputError
-        When a tensor is missing.
+    Returns arg_params and aux_params. Raises an InputError when a tensor is missing.
     """
     layers = [("stem", "_conv_stem", "_bn0"), ("head", "_conv_head", "_bn1")]
     for number, (block, stage) in enumerate(blocks(SIZES[name])):
@@ -149,12 +117,11 @@ def parameters(name, state):
 
 
 def _renamed(names, state):
-    absent = [theirs for theirs in names.values() if theirs not in state]
-    if absent:
-        raise InputError(f"not the weights of this network: {absent[0]} is missing")
-    return {ours: mx.nd.array(_turned(state[theirs])) for ours, theirs in names.items()}
-
-
-def _turned(tensor):
-    """A kernel turned by half a turn, as the image is; other tensors as they are. float32."""
-    return (tensor[:, :, ::-1, ::-1] if tensor.ndim == 4 else tensor).astype(np.float32)
+    """Tensors under new names, kernels turned by half a turn, as the image is."""
+    params = {}
+    for ours, theirs in names.items():
+        if theirs not in state:
+            raise InputError(f"not the weights of this network: {theirs} is missing")
+        tensor = state[theirs][:, :, ::-1, ::-1] if state[theirs].ndim == 4 else state[theirs]
+        params[ours] = mx.nd.array(tensor.astype(np.float32))
+    return params

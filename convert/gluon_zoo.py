@@ -26,7 +26,7 @@ def import_gluon(name, random=False, seed=0):
     random : bool
         Untrained, instead of the weights from MXNet's model store.
     seed : int
-        Random seed of the untrained weights.
+        Random seed of those untrained weights.
 
     Returns
     -------

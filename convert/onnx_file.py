@@ -14,7 +14,7 @@ from common.cli import InputError
 from common.files import require_regular_file
 from common.mx_compat import mx
 from convert.onnx_packages import import_onnx, mapping_for_mxnet
-from network.checkpoint import normalised_data
+from network.checkpoint import CONSTANTS, normalised_data
 
 FREE_SIZE = 224  # pixels, for a model that takes images of any size
 LARGEST_SIZE = 2048  # of which a few images pass through a network in ordinary memory
@@ -51,12 +51,13 @@ def convert(path, mean, std):
     Raises
     ------
     InputError
-        When onnx or onnxruntime is not installed, the file is no ONNX classifier, MXNet does not
-        read its operators, or the result is not the same.
+        When a package is not installed, the file is no ONNX classifier, MXNet does not read its
+        operators, or the result is not the same.
     """
     onnx, onnxruntime = import_onnx("--onnx")
-    model = _load(onnx, path)
+    require_regular_file(path)
     try:
+        model = _load(onnx, path)
         for tensor in model.graph.initializer:
             _check_shape(tensor)
         pixel_type, size = _image_input(onnx, model.graph)
@@ -79,7 +80,6 @@ def _load(onnx, path):
     """The model in a file, with the weights that it keeps in other files."""
     from google.protobuf.message import DecodeError  # a package that onnx needs
 
-    require_regular_file(path)
     try:
         model = onnx.load(path, load_external_data=False)
         folder, left = os.path.dirname(os.path.abspath(path)), LARGEST_BYTES
@@ -89,15 +89,15 @@ def _load(onnx, path):
                 onnx.external_data_helper.load_external_data_for_tensor(tensor, folder)
                 tensor.data_location = onnx.TensorProto.DEFAULT
                 del tensor.external_data[:]
+    except InputError:
+        raise
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise InputError(f"cannot be read: {error.strerror or error}") from None
     except onnx.checker.ValidationError as error:
-        raise InputError(f"{path}: keeps its weights in another file, which cannot be read: "
+        raise InputError("keeps its weights in another file, which cannot be read: "
                          f"{_reason(error)}") from None
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
     except (DecodeError, ValueError, RuntimeError):
-        raise InputError(f"{path}: not an ONNX file, or cut short") from None
+        raise InputError("not an ONNX file, or cut short") from None
     return model
 
 
@@ -172,10 +172,7 @@ def _session(onnxruntime, model):
 
 
 def _simplify(onnx, graph):
-    """Put the graph into the form that MXNet's importer reads, in place.
-
-    Returns the name that the image input has afterwards.
-    """
+    """Put the graph into the form that MXNet's importer reads; returns the image input's name."""
     for node in [node for node in graph.node if node.op_type == "Constant"]:
         value = next((a.t for a in node.attribute if a.name == "value"), None)
         if value is not None:
@@ -262,16 +259,14 @@ def _compare(reference, imported, pixel_type, size):
     # Another number than the model's own shows whether it runs on that one only.
     count = 3 if batch == 2 else 2
     images = np.random.RandomState(0).randint(0, 256, (count, 3, size, size)).astype(np.uint8)
-    pixels = images
-    if pixel_type == "float32":
-        mean, std = (arg_params[n].asnumpy() for n in ("rgb_mean", "rgb_std"))
-        pixels = (images - mean) / std
+    mean, std = (arg_params[name].asnumpy() for name in CONSTANTS)
+    pixels = (images - mean) / std  # for a model that takes uint8 pixels, these are 0 and 1
     theirs = np.stack([_run(reference, np.repeat(image[None], batch, axis=0).astype(pixel_type))
                        .reshape(batch, -1)[0] for image in pixels])
-    if not (np.isfinite(theirs).all() and theirs.any()):
-        raise InputError("onnxruntime computes nothing but 0 from random pixels"
-                         if np.isfinite(theirs).all() else
-                         "onnxruntime computes infinite values, or no numbers, from random pixels")
+    if not np.isfinite(theirs).all():
+        raise InputError("onnxruntime computes infinite values, or no numbers, from random pixels")
+    if not theirs.any():
+        raise InputError("onnxruntime computes nothing but 0 from random pixels")
     fixed = (f"MXNet cannot run it on {count} images of {size}x{size}; export it with a free batch "
              "size")
     try:

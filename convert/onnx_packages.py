@@ -19,18 +19,7 @@ TYPES = ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "ui
 
 
 def import_onnx(flag):
-    """The modules onnx and onnxruntime.
-
-    Parameters
-    ----------
-    flag : str
-        Flag that needs them, for the message.
-
-    Raises
-    ------
-    InputError
-        When one of them is not installed.
-    """
+    """The modules onnx and onnxruntime; an InputError names `flag` when one is not installed."""
     try:
         import onnx
         import onnxruntime
@@ -42,10 +31,7 @@ def import_onnx(flag):
 
 @contextlib.contextmanager
 def mapping_for_mxnet():
-    """A context in which `onnx.mapping` is there: onnx 1.18 removed it, MXNet 1.9.1 reads it.
-
-    It is the same for every onnx, and afterwards the package is as it was.
-    """
+    """A context in which `onnx.mapping` is there: onnx 1.18 removed it, MXNet 1.9.1 reads it."""
     import onnx
 
     numbers = {np.dtype(name): int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(name)))
@@ -53,14 +39,14 @@ def mapping_for_mxnet():
     mapping = types.ModuleType("onnx.mapping")
     mapping.NP_TYPE_TO_TENSOR_TYPE = numbers
     mapping.TENSOR_TYPE_TO_NP_TYPE = {number: dtype for dtype, number in numbers.items()}
-    own = {"mapping": vars(onnx).get("mapping")}, {"onnx.mapping": sys.modules.get("onnx.mapping")}
-    onnx.mapping = sys.modules["onnx.mapping"] = mapping
+    places = [(vars(onnx), "mapping"), (sys.modules, "onnx.mapping")]
+    own = [namespace.get(name) for namespace, name in places]
+    for namespace, name in places:
+        namespace[name] = mapping
     try:
         yield
     finally:
-        for namespace, entries in zip((vars(onnx), sys.modules), own):
-            for name, value in entries.items():
-                if value is None:
-                    del namespace[name]
-                else:
-                    namespace[name] = value
+        for (namespace, name), value in zip(places, own):
+            namespace[name] = value
+            if value is None:
+                del namespace[name]

@@ -21,21 +21,12 @@ IR_VERSION = 7  # the file format that came with operator set 13
 
 
 def to_onnx(net, arg_params, aux_params):
-    """A network as an ONNX model.
+    """A network as an onnx.ModelProto.
 
-    Parameters
-    ----------
-    net : mx.sym.Symbol
-        Takes uint8 pixels as `data`, says its `image_shape`, and has one output.
-    arg_params, aux_params : dict of str to mx.nd.NDArray
-        float32.
-
-    Returns
-    -------
-    onnx.ModelProto
-        Input `data`, uint8 (batch, 3, height, width); output `probability`, float32 (batch,
-        classes); batch is free. The weights are initializers only, so that a runtime may fold
-        them. `metadata_props` has the symbol's attributes, as JSON.
+    `net` takes uint8 pixels as `data`, says its `image_shape`, and has one output; its parameters
+    are float32. The model's input is `data`, uint8 (batch, 3, height, width); its output is
+    `probability`, float32 (batch, classes); batch is free. The weights are initializers only, so
+    that a runtime may fold them. `metadata_props` has the symbol's attributes, as JSON.
 
     Raises
     ------
@@ -48,9 +39,9 @@ def to_onnx(net, arg_params, aux_params):
     attributes = checkpoint.get_attributes(net)
     shape = attributes["image_shape"]
     _, ((_, classes),), _ = net.infer_shape(data=(1, *shape))
-    arg_params = with_fixed_gammas(net, arg_params)  # MXNet's exporter overlooks fix_gamma
-    MXNetGraph.registry_[OPSET]["slice"] = convert_slice
     nodes = json.loads(net.tojson())["nodes"]
+    arg_params = _with_fixed_gammas(nodes, arg_params)  # MXNet's exporter overlooks fix_gamma
+    MXNetGraph.registry_[OPSET]["slice"] = _convert_slice
     known = {op for opset, ops in MXNetGraph.registry_.items() if opset <= OPSET for op in ops}
     unknown = sorted({node["op"] for node in nodes} - known)
     if unknown:
@@ -95,21 +86,14 @@ def _tidy(graph, shape, classes):
 def onnx_predictor(model):
     """A function from pixels, uint8 (batch, 3, height, width), to probabilities, by onnxruntime.
 
-    Parameters
-    ----------
-    model : bytes
-        The content of an ONNX file.
+    `model` is the content of an ONNX file.
     """
     _, onnxruntime = import_onnx("--out")
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-
-    def predict(pixels):
-        return session.run(["probability"], {"data": pixels})[0]
-
-    return predict
+    return lambda pixels: session.run(["probability"], {"data": pixels})[0]
 
 
-def convert_slice(node, **kwargs):
+def _convert_slice(node, **kwargs):
     """MXNet's slice as ONNX's. MXNet's own converter refuses negative steps, which ONNX has."""
     from mxnet.onnx.mx2onnx._op_translations._op_translations_opset12 import (
         create_tensor,
@@ -121,20 +105,20 @@ def convert_slice(node, **kwargs):
     begin, end, step = (ast.literal_eval(attributes.get(key, "()"))
                         for key in ("begin", "end", "step"))
     steps = [by or 1 for by in step] or [1] * len(begin)
-    first, last = 0, np.iinfo(np.int64).max
-    edges = [(first, last) if by > 0 else (last, -last) for by in steps]
+    last = np.iinfo(np.int64).max
     for what, values in (
-            ("starts", [edge if at is None else at for at, (edge, _) in zip(begin, edges)]),
-            ("ends", [edge if at is None else at for at, (_, edge) in zip(end, edges)]),
+            ("starts", [at if at is not None else 0 if by > 0 else last
+                        for at, by in zip(begin, steps)]),
+            ("ends", [at if at is not None else last if by > 0 else -last
+                      for at, by in zip(end, steps)]),
             ("axes", list(range(len(begin)))), ("steps", steps)):
         inputs.append(f"{name}_{what}")
         create_tensor(values, inputs[-1], kwargs["initializer"])
     return [make_node("Slice", inputs, [name], name=name)]
 
 
-def with_fixed_gammas(net, arg_params):
+def _with_fixed_gammas(nodes, arg_params):
     """arg_params with ones where BatchNorm takes ones (fix_gamma), whatever has been stored."""
-    nodes = json.loads(net.tojson())["nodes"]
     gammas = [nodes[node["inputs"][1][0]]["name"] for node in nodes if node["op"] == "BatchNorm"
               and node.get("attrs", {}).get("fix_gamma", "True") in ("True", "true", "1")]
     return {**arg_params, **{name: mx.nd.ones_like(arg_params[name]) for name in gammas}}

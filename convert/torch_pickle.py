@@ -11,7 +11,7 @@ types), make a malicious file an error and nothing else.
 import math
 import pickle
 import struct
-from collections import OrderedDict
+from collections import OrderedDict, namedtuple
 
 import numpy as np
 
@@ -39,6 +39,10 @@ BROKEN_PICKLE = (pickle.UnpicklingError, struct.error, EOFError, AttributeError,
                  RecursionError)
 
 
+# Stands for torch.FloatStorage and the like.
+_StorageType = namedtuple("_StorageType", "type_name")
+
+
 class Storage:
     """A run of values that tensors are views of; its bytes may come later than its name."""
 
@@ -61,7 +65,8 @@ class Storage:
 class Tensor:
     """A tensor as the pickle describes it: a view of a storage, checked when it is made."""
 
-    def __init__(self, storage, offset, shape, strides):
+    def __init__(self, storage, offset, shape, strides, *_):
+        shape, strides = tuple(shape), tuple(strides)
         numbers = (offset, *shape, *strides)
         if not (isinstance(storage, Storage) and len(shape) == len(strides) <= 32
                 and all(isinstance(n, int) and 0 <= n < LARGEST_SIDE for n in numbers)
@@ -134,9 +139,9 @@ class Unpickler(pickle._Unpickler):
         if (module, name) == ("collections", "OrderedDict"):
             return _dictionary
         if module == "torch._utils" and name in ("_rebuild_tensor_v2", "_rebuild_tensor"):
-            return _rebuild_tensor
+            return Tensor
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
-            return _rebuild_parameter
+            return lambda tensor, *_: tensor
         if module == "torch" and name in STORAGE_TYPES:
             return _StorageType(STORAGE_TYPES[name])
         raise InputError(f"asks for {module}.{name}, which is no tensor, and is refused; "
@@ -154,13 +159,6 @@ class Unpickler(pickle._Unpickler):
         return self.storages[key]
 
 
-class _StorageType:
-    """Stands for torch.FloatStorage and the like."""
-
-    def __init__(self, type_name):
-        self.type_name = type_name
-
-
 def _dictionary(items=()):
     """An OrderedDict of items whose keys are fit for one."""
     found = OrderedDict()
@@ -169,14 +167,6 @@ def _dictionary(items=()):
             raise InputError("a key that is neither text nor a number: no state dict")
         found[key] = value
     return found
-
-
-def _rebuild_tensor(storage, offset, shape, strides, *_):
-    return Tensor(storage, offset, tuple(shape), tuple(strides))
-
-
-def _rebuild_parameter(data, *_):
-    return data
 
 
 def unpickle(unpickler):

@@ -8,7 +8,7 @@ import numpy as np
 
 from common.cli import InputError
 from common.mx_compat import mx
-from network.checkpoint import normalised_data
+from network.checkpoint import CONSTANTS, normalised_data
 
 EPSILON = 1e-5
 WIDTHS = (64, 128, 256, 512)
@@ -120,11 +120,10 @@ def _relu(x, name):
 def _parameters(sym, state):
     """The state dict under MXNet's names, every tensor used once and of the right shape."""
     arg_shapes, _, aux_shapes = sym.infer_shape(data=(1, 3, 224, 224))
-    wanted = [*zip(sym.list_arguments(), arg_shapes),
-              *zip(sym.list_auxiliary_states(), aux_shapes)]
+    arg_names, aux_names = sym.list_arguments(), sym.list_auxiliary_states()
     left, params = dict(state), {}
-    for ours, shape in wanted:
-        if ours in ("data", "softmax_label", "rgb_mean", "rgb_std"):
+    for ours, shape in zip(arg_names + aux_names, arg_shapes + aux_shapes):
+        if ours in ("data", "softmax_label", *CONSTANTS):
             continue
         theirs = _torch_name(ours)
         if theirs not in left:
@@ -136,17 +135,13 @@ def _parameters(sym, state):
         params[ours] = mx.nd.array(tensor.astype(np.float32))
     if left:
         raise InputError(f"not a ResNet as torchvision has it: no place for {min(left)}")
-    aux_names = sym.list_auxiliary_states()
     aux_params = {name: params.pop(name) for name in aux_names}
     return params, aux_params
 
 
 def _torch_name(ours):
     """`layer1_0_bn1_moving_var` -> `layer1.0.bn1.running_var`."""
-    for mine, torchs in (("_moving_mean", ".running_mean"), ("_moving_var", ".running_var"),
-                         ("_gamma", ".weight"), ("_beta", ".bias"), ("_weight", ".weight"),
-                         ("_bias", ".bias")):
-        if ours.endswith(mine):
-            layer = "fc" if ours == "fc1" + mine else ours[:-len(mine)].replace("_", ".")
-            return layer + torchs
-    raise AssertionError(f"no parameter of this network: {ours}")
+    dotted = ours.replace("fc1_", "fc_").replace("_", ".")
+    for mine, torchs in ((".moving.", ".running_"), (".gamma", ".weight"), (".beta", ".bias")):
+        dotted = dotted.replace(mine, torchs)
+    return dotted
