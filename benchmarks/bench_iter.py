@@ -108,6 +108,17 @@ def decode_all(paths, flag):
             pass
 
 
+def take_turns(jobs, turns):
+    """Seconds of each job's turns, by its name: other programs' load then meets all alike."""
+    seconds = {name: [] for name in jobs}
+    for _ in range(turns):
+        for name, job in jobs.items():
+            start = time.perf_counter()
+            job()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
 def bench_speed(path_lst, path_root, rounds, folder):
     """Print images a second of every reader over the same files."""
     lst = read_lst(path_lst)
@@ -141,18 +152,13 @@ def bench_speed(path_lst, path_root, rounds, folder):
                    augment=Augment(**{**vars(RANDOM), "full_decode": True}))
     readers["LstIter, 2 threads, full decode"] = lambda: read_epoch(full)
     decode_all(paths, FLAGS[1])  # bring the files into memory
-    speeds = {name: [] for name in readers}
-    for _ in range(rounds):
-        for name, read in readers.items():
-            start = time.perf_counter()
-            read()
-            speeds[name].append(len(lst) / (time.perf_counter() - start))
-    ours = speeds["LstIter, 2 threads"]
+    seconds = take_turns(readers, rounds)
+    ours = seconds["LstIter, 2 threads"]
     print(f"\n{len(lst)} JPEGs of {width}x{height}, decoded at 1/{reduction}: images a second, "
           "and how many times that LstIter with 2 threads is")
-    for name, values in speeds.items():
-        times = statistics.median(mine / other for mine, other in zip(ours, values))
-        print(f"  {name:32} {statistics.median(values):8.0f} {times:8.2f}", flush=True)
+    for name, values in seconds.items():
+        times = statistics.median(other / mine for mine, other in zip(ours, values))
+        print(f"  {name:32} {len(lst) / statistics.median(values):8.0f} {times:8.2f}", flush=True)
 
 
 def bench_memory(path_lst, path_root, epochs):
@@ -255,7 +261,7 @@ def main(argv=None):
         sets = []
         if args.lst:
             sets.append((args.lst, args.path_root))
-        for size in () if args.lst else SIZES:
+        for size in [] if args.lst else SIZES:
             place = os.path.join(folder, "x".join(map(str, size)))
             os.mkdir(place)
             count = (32 if args.quick else 96) if max(size) > 1000 else (192 if args.quick else 480)

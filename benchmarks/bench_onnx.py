@@ -7,39 +7,23 @@ The two take turns, so that whatever else the machine does meets both alike, fro
 to probabilities in memory; speeds and ratio are medians, the ratio over pairs of turns. Both run
 with their own defaults: MXNet with its fused oneDNN operators, each with the threads it chooses.
 """
-import os
 import statistics
 import sys
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np  # noqa: E402
+from bench_iter import take_turns  # noqa: E402
 
 from common.cli import ArgumentParser, InputError, run  # noqa: E402
+from common.processors import processors  # noqa: E402
 from convert.checkpoint_export import load_network, mxnet_predictor  # noqa: E402
 from convert.onnx_writer import onnx_predictor, to_onnx  # noqa: E402
 from network import checkpoint  # noqa: E402
 from network.fine_tune import without_loss  # noqa: E402
 
 WARM_UP = 2  # turns that do not count
-
-
-def cores():
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
-
-def take_turns(predictors, pixels, turns):
-    """Seconds of each predictor's turns: one list per predictor, in their order."""
-    seconds = [[] for _ in predictors]
-    for _ in range(WARM_UP + turns):
-        for predict, taken in zip(predictors, seconds):
-            start = time.perf_counter()
-            predict(pixels)
-            taken.append(time.perf_counter() - start)
-    return [taken[WARM_UP:] for taken in seconds]
 
 
 def main(argv=None):
@@ -59,12 +43,15 @@ def main(argv=None):
     sym, arg_params, aux_params = load_network(args.model, args.epoch)
     net = without_loss(sym)
     shape = checkpoint.get_attributes(net)["image_shape"]
-    predictors = [mxnet_predictor(net, arg_params, aux_params),
-                  onnx_predictor(to_onnx(net, arg_params, aux_params).SerializeToString())]
-    print(f"{args.model}, images of {shape}, {cores()} cores, median of {args.turns} turns")
+    predict_mxnet = mxnet_predictor(net, arg_params, aux_params)
+    predict_onnx = onnx_predictor(to_onnx(net, arg_params, aux_params).SerializeToString())
+    print(f"{args.model}, images of {shape}, {processors()} cores, median of {args.turns} turns")
     for size in args.batch_size:
         pixels = np.random.RandomState(0).randint(0, 256, (size, *shape)).astype(np.uint8)
-        mxnet, onnx = take_turns(predictors, pixels, args.turns)
+        seconds = take_turns({"MXNet": lambda pixels=pixels: predict_mxnet(pixels),
+                              "onnxruntime": lambda pixels=pixels: predict_onnx(pixels)},
+                             WARM_UP + args.turns)
+        mxnet, onnx = (taken[WARM_UP:] for taken in seconds.values())
         ratio = statistics.median(m / o for m, o in zip(mxnet, onnx))
         print(f"batch {size:3}: MXNet {size / statistics.median(mxnet):7.1f} images/s, onnxruntime "
               f"{size / statistics.median(onnx):7.1f} images/s, ratio {ratio:.2f}", flush=True)

@@ -22,10 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench_iter import make_photos  # noqa: E402
 
 from common.cli import ArgumentParser, HelpFormatter, InputError, run  # noqa: E402
-from common.mx_compat import (
-    choose_devices,  # noqa: E402
-    mx,  # noqa: E402
-)
+from common.mx_compat import choose_devices, mx  # noqa: E402
 from evaluation.classifier import Classifier  # noqa: E402
 from evaluation.predictions_file import PredictionsFile  # noqa: E402
 from network.fine_tune import without_loss  # noqa: E402
@@ -43,28 +40,27 @@ def predict_all(classifier, batches, devices, images):
     return len(images)
 
 
-class BareForward:
-    """The network alone, over one batch in memory; a call returns the number of images."""
+def bare_forward(classifier, batches, devices):
+    """A function that runs the network alone, over one batch in memory, as many times as there
+    are batches, and returns the number of images."""
+    module = mx.mod.Module(without_loss(classifier.symbol), label_names=None, context=devices)
+    module.bind(batches.provide_data, for_training=False)
+    module.set_params(classifier.arg_params, classifier.aux_params, allow_extra=True)
+    batch = mx.io.DataBatch(batches.next().data)
+    batches.seek(0, 0)
 
-    def __init__(self, classifier, batches, devices):
-        self.module = mx.mod.Module(without_loss(classifier.symbol), label_names=None,
-                                    context=devices)
-        self.module.bind(batches.provide_data, for_training=False)
-        self.module.set_params(classifier.arg_params, classifier.aux_params, allow_extra=True)
-        self.batch = mx.io.DataBatch(batches.next().data)
-        batches.seek(0, 0)
-        self.times, self.batch_size = batches.num_batches, batches.batch_size
-
-    def __call__(self):
+    def forward():
         waiting = None
-        for _ in range(self.times):
-            self.module.forward(self.batch, is_train=False)
-            output = self.module.get_outputs()[0].copy()
+        for _ in range(batches.num_batches):
+            module.forward(batch, is_train=False)
+            output = module.get_outputs()[0].copy()
             if waiting is not None:
                 waiting.asnumpy()
             waiting = output
         waiting.asnumpy()
-        return self.times * self.batch_size
+        return batches.num_batches * batches.batch_size
+
+    return forward
 
 
 def timed(side):
@@ -103,7 +99,7 @@ def main(argv=None):
                            len(classifier.class_names))
         batches = stack.enter_context(classifier.open(images, batch_size=args.batch_size))
         sides = (lambda: predict_all(classifier, batches, devices, images),
-                 BareForward(classifier, batches, devices))
+                 bare_forward(classifier, batches, devices))
         for side in sides:
             side()  # the first time allocates
         ratios, busy = [], []

@@ -34,13 +34,9 @@ SAFETENSORS_TYPES = {
 
 
 def read_tensors(path):
-    """All tensors of a state file.
+    """All tensors of a .pth (old or zip format) or .safetensors file.
 
-    Parameters
-    ----------
-    path : str or Path
-        A .pth (old or zip format) or .safetensors file. A training checkpoint that keeps its
-        state dict under "state_dict" or "model" is fine too.
+    A training checkpoint that keeps its state dict under "state_dict" or "model" is fine too.
 
     Returns
     -------

@@ -22,24 +22,16 @@ SHAPE = (3, 224, 224)
 IMAGES_AT_ONCE = 1024
 KINDS = ("missing", "broken", "duplicate", "leaked", "contradictory")
 
+# What opening an image found: `problem` is None, "missing" or "broken", and `reason` says why.
 ImageCheck = namedtuple("ImageCheck", "problem reason digest size format", defaults=[None] * 3)
-ImageCheck.__doc__ = """What was found when an image was opened.
-
-`problem` is None, "missing" or "broken", and `reason` says why; `digest` is that of the content.
-"""
-
+# Number of the list, row in it, one of KINDS, and the line to print.
 Problem = namedtuple("Problem", "list row kind text")
-Problem.__doc__ = """Number of the list, row in it, one of KINDS, and the line to print."""
-
+# Problems in the order of rows; ImageChecks by path; by digest, the (list, row) pairs that show it.
 Findings = namedtuple("Findings", "problems images rows")
-Findings.__doc__ = """Problems in the order of the lists' rows.
-
-`images` has the ImageCheck of each path, `rows` the (list, row) pairs that show the same content.
-"""
 
 
 def check(lists, roots, class_names=None, threads=None, max_pixels=Augment.max_pixels):
-    """Open every image, and compare the rows that show the same one.
+    """The Findings of opening every image, and comparing the rows that show the same one.
 
     Parameters
     ----------
@@ -53,26 +45,19 @@ def check(lists, roots, class_names=None, threads=None, max_pixels=Augment.max_p
         Default: as many as there are processors.
     max_pixels : int
         Images with more count as broken.
-
-    Returns
-    -------
-    Findings
     """
-    paths = [[os.path.join(root, lst.name(row)) for row in range(len(lst))]
-             for lst, root in zip(lists, roots)]
-    images = _check_images(list(dict.fromkeys(path for part in paths for path in part)), threads,
-                           max_pixels)
+    paths = {(number, row): os.path.join(root, lst.name(row))
+             for number, (lst, root) in enumerate(zip(lists, roots)) for row in range(len(lst))}
+    images = _check_images(list(dict.fromkeys(paths.values())), threads, max_pixels)
     problems, rows = [], defaultdict(list)
-    for number, part in enumerate(paths):
-        for row, path in enumerate(part):
-            checked = images[path]
-            if checked.problem:
-                problems.append((number, row, checked.problem, checked.reason))
-            else:
-                rows[checked.digest].append((number, row))
+    for place, path in paths.items():
+        checked = images[path]
+        if checked.problem:
+            problems.append((*place, checked.problem, checked.reason))
+        else:
+            rows[checked.digest].append(place)
     for same in rows.values():
-        if len(same) > 1:
-            problems += _compare(lists, same, class_names)
+        problems += _compare(lists, same, class_names)
     problems.sort(key=lambda problem: problem[:2])
     return Findings([Problem(number, row, kind, f"{_place(lists[number], row)}: {text}")
                      for number, row, kind, text in problems], images, rows)
@@ -95,19 +80,18 @@ def clean_rows(lists, findings, number):
     names : list of str
     """
     lst = lists[number]
-    kept = []
+    kept = {}
     for same in findings.rows.values():
         own = [row for at, row in same if at == number]
         if not own or same[-1][0] > number:
             continue
         merged = _merge(lst.labels(own))
         if lst.label_format == "multi-hot" or (merged >= 0).all():
-            kept.append((own[0], merged))
+            kept[own[0]] = merged
     if not kept:
         raise InputError(f"{lst.path}: no row is left without problems: nothing was written")
-    kept.sort(key=lambda item: item[0])
-    rows, labels = zip(*kept)
-    return lst.ids[list(rows)], np.stack(labels), [lst.name(row) for row in rows]
+    rows = sorted(kept)
+    return lst.ids[rows], np.stack([kept[row] for row in rows]), [lst.name(row) for row in rows]
 
 
 def summarise(findings):

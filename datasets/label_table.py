@@ -23,22 +23,16 @@ FEW = 20  # images of a class in all lists, below which the table names it
 
 logger = logging.getLogger(__name__)
 
+# An image: its name relative to the image root, and sets of class names. Every other class is
+# absent; `unknown` is None where all classes are that are not present. `where` (file and line) is
+# for messages.
 Sample = namedtuple("Sample", "name present unknown where")
-Sample.__doc__ = """An image and its labels in a source.
-
-`name` is relative to the image root; `present` and `unknown` are sets of class names, every
-other class is absent; `unknown` is None where all classes are that are not present; `where`
-(file and line) is for messages.
-"""
-
+# Class names in the source's order, None where it has none, and its samples.
 Source = namedtuple("Source", "classes samples")
-Source.__doc__ = """Class names in the source's order, None where it has none, and its samples."""
-
+# Images, their labels, and a Counter of labels whose classes were left out.
 Table = namedtuple("Table", "names classes labels left_out")
-Table.__doc__ = """Images, their labels, and a Counter of labels whose classes were left out."""
-
+# Counts of one list: rows, and for each class those that do and do not carry it.
 Part = namedtuple("Part", "title num_rows positives negatives")
-Part.__doc__ = """Counts of one list: rows, and for each class those that do and do not carry it."""
 
 
 class BadInput:
@@ -60,7 +54,7 @@ class BadInput:
 
 
 def build_table(source, bad_input, listed=None, drop_unlisted=False, min_count=0, path_root=None):
-    """Collect samples into a table; an image that occurs twice has the labels of both samples.
+    """Collect samples into a Table; an image that occurs twice has the labels of both samples.
 
     Parameters
     ----------
@@ -76,10 +70,6 @@ def build_table(source, bad_input, listed=None, drop_unlisted=False, min_count=0
         Leave out classes that fewer images carry.
     path_root : str, optional
         Image root: absolute names are under it, and every image must exist there.
-
-    Returns
-    -------
-    Table
 
     Raises
     ------
@@ -122,23 +112,20 @@ def build_table(source, bad_input, listed=None, drop_unlisted=False, min_count=0
         raise InputError("no images were found" + ", only bad ones" * bool(bad_input.count))
 
     present, unknown = (_unique(*cells[value], len(numbers)) for value in (1, -1))
-    counts = np.bincount(present[1], minlength=len(numbers))
-    found = list(numbers)
-    order = listed or source.classes or sorted(found, key=_natural)
-    classes = [name for name in order if min_count == 0
-               or name in numbers and counts[numbers[name]] >= min_count]
+    counts = np.bincount(present[1], minlength=len(numbers)).tolist()
+    counts = Counter(dict(zip(numbers, counts)))
+    order = listed or source.classes or sorted(numbers, key=_natural)
+    classes = [name for name in order if counts[name] >= min_count]
     if not classes:
-        raise InputError(f"no class is left of {len(found)}" if found else "there are no labels")
-    kept = set(classes)
-    left_out = Counter({name: int(counts[numbers[name]]) for name in found if name not in kept})
+        raise InputError(f"no class is left of {len(numbers)}" if numbers
+                         else "there are no labels")
     if len(rows_of_names) * len(classes) > MAX_LABEL_BYTES:
         raise InputError(f"{len(rows_of_names)} images times {len(classes)} classes are more "
                          "labels than fit: have fewer classes by --min-count or --classes")
     labels = np.zeros((len(rows_of_names), len(classes)), np.int8)
-    column = np.full(len(numbers), -1)
-    for new, name in enumerate(classes):
-        if name in numbers:
-            column[numbers[name]] = new
+    new_columns = {name: column for column, name in enumerate(classes)}
+    left_out = Counter({name: counts[name] for name in numbers if name not in new_columns})
+    column = np.array([new_columns.get(name, -1) for name in numbers], np.int64)
     labels[all_unknown] = -1
     for value, (rows, columns) in ((-1, unknown), (1, present)):  # known outweighs unknown
         columns = column[columns]

@@ -1,6 +1,6 @@
 """Readers of labels in text files: CSV and JSON lines.
 
-    source = read_csv("labels.csv", BadInput(skip=False))
+    source = read_jsonl("labels.jsonl", BadInput(skip=False))
     for sample in source.samples:
         sample.name, sample.present, sample.unknown
 
@@ -60,18 +60,15 @@ def _is_list_of_classes(value):
     return isinstance(value, list) and all(type(item) in (str, int) for item in value)
 
 
-Columns = namedtuple("Columns", "name labels classes separator", defaults=(None, None, None, ";"))
-Columns.__doc__ = """Columns of a table, by their name in the header or their number from 1.
-
-`name` has the file names; None: the first column. `labels` has an image's classes, `separator`
-between them; None: the second of a table of two columns, unless it looks like the column of one
-class. `classes` is a list of columns that each stand for a class; None: all but the file names,
-in a table of more than two columns.
-"""
-DEFAULT_COLUMNS = Columns()
+# Columns of a table, by their name in the header or their number from 1. `name` has the file
+# names; None: the first column. `labels` has an image's classes, `separator` between them; None:
+# the second of a table of two columns, unless it looks like the column of one class. `classes` is a
+# list of columns that each stand for a class; None: all but the file names, where there are more
+# than two columns.
+Columns = namedtuple("Columns", "name labels classes separator")
 
 
-def read_csv(path, bad_input, delimiter=",", header=True, columns=DEFAULT_COLUMNS):
+def read_csv(path, bad_input, delimiter, header, columns):
     """Read a table with a column of file names and the labels in one of two forms.
 
     Either one column holds an image's classes, separated, or nothing (no class), or only -1 (all
