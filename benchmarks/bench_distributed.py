@@ -10,8 +10,6 @@ with one core. The last table compares the step that these times predict for Eff
 follows from the number of bytes, and is printed for two speeds.
 """
 import argparse
-import contextlib
-import io
 import json
 import os
 import statistics
@@ -54,7 +52,7 @@ def median_times(jobs, steps, workers):
 
 def communicate(args, kv, workers):
     """Milliseconds to send and receive so many parameters, and of `Workers.sum`."""
-    arrays = [mx.nd.ones(max(int(args.count) // TENSORS, 1)) for _ in range(TENSORS)]
+    arrays = [mx.nd.ones(max(args.count // TENSORS, 1)) for _ in range(TENSORS)]
     names = [f"tensor{number}" for number in range(TENSORS)]
     if args.compress:
         kv.set_gradient_compression({"type": "2bit", "threshold": 0.5})
@@ -127,27 +125,26 @@ def run_measurement(what, workers, servers, args, count=0, compress=False):
     raise InputError(f"the measurement failed: {done.stdout[-2000:]} {done.stderr[-500:]}")
 
 
-def list_of(kind):
-    """Parser of numbers separated by commas."""
-    return lambda text: [kind(float(part)) for part in text.split(",")]
+def whole_numbers(text):
+    """`1e5,1e6` as integers."""
+    return [int(float(part)) for part in text.split(",")]
 
 
 def main(argv=None):
     """Measure all combinations and print the tables."""
     parser = ArgumentParser(description=__doc__.splitlines()[0],
                             formatter_class=HelpFormatter)
-    parser.add_argument("--workers", type=list_of(int), default="1,2,3", metavar="N,N")
-    parser.add_argument("--parameters", type=list_of(int), default="1e5,1e6,5e6,2.5e7",
+    parser.add_argument("--workers", type=whole_numbers, default="1,2,3", metavar="N,N")
+    parser.add_argument("--parameters", type=whole_numbers, default="1e5,1e6,5e6,2.5e7",
                         metavar="N,N")
     parser.add_argument("--batch-size", type=int, default=16, metavar="N",
                         help="images per worker and step, for the last table")
     parser.add_argument("--steps", type=int, default=15, metavar="N")
-    for flag in ("--measure", "--count"):
-        parser.add_argument(flag, help=argparse.SUPPRESS)
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    parser.add_argument("--count", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--compress", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.measure:
-        args.count = args.count and float(args.count)
         return measure_as_worker(args)
 
     print("Milliseconds to send and receive all parameters, over loopback\n")
@@ -183,6 +180,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(AttributeError, io.UnsupportedOperation):
-        sys.stdout.reconfigure(line_buffering=True)
     run(main)

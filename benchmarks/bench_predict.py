@@ -41,8 +41,7 @@ def predict_all(classifier, batches, devices, images):
 
 
 def bare_forward(classifier, batches, devices):
-    """A function that runs the network alone, over one batch in memory, as many times as there
-    are batches, and returns the number of images."""
+    """A function that runs the network on one batch in memory, once for each of the batches."""
     module = mx.mod.Module(without_loss(classifier.symbol), label_names=None, context=devices)
     module.bind(batches.provide_data, for_training=False)
     module.set_params(classifier.arg_params, classifier.aux_params, allow_extra=True)

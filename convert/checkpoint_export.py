@@ -22,22 +22,10 @@ BATCH = 8  # images, in the comparison
 
 
 def load_network(prefix, epoch, image_shape=None, mean=None, std=None):
-    """Read a checkpoint, ready for the export.
+    """Read a checkpoint as `checkpoint.load`, in float32, ready for the export.
 
-    Parameters
-    ----------
-    prefix, epoch
-        As `checkpoint.load`.
-    image_shape : sequence of 3 ints, optional
-        3, height, width; for a checkpoint that does not say it.
-    mean, std : sequence of 3 floats, optional
-        On the scale of 0 to 255; for a checkpoint that does not normalise by itself.
-
-    Returns
-    -------
-    sym : mx.sym.Symbol
-        With its loss; computes in float32, and says its `image_shape`.
-    arg_params, aux_params : dict of str to mx.nd.NDArray
+    `image_shape` (3, height, width) is for a checkpoint that does not say it; `mean` and `std`
+    (3 floats each, on the scale of 0 to 255) are for one that does not normalise by itself.
 
     Raises
     ------

@@ -16,24 +16,10 @@ ANSWER_SECONDS = 10
 
 
 def import_gluon(name, random=False, seed=0):
-    """A model of MXNet's Gluon model zoo.
+    """A model of the zoo: symbol, arg_params, aux_params, and the side of its images in pixels.
 
-    Parameters
-    ----------
-    name : str
-        As Gluon names it (resnet18_v2, squeezenet1.1, mobilenetv2_1.0); dots and underscores
-        may stand for each other (squeezenet1_1).
-    random : bool
-        Untrained, instead of the weights from MXNet's model store.
-    seed : int
-        Random seed of those untrained weights.
-
-    Returns
-    -------
-    sym : mx.sym.Symbol
-    arg_params, aux_params : dict of str to mx.nd.NDArray
-    size : int
-        Side of the images it was made for, in pixels.
+    `name` is as in `gluon_name`. With `random` it is untrained, from the random seed `seed`;
+    otherwise it has the weights of MXNet's model store.
     """
     name = gluon_name(name)
     # The only one of the zoo for larger images.
@@ -43,7 +29,7 @@ def import_gluon(name, random=False, seed=0):
         net = mx.gluon.model_zoo.vision.get_model(name)
         net.initialize(mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2))
     else:
-        net = pretrained_gluon(name)
+        net = _pretrained_gluon(name)
     # Gluon settles some shapes at the first call.
     net(mx.nd.zeros((1, 3, size, size)))
     x, constants = checkpoint.normalised_data(checkpoint.IMAGENET_MEAN, checkpoint.IMAGENET_STD)
@@ -55,7 +41,7 @@ def import_gluon(name, random=False, seed=0):
 
 
 def gluon_name(name):
-    """The model zoo's own spelling of a name."""
+    """The zoo's own spelling of a name (squeezenet1.1 for squeezenet1_1)."""
     zoo = sorted(mx.gluon.model_zoo.model_store._model_sha1)
     plain = {re.sub("[._]", "", known): known for known in zoo}
     wanted = re.sub("[._]", "", name.lower())
@@ -66,7 +52,7 @@ def gluon_name(name):
     return plain[wanted]
 
 
-def pretrained_gluon(name):
+def _pretrained_gluon(name):
     """A Gluon network with the weights of MXNet's model store, which keeps what it downloaded."""
     import requests  # mxnet brings it
 

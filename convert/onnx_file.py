@@ -31,6 +31,10 @@ NOT_READ = (KeyError, IndexError, AttributeError, TypeError, ValueError, NameErr
 def convert(path, mean, std):
     """A network that computes what the ONNX model does, from raw pixels.
 
+    Returns the symbol, whose last layer is `softmax`, arg_params, aux_params, and the side of its
+    images in pixels. Raises an InputError when a package is not installed, the file is no ONNX
+    classifier, MXNet does not read its operators, or the result is not the same.
+
     Parameters
     ----------
     path : str
@@ -39,20 +43,6 @@ def convert(path, mean, std):
     mean, std : sequence of 3 floats
         What the model's float images were normalised with, on the scale of 0 to 255. A model
         that takes uint8 pixels normalises them itself.
-
-    Returns
-    -------
-    symbol : mx.sym.Symbol
-        Its last layer is `softmax`.
-    arg_params, aux_params : dict of str to mx.nd.NDArray
-    size : int
-        The side of the images it takes, in pixels.
-
-    Raises
-    ------
-    InputError
-        When a package is not installed, the file is no ONNX classifier, MXNet does not read its
-        operators, or the result is not the same.
     """
     onnx, onnxruntime = import_onnx("--onnx")
     require_regular_file(path)

@@ -34,15 +34,11 @@ SAFETENSORS_TYPES = {
 
 
 def read_tensors(path):
-    """All tensors of a .pth (old or zip format) or .safetensors file.
+    """All tensors of a .pth (old or zip format) or .safetensors file, as numpy arrays by name.
 
     A training checkpoint that keeps its state dict under "state_dict" or "model" is fine too.
-
-    Returns
-    -------
-    dict of str to numpy.ndarray
-        C-contiguous arrays in the file's order, those of safetensors sorted by name; bfloat16
-        becomes float32.
+    The arrays are C-contiguous, in the file's order, those of safetensors sorted by name;
+    bfloat16 becomes float32.
 
     Raises
     ------

@@ -23,24 +23,16 @@ KNOWN = {
 def convert(state, mean, std):
     """A network that computes what the PyTorch model does, from raw pixels.
 
+    Returns the symbol, whose last layers are `flatten0`, `fc1` and `softmax`, arg_params and
+    aux_params. Raises an InputError when it is no ResNet of these sizes, or a tensor is missing,
+    unknown, or of another shape.
+
     Parameters
     ----------
     state : dict of str to numpy.ndarray
         As `model.state_dict()` names them, also with `module.` in front (DataParallel).
     mean, std : sequence of 3 floats
         What the model's images were normalised with, on the scale of 0 to 255.
-
-    Returns
-    -------
-    symbol : mx.sym.Symbol
-        Its last layers are `flatten0`, `fc1` and `softmax`.
-    arg_params, aux_params : dict of str to mx.nd.NDArray
-
-    Raises
-    ------
-    InputError
-        When it is no ResNet of these sizes, or a tensor is missing, unknown, or of another
-        shape.
     """
     state = {name[len("module."):] if name.startswith("module.") else name: tensor
              for name, tensor in state.items() if not name.endswith(".num_batches_tracked")}
