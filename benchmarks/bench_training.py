@@ -28,20 +28,14 @@ JUDGED = {
 RECIPES = {
     "two plain epochs, half of the cores (MXNet's own choice)": "--num-epoch 2 --lr 0.001",
     "plain, SGD 0.01, 3 epochs": "--num-epoch 3 --lr 0.01 --lr-schedule cosine",
-    "warm head, then SGD 0.003, 3 epochs":
-        f"{WARM} --num-epoch 3 --lr 0.003 --lr-schedule cosine",
-    "warm head, then SGD 0.01, 3 epochs":
-        f"{WARM} --num-epoch 3 --lr 0.01 --lr-schedule cosine",
-    "warm head, then SGD 0.01, 5 epochs (run_train.sh)":
-        f"{WARM} --num-epoch 5 --lr 0.01 --lr-schedule cosine",
-    "warm head, then SGD 0.03, 3 epochs":
-        f"{WARM} --num-epoch 3 --lr 0.03 --lr-schedule cosine",
-    "warm head, then Adam 0.0003, 3 epochs":
-        f"{WARM} --num-epoch 3 --optimizer adam --lr 0.0003 --lr-schedule cosine",
-    "warm head, then SGD 0.01, 3 epochs, asymmetric loss":
-        f"{WARM} --num-epoch 3 --lr 0.01 --lr-schedule cosine --loss asl",
-    "warm head, then SGD 0.01, 3 epochs, --pos-weight auto":
-        f"{WARM} --num-epoch 3 --lr 0.01 --lr-schedule cosine --pos-weight auto"}
+    **{f"warm head, then {name}": f"{WARM} --lr-schedule cosine {flags}" for name, flags in (
+        ("SGD 0.003, 3 epochs", "--num-epoch 3 --lr 0.003"),
+        ("SGD 0.01, 3 epochs", "--num-epoch 3 --lr 0.01"),
+        ("SGD 0.01, 5 epochs (run_train.sh)", "--num-epoch 5 --lr 0.01"),
+        ("SGD 0.03, 3 epochs", "--num-epoch 3 --lr 0.03"),
+        ("Adam 0.0003, 3 epochs", "--num-epoch 3 --optimizer adam --lr 0.0003"),
+        ("SGD 0.01, 3 epochs, asymmetric loss", "--num-epoch 3 --lr 0.01 --loss asl"),
+        ("SGD 0.01, 3 epochs, --pos-weight auto", "--num-epoch 3 --lr 0.01 --pos-weight auto"))}}
 
 
 def train(args, flags, cores=None):

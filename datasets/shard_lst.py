@@ -70,10 +70,11 @@ def place_images(lst, parts, path_root, folder, how):
                              "land outside the folders")
         if not os.path.isfile(os.path.join(path_root, name)):
             raise InputError(f"{where}: {printable(name)} is not in {path_root}")
+    real = os.path.realpath(folder)
     for number, rows in enumerate(parts):
         for below in {os.path.dirname(lst.name(row)) for row in rows}:
             target = os.path.join(folder, str(number), below)
-            if not _is_within(target, folder):
+            if os.path.commonpath([real, os.path.realpath(target)]) != real:
                 raise InputError(f"{printable(target)}: a symbolic link leads out of {folder}: "
                                  "remove it or choose another folder")
     for number, rows in enumerate(parts):
@@ -86,12 +87,6 @@ def place_images(lst, parts, path_root, folder, how):
                 another = "; --copy-to copies to another disk" * (error.errno == errno.EXDEV)
                 raise InputError(f"{printable(target)}: cannot be written: "
                                  f"{error.strerror.lower()}{another}") from None
-
-
-def _is_within(path, folder):
-    """Whether a path, with its symbolic links followed, is in a folder."""
-    folder = os.path.realpath(folder)
-    return os.path.commonpath([folder, os.path.realpath(path)]) == folder
 
 
 def _place(source, target, how):
