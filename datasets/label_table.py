@@ -18,6 +18,7 @@ from datasets.lst_writer import name_problem
 from reading.class_names import class_problem
 
 MAX_LABEL_BYTES = 4_000_000_000  # bytes that the matrix may take
+PAIR = 1 << 32  # above every class number
 MISSING_SHOWN = 5  # names of images that do not exist
 FEW = 20  # images of a class in all lists, below which the table names it
 
@@ -80,8 +81,7 @@ def build_table(source, bad_input, listed=None, drop_unlisted=False, min_count=0
         if class_problem(name):
             raise InputError(f"class {number} of the source: {class_problem(name)}")
     rows_of_names, numbers = {}, {name: n for n, name in enumerate(source.classes or ())}
-    # By label, the rows and the classes that have it; absent is the rest.
-    cells = {1: (array("q"), array("q")), -1: (array("q"), array("q"))}
+    pairs = {1: array("q"), -1: array("q")}  # by label, row * PAIR + class; absent is the rest
     all_unknown, missing = [], []
     allowed = None if listed is None or drop_unlisted else set(listed)
     for sample in source.samples:
@@ -102,8 +102,7 @@ def build_table(source, bad_input, listed=None, drop_unlisted=False, min_count=0
             all_unknown.append(row)
         for value, names in ((1, sample.present), (-1, sample.unknown or ())):
             for class_name in names:
-                cells[value][0].append(row)
-                cells[value][1].append(numbers.setdefault(class_name, len(numbers)))
+                pairs[value].append(row * PAIR + numbers.setdefault(class_name, len(numbers)))
     if missing:
         bad_input.reject(path_root, f"{len(missing)} images are not there: "
                          + ", ".join(missing[:MISSING_SHOWN])
@@ -111,7 +110,8 @@ def build_table(source, bad_input, listed=None, drop_unlisted=False, min_count=0
     if not rows_of_names:
         raise InputError("no images were found" + ", only bad ones" * bool(bad_input.count))
 
-    present, unknown = (_unique(*cells[value], len(numbers)) for value in (1, -1))
+    present, unknown = (np.divmod(np.unique(np.asarray(pairs[value], np.int64)), PAIR)
+                        for value in (1, -1))
     counts = np.bincount(present[1], minlength=len(numbers)).tolist()
     counts = Counter(dict(zip(numbers, counts)))
     order = listed or source.classes or sorted(numbers, key=_natural)
@@ -186,13 +186,6 @@ def _class_problem(sample, numbers, allowed):
             return (f"class {name} is not in the file of --classes; --drop-unlisted leaves "
                     "such classes out")
     return None
-
-
-def _unique(rows, columns, num_classes):
-    """The same pairs of row and column, sorted, each once."""
-    width = max(1, num_classes)
-    return np.divmod(np.unique(np.asarray(rows, np.int64) * width + np.asarray(columns, np.int64)),
-                     width)
 
 
 def _natural(name):

@@ -30,8 +30,6 @@ MAX_CLASSES = 5
 MIN_VISIBLE = 0.6
 MARK = "demo.json"  # tells what the folder holds
 VERSION = 2  # raise it when the same seed draws another picture
-
-
 TURN = 2 * np.pi
 
 
@@ -65,7 +63,7 @@ def place(rng, kind, height, width):
     """Put one shape at a random place: its coverage of the picture, (height, width) uint8 from
     0 to 255, and the sum of its coverage counted with what lies outside."""
     radius = min(height, width) * rng.uniform(0.34, 0.6) / 2
-    angle = rng.uniform(0, 2 * np.pi)
+    angle = rng.uniform(0, TURN)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     squeeze = rng.uniform(0.8, 1.0, 2) * radius
     margin = int(radius * 1.2) + 2  # room for what lies outside
