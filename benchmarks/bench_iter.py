@@ -258,9 +258,7 @@ def main(argv=None):
     sections = args.only or SECTIONS
     rounds = 3 if args.quick else 7
     with tempfile.TemporaryDirectory() as folder:
-        sets = []
-        if args.lst:
-            sets.append((args.lst, args.path_root))
+        sets = [(args.lst, args.path_root)] if args.lst else []
         for size in [] if args.lst else SIZES:
             place = os.path.join(folder, "x".join(map(str, size)))
             os.mkdir(place)

@@ -1,6 +1,6 @@
 """Opening every image of some .lst files as training will, and writing them without problems.
 
-    findings = check([train, val], ["photos", "photos"])
+    findings = check([train, val], ["photos", "photos"], ["cat", "dog"])
     for problem in findings.problems:
         print(problem)
     ids, labels, names = clean_rows(train, findings, 0)
@@ -30,7 +30,7 @@ Problem = namedtuple("Problem", "list row kind text")
 Findings = namedtuple("Findings", "problems images rows")
 
 
-def check(lists, roots, class_names=None, threads=None, max_pixels=Augment.max_pixels):
+def check(lists, roots, class_names, threads=None, max_pixels=Augment.max_pixels):
     """The Findings of opening every image, and comparing the rows that show the same one.
 
     Parameters
@@ -39,8 +39,8 @@ def check(lists, roots, class_names=None, threads=None, max_pixels=Augment.max_p
         With the same classes.
     roots : list of str
         Image root of each list.
-    class_names : list of str, optional
-        For messages; by default they give the classes' numbers.
+    class_names : list of str
+        For messages.
     threads : int, optional
         Default: as many as there are processors.
     max_pixels : int
@@ -155,7 +155,7 @@ def _compare(lists, same, class_names):
         labels, others = lists[number].labels([row])[0], lists[other].labels([other_row])[0]
         differing = np.flatnonzero((labels != others) & (labels >= 0) & (others >= 0))
         if len(differing):
-            names = [class_names[c] if class_names else str(c) for c in differing[:5]]
+            names = [class_names[column] for column in differing[:5]]
             more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
             yield (number, row, "contradictory",
                    f"other labels than {place} for the same image: {', '.join(names)}{more}")

@@ -98,29 +98,21 @@ def read_csv(path, bad_input, delimiter, header, columns):
     if header and titles[name_at].lower().endswith(IMAGE_ENDINGS):
         raise InputError(f"{where}: {titles[name_at]:.200} looks like an image, where the columns' "
                          "names are expected: --no-header, when it is one")
-    rows = _rows_of_width(rows, len(titles), bad_input)
     if columns.labels or (len(titles) == 2 and not columns.classes):
-        labels_at = _column(titles, columns.labels, where) if columns.labels else 1 - name_at
-        if not columns.labels:
+        if columns.labels:
+            labels_at = _column(titles, columns.labels, where)
+        else:
+            labels_at = 1 - name_at
             rows = _refuse_class_column(rows, labels_at, path, titles[labels_at])
         return Source(None, _labels_column_samples(rows, name_at, labels_at, columns.separator,
                                                    bad_input))
-    class_columns = ([_column(titles, column, where) for column in columns.classes]
-                     if columns.classes
-                     else [column for column in range(len(titles)) if column != name_at])
-    classes = {column: titles[column] for column in class_columns}
+    others = [column for column in range(len(titles)) if column != name_at]
+    chosen = [_column(titles, column, where) for column in columns.classes or ()]
+    classes = {column: titles[column] for column in chosen or others}
     for title, count in Counter(classes.values()).items():
         if count > 1:
             raise InputError(f"{where}: two columns are called {title}")
     return Source(list(classes.values()), _class_column_samples(rows, name_at, classes, bad_input))
-
-
-def _rows_of_width(rows, width, bad_input):
-    for where, row in rows:
-        if len(row) == width:
-            yield where, row
-        else:
-            bad_input.reject(where, f"{len(row)} columns, but the first row has {width}")
 
 
 def _refuse_class_column(rows, labels_at, path, title):
@@ -180,10 +172,14 @@ def _class_column_samples(rows, name_at, classes, bad_input):
 
 
 def _csv_rows(path, bad_input, delimiter):
-    """Yield (file and line, fields). What is not UTF-8 stays as it is: file names need not be."""
+    """Yield (file and line, fields) of the rows that are as long as the first.
+
+    What is not UTF-8 stays as it is: file names need not be.
+    """
     # The space of `a.jpg, "cat;dog"` would make the quotes part of the field.
     reader = csv.reader(map(os.fsdecode, read_lines(path)), delimiter=delimiter, strict=True,
                         skipinitialspace=delimiter != " ")
+    width = None
     while True:
         try:
             row = next(reader)
@@ -192,8 +188,12 @@ def _csv_rows(path, bad_input, delimiter):
         except csv.Error as error:
             bad_input.reject(f"{path}:{reader.line_num}", f"broken CSV: {error}")
             continue
-        if row:
+        width = width or len(row)
+        if len(row) == width > 0:
             yield f"{path}:{reader.line_num}", row
+        elif row:
+            bad_input.reject(f"{path}:{reader.line_num}",
+                             f"{len(row)} columns, but the first row has {width}")
 
 
 def _column(titles, wanted, where):

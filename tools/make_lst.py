@@ -98,7 +98,8 @@ def run_check(args):
             text = text.replace(f"--num-classes is {len(class_names)}",
                                 f"--labels {args.labels} has {len(class_names)} lines")
         raise InputError(text) from None
-    findings = check(lists, args.path_root, class_names, args.data_nthreads, args.max_pixels)
+    names = class_names or [str(number) for number in range(lists[0].num_classes)]
+    findings = check(lists, args.path_root, names, args.data_nthreads, args.max_pixels)
 
     for kind in KINDS:
         texts = [problem.text for problem in findings.problems if problem.kind == kind]
@@ -108,10 +109,9 @@ def run_check(args):
         if len(shown) < len(texts):
             print(f"... and {len(texts) - len(shown)} more [{kind}] (--all shows them)")
     print("\n" * bool(findings.problems) + summarise(findings), end="\n\n")
-    names = class_names or [str(number) for number in range(lists[0].num_classes)]
-    titles = [os.path.basename(lst.path) for lst in lists]
-    print(format_table(names, [Part(title, len(lst), lst.positives, lst.negatives)
-                               for title, lst in zip(titles, lists)]))
+    print(format_table(names, [
+        Part(os.path.basename(lst.path), len(lst), lst.positives, lst.negatives)
+        for lst in lists]))
     if args.fix:
         # All of them before the first is written, so that an error leaves none behind.
         clean = [clean_rows(lists, findings, number) for number in range(len(lists))]
