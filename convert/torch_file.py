@@ -46,17 +46,22 @@ def read_tensors(path):
         When the file cannot be read, is none of these formats, is cut short, contradicts
         itself, or holds anything but tensors and plain values.
     """
-    require_regular_file(path)
-    try:
-        if os.stat(path).st_size > LARGEST_FILE:
-            raise InputError(f"{path}: larger than {LARGEST_FILE >> 30} GB: no network here is")
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    content = read_file(path)
     try:
         return parse_tensors(content)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+
+
+def read_file(path):
+    """The content of a regular file that is not too large for a network."""
+    require_regular_file(path)
+    try:
+        if os.stat(path).st_size > LARGEST_FILE:
+            raise InputError(f"{path}: larger than {LARGEST_FILE >> 30} GB: no network here is")
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def parse_tensors(content):
