@@ -45,16 +45,13 @@ def peak():
         return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 1024
 """
 LOAD = PEAK + """
-import sys, time
-sys.path.insert(0, {root!r})
+import time
 from reading.lst_file import read_lst
 start = time.perf_counter()
 lst = read_lst({path!r}, label_format={label_format!r})
 print(len(lst), lst.num_classes, time.perf_counter() - start, peak())
 """
 EPOCHS = PEAK + """
-import sys
-sys.path.insert(0, {root!r})
 from reading.image_reader import Augment
 from lst_iter import LstIter
 augment = Augment(random_crop=True, random_mirror=True)
@@ -167,8 +164,8 @@ def bench_memory(path_lst, path_root, epochs):
           f"(one batch is {BATCH * 3 * SIDE * SIDE / 1e6:.1f} MB)")
     for prefetch in (1, 2, 4, 8, 16):
         peaks = fresh_process(EPOCHS.format(
-            root=ROOT, batch=BATCH, shape=SHAPE, lst=path_lst, path_root=path_root,
-            prefetch=prefetch, epochs=epochs)).split()
+            batch=BATCH, shape=SHAPE, lst=path_lst, path_root=path_root, prefetch=prefetch,
+            epochs=epochs)).split()
         print(f"  {prefetch:3}  " + " ".join(f"{float(peak):.0f}" for peak in peaks), flush=True)
 
 
@@ -190,7 +187,7 @@ def bench_lst(folder, rows):
         with open(path, "w") as file:
             for row in range(rows):
                 file.write(f"{row}\t{labels[row % 1000]}train/{row:09}.jpg\n")
-        found = fresh_process(LOAD.format(root=ROOT, path=path, label_format=label_format))
+        found = fresh_process(LOAD.format(path=path, label_format=label_format))
         count, found_classes, seconds, peak = found.split()
         print(f"  {label_format:10} {count:>8} {found_classes:>6} "
               f"{os.path.getsize(path) / 1e6:8.0f} {float(seconds):8.1f} {float(peak):8.0f}",
@@ -242,7 +239,8 @@ def bench_fit(path_lst, path_root, steps, rounds):
 def fresh_process(code):
     """What a Python process of its own prints; peak memory is a process's, not a function's."""
     return subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE,
-                          text=True).stdout
+                          text=True,
+                          env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}).stdout
 
 
 def main(argv=None):
