@@ -22,7 +22,29 @@ from evaluation.metrics import (
 )
 
 
-class MeanAveragePrecision(mx.metric.EvalMetric):
+class _Metric(mx.metric.EvalMetric):
+    """A metric whose samples can be saved, resumed, and merged with those of other workers.
+
+    Subclasses add a batch of one device in `_add`. Their `state` returns the samples so far as a
+    dict of arrays, empty where there are none, and `load_state` goes on from such a dict.
+    """
+
+    _combine = staticmethod(sum)  # what makes one array of several states' arrays
+
+    @classmethod
+    def merge(cls, states):
+        """The state over the samples of several metrics."""
+        states = [state for state in states if state]
+        return {key: cls._combine([state[key] for state in states])
+                for key in (states[0] if states else ())}
+
+    def update(self, labels, preds):
+        """Add a batch: lists of one (batch, classes) array per device."""
+        for label, prob in zip(labels, preds):
+            self._add(label.asnumpy(), prob.asnumpy())
+
+
+class MeanAveragePrecision(_Metric):
     """mAP: the mean of average precision over the classes that have a present label.
 
     Parameters
@@ -39,31 +61,21 @@ class MeanAveragePrecision(mx.metric.EvalMetric):
     ('mAP', 1.0)
     """
 
+    _combine = staticmethod(np.concatenate)
+
     def __init__(self, name="mAP", output_names=None, label_names=None, latest=None):
+        super().__init__(name, output_names, label_names)
         self.latest = latest
-        super().__init__(name, output_names=output_names, label_names=label_names)
 
     def reset(self):
         """Forget all samples."""
         self.labels, self.scores = [], []
 
-    def reset_local(self):
-        """Forget nothing: a ranking needs the whole epoch."""
-
-    def get_global(self):
-        """As get."""
-        return self.get()
-
-    def samples(self):
-        """Labels, int8, and scores, float32, so far: both (samples, classes), or None, None."""
-        if not self.labels:
-            return None, None
-        return np.concatenate(self.labels), np.concatenate(self.scores)
-
     def state(self):
-        """The samples so far, as arrays that `load_state` takes."""
-        labels, scores = self.samples()
-        return {} if labels is None else {"labels": labels, "scores": scores}
+        """Labels, int8, and scores, float32, so far: both (samples, classes)."""
+        if not self.labels:
+            return {}
+        return {"labels": np.concatenate(self.labels), "scores": np.concatenate(self.scores)}
 
     def load_state(self, state):
         """Go on from what `state` returned."""
@@ -71,22 +83,11 @@ class MeanAveragePrecision(mx.metric.EvalMetric):
         if state:
             self.labels, self.scores = [state["labels"]], [state["scores"]]
 
-    @staticmethod
-    def merge(states):
-        """The state over the samples of several metrics."""
-        states = [state for state in states if state]
-        return {key: np.concatenate([state[key] for state in states])
-                for key in (states[0] if states else ())}
-
-    def update(self, labels, preds):
-        """Add a batch: lists of one (batch, classes) array per device."""
-        for label, score in zip(labels, preds):
-            label = label.asnumpy()
-            counts = (label >= 0).any(axis=1)
-            # 1, 0 and -1 are all that a ranking needs of a label.
-            label = np.where(label < 0, -1, label > 0.5).astype(np.int8)
-            self.labels.append(label[counts])
-            self.scores.append(score.asnumpy()[counts])
+    def _add(self, label, score):
+        counts = (label >= 0).any(axis=1)
+        # 1, 0 and -1 are all that a ranking needs of a label.
+        self.labels.append(np.where(label < 0, -1, label > 0.5).astype(np.int8)[counts])
+        self.scores.append(score[counts])
         while self.latest and sum(map(len, self.labels[1:])) >= self.latest:
             del self.labels[0], self.scores[0]
 
@@ -98,21 +99,21 @@ class MeanAveragePrecision(mx.metric.EvalMetric):
 
     def per_class(self):
         """Average precision of each class, (classes,), NaN where nothing was present."""
-        label, score = self.samples()
-        if label is None:
+        state = self.state()
+        if not state:
             return np.empty(0)
-        return np.array([average_precision(y, s) for y, s in zip(label.T, score.T)])
+        return np.array([average_precision(label, score)
+                         for label, score in zip(state["labels"].T, state["scores"].T)])
 
 
-class _Mean(mx.metric.EvalMetric):
+class _Mean(_Metric):
     """A sum over a count, since the last reset and, for the epoch's line, since reset_local."""
 
     def __init__(self, name, output_names=None, label_names=None):
-        super().__init__(name, output_names=output_names, label_names=label_names,
-                         has_global_stats=True)
+        super().__init__(name, output_names, label_names, has_global_stats=True)
 
     def state(self):
-        """The sum and the count since the last reset, as arrays that `load_state` takes."""
+        """The sum and the count since the last reset."""
         return {"sum": np.float64(self.global_sum_metric), "count": np.int64(self.global_num_inst)}
 
     def load_state(self, state):
@@ -120,19 +121,12 @@ class _Mean(mx.metric.EvalMetric):
         self.sum_metric = self.global_sum_metric = float(state["sum"])
         self.num_inst = self.global_num_inst = int(state["count"])
 
-    @staticmethod
-    def merge(states):
-        """The state over the samples of several metrics."""
-        return {key: sum(state[key] for state in states) for key in ("sum", "count")}
-
-    def update(self, labels, preds):
-        """Add a batch: lists of one (batch, classes) array per device."""
-        for label, prob in zip(labels, preds):
-            total, count = self.of_batch(label.asnumpy(), prob.asnumpy())
-            self.sum_metric += total
-            self.global_sum_metric += total
-            self.num_inst += count
-            self.global_num_inst += count
+    def _add(self, label, prob):
+        total, count = self.of_batch(label, prob)
+        self.sum_metric += total
+        self.global_sum_metric += total
+        self.num_inst += count
+        self.global_num_inst += count
 
 
 class Loss(_Mean):
@@ -170,35 +164,16 @@ class Accuracy(_Mean):
         return int(((prob > 0.5) == (label > 0.5))[known].sum()), int(known.sum())
 
 
-class _Total(mx.metric.EvalMetric):
-    """A total over the batches since the last reset; subclasses say what one batch adds to it."""
-
-    def __init__(self, name, output_names=None, label_names=None):
-        super().__init__(name, output_names=output_names, label_names=label_names)
+class _Total(_Metric):
+    """A total over the batches since the last reset; `of_batch` says what one batch adds to it."""
 
     def reset(self):
         """Forget all samples."""
         self.total = None
 
-    def reset_local(self):
-        """Forget nothing: these are metrics of the whole epoch."""
-
-    def get_global(self):
-        """As get."""
-        return self.get()
-
-    def update(self, labels, preds):
-        """Add a batch: lists of one (batch, classes) array per device."""
-        for label, prob in zip(labels, preds):
-            part = self.of_batch(label.asnumpy(), prob.asnumpy())
-            self.total = part if self.total is None else self.total + part
-
-    @staticmethod
-    def merge(states):
-        """The state over the samples of several metrics."""
-        states = [state for state in states if state]
-        return {key: sum(state[key] for state in states)
-                for key in (states[0] if states else ())}
+    def _add(self, label, prob):
+        part = self.of_batch(label, prob)
+        self.total = part if self.total is None else self.total + part
 
 
 class Decisions(_Total):
@@ -227,19 +202,18 @@ class Decisions(_Total):
 
     def of_batch(self, label, prob):
         """The batch's Counts."""
-        yes = top_k(prob, self.top) if self.top else prob > np.asarray(self.thresholds)
-        return count_decisions(label, yes)
+        predicted = top_k(prob, self.top) if self.top else prob > np.asarray(self.thresholds)
+        return count_decisions(label, predicted)
 
     def get(self):
         """Names and values."""
         none = np.zeros(1, np.int64)
-        counts = self.total or Counts(none, none, none, none, 0, 0)
-        values = decision_metrics(counts)
+        values = decision_metrics(self.total or Counts(none, none, none, none, 0, 0))
         suffix = f"-top{self.top}" if self.top else ""
         return [name + suffix for name in values], list(values.values())
 
     def state(self):
-        """The counts so far, as arrays that `load_state` takes."""
+        """The counts so far."""
         return {} if self.total is None else vars(self.total)
 
     def load_state(self, state):
@@ -248,9 +222,7 @@ class Decisions(_Total):
 
 
 class CalibrationError(_Total):
-    """ECE: how far probabilities are from how often they come true, on average.
-
-    See metrics.expected_calibration_error for the definition.
+    """ECE; see evaluation.metrics.expected_calibration_error for the definition.
 
     Parameters
     ----------
@@ -272,7 +244,7 @@ class CalibrationError(_Total):
         return self.name, expected_calibration_error(bins)
 
     def state(self):
-        """The bins so far, as arrays that `load_state` takes."""
+        """The bins so far."""
         return {} if self.total is None else {"bins": self.total}
 
     def load_state(self, state):
