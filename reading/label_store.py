@@ -3,7 +3,6 @@
 Two classes with the same methods: `add` takes the label fields of some rows, `dense` returns
 labels as a multi-hot float32 matrix, `count` the positives and negatives of each class.
 """
-import contextlib
 import math
 import warnings
 from array import array
@@ -13,6 +12,7 @@ import numpy as np
 from common.text import quoted
 
 MAX_CLASSES = 1_000_000
+SPACES = "spaces stand where tabs belong"
 # What follows the digit of a label that is 0 or 1, by the label's length with its tab:
 # "1.000000<TAB>" is how im2rec writes it, the others are usual too. Comparing such rows with a
 # row of zeros is 4 to 5 times as fast as numpy's parser.
@@ -30,10 +30,7 @@ class WrongLabel(Exception):
 class MultiHotLabels:
     """One matrix (rows, classes) for each call of `add`: int8, or float32 with soft labels.
 
-    Parameters
-    ----------
-    num_classes : int, optional
-        Number of labels that each row must have. Default: that of the first row.
+    Without `num_classes`, each row must have as many labels as the first.
     """
 
     def __init__(self, num_classes):
@@ -92,23 +89,24 @@ class MultiHotLabels:
     def parse(self, place, row):
         """The labels of one row in any spelling, float32."""
         fields = row.split(b"\t")[:-1]
+        spaced = next((field for field in fields if len(field.split()) > 1), None)
         if len(fields) != self.num_classes:
+            if spaced is not None:
+                raise WrongLabel(place, _not_a_number(spaced, ""))
             source = "the first row has" if self.expected is None else "--num-classes is"
-            raise WrongLabel(place, _count_reason(fields, source, self.num_classes))
-        with contextlib.suppress(ValueError):
-            values = np.array([float(field) for field in fields], np.float64)
-            # Python alone reads 1_0 as 10.
-            if _allowed(values).all() and b"_" not in row:
-                return values.astype(np.float32)
-        for column, field in enumerate(fields):
-            value = _number(field)
-            if value is None or not (0 <= value <= 1 or value == -1):
-                raise WrongLabel(place, _value_reason(field, value, column, len(fields)))
-        raise AssertionError("a row was refused, but none of its labels")
-
-    def finish(self):
-        """Return the number of classes, after all rows have been added."""
-        return self.num_classes
+            hint = ("; rows of class numbers need --label-format indices"
+                    if len(fields) < self.num_classes else "")
+            raise WrongLabel(place, f"{len(fields)} label{'s' * (len(fields) != 1)}, but {source} "
+                                    f"{self.num_classes}{hint}")
+        values = [_number(field) for field in fields]
+        for column, (field, value) in enumerate(zip(fields, values), 1):
+            if value is None:
+                raise WrongLabel(place, _not_a_number(field, "is not a number"))
+            if not _allowed(value):
+                raise WrongLabel(place, f"label {column} of {len(fields)} is {quoted(field)}, not "
+                                        "1, 0, -1 (unknown) or between 0 and 1; rows of class "
+                                        "numbers need --label-format indices")
+        return np.array(values, np.float32)
 
     def dense(self, rows):
         """Labels of some rows (int64 numbers): float32, (len(rows), num_classes)."""
@@ -133,14 +131,12 @@ class MultiHotLabels:
 class IndexLabels:
     """The class numbers of all rows in sequence, and where those of each row end (CSR).
 
-    Parameters
-    ----------
-    num_classes : int, optional
-        Number of classes. Default: the largest class number plus 1.
+    Without `num_classes`, it is the largest class number plus 1.
     """
 
     def __init__(self, num_classes):
-        self.expected = self.num_classes = num_classes
+        self.expected = num_classes
+        self.num_classes = num_classes or 0
         self.classes = array("i")
         self.ends = array("q", [0])
 
@@ -152,7 +148,7 @@ class IndexLabels:
             try:
                 numbers = [int(field) for field in fields]
                 if b"_" in row:
-                    raise ValueError
+                    raise ValueError  # Python alone reads 1_0 as 10
             except ValueError:
                 numbers = [self.parse(place, field) for field in fields]
             if numbers and not (min(numbers) >= 0 and max(numbers) < limit):
@@ -164,6 +160,7 @@ class IndexLabels:
                 twice = next(n for n in numbers if numbers.count(n) > 1)
                 raise WrongLabel(place, f"class {twice} stands there twice; a row of one 0 or 1 "
                                   "per class needs --label-format multi-hot")
+            self.num_classes = max(self.num_classes, max(numbers, default=-1) + 1)
             self.classes.extend(numbers)
             self.ends.append(len(self.classes))
 
@@ -174,28 +171,17 @@ class IndexLabels:
             raise WrongLabel(place, _not_a_number(field, "is not a class number"))
         return int(value)
 
-    def finish(self):
-        """Return the number of classes, after all rows have been added."""
-        if self.num_classes is None:
-            self.num_classes = max(self.classes, default=-1) + 1
-        return self.num_classes
-
     def dense(self, rows):
         """Labels of some rows (int64 numbers): float32, (len(rows), num_classes)."""
-        ends = np.frombuffer(self.ends, np.int64)
-        starts, counts = ends[rows], ends[rows + 1] - ends[rows]
-        # Entry k of the concatenated spans belongs to the row whose span contains k.
-        place = np.repeat(np.arange(len(rows)), counts)
-        shift = np.repeat(starts - (np.cumsum(counts) - counts), counts)
         labels = np.zeros((len(rows), self.num_classes), np.float32)
         classes = np.asarray(self.classes, np.int32)
-        labels[place, classes[np.arange(len(place)) + shift]] = 1
+        for label, row in zip(labels, rows.tolist()):
+            label[classes[self.ends[row]:self.ends[row + 1]]] = 1
         return labels
 
     def count(self, num_rows):
         """Positives and negatives: int64, (num_classes,) each, over all `num_rows` rows."""
-        classes = np.asarray(self.classes, np.int32)
-        positives = np.bincount(classes, minlength=self.num_classes).astype(np.int64)
+        positives = np.bincount(self.classes, minlength=self.num_classes).astype(np.int64)
         return positives, num_rows - positives
 
 
@@ -205,12 +191,9 @@ def _allowed(values):
 
 
 def _parse_together(text):
-    """The numbers of a text of fields with a tab after each, by numpy's parser.
+    """The numbers of a text of fields with a tab after each, by numpy's parser: float64.
 
-    Returns
-    -------
-    numpy.ndarray or None
-        float64, one number per field; None where a field may be something else.
+    None where a field may be something else.
     """
     # numpy takes any white space for a tab, and an empty field for none.
     if text.translate(None, b"0123456789.-+eE\t") or b"\t\t" in text or text[:1] == b"\t":
@@ -235,21 +218,5 @@ def _number(field):
 
 def _not_a_number(field, reason):
     if len(field.split()) > 1:
-        return f"spaces stand where tabs belong, in {quoted(field)}"
+        return f"{SPACES}, in {quoted(field)}"
     return f"the label {quoted(field)} {reason}"
-
-
-def _count_reason(fields, source, num_classes):
-    odd = next((f for f in fields if len(f.split()) > 1), None)
-    if odd is not None:
-        return _not_a_number(odd, "")
-    return (f"{len(fields)} label{'s' * (len(fields) != 1)}, but {source} {num_classes}"
-            + ("; rows of class numbers need --label-format indices"
-               if len(fields) < num_classes else ""))
-
-
-def _value_reason(field, value, column, num_fields):
-    if value is None:
-        return _not_a_number(field, "is not a number")
-    return (f"label {column + 1} of {num_fields} is {quoted(field)}, not 1, 0, -1 (unknown) "
-            "or between 0 and 1; rows of class numbers need --label-format indices")

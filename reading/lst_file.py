@@ -23,12 +23,17 @@ import numpy as np
 from common.cli import InputError
 from common.files import open_regular_file, retry_transient_errors
 from common.text import quoted
-from reading.label_store import MAX_CLASSES, IndexLabels, MultiHotLabels, WrongLabel
+from reading.label_store import (
+    MAX_CLASSES,
+    SPACES,
+    IndexLabels,
+    MultiHotLabels,
+    WrongLabel,
+)
 
 LABEL_FORMATS = ("multi-hot", "indices")
 BLOCK_BYTES = 1 << 20
 MAX_LINE_BYTES = 16 << 20
-SPACES = "spaces stand where tabs belong"
 # A number as labels are spelled, one that file names may well start with, and a bare label.
 LABEL = re.compile(rb"-?[01]\.0+|0\.[0-9]{6}")
 NUMBER = re.compile(rb"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)")
@@ -142,7 +147,7 @@ class LstFile:
             raise InputError(f"{self.path}: holds no rows")
         self.ids = np.frombuffer(ids, np.int64)
         self.checksum = digest.hexdigest()
-        self.num_classes = labels.finish()
+        self.num_classes = labels.num_classes
         if not self.num_classes:
             raise InputError(f"{self.path}: no row has a class; --num-classes says how many there "
                              "are")
