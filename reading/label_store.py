@@ -89,10 +89,10 @@ class MultiHotLabels:
     def parse(self, place, row):
         """The labels of one row in any spelling, float32."""
         fields = row.split(b"\t")[:-1]
-        spaced = next((field for field in fields if len(field.split()) > 1), None)
         if len(fields) != self.num_classes:
-            if spaced is not None:
-                raise WrongLabel(place, _not_a_number(spaced, ""))
+            for field in fields:
+                if len(field.split()) > 1:
+                    raise WrongLabel(place, _not_a_number(field, ""))
             source = "the first row has" if self.expected is None else "--num-classes is"
             hint = ("; rows of class numbers need --label-format indices"
                     if len(fields) < self.num_classes else "")

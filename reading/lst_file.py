@@ -17,6 +17,7 @@ import hashlib
 import os
 import re
 from array import array
+from functools import cached_property
 
 import numpy as np
 
@@ -41,7 +42,7 @@ BARE = re.compile(rb"\s*(-?[01](\.0*)?|0\.[0-9]+)\s*")
 
 
 def read_lst(path, num_classes=None, label_format="multi-hot"):
-    """Read a .lst file.
+    """Read a .lst file; returns an LstFile.
 
     Parameters
     ----------
@@ -55,20 +56,10 @@ def read_lst(path, num_classes=None, label_format="multi-hot"):
         "multi-hot": one label per class, each 1, 0, -1 (unknown) or a soft label in [0, 1].
         "indices": the numbers of the classes that are present, possibly none.
 
-    Returns
-    -------
-    LstFile
-
     Raises
     ------
     InputError
         With file and line, when the file cannot be read or a row is wrong.
-
-    Example
-    -------
-    >>> lst = read_lst("train.lst", num_classes=58)
-    >>> lst.labels([0]).shape
-    (1, 58)
     """
     return LstFile(path, num_classes, label_format)
 
@@ -100,49 +91,36 @@ class LstFile:
         digest = hashlib.blake2b(digest_size=16)
         for first_line, rows in _blocks(self.path, digest):
             if b"\0" in b"".join(rows):
-                raise InputError(f"{self.path}: not a text file: line "
-                                 f"{first_line + _first_with(rows, 0)} holds a zero byte")
-            kept = []
+                line = first_line + next(place for place, row in enumerate(rows) if b"\0" in row)
+                raise InputError(f"{self.path}: not a text file: line {line} holds a zero byte")
+            first, kept = len(lines), []
             for number, row in enumerate(rows, first_line):
-                head = row.find(b"\t")
-                tail = row.rfind(b"\t")
-                name = row[tail + 1:]
-                if not name or name[-1] in b"\r" or head < 0:
+                if row[-1:] in b"\t\r" or b"\t" not in row:
                     # Rare: a line end of Windows, tabs at the end, a blank line, no tab at all.
-                    row = row[:-1] if row.endswith(b"\r") else row
-                    row = row.rstrip(b"\t")
+                    row = (row[:-1] if row.endswith(b"\r") else row).rstrip(b"\t")
                     if not row.strip():
                         continue
-                    head, tail = row.find(b"\t"), row.rfind(b"\t")
-                    name = row[tail + 1:]
-                    if head < 0:
+                    if b"\t" not in row:
                         raise self._wrong(number, _without_tab(row))
+                head, tail = row.find(b"\t"), row.rfind(b"\t")
                 try:
-                    ids.append(int(row[:head]))
-                    if b"_" in row[:head]:
-                        raise ValueError  # Python alone reads 1_0 as 10
+                    ids.append(_parse_id(row[:head]))
                 except (ValueError, OverflowError):
-                    if len(row[:head].split()) > 1:
-                        raise self._wrong(number, f"{SPACES}, in "
-                                          f"{quoted(row[:head])}") from None
-                    raise self._wrong(number, f"the row starts with {quoted(row[:head])}, not "
-                                      "with a number (the image's ID)") from None
+                    raise self._wrong(number, _not_an_id(row[:head])) from None
                 kept.append(row[head + 1:tail + 1])
                 lines.append(number)
-                names += name
+                names += row[tail + 1:]
                 name_ends.append(len(names))
-            first = len(lines) - len(kept)
             if kept and not first and num_classes is None and label_format == "multi-hot":
                 self._check_name(lines[0], names[:name_ends[1]], LABEL)
             try:
                 labels.add(kept)
             except WrongLabel as wrong:
-                place = first + wrong.position
+                row = first + wrong.position
                 if label_format == "multi-hot" and kept[wrong.position].count(b"\t") < (
                         labels.num_classes or 1):
-                    self._check_name(lines[place], names[name_ends[place]:name_ends[place + 1]],
-                                     NUMBER)
-                raise self._wrong(lines[place], str(wrong)) from None
+                    self._check_name(lines[row], names[name_ends[row]:name_ends[row + 1]], NUMBER)
+                raise self._wrong(lines[row], str(wrong)) from None
         if not ids:
             raise InputError(f"{self.path}: holds no rows")
         self.ids = np.frombuffer(ids, np.int64)
@@ -153,24 +131,12 @@ class LstFile:
                              "are")
         self._labels = labels
         self._lines, self._names, self._name_ends = lines, names, name_ends
-        self._counts = None
 
     def __len__(self):
         return len(self.ids)
 
     def labels(self, rows):
-        """Labels of some rows.
-
-        Parameters
-        ----------
-        rows : sequence of int
-            Row numbers, 0 to len(self) - 1, in any order.
-
-        Returns
-        -------
-        numpy.ndarray
-            float32, (len(rows), num_classes): 1 present, 0 absent, -1 unknown, or in between.
-        """
+        """Labels of some rows, given by number from 0: float32, (len(rows), num_classes)."""
         return self._labels.dense(np.asarray(rows, np.int64).reshape(-1))
 
     def name(self, row):
@@ -184,17 +150,16 @@ class LstFile:
     @property
     def positives(self):
         """int64, (num_classes,): number of rows with each class present (label above 0.5)."""
-        return self._count()[0]
+        return self._counts[0]
 
     @property
     def negatives(self):
         """int64, (num_classes,): number of rows with each class absent (label 0 to 0.5)."""
-        return self._count()[1]
+        return self._counts[1]
 
-    def _count(self):
-        if self._counts is None:
-            self._counts = self._labels.count(len(self))
-        return self._counts
+    @cached_property
+    def _counts(self):
+        return self._labels.count(len(self))
 
     def _check_name(self, line, name, label):
         """Refuse a file name that is, or starts with, what was meant as a label."""
@@ -219,13 +184,13 @@ def _blocks(path, digest):
             while True:
                 block = retry_transient_errors(lambda: file.read(BLOCK_BYTES))
                 digest.update(block)
+                rest += block
                 if first:
-                    first = False
                     if block[:2] in (b"\xff\xfe", b"\xfe\xff"):
                         raise InputError(f"{path}: is UTF-16 text; save it as UTF-8")
-                    rest = block[3:] if block[:3] == b"\xef\xbb\xbf" else block
-                else:
-                    rest += block
+                    if block[:3] == b"\xef\xbb\xbf":
+                        rest = block[3:]
+                    first = False
                 rows = rest.split(b"\n")
                 # Without a newline so far the last piece may go on in the next block.
                 rest = rows.pop() if block else b""
@@ -243,8 +208,16 @@ def _blocks(path, digest):
         raise InputError(f"{path}: {reason}") from None
 
 
-def _first_with(rows, byte):
-    return next(place for place, row in enumerate(rows) if byte in row)
+def _parse_id(text):
+    if b"_" in text:
+        raise ValueError  # Python alone reads 1_0 as 10
+    return int(text)
+
+
+def _not_an_id(text):
+    if len(text.split()) > 1:
+        return f"{SPACES}, in {quoted(text)}"
+    return f"the row starts with {quoted(text)}, not with a number (the image's ID)"
 
 
 def _without_tab(row):
