@@ -19,24 +19,11 @@ def class_problem(name):
 
 
 def read_class_names(path, num_classes=None):
-    """Read a file of class names.
+    """The list of class names in a UTF-8 text file.
 
-    Parameters
-    ----------
-    path : str
-        Path of a UTF-8 text file. Spaces around names and blank lines at its end are ignored.
-    num_classes : int, optional
-        Number of names that there must be.
-
-    Returns
-    -------
-    list of str
-
-    Raises
-    ------
-    InputError
-        With file and line, when the file cannot be read, a name is missing or repeated, or their
-        number is wrong.
+    Spaces around names and blank lines at the end are ignored. An InputError with file and line
+    is raised when the file cannot be read, a name is missing or repeated, or there are not
+    `num_classes` of them.
     """
     try:
         with open_regular_file(path, "r", encoding="utf-8-sig") as file:

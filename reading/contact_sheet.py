@@ -13,21 +13,10 @@ FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def draw(images, captions, columns=6):
-    """Draw images in rows, each with its caption beneath.
+    """Draw images, uint8 (count, 3, height, width) RGB, in rows with their captions beneath.
 
-    Parameters
-    ----------
-    images : numpy.ndarray
-        uint8, (count, 3, height, width), RGB.
-    captions : list of str
-        One per image. OpenCV's font has ASCII only; "?" stands for other characters.
-    columns : int
-        Images per row.
-
-    Returns
-    -------
-    numpy.ndarray
-        uint8, (sheet height, sheet width, 3), RGB.
+    OpenCV's font has ASCII only; "?" stands for other characters. The sheet is uint8 RGB,
+    (height, width, 3).
     """
     count, _, height, width = images.shape
     letters = max(8, int(width / LETTER))
@@ -47,12 +36,6 @@ def draw(images, captions, columns=6):
 
 
 def save(path, images, captions):
-    """Draw a sheet and write it as a PNG, whatever the ending of the path.
-
-    Raises
-    ------
-    InputError
-        When it cannot be written.
-    """
+    """Draw a sheet and write it as a PNG, whatever the ending of the path."""
     encoded = cv2.imencode(".png", draw(images, captions)[:, :, ::-1])[1]
     write_atomically(path, encoded.tofile)

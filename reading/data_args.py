@@ -4,16 +4,19 @@ from reading.augment import Augment
 from reading.bad_images import BAD_IMAGES
 from reading.lst_file import LABEL_FORMATS
 
+# Random augmentations that are amounts, and the help texts of their flags.
+RANDOM_AMOUNTS = {
+    "min_random_area": "least part of an image's area that a crop takes",
+    "max_random_area": "largest part of an image's area that a crop takes",
+    "max_random_aspect_ratio": "stretch crops by 1 - this to 1 + this",
+    "brightness": "change brightness by a factor of 1 - this to 1 + this",
+    "contrast": "change contrast likewise",
+    "saturation": "change saturation likewise",
+}
 
-def add_data_args(parser, train=True):
-    """Declare the flags for reading images, in groups.
 
-    Parameters
-    ----------
-    parser : argparse.ArgumentParser
-    train : bool
-        Whether to declare the random augmentations too.
-    """
+def add_data_args(parser):
+    """Declare the flags for reading images and for random augmentation, in groups."""
     reading = parser.add_argument_group("reading images")
     reading.add_argument("--label-format", choices=LABEL_FORMATS, default="multi-hot",
                          help="each .lst row has one 0 or 1 per class, or the numbers of the "
@@ -36,46 +39,26 @@ def add_data_args(parser, train=True):
                          help="refuse images of more pixels (default: %(default)s)")
     reading.add_argument("--background", default="255,255,255", metavar="R,G,B",
                          help="colour behind what is transparent (default: %(default)s)")
-    if not train:
-        return
     random = parser.add_argument_group("random augmentation in training")
     random.add_argument("--random-crop", type=int, choices=(0, 1), default=1,
                         help="crop anywhere, not in the middle (default: %(default)s)")
     random.add_argument("--random-mirror", type=int, choices=(0, 1), default=1,
                         help="mirror every other image (default: %(default)s)")
-    for flag, default, text in (
-            ("--min-random-area", 1.0, "least part of an image's area that a crop takes"),
-            ("--max-random-area", 1.0, "largest part of an image's area that a crop takes"),
-            ("--max-random-aspect-ratio", 0.0, "stretch crops by 1 - this to 1 + this"),
-            ("--brightness", 0.0, "change brightness by a factor of 1 - this to 1 + this"),
-            ("--contrast", 0.0, "change contrast likewise"),
-            ("--saturation", 0.0, "change saturation likewise")):
-        random.add_argument(flag, type=float, default=default, metavar="X",
-                            help=text + " (default: %(default)s)")
+    for name, text in RANDOM_AMOUNTS.items():
+        random.add_argument("--" + name.replace("_", "-"), type=float, metavar="X",
+                            default=getattr(Augment, name), help=text + " (default: %(default)s)")
 
 
 def augment_from_args(args, train=True):
     """The Augment that the flags of `add_data_args` ask for.
 
-    Parameters
-    ----------
-    args : argparse.Namespace
-    train : bool
-        Whether to augment at random; else whole images or their middle, as for validation.
-
-    Raises
-    ------
-    InputError
-        When a value is out of its range or two contradict each other.
+    Without `train`, nothing is random, as in validation. An InputError is raised when a value is
+    out of its range or two contradict each other.
     """
-    settings = {
-        "resize": args.resize, "full_decode": args.full_decode, "max_pixels": args.max_pixels,
-        "background": tuple(parse_numbers("--background", args.background, int, 3)),
-        "fit": "pad" if args.pad_square else "squash" if args.squash else "crop"}
+    names = ["resize", "full_decode", "max_pixels"]
     if train:
-        settings.update(
-            random_crop=bool(args.random_crop), random_mirror=bool(args.random_mirror),
-            min_random_area=args.min_random_area, max_random_area=args.max_random_area,
-            max_random_aspect_ratio=args.max_random_aspect_ratio, brightness=args.brightness,
-            contrast=args.contrast, saturation=args.saturation)
-    return Augment(**settings)
+        names += ["random_crop", "random_mirror", *RANDOM_AMOUNTS]
+    return Augment(
+        background=tuple(parse_numbers("--background", args.background, int, 3)),
+        fit="pad" if args.pad_square else "squash" if args.squash else "crop",
+        **{name: getattr(args, name) for name in names})

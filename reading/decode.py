@@ -17,27 +17,11 @@ TURNS = {
 
 
 def decode(data, header, reduction, background):
-    """Decode an image and turn it upright.
+    """Decode a whole file into upright pixels: uint8, (height, width, 3), blue, green, red.
 
-    Parameters
-    ----------
-    data : bytes
-        The whole file.
-    header : Header
-    reduction : int
-        1, or for a JPEG also 2, 4 or 8: decode at this fraction of its size.
-    background : tuple of int
-        Red, green, blue behind what is transparent.
-
-    Returns
-    -------
-    numpy.ndarray
-        uint8, (height, width, 3): blue, green, red.
-
-    Raises
-    ------
-    BadImage
-        When the file is damaged or of a kind that cannot be decoded.
+    A `reduction` of 2, 4 or 8, for a JPEG only, decodes at that fraction of its size. `background`
+    (red, green, blue) is put behind what is transparent. BadImage is raised when the file is
+    damaged or of a kind that cannot be decoded.
     """
     if header.picture is not None:
         with pillow_errors(header.format):
@@ -48,8 +32,7 @@ def decode(data, header, reduction, background):
     else:
         image, orientation = _decode_by_opencv(data, header.format, reduction), header.orientation
         if image.shape[2] == 4:
-            picture = _blend(Image.fromarray(image, "RGBA"), background[::-1])
-            image = np.asarray(picture)
+            image = np.asarray(_blend(Image.fromarray(image, "RGBA"), background[::-1]))
     return TURNS[orientation](image)
 
 

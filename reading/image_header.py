@@ -37,43 +37,19 @@ class BadImage(ValueError):
 
 
 class Header(NamedTuple):
-    """What an image file says of itself.
+    """What an image file says of itself."""
 
-    Attributes
-    ----------
-    format : str
-        "JPEG", "PNG", "GIF", "BMP", "WebP" or "TIFF".
-    width, height : int
-        Pixels. Of JPEG and WebP after, of the others before they are turned upright.
-    orientation : int
-        1 to 8 as in EXIF: how the decoded pixels of JPEG and WebP have to be turned.
-    picture : PIL.Image.Image, optional
-        The opened image where Pillow decodes it.
-    """
-
-    format: str
-    width: int
+    format: str  # "JPEG", "PNG", "GIF", "BMP", "WebP" or "TIFF"
+    width: int  # of JPEG and WebP after, of the others before they are turned upright
     height: int
-    orientation: int = 1
-    picture: Any = None
+    orientation: int = 1  # as in EXIF: how the decoded pixels of JPEG and WebP have to be turned
+    picture: Any = None  # the opened PIL.Image.Image where Pillow decodes it
 
 
 def read_header(data):
-    """Read the header of an image.
+    """The Header of an image, given the bytes of the whole file.
 
-    Parameters
-    ----------
-    data : bytes
-        The whole file.
-
-    Returns
-    -------
-    Header
-
-    Raises
-    ------
-    BadImage
-        When it is not an image, not one of the six formats, or cut short.
+    BadImage is raised when it is not an image, not one of the six formats, or cut short.
     """
     if not data:
         raise BadImage("is empty")

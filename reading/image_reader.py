@@ -46,7 +46,7 @@ class ImageError(InputError):
 
 
 def read_image(path, out, augment=None, rng=None):
-    """Read an image file into an array.
+    """Read an image file into an array, and return its ImageInfo.
 
     Parameters
     ----------
@@ -58,10 +58,6 @@ def read_image(path, out, augment=None, rng=None):
     augment : Augment, optional
     rng : random.Random, optional
         From `sample_rng`. None: nothing is random, crops are taken from the middle.
-
-    Returns
-    -------
-    ImageInfo
 
     Raises
     ------
@@ -105,10 +101,7 @@ def _read_once(path, max_pixels):
 
 
 def _crop_and_resize(data, width, height, augment, draws):
-    """Decode, crop and resize.
-
-    Returns the pixels, blue, green, red, uint8, (height, width, 3), and the file's ImageInfo.
-    """
+    """The pixels (blue, green, red, uint8, (height, width, 3)) and the file's ImageInfo."""
     header = read_header(data)
     if header.width * header.height > augment.max_pixels:
         raise BadImage(f"its header says {header.width}x{header.height} pixels, above the limit "
@@ -116,7 +109,10 @@ def _crop_and_resize(data, width, height, augment, draws):
     full_width, full_height = header.width, header.height
     reduction = 1
     if header.format == "JPEG":
-        ratio = _downscaling(full_width, full_height, width, height, augment, draws)
+        box = _crop_box(full_width, full_height, width, height, augment, draws)
+        inner = _size_in_sample(full_width, full_height, width, height, augment)
+        # Pixels of the full image per pixel of the sample, in the direction that has fewer.
+        ratio = min(box[2] / inner[0], box[3] / inner[1])
         reduction = next((r for r, least in REDUCTIONS if ratio >= least), 1)
     decoded = 1 if augment.full_decode else reduction
     image = decode(data, header, decoded, augment.background)
@@ -175,13 +171,6 @@ def _size_in_sample(full_width, full_height, width, height, augment):
     return max(1, round(full_width * scale)), max(1, round(full_height * scale))
 
 
-def _downscaling(full_width, full_height, width, height, augment, draws):
-    """Pixels of the full image per pixel of the sample, in the direction that has fewer."""
-    _, _, box_width, box_height = _crop_box(full_width, full_height, width, height, augment, draws)
-    inner_width, inner_height = _size_in_sample(full_width, full_height, width, height, augment)
-    return min(box_width / inner_width, box_height / inner_height)
-
-
 def _span(start, length, grid, limit):
     """First and last edge of a span, moved to the nearest multiples of `grid`."""
     cells = max(1, round(limit / grid))
@@ -191,9 +180,8 @@ def _span(start, length, grid, limit):
 
 def _resize_between_pixels(image, box, width, height):
     """Resize a part of the image whose edges lie between pixels."""
-    x, y, box_width, box_height = box
-    columns, fractions_x = _positions(x, box_width, width)
-    rows, fractions_y = _positions(y, box_height, height)
+    columns, fractions_x = _positions(box[0], box[2], width)
+    rows, fractions_y = _positions(box[1], box[3], height)
     # Positions in OpenCV's own fixed point, because what it makes of others (and of warpAffine's)
     # differs from release to release, and with it each prediction.
     places = np.empty((len(rows), len(columns), 2), np.int16)
