@@ -14,19 +14,8 @@ logger = logging.getLogger("lst_iter")
 class BadImages:
     """Applies `LstIter`'s argument `bad_images` to its batches.
 
-    Parameters
-    ----------
-    lst : LstFile or ImageList
-        For messages.
-    policy : str
-        "fail", "skip" or "report"; see `LstIter`.
-
-    Attributes
-    ----------
-    count : int
-        Images left out in this epoch so far.
-    reasons : dict of int to str
-        The reason for each row ever left out.
+    `count` is the number of images left out in this epoch so far; `reasons` has the reason for
+    each row that was ever left out.
     """
 
     def __init__(self, lst, policy):
@@ -41,30 +30,13 @@ class BadImages:
         self.count = self._num_read = 0
 
     def check(self, batch, epoch, epoch_size, is_last):
-        """Raise what must not be left out of a batch, and count and log the rest.
+        """Raise what must not be left out of a filled batch, and count and log the rest.
 
-        Parameters
-        ----------
-        batch : Batch
-            Filled. Its errors are cleared.
-        epoch, epoch_size : int
-            Number of the epoch, and its images.
-        is_last : bool
-            Whether the batch is the epoch's last.
-
-        Returns
-        -------
-        dict of int to str
-            The slots of images left out, and why.
-
-        Raises
-        ------
-        InputError
-            When an image cannot be used, or, with "skip", too many. Nothing is counted then, so
-            that the batch can be asked for again.
+        Returns the slots of the images left out, and why. An InputError is raised when an image
+        cannot be used, or, with "skip", too many; nothing is counted then, so that the batch can
+        be asked for again.
         """
-        num_images = len(batch.rows) - batch.pad
-        bad = {}
+        path, bad = printable(self._lst.path), {}
         for slot in sorted(batch.errors):
             error, row = batch.errors[slot], int(batch.rows[slot])
             if not isinstance(error, ImageError):
@@ -72,7 +44,7 @@ class BadImages:
             bad[slot] = error.reason
             if self._policy == "report":
                 continue
-            reason = f"{printable(self._lst.path)}:{self._lst.line(row)}: {error}"
+            reason = f"{path}:{self._lst.line(row)}: {error}"
             if self._policy == "fail":
                 raise InputError(f"{reason} (--bad-images skip leaves such images out)")
             if row not in self.reasons:
@@ -80,17 +52,17 @@ class BadImages:
                 logger.warning("%s: left out", reason)
         # The exceptions refer to the frames that they were raised in, and these to the batch.
         batch.errors.clear()
+        num_images = len(batch.rows) - batch.pad
         num_read = self._num_read + num_images
         count = self.count + sum(slot < num_images for slot in bad)
         if self._policy == "skip" and count:
             # As a share of the whole epoch, so that it does not matter where bad images stand.
             if count / epoch_size > MAX_BAD_SHARE:
-                raise InputError(f"{printable(self._lst.path)}: {count} of the first {num_read} "
-                                 f"images of epoch {epoch} cannot be used, more than "
-                                 f"{MAX_BAD_SHARE:.0%} of all {epoch_size}: "
-                                 f"{next(iter(self.reasons.values()))}")
+                raise InputError(f"{path}: {count} of the first {num_read} images of epoch {epoch} "
+                                 f"cannot be used, more than {MAX_BAD_SHARE:.0%} of all "
+                                 f"{epoch_size}: {next(iter(self.reasons.values()))}")
             if is_last:
-                logger.warning("%s: %d of %d images left out in epoch %d",
-                               printable(self._lst.path), count, num_read, epoch)
+                logger.warning("%s: %d of %d images left out in epoch %d", path, count, num_read,
+                               epoch)
         self._num_read, self.count = num_read, count
         return bad

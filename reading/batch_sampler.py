@@ -3,6 +3,8 @@
 Everything follows from the seed and the epoch, so that any batch of any epoch can be computed
 without those before it, and workers agree without communicating.
 """
+import math
+
 import numpy as np
 
 from common.cli import InputError
@@ -11,7 +13,7 @@ LAST_BATCH_HANDLES = ("pad", "discard", "roll_over")
 
 
 class BatchSampler:
-    """The rows of each batch of one shard of a .lst file.
+    """The rows of each batch of one shard of a .lst file of `num_rows` rows; see also `LstIter`.
 
     The rows, in their order or shuffled over the whole file in each epoch, are dealt out to the
     shards in turn: the shards of an epoch are disjoint and together complete. All shards have
@@ -20,15 +22,6 @@ class BatchSampler:
 
     Parameters
     ----------
-    num_rows : int
-        Number of rows of the whole file.
-    batch_size : int
-    shuffle : bool
-        Whether each epoch has a new random order.
-    seed : int
-        Random seed of the order; at least 0.
-    part_index, num_parts : int
-        Index of this shard, from 0, and number of shards.
     last_batch_handle : str
         "pad": the last batch is filled up with the epoch's first rows.
         "discard": rows that do not fill a batch are left out.
@@ -66,17 +59,15 @@ class BatchSampler:
             raise InputError(f"{num_rows} rows in {num_parts} parts leave {self.num_rows} for "
                              f"batches of {batch_size}: last_batch_handle={last_batch_handle} "
                              "needs more")
-        self._list_rows = num_rows
+        self._list_rows, self._num_parts = num_rows, num_parts
         self._shuffle, self._seed = shuffle, seed
         self._part = slice(part_index, None, num_parts)
-        # Rows of the longest shard, which sets the number of batches of all.
-        self._longest = -(-num_rows // num_parts)
         self._last_epoch = None
 
     def num_batches(self, epoch):
         """Number of batches of an epoch; differs between epochs with "roll_over" only."""
         if self.last_batch_handle == "pad":
-            return -(-self._longest // self.batch_size)
+            return math.ceil(math.ceil(self._list_rows / self._num_parts) / self.batch_size)
         if self.last_batch_handle == "discard":
             return self.num_rows // self.batch_size
         return self._batches_before(epoch + 1) - self._batches_before(epoch)
@@ -98,41 +89,32 @@ class BatchSampler:
             Number of samples at the end that are padding.
         """
         for number in range(start, self.num_batches(epoch)):
-            if self.last_batch_handle == "roll_over":
-                yield self._roll_over_batch(self._batches_before(epoch) + number)
-            else:
-                yield self._batch(epoch, number)
+            yield self._batch(epoch, number)
 
     def _batch(self, epoch, number):
-        positions = np.arange(number * self.batch_size, (number + 1) * self.batch_size)
-        order, shard = self._epoch_order(epoch)
-        pad = int(np.count_nonzero(positions >= self.num_rows))
-        source = shard if self.num_rows else order  # an empty shard has nothing but padding
-        rows = source[positions % len(source)]
-        return rows, np.full(self.batch_size, epoch), pad
-
-    def _roll_over_batch(self, number):
-        """Batch `number` of the sequence of all epochs."""
-        positions = np.arange(number * self.batch_size, (number + 1) * self.batch_size)
-        epochs, places = positions // self.num_rows, positions % self.num_rows
+        places = np.arange(self.batch_size) + number * self.batch_size
+        if self.last_batch_handle == "roll_over":  # a place in the sequence of all epochs
+            places += self._batches_before(epoch) * self.batch_size
+            epochs, places = np.divmod(places, self.num_rows)
+        else:
+            epochs = np.full(self.batch_size, epoch)
         rows = np.empty(self.batch_size, np.int64)
-        for epoch in np.unique(epochs):
-            here = epochs == epoch
-            rows[here] = self._epoch_order(int(epoch))[1][places[here]]
-        return rows, epochs, 0
+        for one in np.unique(epochs).tolist():
+            here, shard = epochs == one, self._shard(one)
+            rows[here] = shard[places[here] % len(shard)]
+        return rows, epochs, int(np.count_nonzero(places >= self.num_rows))
 
     def _batches_before(self, epoch):
         """Number of full batches before an epoch in the sequence of all epochs."""
         return epoch * self.num_rows // self.batch_size
 
-    def _epoch_order(self, epoch):
-        """The order of all rows in an epoch, and this shard of it."""
+    def _shard(self, epoch):
+        """This shard's rows in their order in an epoch; if it has none, any, to pad with."""
         if self._last_epoch is None or self._last_epoch[0] != epoch:
+            order = np.arange(self._list_rows)
             if self._shuffle:
                 # RandomState, unlike its successor, gives the same under every version of numpy.
                 words = [self._seed & 0xFFFFFFFF, self._seed >> 32 & 0xFFFFFFFF, epoch]
                 order = np.random.RandomState(words).permutation(self._list_rows)
-            else:
-                order = np.arange(self._list_rows)
-            self._last_epoch = epoch, order, order[self._part]
-        return self._last_epoch[1:]
+            self._last_epoch = epoch, order[self._part] if self.num_rows else order
+        return self._last_epoch[1]

@@ -9,20 +9,11 @@ from reading.image_header import IMAGE_ENDINGS
 
 
 class ImageList:
-    """Image files, and the image files in folders and their subfolders.
+    """Image files with any ending, and those in folders and their subfolders.
 
-    Parameters
-    ----------
-    paths : list of str
-        Files, with any ending, and folders, of which the files with an ending in IMAGE_ENDINGS
-        are taken in the order of their names. Hidden files and folders are left out.
-    num_classes : int
-        Number of columns of `labels`.
-
-    Raises
-    ------
-    InputError
-        When a folder cannot be read or holds no images.
+    Of a folder the files with an ending in IMAGE_ENDINGS are taken, in the order of their names,
+    without hidden files and folders. An InputError is raised when a folder cannot be read or holds
+    no images.
     """
 
     path = "the images given"

@@ -17,22 +17,11 @@ from common.mx_compat import mx
 
 
 class Batch:
-    """One batch: its rows, its pixels, and the errors of its samples.
-
-    Parameters
-    ----------
-    rows, epochs : numpy.ndarray
-        int64, (batch_size,): the row of the .lst file of each sample, and the epoch that it is
-        augmented for.
-    pad : int
-        Number of samples at the end that are padding.
-    data_shape : tuple of int
-        (3, height, width).
-    """
+    """One batch: its rows (see `BatchSampler.batches`), its pixels, and its samples' errors."""
 
     def __init__(self, rows, epochs, pad, data_shape):
         self.rows, self.epochs, self.pad = rows, epochs, pad
-        self.data, self.pixels = shared_array((len(rows),) + tuple(data_shape))
+        self.data, self.pixels = shared_array((len(rows), *data_shape))
         self.errors = {}
         # A queue, because a Ctrl-C can break threading.Event, which is written in Python.
         self.done = queue.SimpleQueue()
@@ -60,20 +49,11 @@ def shared_array(shape):
 
 
 class Prefetcher:
-    """Fills a sequence of batches, some in advance of the one that is taken.
+    """Fills a sequence of batches, `ahead` of them in advance of the one that is taken.
 
-    Threads refer to this object and never to the LstIter, so that its garbage collection ends
-    them.
-
-    Parameters
-    ----------
-    batches : iterator of Batch
-        Advanced in the consumer's thread, one batch at a time.
-    fill : callable
-        `fill(batch, slot)` writes one sample. What it raises is kept in `batch.errors[slot]`.
-    num_threads : int
-    ahead : int
-        Number of batches in work beside the one that the consumer has.
+    `fill(batch, slot)` writes one sample; what it raises is kept in `batch.errors[slot]`. The
+    iterator `batches` is advanced in the consumer's thread. Threads refer to this object and
+    never to the LstIter, so that its garbage collection ends them.
     """
 
     def __init__(self, batches, fill, num_threads, ahead):
@@ -82,14 +62,12 @@ class Prefetcher:
         cv2.setNumThreads(0)
         set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
         set_log_level(0)  # OpenCV 5 has moved it
-        self._batches = batches
-        self._fill = fill
-        self._ahead = ahead
+        self._batches, self._fill = batches, fill
+        self._num_threads, self._ahead = num_threads, ahead
         self._waiting = collections.deque()
         self._jobs = queue.SimpleQueue()
         self._stopped = False
         self._process = os.getpid()
-        self._num_threads = num_threads
         self._threads = []
 
     @property
@@ -98,13 +76,7 @@ class Prefetcher:
         return self._process != os.getpid()
 
     def next(self):
-        """The next batch, complete; None at the end of the sequence.
-
-        Raises
-        ------
-        RuntimeError
-            When another thread calls `stop` meanwhile.
-        """
+        """The next batch, complete; None at the end, RuntimeError after `stop` in between."""
         while len(self._threads) < self._num_threads:
             thread = threading.Thread(target=self._work, daemon=True,
                                       name=f"LstIter-{len(self._threads)}")
