@@ -63,17 +63,8 @@ def log_to_stderr(level):
 def run(main, argv=None):
     """Call `main(argv)` and end the process with the exit status that a shell expects.
 
-    Parameters
-    ----------
-    main : callable
-        Takes the list of arguments (None: sys.argv[1:]) and returns an exit status or None.
-
-    Raises
-    ------
-    SystemExit
-        0 or what `main` returned; 2 after an InputError, which is printed in one line on
-        standard error; 130 after Ctrl-C; 141 when the reader of standard output has ended.
-        While threads still decode images, the process ends at once with that status instead.
+    The status is what `main` returned (None: 0); 2 after an InputError, which is printed in one
+    line on standard error; 130 after Ctrl-C; 141 when the reader of standard output has ended.
     """
     try:
         status = main(argv)

@@ -15,10 +15,7 @@ RETRY_SECONDS = (0.2, 2.0)
 
 
 def write_atomically(path, write):
-    """Call `write(name)` with the name of a file that then takes the place of `path`.
-
-    See `atomic_file`.
-    """
+    """Call `write(name)` with the name of a file that then replaces `path`; see `atomic_file`."""
     with atomic_file(path) as name:
         write(name)
 
@@ -27,20 +24,8 @@ def write_atomically(path, write):
 def atomic_file(path):
     """A temporary file in the same folder, flushed to disk and renamed to `path` at the end.
 
-    Parameters
-    ----------
-    path : str
-        File to write. Another process sees the earlier file or the new one, never a part.
-
-    Yields
-    ------
-    str
-        Name of the file to write the content to. An OSError means that writing failed.
-
-    Raises
-    ------
-    InputError
-        When it cannot be written; `path` is then as it was.
+    Yields the name of the file to write the content to. Another process sees the earlier file or
+    the new one, never a part. An OSError becomes an InputError, and `path` is then as it was.
     """
     path = os.path.abspath(path)
     temporary = None
@@ -73,11 +58,7 @@ def atomic_file(path):
 def remove_unfinished(folder, is_own):
     """Remove the temporary files of `write_atomically` that a killed process left behind.
 
-    Parameters
-    ----------
-    folder : str
-    is_own : callable
-        `is_own(name)` says whether a file called `name` is one that only this process writes.
+    `is_own(name)` says whether a file called `name` is one that only this process writes.
     """
     for file in os.listdir(folder):
         if file.startswith(".") and is_own(file.partition("~")[2]):
@@ -85,13 +66,7 @@ def remove_unfinished(folder, is_own):
 
 
 def make_parent_folder(path):
-    """Make the folder in which a file called `path` is to be written.
-
-    Raises
-    ------
-    InputError
-        When it cannot be made.
-    """
+    """Make the folder in which a file called `path` is to be written, or raise an InputError."""
     folder = os.path.dirname(os.path.abspath(path))
     try:
         os.makedirs(folder, exist_ok=True)
@@ -100,13 +75,7 @@ def make_parent_folder(path):
 
 
 def require_regular_file(path):
-    """Refuse a pipe, a device or a folder, which reading would wait for or never finish.
-
-    Raises
-    ------
-    InputError
-        When `path` exists and is none of a regular file and a link to one.
-    """
+    """Raise an InputError where `path` is a pipe, a device or a folder; it need not exist."""
     if os.path.exists(path) and not os.path.isfile(path):
         raise InputError(f"{path}: not a regular file")
 
@@ -114,37 +83,20 @@ def require_regular_file(path):
 def retry_transient_errors(read):
     """Return what `read()` returns, calling it up to three times while it raises a transient error.
 
-    Raises
-    ------
-    OSError
-        What the last call raised; at once where the error is not in TRANSIENT.
+    An OSError that is not in TRANSIENT is raised at once, otherwise that of the last call.
     """
-    waits = iter(RETRY_SECONDS)
-    while True:
+    for wait in RETRY_SECONDS:
         try:
             return read()
         except OSError as error:
-            wait = next(waits, None) if error.errno in TRANSIENT else None
-            if wait is None:
+            if error.errno not in TRANSIENT:
                 raise
         time.sleep(wait)
+    return read()
 
 
 def open_regular_file(path, mode="rb", **options):
-    """Open a file for reading; a pipe or a device, which may block or never end, is refused.
-
-    Parameters
-    ----------
-    path : str
-    mode : str
-    **options
-        Further options of `open`.
-
-    Raises
-    ------
-    OSError
-        At once when it cannot be opened or is not a regular file.
-    """
+    """`open` a file for reading; an OSError is raised at once when it is not a regular file."""
     def open_without_waiting(name, flags):
         return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
 

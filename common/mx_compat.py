@@ -18,34 +18,19 @@ os.environ.setdefault("OMP_NUM_THREADS", str(physical_cores()))
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # turns of waiting before a thread sleeps
 os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")  # a line on standard error for each network
 
+MISSING_PACKAGE = ("sh run_train.sh installs the packages into .venv; by hand: pip install -r "
+                   "requirements.txt, then pip install --no-deps mxnet==1.9.1")
+MISSING_LIBRARY = ("Debian, Ubuntu: apt-get install libgomp1 libquadmath0; Fedora: dnf install "
+                   "libgomp libquadmath; openSUSE: zypper install libgomp1 libquadmath0; without "
+                   "root sh run_train.sh sets up an environment that needs neither")
 
-def load_mxnet():
-    """Import MXNet, which reads the variables above when it is loaded.
-
-    Raises
-    ------
-    SystemExit
-        2, after one line on standard error, where a package or a shared library is missing:
-        no command is running yet that could tell it.
-    """
-    try:
-        from crossentropy_op import mx
-    except ModuleNotFoundError as error:
-        remedy = ("sh run_train.sh installs the packages into .venv; by hand: pip install -r "
-                  "requirements.txt, then pip install --no-deps mxnet==1.9.1")
-        reason = str(error)
-    except OSError as error:
-        remedy = ("Debian, Ubuntu: apt-get install libgomp1 libquadmath0; Fedora: dnf install "
-                  "libgomp libquadmath; openSUSE: zypper install libgomp1 libquadmath0; without "
-                  "root sh run_train.sh sets up an environment that needs neither")
-        reason = str(error)
-    else:
-        return mx
-    print(f"error: MXNet cannot be loaded: {reason} ({remedy})", file=sys.stderr)
-    raise SystemExit(2)
-
-
-mx = load_mxnet()
+try:
+    from crossentropy_op import mx
+except (ModuleNotFoundError, OSError) as error:
+    # No command is running yet that could tell it.
+    remedy = MISSING_LIBRARY if isinstance(error, OSError) else MISSING_PACKAGE
+    print(f"error: MXNet cannot be loaded: {error} ({remedy})", file=sys.stderr)
+    raise SystemExit(2) from None
 
 
 def choose_devices(gpus):

@@ -30,15 +30,7 @@ def physical_cores():
 def cgroup_quota(root="/"):
     """Processors' worth of time that Linux's control groups, versions 1 and 2, allow the process.
 
-    Parameters
-    ----------
-    root : str
-        Folder in which proc/self/cgroup and sys/fs/cgroup are looked up.
-
-    Returns
-    -------
-    float
-        Infinity where nothing limits it.
+    Infinity where nothing limits it. proc/self/cgroup and sys/fs/cgroup are looked up in `root`.
     """
     quota = math.inf
     try:

@@ -21,19 +21,11 @@ UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\
 
 
 def printable(text, max_length=MAX_NAME):
-    """The text with unsafe characters as escapes such as \\x1b and \\u202e, and not too long.
+    """The text (str, bytes or path) in one line, unsafe characters as escapes such as \\x1b.
 
-    Parameters
-    ----------
-    text : str, bytes or os.PathLike
-        Bytes that are not UTF-8 appear as \\xNN, also those that Python keeps in a str.
-    max_length : int, optional
-        Longer text is cut in the middle, where three dots then stand. None: never.
-
-    Returns
-    -------
-    str
-        One line. Made printable once more it is the same.
+    Bytes that are not UTF-8 appear as \\xNN, also those that Python keeps in a str. Text longer
+    than `max_length` (None: of any length) is cut in the middle, where three dots then stand.
+    Made printable once more it is the same.
     """
     text = UNSAFE.sub(_escape, os.fsdecode(text))
     if max_length is not None and len(text) > max_length:
