@@ -79,7 +79,7 @@ class MXNetFinder(importlib.abc.MetaPathFinder):
 
     @staticmethod
     def find_spec(name, path, target=None):
-        """Find a module as Python does, and give MXNet's modules the other loader."""
+        """Find one of MXNet's modules as Python does; None for any other module."""
         if name.partition(".")[0] != "mxnet":
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
@@ -118,7 +118,7 @@ def loss_options(pos_weight=1.0, gamma_pos=0.0, gamma_neg=0.0, clip=0.0, label_s
 
     Returns
     -------
-    dict of str to float
+    dict
         All six options; `pos_weight` is a float or a tuple of floats.
 
     Raises

@@ -35,7 +35,6 @@ class LstIter(mx.io.DataIter):
 
     Parameters
     ----------
-    batch_size : int
     data_shape : tuple of int
         (3, height, width).
     path_imglist : str or LstFile
@@ -73,18 +72,10 @@ class LstIter(mx.io.DataIter):
 
     Attributes
     ----------
-    num_classes : int
-        Number of classes.
-    num_rows : int
-        Number of rows in this shard.
-    num_batches : int
-        Number of batches in this epoch; the same in all shards.
+    num_classes, num_rows : int
+        Number of classes, and of rows in this shard.
     epoch : int
         Number of this epoch, from 0; `reset` begins the next one.
-    num_bad : int
-        Number of bad images in this epoch so far.
-    bad_rows : dict of int to str
-        With "skip": the reason for each row that was ever replaced.
 
     Raises
     ------
@@ -133,7 +124,7 @@ class LstIter(mx.io.DataIter):
                                      last_batch_handle)
         self.num_rows = self._sampler.num_rows
         self._fill = functools.partial(_fill, lst, path_root, augment or Augment(), seed)
-        self.provide_data = [mx.io.DataDesc(data_name, (batch_size,) + data_shape,
+        self.provide_data = [mx.io.DataDesc(data_name, (batch_size, *data_shape),
                                             np.dtype(dtype).type, "NCHW")]
         self.provide_label = [mx.io.DataDesc(label_name, (batch_size, lst.num_classes),
                                              np.float32, "NC")]
@@ -141,14 +132,17 @@ class LstIter(mx.io.DataIter):
 
     @property
     def num_batches(self):
+        """Number of batches in this epoch; the same in all shards."""
         return self._sampler.num_batches(self.epoch)
 
     @property
     def num_bad(self):
+        """Number of bad images in this epoch so far."""
         return self._bad_images.count
 
     @property
     def bad_rows(self):
+        """With "skip": the reason for each row that was ever replaced, by row."""
         return self._bad_images.reasons
 
     def reset(self):
@@ -157,29 +151,19 @@ class LstIter(mx.io.DataIter):
             self.seek(self.epoch + 1, 0)
 
     def seek(self, epoch, batch):
-        """Continue at a batch of an epoch, without reading those before it.
+        """Continue at a batch of an epoch, both numbered from 0, without reading those before it.
 
-        Parameters
-        ----------
-        epoch, batch : int
-            Numbers of the epoch and of the batch in it, from 0. The number of batches stands for
-            the end of the epoch.
-
-        Raises
-        ------
-        InputError
-            When there is no such batch.
+        The number of batches stands for the end of the epoch. An InputError is raised when there
+        is no such batch.
         """
         if epoch < 0 or not 0 <= batch <= self._sampler.num_batches(epoch):
             raise InputError(f"{self.lst.path}: there is no batch {batch} in epoch {epoch}")
         self.close()
-        self.epoch = epoch
-        self._batch = batch
-        self._begun = False
+        self.epoch, self._batch, self._begun = epoch, batch, False
         self._bad_images.reset()
 
     def next(self):
-        """Return the next batch.
+        """Return the next batch, or raise StopIteration at the end of the epoch.
 
         Returns
         -------
@@ -191,8 +175,6 @@ class LstIter(mx.io.DataIter):
 
         Raises
         ------
-        StopIteration
-            At the end of the epoch.
         InputError
             When an image cannot be used, or, with "skip", too many cannot.
         """
@@ -274,9 +256,8 @@ def main(argv=None):
 
     shape = parse_numbers("--image-shape", args.image_shape, int, 3)
     lst = read_lst(args.lst, label_format=args.label_format)
-    names = [str(number) for number in range(lst.num_classes)]
-    if args.labels:
-        names = read_class_names(args.labels, lst.num_classes)
+    names = (read_class_names(args.labels, lst.num_classes) if args.labels
+             else list(map(str, range(lst.num_classes))))
     if args.num_images < 1:
         raise InputError(f"--num-images is at least 1, not {args.num_images}")
     batches = LstIter(min(args.num_images, len(lst)), shape, lst, args.path_root, shuffle=True,
@@ -284,11 +265,10 @@ def main(argv=None):
                       augment=augment_from_args(args), bad_images=args.bad_images)
     with batches:
         batch = batches.next()
-    pixels, labels = batch.data[0].asnumpy(), batch.label[0].asnumpy()
     captions = [f"{lst.ids[row]}: " + ", ".join(
         names[c] if label[c] == 1 else f"{names[c]} {label[c]:g}" for c in np.flatnonzero(label > 0)
-    ) for row, label in zip(batch.index, labels)]
-    contact_sheet.save(args.show, pixels, captions)
+    ) for row, label in zip(batch.index, batch.label[0].asnumpy())]
+    contact_sheet.save(args.show, batch.data[0].asnumpy(), captions)
 
 
 if __name__ == "__main__":
