@@ -10,7 +10,6 @@ the result, and images are cropped before they are resized.
 """
 import math
 import os
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -28,14 +27,6 @@ NEUTRAL = 127  # where there is no image: padding, and samples left out
 REDUCTIONS = ((8, 13.5), (4, 5.5), (2, 2))
 
 
-class ImageInfo(NamedTuple):
-    """An image file's format ("JPEG", ...) and its size in pixels, upright."""
-
-    format: str
-    width: int
-    height: int
-
-
 class ImageError(InputError):
     """An image that cannot be used, with the attributes `path` and `reason`."""
 
@@ -46,7 +37,7 @@ class ImageError(InputError):
 
 
 def read_image(path, out, augment=None, rng=None):
-    """Read an image file into an array, and return its ImageInfo.
+    """Read an image file into an array, and return its Header, with the upright size.
 
     Parameters
     ----------
@@ -65,12 +56,14 @@ def read_image(path, out, augment=None, rng=None):
         When there is no such image or it cannot be used. `out` is then undefined.
     """
     augment = augment or Augment()
-    _, height, width = out.shape
     # Always the same number, so that no option changes the draws of another.
     draws = [rng.random() for _ in range(8)] if rng is not None else None
     try:
-        data = _read_file(path, augment.max_pixels)
-        image, info = _crop_and_resize(data, width, height, augment, draws)
+        data = retry_transient_errors(lambda: _read_once(path, augment.max_pixels))
+        size = out.shape[2], out.shape[1]
+        image, header = _crop_and_resize(data, size, augment, draws)
+    except OSError as error:
+        raise ImageError(path, (error.strerror or str(error)).lower()) from None
     except BadImage as bad:
         raise ImageError(path, str(bad)) from None
     if draws is not None:
@@ -79,15 +72,7 @@ def read_image(path, out, augment=None, rng=None):
         image = jitter_colors(image, augment, draws[5:])
     # OpenCV's pixels are blue, green, red; `split` writes into the planes it is given.
     cv2.split(image, [out[2], out[1], out[0]])
-    return info
-
-
-def _read_file(path, max_pixels):
-    """The bytes of a file; transient errors of shared storage are retried."""
-    try:
-        return retry_transient_errors(lambda: _read_once(path, max_pixels))
-    except OSError as error:
-        raise BadImage((error.strerror or str(error)).lower()) from None
+    return header
 
 
 def _read_once(path, max_pixels):
@@ -100,8 +85,8 @@ def _read_once(path, max_pixels):
         return file.readall()
 
 
-def _crop_and_resize(data, width, height, augment, draws):
-    """The pixels (blue, green, red, uint8, (height, width, 3)) and the file's ImageInfo."""
+def _crop_and_resize(data, size, augment, draws):
+    """The pixels, uint8, (height, width, 3), blue, green, red, and the Header, of upright size."""
     header = read_header(data)
     if header.width * header.height > augment.max_pixels:
         raise BadImage(f"its header says {header.width}x{header.height} pixels, above the limit "
@@ -109,8 +94,7 @@ def _crop_and_resize(data, width, height, augment, draws):
     full_width, full_height = header.width, header.height
     reduction = 1
     if header.format == "JPEG":
-        box = _crop_box(full_width, full_height, width, height, augment, draws)
-        inner = _size_in_sample(full_width, full_height, width, height, augment)
+        box, inner = _layout((full_width, full_height), size, augment, draws)
         # Pixels of the full image per pixel of the sample, in the direction that has fewer.
         ratio = min(box[2] / inner[0], box[3] / inner[1])
         reduction = next((r for r, least in REDUCTIONS if ratio >= least), 1)
@@ -119,31 +103,36 @@ def _crop_and_resize(data, width, height, augment, draws):
     if decoded == 1:
         full_height, full_width = image.shape[:2]  # a damaged file's header may lie
 
-    box = _crop_box(full_width, full_height, width, height, augment, draws)
-    inner_width, inner_height = _size_in_sample(full_width, full_height, width, height, augment)
+    box, inner = _layout((full_width, full_height), size, augment, draws)
     # A shift of half a pixel of the result is visible. At 1/2 the box may move to the grid of the
     # reduced pixels (as it does at full size too); at 1/4 and 1/8 it must not.
     if decoded > 2:
-        image = _resize_between_pixels(image, [edge / decoded for edge in box],
-                                       inner_width, inner_height)
+        image = _resize_between_pixels(image, [edge / decoded for edge in box], inner)
     else:
         grid = 1 if reduction > 2 else reduction
         left, right = _span(box[0], box[2], grid, full_width)
         top, bottom = _span(box[1], box[3], grid, full_height)
         image = image[top // decoded:bottom // decoded, left // decoded:right // decoded]
-        image = _resize(image, inner_width, inner_height)
-    if (inner_width, inner_height) != (width, height):
-        left, top = (width - inner_width) // 2, (height - inner_height) // 2
-        image = cv2.copyMakeBorder(
-            image, top, height - inner_height - top, left, width - inner_width - left,
-            cv2.BORDER_CONSTANT, value=(NEUTRAL, NEUTRAL, NEUTRAL))
-    return image, ImageInfo(header.format, full_width, full_height)
+        image = _resize(image, inner)
+    if inner != size:
+        extra_x, extra_y = size[0] - inner[0], size[1] - inner[1]
+        left, top = extra_x // 2, extra_y // 2
+        image = cv2.copyMakeBorder(image, top, extra_y - top, left, extra_x - left,
+                                   cv2.BORDER_CONSTANT, value=(NEUTRAL, NEUTRAL, NEUTRAL))
+    return image, header._replace(width=full_width, height=full_height, picture=None)
 
 
-def _crop_box(full_width, full_height, width, height, augment, draws):
-    """The part of the full image that becomes the sample: x, y, width, height, in pixels."""
-    if augment.fit != "crop":
-        return 0, 0, full_width, full_height
+def _layout(full, size, augment, draws):
+    """The part of the full image that is shown (x, y, width, height), and its size in the sample.
+
+    Sizes are (width, height). The part's size in the sample is `size` unless it is padded.
+    """
+    (full_width, full_height), (width, height) = full, size
+    if augment.fit == "squash":
+        return (0, 0, *full), size
+    if augment.fit == "pad":
+        scale = min(width / full_width, height / full_height)
+        return (0, 0, *full), tuple(max(1, round(side * scale)) for side in full)
     if augment.random_area and draws is not None:
         low, high = augment.min_random_area, augment.max_random_area
         area = full_width * full_height * (low + (high - low) * draws[0])
@@ -152,23 +141,15 @@ def _crop_box(full_width, full_height, width, height, augment, draws):
         box_height = area / box_width
     else:
         # Pixels of the full image per pixel of the result.
-        step = min(full_width, full_height) / augment.resize if augment.resize else math.inf
+        step = min(full) / augment.resize if augment.resize else math.inf
         step = min(step, full_width / width, full_height / height)
         box_width, box_height = step * width, step * height
     shrink = min(1, full_width / box_width, full_height / box_height)
     box_width, box_height = shrink * box_width, shrink * box_height
     anywhere = draws is not None and (augment.random_crop or augment.random_area)
     across, down = draws[2:4] if anywhere else (0.5, 0.5)
-    return ((full_width - box_width) * across, (full_height - box_height) * down,
-            box_width, box_height)
-
-
-def _size_in_sample(full_width, full_height, width, height, augment):
-    """Width and height of the image in the sample: those of the sample without padding."""
-    if augment.fit != "pad":
-        return width, height
-    scale = min(width / full_width, height / full_height)
-    return max(1, round(full_width * scale)), max(1, round(full_height * scale))
+    x, y = (full_width - box_width) * across, (full_height - box_height) * down
+    return (x, y, box_width, box_height), size
 
 
 def _span(start, length, grid, limit):
@@ -178,17 +159,17 @@ def _span(start, length, grid, limit):
     return first * grid, max(first + 1, min(round((start + length) / grid), cells)) * grid
 
 
-def _resize_between_pixels(image, box, width, height):
+def _resize_between_pixels(image, box, size):
     """Resize a part of the image whose edges lie between pixels."""
-    columns, fractions_x = _positions(box[0], box[2], width)
-    rows, fractions_y = _positions(box[1], box[3], height)
+    columns, fractions_x = _positions(box[0], box[2], size[0])
+    rows, fractions_y = _positions(box[1], box[3], size[1])
     # Positions in OpenCV's own fixed point, because what it makes of others (and of warpAffine's)
     # differs from release to release, and with it each prediction.
     places = np.empty((len(rows), len(columns), 2), np.int16)
     places[..., 0], places[..., 1] = columns, rows[:, None]
     fractions = (fractions_y[:, None] * cv2.INTER_TAB_SIZE + fractions_x).astype(np.uint16)
     image = cv2.remap(image, places, fractions, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
 def _positions(start, length, size):
@@ -199,9 +180,9 @@ def _positions(start, length, size):
     return np.divmod(np.rint(centres * cv2.INTER_TAB_SIZE).astype(np.int64), cv2.INTER_TAB_SIZE)
 
 
-def _resize(image, width, height):
+def _resize(image, size):
     """Resize as by area averaging, but faster where the difference is not visible."""
-    rows, columns = image.shape[:2]
+    (rows, columns), (width, height) = image.shape[:2], size
     # Integer factors are fast. They cut at most a quarter pixel of the result off the end.
     times_x, times_y = max(1, columns // (4 * width)), max(1, rows // (4 * height))
     if times_x > 1 or times_y > 1:
@@ -210,5 +191,4 @@ def _resize(image, width, height):
                            interpolation=cv2.INTER_AREA)
     # Below a factor of 2 linear interpolation skips no pixel either.
     area = columns >= 2 * width or rows >= 2 * height
-    return cv2.resize(image, (width, height),
-                      interpolation=cv2.INTER_AREA if area else cv2.INTER_LINEAR)
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if area else cv2.INTER_LINEAR)
