@@ -165,15 +165,23 @@ class Accuracy(_Mean):
 
 
 class _Total(_Metric):
-    """A total over the batches since the last reset; `of_batch` says what one batch adds to it."""
+    """Arrays that add up over the batches since the last reset; `of_batch` returns one batch's."""
 
     def reset(self):
         """Forget all samples."""
-        self.total = None
+        self.total = {}
+
+    def state(self):
+        """The totals so far."""
+        return self.total
+
+    def load_state(self, state):
+        """Go on from what `state` returned."""
+        self.total = dict(state)
 
     def _add(self, label, prob):
-        part = self.of_batch(label, prob)
-        self.total = part if self.total is None else self.total + part
+        self.total = {name: self.total.get(name, 0) + value
+                      for name, value in self.of_batch(label, prob).items()}
 
 
 class Decisions(_Total):
@@ -201,24 +209,17 @@ class Decisions(_Total):
         self.thresholds, self.top = thresholds, top
 
     def of_batch(self, label, prob):
-        """The batch's Counts."""
+        """The fields of the batch's Counts."""
         predicted = top_k(prob, self.top) if self.top else prob > np.asarray(self.thresholds)
-        return count_decisions(label, predicted)
+        return vars(count_decisions(label, predicted))
 
     def get(self):
         """Names and values."""
         none = np.zeros(1, np.int64)
-        values = decision_metrics(self.total or Counts(none, none, none, none, 0, 0))
+        counts = Counts(**self.total) if self.total else Counts(none, none, none, none, 0, 0)
+        values = decision_metrics(counts)
         suffix = f"-top{self.top}" if self.top else ""
         return [name + suffix for name in values], list(values.values())
-
-    def state(self):
-        """The counts so far."""
-        return {} if self.total is None else vars(self.total)
-
-    def load_state(self, state):
-        """Go on from what `state` returned."""
-        self.total = Counts(**state) if state else None
 
 
 class CalibrationError(_Total):
@@ -236,17 +237,9 @@ class CalibrationError(_Total):
 
     def of_batch(self, label, prob):
         """The batch's calibration bins."""
-        return calibration_bins(label, prob, self.bins)
+        return {"bins": calibration_bins(label, prob, self.bins)}
 
     def get(self):
         """Name and value; NaN without samples."""
-        bins = np.zeros((3, self.bins)) if self.total is None else self.total
+        bins = self.total.get("bins", np.zeros((3, self.bins)))
         return self.name, expected_calibration_error(bins)
-
-    def state(self):
-        """The bins so far."""
-        return {} if self.total is None else {"bins": self.total}
-
-    def load_state(self, state):
-        """Go on from what `state` returned."""
-        self.total = np.array(state["bins"]) if state else None

@@ -16,50 +16,28 @@ LUMA = np.array([0.114, 0.587, 0.299])  # weights of blue, green, red in a grey 
 class Augment:
     """How an image becomes a sample; names and meanings are those of MXNet's iterators.
 
-    Parameters
-    ----------
-    resize : int, optional
-        Pixels of the short side before the crop. None or 0: as small as the crop allows.
-    random_crop : bool
-        Crop anywhere instead of in the middle.
-    random_mirror : bool
-        Mirror every other image, left to right.
-    min_random_area, max_random_area : float
-        Crop a random part of the image's area, in (0, 1], and scale it to the shape.
-        Both 1: off. Takes the place of `resize` and of `random_crop`.
-    max_random_aspect_ratio : float
-        Change that crop's aspect ratio by a factor in [1 - this, 1 + this]; in [0, 1).
-    brightness, contrast, saturation : float
-        Change each by a factor in [1 - this, 1 + this]; in [0, 1]. 0: off.
-    fit : str
-        "crop"; "pad": the whole image, on a grey square where its aspect differs;
-        "squash": the whole image, without keeping its aspect.
-    full_decode : bool
-        Whether to decode JPEGs always at full size, which is slower and looks the same.
-    max_pixels : int
-        Refuse images whose header says more than this many pixels.
-    background : tuple of int
-        Red, green and blue, 0 to 255, of what is put behind transparent images.
-
-    Raises
-    ------
-    InputError
-        When a value is out of its range or two contradict each other.
+    An InputError is raised when a value is out of its range or two contradict each other.
     """
 
-    resize: Optional[int] = None
-    random_crop: bool = False
-    random_mirror: bool = False
+    resize: Optional[int] = None  # pixels of the short side before the crop; None, 0: the least
+    random_crop: bool = False  # crop anywhere instead of in the middle
+    random_mirror: bool = False  # mirror every other image, left to right
+    # Crop a random part of the image's area, in (0, 1], and scale it to the shape. Both 1: off.
+    # Takes the place of `resize` and of `random_crop`.
     min_random_area: float = 1.0
     max_random_area: float = 1.0
+    # Change that crop's aspect ratio by a factor in [1 - this, 1 + this]; in [0, 1).
     max_random_aspect_ratio: float = 0.0
+    # Change each by a factor in [1 - this, 1 + this]; in [0, 1].
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
+    # "pad": the whole image, on a grey square where its aspect differs; "squash": the whole image,
+    # without keeping its aspect.
     fit: str = "crop"
-    full_decode: bool = False
-    max_pixels: int = 100_000_000
-    background: Tuple[int, int, int] = (255, 255, 255)
+    full_decode: bool = False  # decode JPEGs always at full size: slower, and looks the same
+    max_pixels: int = 100_000_000  # refuse images whose header says more
+    background: Tuple[int, int, int] = (255, 255, 255)  # RGB behind transparent images
 
     def __post_init__(self):
         if self.resize is not None and self.resize < 0:

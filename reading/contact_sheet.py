@@ -9,33 +9,27 @@ from common.files import write_atomically
 MARGIN = 8
 LINE = 16  # height of a line of text, in pixels
 LETTER = 7.5  # mean width of a letter, in pixels
+COLUMNS = 6
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
-def draw(images, captions, columns=6):
-    """Draw images, uint8 (count, 3, height, width) RGB, in rows with their captions beneath.
+def save(path, images, captions):
+    """Write images, uint8 (count, 3, height, width) RGB, with captions beneath, as a PNG.
 
-    OpenCV's font has ASCII only; "?" stands for other characters. The sheet is uint8 RGB,
-    (height, width, 3).
+    The path may have any ending. OpenCV's font has ASCII only; "?" stands for other characters.
     """
     count, _, height, width = images.shape
     letters = max(8, int(width / LETTER))
     texts = [textwrap.wrap(caption, letters) or [""] for caption in captions]
-    columns = min(columns, count)
+    columns = min(COLUMNS, count)
     lines = max(len(text) for text in texts)
     step_x, step_y = width + MARGIN, height + LINE * lines + 2 * MARGIN
     sheet = np.full((MARGIN + step_y * -(-count // columns), MARGIN + step_x * columns, 3), 255,
                     np.uint8)
     for number, (image, text) in enumerate(zip(images, texts)):
         x, y = MARGIN + step_x * (number % columns), MARGIN + step_y * (number // columns)
-        sheet[y:y + height, x:x + width] = image.transpose(1, 2, 0)
+        sheet[y:y + height, x:x + width] = image[::-1].transpose(1, 2, 0)  # OpenCV's BGR
         for line, words in enumerate(text, 1):
             cv2.putText(sheet, words.encode("ascii", "replace").decode(),
                         (x, y + height + LINE * line), FONT, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
-    return sheet
-
-
-def save(path, images, captions):
-    """Draw a sheet and write it as a PNG, whatever the ending of the path."""
-    encoded = cv2.imencode(".png", draw(images, captions)[:, :, ::-1])[1]
-    write_atomically(path, encoded.tofile)
+    write_atomically(path, cv2.imencode(".png", sheet)[1].tofile)
