@@ -100,13 +100,13 @@ LARGEST_FLOAT16 = 65504.0
 
 def loss_options(pos_weight=1.0, gamma_pos=0.0, gamma_neg=0.0, clip=0.0, label_smoothing=0.0,
                  grad_scale=1.0):
-    """Check the options of the loss, given as numbers or as text.
+    """Check the options of the loss, given as numbers or as text, and return them as a dict.
 
     Parameters
     ----------
     pos_weight : float, sequence of float, or str
         Weight of the present labels: one number, or one per class ("2.0" or "1.0,3.5");
-        1e-6 to 1e6.
+        1e-6 to 1e6. A float or a tuple of floats in the dict.
     gamma_pos, gamma_neg : float
         Focusing parameters: how much less easy present and easy absent labels count; 0 to 100.
     clip : float
@@ -115,11 +115,6 @@ def loss_options(pos_weight=1.0, gamma_pos=0.0, gamma_neg=0.0, clip=0.0, label_s
         s turns labels into y (1 - s) + s / 2; 0 to 0.99.
     grad_scale : float
         Factor on loss and gradient; 1e-6 to 1e6.
-
-    Returns
-    -------
-    dict
-        All six options; `pos_weight` is a float or a tuple of floats.
 
     Raises
     ------
@@ -154,7 +149,7 @@ def _number(name, value, smallest, largest):
 
 
 def cross_entropy(prob, label, **options):
-    """The loss that the operator's gradient minimises, in numpy.
+    """The loss that the operator's gradient minimises, in numpy; options as `loss_options`.
 
     Parameters
     ----------
@@ -162,8 +157,6 @@ def cross_entropy(prob, label, **options):
         Probabilities, 0 to 1.
     label : array, (batch, classes)
         1 present, 0 absent, in between soft, below 0 unknown.
-    **options
-        As `loss_options`.
 
     Returns
     -------
@@ -193,10 +186,10 @@ class CrossEntropyLoss(mx.operator.CustomOp):
 
     It is computed as the derivative by the logit, which is bounded, divided by p(1-p), the
     derivative of the sigmoid, by which MXNet multiplies it again. So nothing overflows, and the
-    gradient of a logit is exactly p - y for plain cross-entropy. Where p is 0 or 1 in float32, the
-    sigmoid's own derivative is 0, and so is the gradient of the logit. In float16 the quotient is
-    clipped at 65504, so that the gradient of a present label decreases below a logit of about -11:
-    compute the head in float32 (a Cast in front of it) where that matters.
+    gradient of a logit is exactly p - y for plain cross-entropy, or 0 where p is 0 or 1 in float32.
+    In float16 the quotient is clipped at 65504, so that the gradient of a present label decreases
+    below a logit of about -11: compute the head in float32 (a Cast in front of it) where that
+    matters.
     """
 
     def __init__(self, options):
@@ -245,9 +238,8 @@ class CrossEntropyLoss(mx.operator.CustomOp):
 class CrossEntropyLossProp(mx.operator.CustomOpProp):
     """Inputs `data` (probabilities) and `label`, both (batch, classes); output as `data`.
 
-    Options are text, as MXNet passes them: `mx.symbol.Custom(..., pos_weight="2.0")`; see
-    `loss_options`. An invalid option is an MXNetError when shapes are inferred. Where the two
-    input shapes differ, MXNet's error names both.
+    Options are text, as MXNet passes them; see `loss_options`. An invalid option is an MXNetError
+    when shapes are inferred. Where the two input shapes differ, MXNet's error names both.
     """
 
     def __init__(self, **options):

@@ -49,7 +49,7 @@ class LstIter(mx.io.DataIter):
     part_index, num_parts : int
         Index, from 0, and number of shards; only this shard is read. See `BatchSampler`.
     data_name, label_name : str
-        Names of the data and of the label in `provide_data` and `provide_label`.
+        Names in `provide_data` and `provide_label`.
     last_batch_handle : str
         "pad", "discard" or "roll_over", as in mx.image.ImageIter. Padding has the label -1.
     seed : int
@@ -63,8 +63,7 @@ class LstIter(mx.io.DataIter):
     bad_images : str
         What to do with an image that cannot be used. "fail": raise an InputError.
         "skip": replace it by a grey image with the label -1, and raise an InputError once more
-        than 5 % of the epoch's images are bad. "report": replace it, and neither raise nor log;
-        the batch has the reasons.
+        than 5 % of the epoch's images are bad. "report": replace it, and neither raise nor log.
     label_format : str
         "multi-hot" or "indices"; see `read_lst`.
     dtype : str
@@ -151,10 +150,9 @@ class LstIter(mx.io.DataIter):
             self.seek(self.epoch + 1, 0)
 
     def seek(self, epoch, batch):
-        """Continue at a batch of an epoch, both numbered from 0, without reading those before it.
+        """Continue at a batch of an epoch, both from 0; `num_batches` is the end of the epoch.
 
-        The number of batches stands for the end of the epoch. An InputError is raised when there
-        is no such batch.
+        An InputError is raised when there is no such batch.
         """
         if epoch < 0 or not 0 <= batch <= self._sampler.num_batches(epoch):
             raise InputError(f"{self.lst.path}: there is no batch {batch} in epoch {epoch}")
@@ -172,11 +170,6 @@ class LstIter(mx.io.DataIter):
             float32; pad: number of samples at the end that are padding; index: int64,
             (batch_size,), the samples' rows in the .lst file, from 0; bad: dict of int to str,
             the reason for each sample that was replaced.
-
-        Raises
-        ------
-        InputError
-            When an image cannot be used, or, with "skip", too many cannot.
         """
         self._begun = True
         if self._batch == self.num_batches:

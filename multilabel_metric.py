@@ -109,9 +109,6 @@ class MeanAveragePrecision(_Metric):
 class _Mean(_Metric):
     """A sum over a count, since the last reset and, for the epoch's line, since reset_local."""
 
-    def __init__(self, name, output_names=None, label_names=None):
-        super().__init__(name, output_names, label_names, has_global_stats=True)
-
     def state(self):
         """The sum and the count since the last reset."""
         return {"sum": np.float64(self.global_sum_metric), "count": np.int64(self.global_num_inst)}
@@ -139,7 +136,7 @@ class Loss(_Mean):
     """
 
     def __init__(self, options=None, name="loss", output_names=None, label_names=None):
-        super().__init__(name, output_names, label_names)
+        super().__init__(name, output_names, label_names, has_global_stats=True)
         self.options = options or {}
 
     def of_batch(self, label, prob):
@@ -156,7 +153,7 @@ class Accuracy(_Mean):
     """
 
     def __init__(self, name="acc", output_names=None, label_names=None):
-        super().__init__(name, output_names, label_names)
+        super().__init__(name, output_names, label_names, has_global_stats=True)
 
     def of_batch(self, label, prob):
         """The batch's number of correct decisions, and of all decisions."""

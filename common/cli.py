@@ -22,9 +22,9 @@ class InputError(ValueError):
 class ArgumentParser(argparse.ArgumentParser):
     """An argparse.ArgumentParser with --version, whose errors take one line."""
 
-    def __init__(self, *args, add_help=True, **options):
-        super().__init__(*args, add_help=add_help, **options)
-        if add_help:
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        if self.add_help:
             self.add_argument("--version", action="version", version=f"%(prog)s {VERSION}",
                               help="show the version and exit")
 

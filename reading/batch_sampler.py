@@ -20,22 +20,11 @@ class BatchSampler:
     the same number of batches, as synchronous training needs: "pad" pads the shorter shards,
     "discard" and "roll_over" leave out the row that some shards have more than others.
 
-    Parameters
-    ----------
-    last_batch_handle : str
-        "pad": the last batch is filled up with the epoch's first rows.
-        "discard": rows that do not fill a batch are left out.
-        "roll_over": they come first in the next epoch.
+    "pad" fills the last batch up with the epoch's first rows. "discard" leaves out the rows that
+    do not fill a batch; with "roll_over" they come first in the next epoch.
 
-    Attributes
-    ----------
-    num_rows : int
-        Number of rows of this shard in an epoch, without padding.
-
-    Raises
-    ------
-    InputError
-        When a value is out of its range, or there would never be a batch.
+    The attribute `num_rows` is that of this shard in an epoch, without padding. An InputError is
+    raised when a value is out of its range, or there would never be a batch.
     """
 
     def __init__(self, num_rows, batch_size, shuffle=False, seed=0, part_index=0, num_parts=1,
@@ -79,14 +68,10 @@ class BatchSampler:
         return self.num_batches(epoch) * self.batch_size
 
     def batches(self, epoch, start=0):
-        """Yield an epoch's batches from number `start` on.
+        """Yield (rows, epochs, pad) of an epoch's batches from number `start` on.
 
-        Yields
-        ------
-        rows, epochs : numpy.ndarray
-            int64, (batch_size,): rows of the .lst file, and the epoch that each belongs to.
-        pad : int
-            Number of samples at the end that are padding.
+        The rows of the .lst file, and the epoch that each belongs to, are int64, (batch_size,);
+        `pad` is the number of samples at the end that are padding.
         """
         for number in range(start, self.num_batches(epoch)):
             yield self._batch(epoch, number)

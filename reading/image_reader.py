@@ -43,7 +43,7 @@ def read_image(path, out, augment=None, rng=None):
     ----------
     path : str
         JPEG, PNG, GIF (its first picture), BMP, WebP or TIFF, of 8 or 16 bits and any colours.
-        Transparent images are put on `augment.background`. EXIF rotation is applied.
+        EXIF rotation is applied.
     out : numpy.ndarray
         uint8, (3, height, width), each plane contiguous. Receives RGB, 0 to 255.
     augment : Augment, optional
