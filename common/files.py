@@ -97,10 +97,9 @@ def retry_transient_errors(read):
 
 def open_regular_file(path, mode="rb", **options):
     """`open` a file for reading; an OSError is raised at once when it is not a regular file."""
-    def open_without_waiting(name, flags):
-        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
-
-    file = open(path, mode, opener=open_without_waiting, **options)  # noqa: SIM115
+    nonblocking = getattr(os, "O_NONBLOCK", 0)
+    file = open(path, mode, **options,  # noqa: SIM115
+                opener=lambda name, flags: os.open(name, flags | nonblocking))
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise OSError(errno.EINVAL, "is not a regular file, but a pipe or a device")

@@ -9,10 +9,8 @@ def processors():
 
     A container's CPU quota is kept: with 1.5 processors' worth of time it is 2.
     """
-    if hasattr(os, "sched_getaffinity"):
-        count = len(os.sched_getaffinity(0))
-    else:
-        count = os.cpu_count() or 1
+    count = (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
+             else os.cpu_count() or 1)
     return math.ceil(min(count, max(cgroup_quota(), 1)))
 
 
@@ -32,11 +30,11 @@ def cgroup_quota(root="/"):
 
     Infinity where nothing limits it. proc/self/cgroup and sys/fs/cgroup are looked up in `root`.
     """
-    quota = math.inf
     try:
         lines = Path(root, "proc/self/cgroup").read_text().splitlines()
     except OSError:
-        return quota
+        return math.inf
+    quota = math.inf
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):

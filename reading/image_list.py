@@ -22,14 +22,10 @@ class ImageList:
         self.num_classes = num_classes
         self._names = []
         for path in paths:
-            if os.path.isdir(path):
-                found = list(_walk(path))
-                if not found:
-                    raise InputError(f"{printable(path)}: holds no images "
-                                     f"({' '.join(IMAGE_ENDINGS)})")
-                self._names.extend(found)
-            else:
-                self._names.append(path)
+            found = list(_walk(path)) if os.path.isdir(path) else [path]
+            if not found:
+                raise InputError(f"{printable(path)}: holds no images ({' '.join(IMAGE_ENDINGS)})")
+            self._names += found
 
     def __len__(self):
         return len(self._names)

@@ -69,9 +69,8 @@ class LstFile:
 
     Attributes
     ----------
-    path : str
+    path, label_format : str
     num_classes : int
-    label_format : str
     ids : numpy.ndarray
         int64, (rows,): the first field of each row. IDs may repeat.
     checksum : str
