@@ -378,7 +378,7 @@ def test_too_little_memory_is_told_in_one_line(tiny_network, small_demo, tmp_pat
     def little():
         resource.setrlimit(resource.RLIMIT_AS, (16 << 30, 16 << 30))
 
-    flags = training_flags(tiny_network, small_demo, tmp_path, image_shape="3,8000,8000")
+    flags = training_flags(tiny_network, small_demo, tmp_path, image_shape="3,20000,20000")
     text = script("train_multilabel.py", *flags, status=2, preexec_fn=little)
     assert "out of memory: a smaller --batch-size" in text.splitlines()[-1]
     assert "Traceback" not in text
