@@ -46,30 +46,24 @@ RULES = {
 
 
 def parse_json(text):
-    """The value of a JSON text from a stranger.
+    """The value of a JSON text from a stranger; an InputError says why it cannot be read.
 
-    Raises
-    ------
-    InputError
-        When it is not JSON, or nested too deeply, or holds NaN, infinity or an excessively long
-        number.
+    NaN, infinity and excessively long numbers are refused, too.
     """
+    def parse_int(digits):
+        if len(digits) > 20:  # converting a million digits takes Python minutes
+            raise ValueError("a number of more than 20 digits")
+        return int(digits)
+
+    def refuse_constant(name):
+        raise ValueError(f"{name} is not JSON")
+
     try:
-        return json.loads(text, parse_int=_parse_int, parse_constant=_refuse_constant)
+        return json.loads(text, parse_int=parse_int, parse_constant=refuse_constant)
     except RecursionError:
         raise InputError("its JSON is nested too deeply") from None
     except ValueError as error:
         raise InputError(f"its JSON cannot be read: {error}") from None
-
-
-def _parse_int(text):
-    if len(text) > 20:  # converting a million digits takes Python minutes
-        raise ValueError("a number of more than 20 digits")
-    return int(text)
-
-
-def _refuse_constant(name):
-    raise ValueError(f"{name} is not JSON")
 
 
 def check_attribute(name, value, source):
@@ -83,28 +77,15 @@ def check_attribute(name, value, source):
 
 
 def read_attributes(texts, source):
-    """Parse and check attributes.
+    """Parse the attributes of `data`, `texts`, that are called `__rgb_NAME__`: values by NAME.
 
-    Parameters
-    ----------
-    texts : dict of str to str
-        Attributes of `data`; those that are not called `__rgb_NAME__` are left to MXNet.
-    source : str
-        File that an error names.
-
-    Returns
-    -------
-    dict of str to object
-
-    Raises
-    ------
-    InputError
-        When an attribute is not known, is not JSON, or has a value that it cannot have.
+    An InputError names the file `source` where an attribute is not known, is not JSON, or has a
+    value that it cannot have.
     """
     values = {}
     for key, text in texts.items():
         if not key.startswith("__rgb_") or not key.endswith("__"):
-            continue
+            continue  # MXNet's own
         name = key[len("__rgb_"):-2]
         try:
             values[name] = parse_json(text)

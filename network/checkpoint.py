@@ -44,11 +44,6 @@ def normalised_data(mean, std, dtype="float32"):
         `(cast(data) - rgb_mean) / rgb_std`, (batch, 3, height, width).
     constants : dict of str to mx.nd.NDArray
         `rgb_mean` and `rgb_std`, each (1, 3, 1, 1) float32, to go into arg_params.
-
-    Raises
-    ------
-    InputError
-        When a value is not finite, or a std is not above 0.
     """
     constants = {}
     for name, values in zip(CONSTANTS, (mean, std)):
@@ -77,49 +72,28 @@ def has_normalisation(sym):
 
 
 def with_normalisation(sym, mean, std, dtype="float32"):
-    """A network whose `data` takes raw pixels; an earlier normalisation is replaced.
+    """The network and the constants, as `normalised_data`, with a `data` that takes raw pixels.
 
-    Parameters
-    ----------
-    sym : mx.sym.Symbol
-        With an input `data`.
-    mean, std, dtype
-        As `normalised_data`.
-
-    Returns
-    -------
-    symbol : mx.sym.Symbol
-        Its attributes (see `set_attributes`) are kept.
-    constants : dict of str to mx.nd.NDArray
+    An earlier normalisation is replaced; attributes (see `set_attributes`) are kept.
     """
-    attributes = get_attributes(sym)
     graph = json.loads(sym.tojson())
-    nodes = graph["nodes"]
     name = "data"
     if has_normalisation(sym):
         # The new normalisation takes the place of the old one's last layer.
-        name = next(n for n in ("rgb_dtype", "rgb_normalised") if n in [x["name"] for x in nodes])
-    for node in nodes:
-        if dtype != "float32" and node["op"] == "null":
-            node.get("attrs", {}).pop("__dtype__", None)  # let the type follow from the pixels'
+        names = [node["name"] for node in graph["nodes"]]
+        name = "rgb_dtype" if "rgb_dtype" in names else "rgb_normalised"
+    if dtype != "float32":
+        for node in graph["nodes"]:
+            if node["op"] == "null":
+                node.get("attrs", {}).pop("__dtype__", None)  # the type follows from the pixels'
     pixels, constants = normalised_data(mean, std, dtype)
-    return set_attributes(with_layer(graph, name, pixels), **attributes), constants
+    return set_attributes(with_layer(graph, name, pixels), **get_attributes(sym)), constants
 
 
 def with_layer(graph, name, layer):
-    """The network of a graph with one layer replaced by another.
+    """The network of `graph`, a parsed `tojson`, with `layer` in place of the layer `name`.
 
-    Parameters
-    ----------
-    graph : dict
-        Parsed `tojson` of a symbol; modified.
-    name : str
-        Name of the layer or input that is replaced.
-    layer : mx.sym.Symbol
-
-    Returns
-    -------
-    mx.sym.Symbol
+    The graph is modified.
     """
     nodes = graph["nodes"]
     next(node for node in nodes if node["name"] == name).update(op="null", inputs=[], attrs={})
@@ -128,44 +102,20 @@ def with_layer(graph, name, layer):
 
 
 def get_attributes(sym, source="the network"):
-    """The attributes of a network: class names, image size and others.
-
-    Parameters
-    ----------
-    sym : mx.sym.Symbol
-    source : str
-        File that an error names.
-
-    Returns
-    -------
-    dict of str to object
-        The values that `set_attributes` stored, by their names; see network/attributes.py.
-
-    Raises
-    ------
-    InputError
-        When an attribute is not known or has a value that it cannot have.
-    """
+    """The values that `set_attributes` stored, by their names; an error names the file `source`."""
     return read_attributes(sym.attr_dict().get("data", {}), source)
 
 
 def set_attributes(sym, **values):
-    """A copy of the network that carries these values in its symbol file.
+    """A copy of the network that carries these values as attributes of its input `data`.
 
     Parameters
     ----------
     sym : mx.sym.Symbol
-        A network with an input called `data`.
     **values
-        Stored as JSON in the attribute `__rgb_NAME__` of `data`; None removes the attribute.
-        network/attributes.py has the names and the values that they may have: `class_names`
-        (list of str), `image_shape` ([3, height, width]), `resize` (pixels of the short side
-        before the crop), `fit` ("crop", "pad" or "squash"), and others.
-
-    Raises
-    ------
-    InputError
-        When the network has no input called data, or an attribute cannot have this value.
+        None removes the attribute. network/attributes.py has the names and the values that they
+        may have: `class_names` (list of str), `image_shape` ([3, height, width]), `resize` (pixels
+        of the short side before the crop), `fit` ("crop", "pad" or "squash"), and others.
     """
     graph = json.loads(sym.tojson())
     node = next((n for n in graph["nodes"] if n["op"] == "null" and n["name"] == "data"), None)
@@ -181,25 +131,10 @@ def set_attributes(sym, **values):
 
 
 def load(prefix, epoch):
-    """Read a checkpoint.
+    """Read PREFIX-symbol.json and PREFIX-NNNN.params: symbol, arg_params, aux_params.
 
-    Parameters
-    ----------
-    prefix : str
-        Path up to `-symbol.json`.
-    epoch : int
-        The NNNN of `-NNNN.params`.
-
-    Returns
-    -------
-    sym : mx.sym.Symbol
-    arg_params, aux_params : dict of str to mx.nd.NDArray
-
-    Raises
-    ------
-    InputError
-        When a file is missing, is cut short, does not belong to the other one, or holds what
-        MXNet would crash on.
+    An InputError says where a file is missing, is cut short, does not belong to the other one, or
+    holds what MXNet would crash on.
     """
     symbol_file, params_file = f"{prefix}-symbol.json", f"{prefix}-{epoch:04d}.params"
     for name in (symbol_file, params_file):
@@ -211,17 +146,15 @@ def load(prefix, epoch):
     check_params(params_file)
     with mxnet_errors(f"{params_file}: not an MXNet parameter file"):
         saved = mx.nd.load(params_file)
-    arg_params, aux_params = {}, {}
-    for key, value in saved.items():
-        kind, _, name = key.partition(":")
-        {"arg": arg_params, "aux": aux_params}.get(kind, {})[name] = value
+    arg_params, aux_params = ({key[4:]: value for key, value in saved.items()
+                               if key.startswith(kind)} for kind in ("arg:", "aux:"))
+    inputs = set(sym.list_arguments())
     absent = (set(sym.list_auxiliary_states()) - set(aux_params)
-              or set(sym.list_arguments()) - set(arg_params) - {"data"})
+              or inputs - set(arg_params) - {"data"})
     absent = sorted(n for n in absent if not n.endswith("label"))
     if absent:
         raise InputError(f"{params_file}: not of {symbol_file}: lacks {absent[0]}"
                          + (f" and {len(absent) - 1} more" if absent[1:] else ""))
-    inputs = set(sym.list_arguments())
     if "data" not in inputs or (inputs & set(CONSTANTS) and not has_normalisation(sym)):
         raise InputError(f"{symbol_file}: " + (
             "has no input called data" if "data" not in inputs else
@@ -234,15 +167,10 @@ def load(prefix, epoch):
 
 
 def save(prefix, epoch, sym, arg_params, aux_params):
-    """Write a checkpoint, each file atomically.
-
-    Raises
-    ------
-    InputError
-        When it cannot be written (no space, no permission); the earlier files stay as they were.
-    """
-    params = {f"arg:{name}": value.as_in_context(mx.cpu()) for name, value in arg_params.items()}
-    params.update((f"aux:{n}", value.as_in_context(mx.cpu())) for n, value in aux_params.items())
+    """Write a checkpoint, each file atomically: after an InputError the earlier ones remain."""
+    params = {f"{kind}:{name}": value.as_in_context(mx.cpu())
+              for kind, values in (("arg", arg_params), ("aux", aux_params))
+              for name, value in values.items()}
 
     def write(name):
         try:
@@ -256,13 +184,7 @@ def save(prefix, epoch, sym, arg_params, aux_params):
 
 
 def save_symbol(prefix, sym):
-    """Write PREFIX-symbol.json atomically.
-
-    Raises
-    ------
-    InputError
-        When it cannot be written; the earlier file stays as it was.
-    """
+    """Write PREFIX-symbol.json atomically."""
     text = sym.tojson()
     write_atomically(f"{prefix}-symbol.json", lambda name: Path(name).write_text(text))
 

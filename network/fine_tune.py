@@ -26,25 +26,17 @@ def find_features(sym):
 
     The classifier is the last FullyConnected or Convolution that nothing but pooling,
     activations, reshaping and an output layer follow. In a network without one it is the last
-    layer.
-
-    Raises
-    ------
-    InputError
-        When the network has several outputs.
+    layer; a network with several outputs is an InputError.
     """
     graph = json.loads(sym.tojson())
+    nodes = graph["nodes"]
     if len(graph["heads"]) != 1:
         raise InputError("the network has several outputs; name the layer to build on with "
                          f"--layer-before-fullc: {likely_layers(sym)}")
-    index = graph["heads"][0][0]
-    while graph["nodes"][index]["op"] in AFTER_CLASSIFIER:
-        index = graph["nodes"][index]["inputs"][0][0]
-    if graph["nodes"][index]["op"] in CLASSIFIERS:
-        index = graph["nodes"][index]["inputs"][0][0]
-    else:
-        index = graph["heads"][0][0]
-    return graph["nodes"][index]["name"]
+    last = node = nodes[graph["heads"][0][0]]
+    while node["op"] in AFTER_CLASSIFIER:
+        node = nodes[node["inputs"][0][0]]
+    return (nodes[node["inputs"][0][0]] if node["op"] in CLASSIFIERS else last)["name"]
 
 
 def likely_layers(sym):
@@ -83,11 +75,6 @@ def get_fine_tune_model(sym, arg_params, num_classes, layer_name=None, dtype="fl
         The new network; its output is the probabilities, (batch, num_classes).
     new_args : dict of str to mx.nd.NDArray
         Pretrained parameters of the layers that were kept.
-
-    Raises
-    ------
-    InputError
-        When there is no such layer; the message lists the likely ones.
     """
     layers = sym.get_internals()
     name = layer_name or find_features(sym)
@@ -112,33 +99,12 @@ def get_fine_tune_model(sym, arg_params, num_classes, layer_name=None, dtype="fl
                              name="fc_pool")
         net = mx.sym.Flatten(net, name="fc_flatten")
     # A backbone that has a layer called fc of its own keeps it.
-    head = "fc" if "fc_weight" not in kept else "fc_multilabel"
-    net = with_head(net, num_classes, head, loss)
-    return net, {key: arg_params[key] for key in kept if key in arg_params}
-
-
-def with_head(features, num_classes, name, loss):
-    """The multi-label head on features: a classifier, the sigmoid `sig`, and the loss `softmax`.
-
-    Parameters
-    ----------
-    features : mx.sym.Symbol
-        (batch, values), float32.
-    num_classes : int
-    name : str
-        Name of the classifier, a FullyConnected.
-    loss : dict
-        Options of CrossEntropyLoss, see crossentropy_op.loss_options.
-
-    Returns
-    -------
-    mx.sym.Symbol
-        The probabilities, (batch, num_classes).
-    """
-    net = mx.sym.FullyConnected(features, num_hidden=num_classes, name=name)
+    net = mx.sym.FullyConnected(net, num_hidden=num_classes,
+                                name="fc_multilabel" if "fc_weight" in kept else "fc")
     net = mx.sym.sigmoid(net, name="sig")
-    return mx.sym.Custom(net, name="softmax", op_type="CrossEntropyLoss",
-                         **{option: str(value) for option, value in loss.items()})
+    net = mx.sym.Custom(net, name="softmax", op_type="CrossEntropyLoss",
+                        **{option: str(value) for option, value in loss.items()})
+    return net, {key: arg_params[key] for key in kept if key in arg_params}
 
 
 def load_pretrained(args):
@@ -163,10 +129,7 @@ def load_pretrained(args):
 def frozen_parameters(net, freeze):
     """Names of the parameters that --freeze keeps constant; always those of the normalisation.
 
-    Raises
-    ------
-    InputError
-        When a regular expression matches no parameter, or all.
+    A regular expression that matches no parameter, or all, is an InputError.
     """
     parameters = [n for n in net.list_arguments() if n not in ("data", "softmax_label")]
     head = split_head(net)[1]
@@ -202,14 +165,9 @@ def training_symbol(net, frozen, head_lr_mult):
 
 
 def split_head(net):
-    """Split a network of get_fine_tune_model into backbone and classifier.
+    """The classifier's input, (batch, values), and its name, `fc` mostly.
 
-    Returns
-    -------
-    features : mx.sym.Symbol
-        Input of the classifier, (batch, values).
-    name : str
-        Name of the classifier, `fc` mostly.
+    `net` is a network of get_fine_tune_model.
     """
     classifier = net.get_children()[0].get_children()[0]  # the backbone may have a `sig`, too
     return classifier.get_children()[0], classifier.name
@@ -218,13 +176,8 @@ def split_head(net):
 def without_loss(symbol):
     """The network up to its probabilities, which CrossEntropyLoss would only pass on."""
     graph = json.loads(symbol.tojson())
-    head, output = graph["nodes"][graph["heads"][0][0]], 0
-    if head["op"] != "Custom":
-        return symbol
-    node, output, *_ = head["inputs"][0]
-    name = graph["nodes"][node]["name"]
-    layers = symbol.get_internals()
-    return layers[f"{name}_output" if f"{name}_output" in layers.list_outputs() else name]
+    head = graph["nodes"][graph["heads"][0][0]]
+    return symbol.get_children()[0] if head["op"] == "Custom" else symbol
 
 
 def in_float32(net, arg_params, aux_params):

@@ -46,7 +46,7 @@ class ForwardPass:
         self.num_values = self._module.output_shapes[0][1][1]
 
     def __call__(self, data, count=None, mirror=False):
-        """Start to compute the outputs of a batch.
+        """Start to compute the Outputs of a batch.
 
         Parameters
         ----------
@@ -56,10 +56,6 @@ class ForwardPass:
             default.
         mirror : bool
             Mirror each image first, left to right.
-
-        Returns
-        -------
-        Outputs
         """
         if mirror:
             # mx.nd.flip takes ten times as long.

@@ -8,6 +8,7 @@ magic number (4), the kind of storage (4; from MXNet 1.0 on), the number of dime
 dimensions (8 bytes each), device type and number (4, 4), type of values (4), and the values.
 Before MXNet 0.11 the magic number was missing and a dimension had 4 bytes.
 """
+import math
 import os
 import struct
 
@@ -26,15 +27,8 @@ DEVICE_TYPES = (1, 2, 3, 5)  # CPU, GPU, and two kinds of shared CPU memory
 def check_params(path):
     """Check the structure of a file of dense, named arrays.
 
-    Parameters
-    ----------
-    path : str
-
-    Raises
-    ------
-    InputError
-        When the file is another one, is cut short or too long, or holds an array that is sparse,
-        has no values, or has more dimensions than those of image classifiers.
+    An InputError says where the file is another one, is cut short or too long, or holds an array
+    that is sparse, has no values, or has more dimensions than those of image classifiers.
     """
     try:
         with open(path, "rb") as file:
@@ -77,10 +71,7 @@ def _check(file, size):
         if min(shape) < 1 or kind not in range(len(VALUE_BYTES)) or (
                 device not in DEVICE_TYPES or not 0 <= index < 1024):
             raise InputError(f"{name}: shape {shape}, type {kind}, device {device}, {index}")
-        values = VALUE_BYTES[kind]
-        for side in shape:
-            values *= side
-        skip(values)
+        skip(VALUE_BYTES[kind] * math.prod(shape))
     names = set()
     if read("<Q") != (count,):
         raise InputError(f"it does not name each of its {count} arrays")

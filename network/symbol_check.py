@@ -54,41 +54,29 @@ NUM_INPUTS = {name: number for number, names in OPERATORS.items() for name in na
 
 # Ranges of the numbers in attributes, by the attributes' names: MXNet divides and allocates by
 # them, and counts axes with them.
-RANGES = {
-    **dict.fromkeys(("kernel", "stride", "dilate", "block_size", "nsize", "reps", "repeats",
-                     "scale"), (1, 1 << 10)),
-    **dict.fromkeys(("num_group", "num_groups", "num_filter", "num_hidden", "ndev"), (1, 1 << 17)),
-    **dict.fromkeys(("num_args", "num_outputs"), (1, 1000)),
-    **dict.fromkeys(("height", "width", "output_size"), (1, 1 << 13)),
-    **dict.fromkeys(("pad", "adj", "pad_width"), (0, 1 << 10)),
-    **dict.fromkeys(("target_shape", "offset", "h_w", "workspace"), (0, 1 << 13)),
-    **dict.fromkeys(("axis", "axes", "dim", "dim1", "dim2", "lhs_axes", "rhs_axes"), (-8, 8)),
-    **dict.fromkeys(("begin", "end", "step"), (-1 << 31, 1 << 31)),
-    "shape": (-4, 1 << 24), "__shape__": (-1, 1 << 28),
-    "__dtype__": (-1, 7),  # MXNet's numbers of types, from float32 to bool
-    "__storage_type__": (-1, 0),  # nothing sparse
-}
+RANGES = {name: limits for limits, names in {
+    (1, 1 << 10): "kernel stride dilate block_size nsize reps repeats scale",
+    (1, 1 << 17): "num_group num_groups num_filter num_hidden ndev",
+    (1, 1000): "num_args num_outputs",
+    (1, 1 << 13): "height width output_size",
+    (0, 1 << 10): "pad adj pad_width",
+    (0, 1 << 13): "target_shape offset h_w workspace",
+    (-8, 8): "axis axes dim dim1 dim2 lhs_axes rhs_axes",
+    (-1 << 31, 1 << 31): "begin end step",
+    (-4, 1 << 24): "shape",
+    (-1, 1 << 28): "__shape__",
+    (-1, 7): "__dtype__",  # MXNet's numbers of types, from float32 to bool
+    (-1, 0): "__storage_type__",  # nothing sparse
+}.items() for name in names.split()}
 NUMBER = r"\s*(?:-?\d{1,12}L?|None)\s*"
 NUMBERS = re.compile(rf"\s*[(\[]?\s*({NUMBER}(?:,{NUMBER})*,?)?\s*[)\]]?\s*")
 ASCII = re.compile(r"[ -~]{1,500}")
 
 
 def checked_symbol(path):
-    """Read a symbol file and check what MXNet does not.
+    """The graph of a symbol file as JSON for mx.sym.load_json, after checks that MXNet lacks.
 
-    Parameters
-    ----------
-    path : str
-
-    Returns
-    -------
-    str
-        JSON of the same graph, for mx.sym.load_json.
-
-    Raises
-    ------
-    InputError
-        When the file is not a symbol file, or its graph is one that MXNet must not load.
+    An InputError says why it is not a symbol file, or has a graph that MXNet must not load.
     """
     try:
         if os.path.getsize(path) > MOST_BYTES:
