@@ -9,19 +9,8 @@ from common.text import printable
 def best_and_worst(class_names, average_precision, support, count=5):
     """The classes of the highest and of the lowest average precision, as lines of a table.
 
-    Parameters
-    ----------
-    class_names : list of str
-    average_precision : array of (classes,)
-        NaN where no label is present; such classes are left out.
-    support : array of (classes,)
-        Present labels.
-    count : int
-        Classes at each end. All are shown where there are no more than twice as many.
-
-    Returns
-    -------
-    list of str
+    `count` classes at each end; all where there are no more than twice as many. Those without a
+    present label, which have NaN, are left out. `support` has the number of present labels.
 
     Example
     -------

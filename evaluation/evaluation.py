@@ -21,23 +21,12 @@ TOP = 3
 
 @dataclass
 class LabelledImages:
-    """Images of a .lst with their labels and predicted probabilities.
+    """Images of a .lst with their labels and predicted probabilities, both (samples, classes)."""
 
-    Attributes
-    ----------
-    names : list of str
-        File names.
-    root : str
-        Folder that the names start from.
-    label : np.ndarray, (samples, classes), int8
-        1 present, 0 absent, -1 unknown.
-    prob : np.ndarray, (samples, classes), float32
-    """
-
-    names: list
-    root: str
-    label: np.ndarray
-    prob: np.ndarray
+    names: list  # file names
+    root: str  # folder that the names start from
+    label: np.ndarray  # int8: 1 present, 0 absent, -1 unknown
+    prob: np.ndarray  # float32
 
 
 class Evaluation:
@@ -46,9 +35,7 @@ class Evaluation:
     Parameters
     ----------
     class_names : list of str
-    label : np.ndarray, (samples, classes)
-        Above 0.5 present, below 0 unknown, else absent.
-    prob : np.ndarray, (samples, classes)
+    label, prob : np.ndarray, (samples, classes)
     thresholds : np.ndarray of (classes,), optional
         Chosen thresholds, to be evaluated beside 0.5.
 
@@ -89,15 +76,12 @@ class Evaluation:
 
     def lines(self):
         """Yield the lines of a table for a terminal."""
-        rules = list(self.overall)
-        names = list(self.overall["0.5"])
         yield (f"{self.num_samples} images, {len(self.class_names)} classes: "
                f"mAP {self.mean_average_precision:.4f}, ECE {self.calibration_error:.4f}")
-        yield f"{'predicted':>9}" + "".join(f"{name:>9}" for name in names)
-        for rule in rules:
+        yield f"{'predicted':>9}" + "".join(f"{name:>9}" for name in self.overall["0.5"])
+        for rule, values in self.overall.items():
             condition = rule if rule == f"top-{TOP}" else f"> {rule}"
-            yield f"{condition:>9}" + "".join(
-                f"{self.overall[rule][name]:9.4f}" for name in names)
+            yield f"{condition:>9}" + "".join(f"{value:9.4f}" for value in values.values())
         yield from best_and_worst(self.class_names, self.average_precision, self.support)
 
     def as_json(self):

@@ -20,43 +20,40 @@ import numpy as np
 CALIBRATION_BINS = 15
 
 
-def precision_recall_curve(label, score):
-    """Precision and recall of one class at every threshold, the strictest first.
+def ranking(label, score):
+    """The counts of one class at every threshold, the strictest first.
 
     Parameters
     ----------
     label : np.ndarray, (samples,)
-        Above 0.5 present, below 0 unknown (left out), else absent. One must be present.
+        One of them must be known.
     score : np.ndarray, (samples,)
-        Higher means likelier present. Samples of equal score share a threshold.
+        Higher means likelier present. Samples of equal score are on the same side of a threshold.
 
     Returns
     -------
-    precision, recall : np.ndarray, (thresholds,)
+    scores, true_positives, predicted : np.ndarray, (thresholds,)
+        The different scores, and how many samples have this score or a higher one.
     """
     known = label >= 0
     present, score = label[known] > 0.5, score[known]
     order = np.argsort(-score, kind="stable")
-    score, found = score[order], np.cumsum(present[order])
-    threshold = np.append(np.flatnonzero(np.diff(score)), len(score) - 1)
-    return found[threshold] / (threshold + 1), found[threshold] / found[-1]
+    score, true_positives = score[order], np.cumsum(present[order])
+    last = np.append(np.flatnonzero(np.diff(score)), len(score) - 1)
+    return score[last], true_positives[last], last + 1
+
+
+def precision_recall_curve(label, score):
+    """Precision and recall, as `ranking`, of a class with a present label."""
+    _, true_positives, predicted = ranking(label, score)
+    return true_positives / predicted, true_positives / true_positives[-1]
 
 
 def average_precision(label, score):
-    """Average precision of one class, over all points, as scikit-learn defines it.
+    """Average precision of one class, 0 to 1; NaN where no label is present.
 
-    The sum over thresholds of (recall gained) * precision; see
-    sklearn.metrics.average_precision_score.
-
-    Parameters
-    ----------
-    label, score : np.ndarray, (samples,)
-        As `precision_recall_curve`.
-
-    Returns
-    -------
-    float
-        0 to 1; NaN where no label is present.
+    Over all points, as sklearn.metrics.average_precision_score: the sum over thresholds of
+    (recall gained) * precision. `label` and `score` as for `ranking`.
     """
     if not (label > 0.5).any():
         return float("nan")
@@ -66,44 +63,22 @@ def average_precision(label, score):
 
 @dataclass
 class Counts:
-    """Counts of correct and wrong decisions; those of several batches add up.
+    """Counts of correct and wrong decisions; those of several batches add up."""
 
-    Attributes
-    ----------
-    true_positives, false_positives, false_negatives, true_negatives : np.ndarray
-        (classes,), int64.
-    exact : int
-        Samples whose known labels were all predicted correctly.
-    samples : int
-        Samples with a known label.
-    """
-
-    true_positives: np.ndarray
+    true_positives: np.ndarray  # (classes,), int64, as the next three
     false_positives: np.ndarray
     false_negatives: np.ndarray
     true_negatives: np.ndarray
-    exact: int
-    samples: int
+    exact: int  # samples whose known labels were all predicted correctly
+    samples: int  # samples with a known label
 
     def __add__(self, other):
         return Counts(*(mine + its for mine, its in zip(astuple(self), astuple(other))))
 
 
 def count_decisions(label, predicted):
-    """Compare decisions with labels.
-
-    Parameters
-    ----------
-    label : np.ndarray, (samples, classes)
-    predicted : np.ndarray, (samples, classes), bool
-        Predicted positives.
-
-    Returns
-    -------
-    Counts
-    """
-    known = label >= 0
-    present = label > 0.5
+    """The Counts of the predicted positives, bool; both arrays are (samples, classes)."""
+    known, present = label >= 0, label > 0.5
     labelled = known.any(axis=1)
     correct = ((predicted == present) | ~known).all(axis=1)
     cells = (predicted & present, predicted & ~present, ~predicted & present,
@@ -113,18 +88,9 @@ def count_decisions(label, predicted):
 
 
 def top_k(score, k):
-    """Predict each sample's k highest scores as positive.
+    """Predict each sample's k highest scores as positive: (samples, classes), bool.
 
     Of equal scores the class with the lower number comes first.
-
-    Parameters
-    ----------
-    score : np.ndarray, (samples, classes)
-    k : int
-
-    Returns
-    -------
-    np.ndarray, (samples, classes), bool
     """
     predicted = np.zeros(score.shape, bool)
     first = np.argsort(-score, axis=1, kind="stable")[:, :k]
@@ -139,14 +105,7 @@ def ratio(part, whole, if_zero=np.nan):
 
 
 def per_class_metrics(counts):
-    """Precision, recall, F1 and support of each class.
-
-    Returns
-    -------
-    dict of str to np.ndarray, (classes,)
-        precision: NaN without predicted positives; recall: NaN without present labels;
-        F1: NaN without either; support: number of present labels.
-    """
+    """precision, recall, F1 and support (number of present labels): a dict of (classes,)."""
     support = counts.true_positives + counts.false_negatives
     predicted = counts.true_positives + counts.false_positives
     return {"precision": ratio(counts.true_positives, predicted),
@@ -155,16 +114,12 @@ def per_class_metrics(counts):
 
 
 def decision_metrics(counts):
-    """Metrics over all classes.
+    """Metrics over all classes: a dict of float.
 
-    Returns
-    -------
-    dict of str to float
-        CP, CR: precision and recall, averaged over the classes that have a present label, and
-        CF1, their harmonic mean; as in the literature, the precision of a class without predicted
-        positives counts as 0 there. OP, OR, OF1: the same over all decisions at once.
-        hamming: share of wrong decisions. exact: share of samples without a wrong decision.
-        NaN where there is nothing to average.
+    CP, CR: precision and recall, averaged over the classes that have a present label, and CF1,
+    their harmonic mean; as in the literature, the precision of a class without predicted positives
+    counts as 0 there. OP, OR, OF1: the same over all decisions at once. hamming: share of wrong
+    decisions. exact: share of samples without a wrong decision.
     """
     classes = per_class_metrics(counts)
     has_labels = classes["support"] > 0
@@ -172,30 +127,23 @@ def decision_metrics(counts):
     predicted = correct + counts.false_positives.sum()
     wrong = counts.false_positives.sum() + counts.false_negatives.sum()
     decisions = wrong + correct + counts.true_negatives.sum()
-    cp, cr = np.nan, np.nan
+    cp = cr = cf1 = np.nan
     if has_labels.any():
         cp = np.nan_to_num(classes["precision"][has_labels]).mean()
         cr = classes["recall"][has_labels].mean()
-    values = {"CP": cp, "CR": cr, "CF1": _harmonic(cp, cr), "OP": ratio(correct, predicted),
+        cf1 = 2 * cp * cr / (cp + cr) if cp + cr > 0 else 0.0
+    values = {"CP": cp, "CR": cr, "CF1": cf1, "OP": ratio(correct, predicted),
               "OR": ratio(correct, support), "OF1": ratio(2 * correct, predicted + support),
               "hamming": ratio(wrong, decisions), "exact": ratio(counts.exact, counts.samples)}
     return {name: float(value) for name, value in values.items()}
 
 
-def _harmonic(a, b):
-    return 2 * a * b / (a + b) if a + b != 0 else 0.0
-
-
 def calibration_bins(label, prob, bins=CALIBRATION_BINS):
-    """Count decisions by their probability, in bins of equal width.
+    """Count decisions by their probability, in bins of equal width: (3, bins), float64.
 
-    A probability on the edge of two bins belongs to the lower one, as in scikit-learn.
-
-    Returns
-    -------
-    np.ndarray, (3, bins), float64
-        Per bin: number of decisions, sum of their probabilities, number of present labels. The
-        arrays of several batches add up.
+    Per bin: number of decisions, sum of their probabilities, number of present labels. A
+    probability on the edge of two bins belongs to the lower one, as in scikit-learn. The arrays of
+    several batches add up.
     """
     known = label >= 0
     prob, present = prob[known].astype(np.float64), label[known] > 0.5
@@ -205,22 +153,12 @@ def calibration_bins(label, prob, bins=CALIBRATION_BINS):
 
 
 def expected_calibration_error(bins):
-    """The mean distance between probabilities and the share of labels that are present.
+    """The mean distance between probabilities and the share of labels present, from the bins.
 
     With B_m the decisions (one per sample and class) whose probability falls into bin m:
-    sum over m of |B_m| / N * |mean probability of B_m - share of present labels in B_m|.
-    It is Guo et al., "On Calibration of Modern Neural Networks", ICML 2017
+    sum over m of |B_m| / N * |mean probability of B_m - share of present labels in B_m|, 0 to 1;
+    NaN without decisions. It is Guo et al., "On Calibration of Modern Neural Networks", ICML 2017
     (https://arxiv.org/abs/1706.04599), with the probability of presence as the confidence.
-
-    Parameters
-    ----------
-    bins : np.ndarray, (3, bins)
-        From `calibration_bins`.
-
-    Returns
-    -------
-    float
-        0 to 1; NaN without decisions.
     """
     count, probability, present = bins
     return float(np.abs(probability - present).sum() / count.sum()) if count.any() else np.nan

@@ -9,18 +9,10 @@ from common.files import atomic_file
 
 @contextlib.contextmanager
 def open_output(path=None):
-    """A text file in UTF-8, to be written in a `with` block.
+    """A text file in UTF-8, to be written in a `with` block; None: standard output.
 
-    Parameters
-    ----------
-    path : str, optional
-        A file appears when the block has ended, or not at all; a pipe or a device is written
-        directly. None: standard output.
-
-    Raises
-    ------
-    InputError
-        When it cannot be written.
+    A file appears when the block has ended, or not at all; a pipe or a device is written directly.
+    An InputError says why it cannot be written.
     """
     if path is None:
         sys.stdout.reconfigure(encoding="utf-8", newline="")

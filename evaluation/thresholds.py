@@ -1,18 +1,19 @@
 """Choosing the probability above which a class counts as present, from labelled samples."""
 import numpy as np
 
+from evaluation.metrics import ranking
+
 DEFAULT = 0.5
 NEVER = 1.0  # no probability is above it
 ALWAYS = -1.0  # every probability is above it
 
 
 def choose_threshold(label, prob, min_precision=None):
-    """The best threshold of one class on these samples.
+    """The best threshold of one class on these samples, labelled as in evaluation/metrics.py.
 
     Parameters
     ----------
     label : np.ndarray, (samples,)
-        Above 0.5 present, below 0 unknown (left out), else absent.
     prob : np.ndarray, (samples,)
         0 to 1.
     min_precision : float, optional
@@ -32,15 +33,9 @@ def choose_threshold(label, prob, min_precision=None):
     >>> choose_threshold(np.array([1, 1, 0, 0]), np.array([.9, .5, .25, .1]))
     0.375
     """
-    known = label >= 0
-    present, prob = label[known] > 0.5, prob[known].astype(np.float64)
-    if not present.any():
+    if not (label > 0.5).any():
         return None
-    order = np.argsort(-prob, kind="stable")
-    prob, true_positives = prob[order], np.cumsum(present[order])
-    # Samples of equal probability are on the same side of any threshold.
-    last = np.append(np.flatnonzero(np.diff(prob)), len(prob) - 1)
-    true_positives, predicted = true_positives[last], last + 1
+    prob, true_positives, predicted = ranking(label, prob.astype(np.float64))
     if min_precision is None:
         best = np.argmax(true_positives / (predicted + true_positives[-1]))  # half the F1
     else:
@@ -48,19 +43,12 @@ def choose_threshold(label, prob, min_precision=None):
         if not precise.any():
             return NEVER
         best = np.argmax(np.where(precise, true_positives, -1))
-    lowest = prob[last[best]]
-    below = prob[last[best] + 1] if last[best] + 1 < len(prob) else 0.0
+    lowest, below = np.append(prob, 0)[best:best + 2]
     return float((lowest + below) / 2) if lowest > 0 else ALWAYS
 
 
 def fit_thresholds(label, prob, min_precision=None):
-    """Choose a threshold for each class.
-
-    Parameters
-    ----------
-    label, prob : np.ndarray, (samples, classes)
-    min_precision : float, optional
-        See `choose_threshold`.
+    """Choose a threshold for each class, as `choose_threshold`; arrays are (samples, classes).
 
     Returns
     -------
@@ -73,4 +61,4 @@ def fit_thresholds(label, prob, min_precision=None):
     chosen = [choose_threshold(y, p, min_precision) for y, p in zip(label.T, prob.T)]
     without = [c for c, threshold in enumerate(chosen) if threshold is None]
     unreachable = [c for c, threshold in enumerate(chosen) if threshold == NEVER]
-    return (np.array([DEFAULT if t is None else t for t in chosen]), without, unreachable)
+    return np.array([DEFAULT if t is None else t for t in chosen]), without, unreachable
