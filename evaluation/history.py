@@ -15,18 +15,7 @@ def history_files(prefix):
 
 
 def read_history(path):
-    """Rows of a run's table, oldest first: dicts of column to float.
-
-    Parameters
-    ----------
-    path : str
-        No such file gives no rows.
-
-    Raises
-    ------
-    InputError
-        When it is not such a file.
-    """
+    """Rows of a run's table, oldest first: dicts of column to float. No such file: no rows."""
     if not os.path.exists(path):
         return []
     try:
@@ -48,26 +37,29 @@ def write_history(prefix, rows):
             writer.writerows({k: f"{v:.6g}" for k, v in row.items()} for row in rows)
 
     write_atomically(table, write)
-    write_atomically(chart, lambda name: draw_history(name, rows))
+    write_atomically(chart, lambda name: _draw_history(name, rows))
 
 
-def draw_history(path, rows):
+def plot_metric(axes, rows, metric, training, validation):
+    """Plot "loss" or "mAP" over the epochs, with options of the two curves for axes.plot."""
+    for label, name, options in (("training", "train", training), ("validation", "val", validation)):
+        column = f"{name}-{metric}"
+        points = [(row["epoch"], row[column]) for row in rows if column in row]
+        if points:
+            axes.plot(*zip(*points), marker="o", label=label, **options)
+    axes.set_xlabel("epoch")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+
+
+def _draw_history(path, rows):
     """Draw loss and mAP over the epochs into a PNG file."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    loss, score = figure.subplots(1, 2)
-    for axes, title, curves in (
-            (loss, "loss", (("training", "train-loss"), ("validation", "val-loss"))),
-            (score, "mAP", (("training", "train-mAP"), ("validation", "val-mAP")))):
-        for (name, column), colour in zip(curves, ("#4878a8", "#d1622b")):
-            points = [(row["epoch"], row[column]) for row in rows if column in row]
-            if points:
-                axes.plot(*zip(*points), marker="o", markersize=4, color=colour, label=name)
-        axes.set(title=title, xlabel="epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+    for axes, metric in zip(figure.subplots(1, 2), ("loss", "mAP")):
+        plot_metric(axes, rows, metric, training={"color": "#4878a8", "markersize": 4},
+                    validation={"color": "#d1622b", "markersize": 4})
+        axes.set_title(metric)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         if axes.lines:

@@ -8,6 +8,7 @@ import re
 
 import numpy as np
 
+from evaluation.history import plot_metric
 from evaluation.metrics import precision_recall_curve, ratio
 
 # Placeholder colours, and the CSS variable that takes the place of each.
@@ -19,12 +20,9 @@ MAX_BARS = 100
 
 
 def _figure(width, height):
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasSVG(figure)
-    return figure
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _style(axes, grid="both"):
@@ -83,7 +81,7 @@ def average_precision_bars(class_names, average_precision, support):
         top = len(order) - 0.2
         axes.text(1.02, top, "AP", size=9, color=SOFT)
         axes.text(1.28, top, "labels", ha="right", size=9, color=SOFT)
-    axes.set_yticks(places, [_escape_dollars(_shorten(class_names[c])) for c in order])
+    axes.set_yticks(places, [_tick_label(class_names[c], 22) for c in order])
     axes.set(xlim=(0, 1.3), ylim=(-0.6, len(order) + 0.3), xticks=(0, 0.5, 1))
     _style(axes, grid=None)
     axes.tick_params(axis="y", labelcolor=INK)
@@ -93,11 +91,7 @@ def average_precision_bars(class_names, average_precision, support):
 def precision_recall_curves(label, prob, per_class):
     """One curve per class, and the point of its threshold; the page highlights one of them.
 
-    Parameters
-    ----------
-    label, prob : np.ndarray, (samples, classes)
-    per_class : dict of str to np.ndarray, (classes,)
-        precision and recall at the thresholds.
+    `per_class` has precision and recall at the thresholds, both (classes,).
     """
     figure = _figure(4.8, 4.2)
     axes = figure.subplots()
@@ -158,34 +152,25 @@ def co_occurrence_charts(class_names, label, predicted):
     """Co-occurrence of the classes in labels and in predictions: two charts of the same classes.
 
     Of more than MAX_CO_OCCURRENCE_CLASSES classes only the most frequent are drawn.
-
-    Returns
-    -------
-    list of str
-        SVG of the labels and of the predictions.
     """
-    known, present = label >= 0, label > 0.5
-    classes = np.sort(np.argsort(-present.sum(axis=0), kind="stable")[:MAX_CO_OCCURRENCE_CLASSES])
-    known, present, predicted = (
-        cells[:, classes] for cells in (known, present, predicted & known))
-    # Similar rows next to each other form visible blocks.
-    truth = co_occurrence(present, known)
-    order = _order_by_similarity(truth)
-    names = [_escape_dollars(_shorten(class_names[c], 14)) for c in classes[order]]
+    frequent = np.argsort(-(label > 0.5).sum(axis=0), kind="stable")[:MAX_CO_OCCURRENCE_CLASSES]
+    classes = np.sort(frequent)
+    label, predicted = label[:, classes], predicted[:, classes]
+    known = label >= 0
+    truth = co_occurrence(label > 0.5, known)
+    order = _order_by_similarity(truth)  # similar rows next to each other form visible blocks
+    names = [_tick_label(class_names[c], 14) for c in classes[order]]
     return [_matrix(shares[np.ix_(order, order)], names, description) for shares, description in (
         (truth, "Co-occurrence of classes in the labels"),
-        (co_occurrence(predicted, known), "Co-occurrence of classes in the predictions"))]
+        (co_occurrence(predicted & known, known), "Co-occurrence of classes in the predictions"))]
 
 
 def _order_by_similarity(shares):
     """An order in which each class is followed by the most similar of the remaining ones."""
-    if not len(shares):
-        return []
-    rest = list(range(1, len(shares)))
-    order = [0]
+    rest, order = list(range(len(shares))), []
     similarity = shares + shares.T
     while rest:
-        following = max(rest, key=lambda c: similarity[order[-1], c])
+        following = max(rest, key=lambda c: similarity[order[-1], c]) if order else 0
         rest.remove(following)
         order.append(following)
     return order
@@ -216,22 +201,16 @@ def _matrix(shares, names, description):
 def history_charts(rows):
     """Loss and mAP over the epochs, from the rows of NAME-history.csv: two SVG, or none."""
     charts = []
-    if not rows:
-        return charts
-    for metric in ("loss", "mAP"):
+    for metric in ("loss", "mAP") if rows else ():
         figure = _figure(4.8, 2.7)
         axes = figure.subplots()
-        for name, colour, style in (("train", SECOND, (0, (4, 2))), ("val", ACCENT, "solid")):
-            points = [(row["epoch"], row[f"{name}-{metric}"]) for row in rows
-                      if f"{name}-{metric}" in row]
-            if points:
-                axes.plot(*zip(*points), color=colour, linestyle=style, marker="o", markersize=4.5,
-                          label={"train": "training", "val": "validation"}[name])
-        axes.set(xlabel="epoch", ylabel=metric)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        plot_metric(axes, rows, metric,
+                    training={"color": SECOND, "linestyle": (0, (4, 2)), "markersize": 4.5},
+                    validation={"color": ACCENT, "markersize": 4.5})
+        axes.set_ylabel(metric)
         if len(rows) == 1:
-            axes.set(xlim=(rows[0]["epoch"] - 0.5, rows[0]["epoch"] + 0.5),
-                     xticks=[rows[0]["epoch"]])
+            epoch = rows[0]["epoch"]
+            axes.set(xlim=(epoch - 0.5, epoch + 0.5), xticks=[epoch])
         _style(axes)
         if axes.lines:
             axes.legend(frameon=False, labelcolor=INK, fontsize=9)
@@ -239,10 +218,6 @@ def history_charts(rows):
     return charts
 
 
-def _shorten(name, length=22):
-    return name if len(name) <= length else name[:length - 1] + "…"
-
-
-def _escape_dollars(name):
-    """The name with escaped dollar signs, in which matplotlib would see formulas."""
-    return name.replace("$", r"\$")
+def _tick_label(name, length):
+    """The name, shortened, with escaped dollar signs, in which matplotlib would see formulas."""
+    return (name if len(name) <= length else name[:length - 1] + "…").replace("$", r"\$")
