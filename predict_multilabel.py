@@ -76,15 +76,7 @@ def make_output_folders(args):
 
 
 def write_predictions(args, classifier, images, predictions):
-    """Write the predictions to --out, batch by batch.
-
-    Parameters
-    ----------
-    args : argparse.Namespace
-    classifier : Classifier
-    images : LstFile or ImageList
-    predictions : iterable
-        From `classifier.predict`.
+    """Write what `classifier.predict` yields to --out, batch by batch.
 
     Returns
     -------

@@ -21,10 +21,7 @@ from reading.image_reader import Augment
 class Classifier:
     """A checkpoint and what its symbol file says about reading images and naming classes.
 
-    Parameters
-    ----------
-    prefix, epoch
-        As checkpoint.load.
+    An InputError says why it cannot be read, or is no fine-tuned network that takes raw pixels.
 
     Attributes
     ----------
@@ -39,11 +36,6 @@ class Classifier:
         Version of this project that trained the network; None: the checkpoint does not say.
     data_shape : tuple of int
         (3, height, width).
-
-    Raises
-    ------
-    InputError
-        When it cannot be read, or is not a fine-tuned network that takes raw pixels.
     """
 
     def __init__(self, prefix, epoch):
@@ -79,7 +71,9 @@ class Classifier:
                                  "classes")
 
     def open(self, images, path_root="", batch_size=64, num_threads=None, **augment):
-        """An iterator over images, which reads them as validation in training did.
+        """An LstIter over images, which reads them as validation in training did.
+
+        It goes on after an image that cannot be used; see `bad` of its batches.
 
         Parameters
         ----------
@@ -92,11 +86,6 @@ class Classifier:
         num_threads : int, optional
         **augment
             Further options of Augment, such as max_pixels.
-
-        Returns
-        -------
-        LstIter
-            It goes on after an image that cannot be used; see `bad` of its batches.
         """
         batches = -(-len(images) // batch_size)
         return LstIter(-(-len(images) // batches), self.data_shape, images, path_root,
@@ -117,18 +106,13 @@ class Classifier:
         ------
         batch : mx.io.DataBatch
         prob : np.ndarray, (batch_size - pad, classes), float32
-
-        Raises
-        ------
-        InputError
-            When the network's output is NaN or infinity.
+            Finite; an InputError where training has diverged.
         """
-        network, arg_params, aux_params = self._network, self.arg_params, self.aux_params
+        network = self._network, self.arg_params, self.aux_params
         if devices[0].device_type == "cpu":
-            network, arg_params, aux_params = in_float32(network, arg_params, aux_params)
+            network = in_float32(*network)
         with mxnet_errors(f"{self.prefix}-symbol.json: the network cannot be computed"):
-            forward = ForwardPass(network, arg_params, aux_params, batches.provide_data[0],
-                                  devices)
+            forward = ForwardPass(*network, batches.provide_data[0], devices)
         waiting = None
         for batch in batches:
             # MXNet computes in the background; meanwhile the caller gets the batch before.

@@ -42,8 +42,8 @@ def write_history(prefix, rows):
 
 def plot_metric(axes, rows, metric, training, validation):
     """Plot "loss" or "mAP" over the epochs, with options of the two curves for axes.plot."""
-    for label, name, options in (("training", "train", training), ("validation", "val", validation)):
-        column = f"{name}-{metric}"
+    for column, label, options in ((f"train-{metric}", "training", training),
+                                   (f"val-{metric}", "validation", validation)):
         points = [(row["epoch"], row[column]) for row in rows if column in row]
         if points:
             axes.plot(*zip(*points), marker="o", label=label, **options)

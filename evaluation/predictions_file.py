@@ -51,21 +51,23 @@ class PredictionsFile:
         self._thresholds = thresholds
         self._top, self._above = top, above
         self._short = top is not None or above is not None
-        columns_too = file_format == "csv" and not self._short
-        self._names = unique_columns(map(self._text, class_names),
-                                     taken=("name", "error") if columns_too else ())
+        taken = ("name", "error") if file_format == "csv" and not self._short else ()
+        self._names = unique_columns(map(self._text, class_names), taken)
         self._csv = None
         if file_format == "csv":
             # With line ends of \r\n the writer quotes cells that hold either of the two.
             self._csv = csv.writer(SimpleNamespace(write=lambda row: file.write(row[:-2] + "\n")))
-            columns = ["class", "probability"] if self._short else self._names
-            self._csv.writerow(["name", *columns, "error"])
+            self._columns = ["class", "probability"] if self._short else self._names
+            self._csv.writerow(["name", *self._columns, "error"])
 
     def write(self, name, prob):
         """Write the probabilities, (classes,), of an image."""
         name = self._text(name)
         if self._short:
-            listed = [(self._names[c], _rounded(prob[c])) for c in self._listed(prob)]
+            order = np.argsort(-prob, kind="stable")
+            if self._above is not None:
+                order = order[(prob > self._above)[order]]
+            listed = [(self._names[c], _rounded(prob[c])) for c in order[:self._top]]
             if self._csv:
                 self._csv.writerows([name, *pair, ""] for pair in listed or [("", "")])
             else:
@@ -81,15 +83,9 @@ class PredictionsFile:
         """Write why an image could not be used."""
         name, reason = self._text(name), self._text(reason)
         if self._csv:
-            self._csv.writerow([name, *[""] * (2 if self._short else len(self._names)), reason])
+            self._csv.writerow([name, *[""] * len(self._columns), reason])
         else:
             self._json(name=name, error=reason)
-
-    def _listed(self, prob):
-        order = np.argsort(-prob, kind="stable")
-        if self._above is not None:
-            order = order[(prob > self._above)[order]]
-        return order[:self._top]
 
     def _json(self, **row):
         self._file.write(json.dumps(row, ensure_ascii=False) + "\n")

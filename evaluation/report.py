@@ -36,56 +36,44 @@ METRICS = {
 
 
 def write_report(folder, classifier, evaluation, samples, max_pixels=Augment.max_pixels):
-    """Write index.html into a folder.
+    """Write index.html into an existing folder, and return its path.
 
     Parameters
     ----------
     folder : str
-        An existing folder.
     classifier : Classifier
     evaluation : Evaluation
         Of these samples.
     samples : LabelledImages
     max_pixels : int
         Images of more pixels get no thumbnail.
-
-    Returns
-    -------
-    str
-        Path of the file.
-
-    Raises
-    ------
-    InputError
-        When it cannot be written.
     """
-    label, prob = samples.label, samples.prob
-    photos, sheets = describe_photos(choose_photos(label, prob, classifier.thresholds), samples,
-                                     classifier.thresholds, max_pixels)
-    data = {"classes": evaluation.class_names, "photos": photos, "sheets": sheets,
-            "totals": count_images(label, prob, classifier.thresholds),
-            "sentences": [_sentence(evaluation, c) for c in range(len(evaluation.class_names))]}
+    label, prob, thresholds = samples.label, samples.prob, classifier.thresholds
+    names = evaluation.class_names
+    photos, sheets = describe_photos(choose_photos(label, prob, thresholds), samples, thresholds,
+                                     max_pixels)
+    data = {"classes": names, "photos": photos, "sheets": sheets,
+            "totals": count_images(label, prob, thresholds),
+            "sentences": [_sentence(evaluation, c) for c in range(len(names))]}
+    title = f"{os.path.basename(classifier.prefix)}, epoch {classifier.epoch}"
     history = _history_section(classifier.prefix)
     template = hide_sections(_read("report_page.html"), empty_sections(evaluation, label))
     page = fill_template(template, {
         "style": _read("report_page.css"), "script": _read("report_page.js"),
-        "data": script_json(data), "title": html.escape(_title(classifier)),
-        "subtitle": html.escape(_subtitle(evaluation)),
+        "data": script_json(data), "title": html.escape(title), "subtitle": _subtitle(evaluation),
         "versions": html.escape(_versions(classifier)), "tiles": _tiles(evaluation),
         "overall": _overall_table(evaluation), "classes": _class_table(evaluation),
         "bars": charts.average_precision_bars(
-            evaluation.class_names, evaluation.average_precision, evaluation.support),
+            names, evaluation.average_precision, evaluation.support),
         "curves": charts.precision_recall_curves(
             label, prob, list(evaluation.per_class.values())[-1]),
         "calibration": charts.calibration_chart(evaluation.calibration),
         "bins": str(CALIBRATION_BINS),
-        "co_occurrence": _figures(charts.co_occurrence_charts(
-            evaluation.class_names, label, prob > classifier.thresholds),
-            ("<b>Labels</b>", "<b>Predictions</b>"), wide=True),
+        "co_occurrence": _figures(charts.co_occurrence_charts(names, label, prob > thresholds),
+                                  ("<b>Labels</b>", "<b>Predictions</b>"), wide=True),
         "history": history, "training": history and '<a href="#training">Training</a>\n    ',
-        "options": "".join(f'<option value="{c}">{html.escape(name)}</option>'
-                           for c, name in sorted(enumerate(evaluation.class_names),
-                                                 key=lambda pair: pair[1].lower()))})
+        "options": "".join(f'<option value="{c}">{html.escape(names[c])}</option>'
+                           for c in sorted(range(len(names)), key=lambda c: names[c].lower()))})
     path = os.path.join(folder, "index.html")
     write_atomically(path, lambda name: Path(name).write_text(
         page, encoding="utf-8", errors="backslashreplace"))
@@ -107,10 +95,6 @@ def _read(name):
     return (PAGE / name).read_text(encoding="utf-8")
 
 
-def _title(classifier):
-    return f"{os.path.basename(classifier.prefix)}, epoch {classifier.epoch}"
-
-
 def _subtitle(evaluation):
     counts = (_count(evaluation.num_samples, "labelled image"),
               _count(len(evaluation.class_names), "class", "classes"),
@@ -129,8 +113,8 @@ def _count(number, noun, plural=None):
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
-def _number(value, digits=3):
-    return "–" if math.isnan(value) else f"{value:.{digits}f}"
+def _number(value):
+    return "–" if math.isnan(value) else f"{value:.3f}"
 
 
 def _percent(value):
@@ -165,24 +149,19 @@ def _overall_table(evaluation):
 
 
 def _class_table(evaluation):
-    columns = [("labels", evaluation.support), ("AP", evaluation.average_precision)]
+    columns = {"labels": evaluation.support, "AP": evaluation.average_precision}
     for rule, values in evaluation.per_class.items():
         if rule == "chosen":
-            columns.append(("threshold", evaluation.thresholds))
-        sign = " > 0.5" if rule == "0.5" else " > threshold"
-        columns += [(name + sign, values[name]) for name in ("precision", "recall", "F1")]
-    head = "".join(_column(name) for name in ["class"] + [name for name, _ in columns])
+            columns["threshold"] = evaluation.thresholds
+        small = f"<small>&gt; {'0.5' if rule == '0.5' else 'threshold'}</small>"
+        columns.update({name + small: values[name] for name in ("precision", "recall", "F1")})
+    head = "".join(f'<th scope="col" aria-sort="none"><button type="button">{name}</button></th>'
+                   for name in ("class", *columns))
     rows = "".join(
         f'<tr data-class="{c}"><th scope="row"><button type="button">{html.escape(name)}'
-        "</button></th>" + "".join(_cell(column, values[c]) for column, values in columns)
+        "</button></th>" + "".join(_cell(column, values[c]) for column, values in columns.items())
         + "</tr>" for c, name in enumerate(evaluation.class_names))
     return f'<table id="classes"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
-
-
-def _column(name):
-    what, _, condition = name.partition(" > ")
-    small = f"<small>&gt; {condition}</small>" if condition else ""
-    return (f'<th scope="col" aria-sort="none"><button type="button">{what}{small}</button></th>')
 
 
 def _cell(column, value):
@@ -214,11 +193,10 @@ def _figures(drawings, captions, wide=False):
 
 def empty_sections(evaluation, label):
     """Ids of the page's sections that have nothing to show for these labels."""
-    present = evaluation.support.any()
-    return [name for name, content in (
-        ("metrics", evaluation.num_samples), ("by-class", evaluation.num_samples),
-        ("charts", present), ("calibration", evaluation.num_samples),
-        ("co-occurrence", present and label.shape[1] > 1)) if not content]
+    empty = [] if evaluation.num_samples else ["metrics", "by-class", "calibration"]
+    if not evaluation.support.any():
+        return [*empty, "charts", "co-occurrence"]
+    return empty if label.shape[1] > 1 else [*empty, "co-occurrence"]
 
 
 def hide_sections(template, names):
@@ -235,9 +213,7 @@ def _history_section(prefix):
         drawings = charts.history_charts(read_history(path))
     except InputError as error:
         logger.warning("warning: no training history in the report: %s", error)
-        drawings = []
-    if not drawings:
         return ""
-    return ('<section id="training"><h2>Training</h2><div class="pair">'
-            + _figures(drawings, ("<b>Loss</b>", "<b>Mean average precision</b>")) + "</div>"
-            "</section>")
+    figures = _figures(drawings, ("<b>Loss</b>", "<b>Mean average precision</b>"))
+    return figures and ('<section id="training"><h2>Training</h2><div class="pair">'
+                        f"{figures}</div></section>")

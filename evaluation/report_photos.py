@@ -25,7 +25,6 @@ def choose_photos(label, prob, thresholds, seed=0):
     ----------
     label, prob : np.ndarray, (samples, classes)
     thresholds : float or np.ndarray of (classes,)
-        A class is predicted where its probability is above its threshold.
 
     Returns
     -------
@@ -58,13 +57,10 @@ def choose_photos(label, prob, thresholds, seed=0):
 
 
 def count_images(label, prob, thresholds):
-    """Count the images that the sheets of `choose_photos` are chosen from.
+    """Count the images that `choose_photos` chooses from: a dict by the sheet's name.
 
-    Returns
-    -------
-    dict of str to dict
-        By the sheet's name. images: int; classes: list of int, the images of each class, for
-        false_negatives and false_positives only.
+    images: int; classes: list of int, the images of each class, for false_negatives and
+    false_positives only.
     """
     mistakes = _mistakes(label, prob, thresholds)
     return {"wrong": {"images": int(np.logical_or(*mistakes.values()).any(axis=1).sum())},
@@ -73,11 +69,18 @@ def count_images(label, prob, thresholds):
                       "classes": cells.sum(axis=0).tolist()} for name, cells in mistakes.items()}}
 
 
+def _decisions(label, prob, thresholds):
+    """The decisions that a photo shows, by their kind, bool; unknown: predicted, not labelled."""
+    known, present, predicted = label >= 0, label > 0.5, prob > thresholds
+    return {"true_positives": present & predicted,
+            "false_positives": known & ~present & predicted,
+            "false_negatives": present & ~predicted, "unknown": ~known & predicted}
+
+
 def _mistakes(label, prob, thresholds):
     """The wrong decisions by their kind, each (samples, classes), bool."""
-    present, predicted = label > 0.5, prob > thresholds
-    return {"false_negatives": present & ~predicted,
-            "false_positives": (label >= 0) & ~present & predicted}
+    decisions = _decisions(label, prob, thresholds)
+    return {kind: decisions[kind] for kind in ("false_negatives", "false_positives")}
 
 
 def _largest_gaps(gap, cells):
@@ -87,24 +90,15 @@ def _largest_gaps(gap, cells):
 
 
 def describe_photos(sheets, samples, thresholds, max_pixels=Augment.max_pixels):
-    """The data of the photos on some sheets, for the page's script.
+    """The data of the photos on the sheets of `choose_photos`, for the page's script.
 
-    Parameters
-    ----------
-    sheets : dict
-        From `choose_photos`.
-    samples : LabelledImages
-    thresholds : float or np.ndarray of (classes,)
-        As for `choose_photos`.
-    max_pixels : int
-        Images of more pixels get no thumbnail.
+    Images of more than `max_pixels` get no thumbnail.
 
     Returns
     -------
     photos : list of dict
-        name, thumbnail (JPEG, base64), width and height, and the lists true_positives,
-        false_positives, false_negatives and unknown (predicted, but the label is unknown), each
-        of [class, probability].
+        name, thumbnail (JPEG, base64), width and height, and by kind of decision (see
+        `_decisions`) a list of [class, probability].
     sheets : dict of str to list of [int, int]
         With numbers of photos in place of numbers of samples.
     """
@@ -112,24 +106,18 @@ def describe_photos(sheets, samples, thresholds, max_pixels=Augment.max_pixels):
     place = {s: number for number, s in enumerate(chosen)}
 
     def describe(s):
-        label, prob = samples.label[s], samples.prob[s]
-        present, predicted, known = label > 0.5, prob > thresholds, label >= 0
-        cells = {"true_positives": present & predicted,
-                 "false_positives": known & ~present & predicted,
-                 "false_negatives": present & ~predicted, "unknown": ~known & predicted}
-        text, width, height = thumbnail(os.path.join(samples.root, samples.names[s]), max_pixels)
-        return {"name": printable(samples.names[s]), "thumbnail": text, "width": width,
-                "height": height,
-                **{kind: _by_probability(prob, cell) for kind, cell in cells.items()}}
+        name, prob = samples.names[s], samples.prob[s]
+        text, width, height = thumbnail(os.path.join(samples.root, name), max_pixels)
+        photo = {"name": printable(name), "thumbnail": text, "width": width, "height": height}
+        for kind, cells in _decisions(samples.label[s], prob, thresholds).items():
+            classes = np.flatnonzero(cells)
+            classes = classes[np.argsort(-prob[classes])]
+            photo[kind] = [[int(c), round(float(prob[c]), 4)] for c in classes]
+        return photo
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         photos = list(pool.map(describe, chosen))
     return photos, {name: [[place[s], c] for s, c in sheet] for name, sheet in sheets.items()}
-
-
-def _by_probability(prob, cells):
-    classes = np.flatnonzero(cells)
-    return [[int(c), round(float(prob[c]), 4)] for c in classes[np.argsort(-prob[classes])]]
 
 
 def thumbnail(path, max_pixels=Augment.max_pixels):
