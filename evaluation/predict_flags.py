@@ -9,13 +9,7 @@ from reading.lst_file import LABEL_FORMATS
 
 
 def parse_args(argv=None):
-    """Parse and check the command line; see --help.
-
-    Raises
-    ------
-    InputError
-        When a value is out of its range, or two flags do not go together.
-    """
+    """Parse and check the command line; see --help."""
     parser = ArgumentParser(
         description="Predict with a fine-tuned checkpoint, evaluate it against labels, and write "
                     "a report. Exit status 1: some images could not be used.",
@@ -92,7 +86,14 @@ def _checked(args):
         if value is not None and value < least:
             raise InputError(f"--{flag.replace('_', '-')} must be {least} or more, not {value}")
     if args.above not in (None, "thresholds"):
-        args.above = _probability("--above", args.above)
+        try:
+            probability = float(args.above)
+        except ValueError:
+            probability = math.nan
+        if not 0 <= probability <= 1:
+            raise InputError("--above wants a probability, 0 to 1, or the word thresholds, not "
+                             f"{args.above!r}")
+        args.above = probability
     for flag in ("out", "measures"):
         name = getattr(args, flag)
         if name is not None and (not name or os.path.isdir(name)):
@@ -102,14 +103,3 @@ def _checked(args):
     if args.report and not args.out:
         args.out = os.path.join(args.report, f"predictions.{args.format}")
     return args
-
-
-def _probability(flag, text):
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= 1:
-        raise InputError(f"{flag} wants a probability, 0 to 1, or the word thresholds, not "
-                         f"{text!r}")
-    return value

@@ -19,15 +19,16 @@ MAX_CO_OCCURRENCE_CLASSES = 30
 MAX_BARS = 100
 
 
-def _figure(width, height):
+def _figure(width, height, **subplots):
+    """A figure of this size, in inches, and its axes."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(**subplots)
 
 
 def _style(axes, grid="both"):
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    axes.spines[:].set_visible(False)
     axes.tick_params(length=0, labelcolor=SOFT, labelsize=9)
     axes.xaxis.label.set(color=SOFT, size=9)
     axes.yaxis.label.set(color=SOFT, size=9)
@@ -66,15 +67,13 @@ def average_precision_bars(class_names, average_precision, support):
              if not np.isnan(average_precision[c])][::-1]
     if len(order) > MAX_BARS:
         order[MAX_BARS // 2:-MAX_BARS // 2] = []
-    figure = _figure(4.8, 0.7 + 0.21 * len(order))
-    axes = figure.subplots()
-    values = average_precision[order]
+    figure, axes = _figure(4.8, 0.7 + 0.21 * len(order))
     places = range(len(order))
     axes.barh(places, 1, color=LINE, height=0.62, alpha=0.55)
-    bars = axes.barh(places, values, color=ACCENT, height=0.62)
-    for place, c, value, bar in zip(places, order, values, bars):
+    bars = axes.barh(places, average_precision[order], color=ACCENT, height=0.62)
+    for place, c, bar in zip(places, order, bars):
         bar.set_gid(f"bar-{c}")
-        for x, text, side, colour in ((1.02, f"{value:.2f}", "left", INK),
+        for x, text, side, colour in ((1.02, f"{average_precision[c]:.2f}", "left", INK),
                                       (1.28, str(support[c]), "right", SOFT)):
             axes.text(x, place, text, va="center_baseline", ha=side, size=9, color=colour)
     if order:
@@ -93,26 +92,23 @@ def precision_recall_curves(label, prob, per_class):
 
     `per_class` has precision and recall at the thresholds, both (classes,).
     """
-    figure = _figure(4.8, 4.2)
-    axes = figure.subplots()
+    figure, axes = _figure(4.8, 4.2)
     grid = np.linspace(0, 1, MAX_POINTS + 1)
-    mean, count = np.zeros(len(grid)), 0
-    for c in range(label.shape[1]):
-        if not (label[:, c] > 0.5).any():
-            continue
+    on_grid = []
+    for c in np.flatnonzero((label > 0.5).any(axis=0)):
         precision, recall = precision_recall_curve(label[:, c], prob[:, c])
         precision, recall = np.append(precision[0], precision), np.append(0, recall)
         # The best precision at this recall or a higher one: curves of few samples are jagged.
         best = np.maximum.accumulate(precision[::-1])[::-1]
-        mean, count = mean + best[np.searchsorted(recall, grid - 1e-9)], count + 1
+        on_grid.append(best[np.searchsorted(recall, grid - 1e-9)])
         if len(recall) > MAX_POINTS:
             keep = np.unique(np.linspace(0, len(recall) - 1, MAX_POINTS).astype(int))
             recall, precision = recall[keep], precision[keep]
         axes.plot(recall, precision, color=SOFT, linewidth=1, gid=f"curve-{c}")
         axes.plot(per_class["recall"][c], per_class["precision"][c], "o", color=ACCENT,
                   markersize=7, clip_on=False, gid=f"point-{c}")
-    if count:
-        axes.plot(grid, mean / count, color=INK, linewidth=2, linestyle=(0, (5, 2)),
+    if on_grid:
+        axes.plot(grid, np.mean(on_grid, axis=0), color=INK, linewidth=2, linestyle=(0, (5, 2)),
                   gid="curve-mean")
     axes.set(xlim=(-0.01, 1.01), ylim=(0, 1.03), xlabel="recall", ylabel="precision")
     _style(axes)
@@ -121,8 +117,7 @@ def precision_recall_curves(label, prob, per_class):
 
 def calibration_chart(bins):
     """Share of present labels against predicted probability, and the number of decisions."""
-    figure = _figure(4.8, 4.2)
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    figure, (upper, lower) = _figure(4.8, 4.2, nrows=2, sharex=True, height_ratios=(3, 1))
     count, probability, present = bins
     filled = count > 0
     upper.plot((0, 1), (0, 1), color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
@@ -181,8 +176,7 @@ def _matrix(shares, names, description):
     from matplotlib.colors import to_rgba
 
     size = len(names)
-    figure = _figure(4.8, 4.8)
-    axes = figure.subplots()
+    figure, axes = _figure(4.8, 4.8)
     font_size = 9 if size <= 12 else 7
     axes.set_xticks(range(size), names, rotation=90)
     axes.set_yticks(range(size), names)
@@ -202,8 +196,7 @@ def history_charts(rows):
     """Loss and mAP over the epochs, from the rows of NAME-history.csv: two SVG, or none."""
     charts = []
     for metric in ("loss", "mAP") if rows else ():
-        figure = _figure(4.8, 2.7)
-        axes = figure.subplots()
+        figure, axes = _figure(4.8, 2.7)
         plot_metric(axes, rows, metric,
                     training={"color": SECOND, "linestyle": (0, (4, 2)), "markersize": 4.5},
                     validation={"color": ACCENT, "markersize": 4.5})
