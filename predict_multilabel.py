@@ -69,10 +69,9 @@ def list_images(args, num_classes):
 
 def make_output_folders(args):
     """Make the folders of --report and --measures."""
-    for folder in (args.report, args.measures and os.path.dirname(args.measures)):
-        if folder:
-            with input_error_if_unwritable(folder):
-                os.makedirs(folder, exist_ok=True)
+    for folder in filter(None, (args.report, os.path.dirname(args.measures or ""))):
+        with input_error_if_unwritable(folder):
+            os.makedirs(folder, exist_ok=True)
 
 
 def write_predictions(args, classifier, images, predictions):
@@ -95,21 +94,19 @@ def write_predictions(args, classifier, images, predictions):
                 classifier.thresholds if args.above == "thresholds" else args.above)
         bar = stack.enter_context(tqdm(total=len(images), unit="image", disable=None))
         for batch, prob in predictions:
-            good = []
-            for slot, row in enumerate(batch.index[:len(prob)]):
-                name = images.name(row)
-                if slot not in batch.bad:
-                    good.append(slot)
-                    if out:
-                        out.write(name, prob[slot])
-                elif out:
+            batch_names = [images.name(row) for row in batch.index[:len(prob)]]
+            for slot, name in enumerate(batch_names):
+                if out and slot in batch.bad:
                     out.write_error(name, batch.bad[slot])
-                else:
+                elif out:
+                    out.write(name, prob[slot])
+                elif slot in batch.bad:
                     bar.write(f"{printable(name)}: {batch.bad[slot]}", sys.stderr)
+            good = [slot for slot in range(len(prob)) if slot not in batch.bad]
             num_bad += len(prob) - len(good)
             if args.data:  # else nothing is kept, so that memory stays the same
                 label = batch.label[0].asnumpy()[good]
-                names += [images.name(row) for row in batch.index[good]]
+                names += [batch_names[slot] for slot in good]
                 labels.append(np.where(label < 0, -1, label > 0.5).astype(np.int8))
                 probs.append(prob[good])
             bar.update(len(prob))

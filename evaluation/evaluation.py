@@ -30,7 +30,7 @@ class LabelledImages:
 
 
 class Evaluation:
-    """The metrics of predicted probabilities against labels.
+    """The metrics of predicted probabilities against labels; see evaluation/metrics.py.
 
     Parameters
     ----------
@@ -41,18 +41,13 @@ class Evaluation:
 
     Attributes
     ----------
-    average_precision : np.ndarray, (classes,)
-        NaN where no label is present.
-    mean_average_precision : float
+    average_precision, support : np.ndarray, (classes,)
+    mean_average_precision, calibration_error : float
     calibration : np.ndarray, (3, bins)
-        See metrics.calibration_bins.
-    calibration_error : float
     overall : dict of str to dict of str to float
         By decision rule ("0.5", "chosen", "top-3"), then by metric.
     per_class : dict of str to dict of str to np.ndarray
         By decision rule ("0.5", "chosen"), then by metric.
-    support : np.ndarray, (classes,)
-        Number of present labels.
     """
 
     def __init__(self, class_names, label, prob, thresholds=None):

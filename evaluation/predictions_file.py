@@ -26,9 +26,8 @@ class PredictionsFile:
     `class` and `probability` instead.
 
     Bytes of a name that are not UTF-8 appear as \\xNN, and on a terminal so do control characters
-    (see common.text). A spreadsheet would take a text that begins with = + - @ for a formula: in
-    CSV, a text cell that begins with one of these, a tab, a carriage return or an apostrophe has
-    one apostrophe more in front.
+    (see common.text). In CSV, a text cell that a spreadsheet could take for a formula has an
+    apostrophe in front (see FORMULA_STARTS).
 
     Parameters
     ----------

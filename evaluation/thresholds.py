@@ -9,24 +9,13 @@ ALWAYS = -1.0  # every probability is above it
 
 
 def choose_threshold(label, prob, min_precision=None):
-    """The best threshold of one class on these samples, labelled as in evaluation/metrics.py.
+    """The best threshold of one class on samples with `label` and `prob`, both (samples,).
 
-    Parameters
-    ----------
-    label : np.ndarray, (samples,)
-    prob : np.ndarray, (samples,)
-        0 to 1.
-    min_precision : float, optional
-        Choose the highest recall at this precision or a higher one, 0 to 1. None: choose the
-        highest F1.
-
-    Returns
-    -------
-    float or None
-        A sample with `prob > threshold` is predicted positive. The threshold lies halfway between
-        two probabilities of the samples; of several equally good ones it is the highest. NEVER
-        where no threshold reaches the precision; ALWAYS where a probability of 0 is to be
-        predicted positive; None where no label is present.
+    A sample with `prob > threshold` is predicted positive. The threshold has the highest F1, or,
+    with `min_precision`, the highest recall at this precision or a higher one, 0 to 1. It lies
+    halfway between two probabilities of the samples; of several equally good ones it is the
+    highest. NEVER where no threshold reaches the precision; ALWAYS where a probability of 0 is to
+    be predicted positive; None where no label is present.
 
     Example
     -------
