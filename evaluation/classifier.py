@@ -28,8 +28,7 @@ class Classifier:
     class_names : list of str
         Their numbers where the checkpoint names none.
     thresholds : np.ndarray, (classes,)
-        A class is predicted where its probability is above its threshold: 0.5, unless
-        --fit-thresholds has chosen others.
+        A class is predicted where its probability is above its threshold.
     thresholds_epoch : int or None
         Number of the .params file that the thresholds were chosen for; None: they are 0.5.
     version : str or None

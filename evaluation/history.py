@@ -3,7 +3,7 @@ import csv
 import os
 
 from common.cli import InputError
-from common.files import write_atomically
+from common.files import atomic_file
 
 COLUMNS = ("epoch", "seconds", "images_per_second", "learning_rate", "train-loss", "train-acc",
            "train-mAP", "val-loss", "val-acc", "val-mAP")
@@ -29,15 +29,12 @@ def read_history(path):
 def write_history(prefix, rows):
     """Write a run's table and its chart: loss and mAP over the epochs."""
     table, chart = history_files(prefix)
-
-    def write(name):
-        with open(name, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows({k: f"{v:.6g}" for k, v in row.items()} for row in rows)
-
-    write_atomically(table, write)
-    write_atomically(chart, lambda name: _draw_history(name, rows))
+    with atomic_file(table) as name, open(name, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows({k: f"{v:.6g}" for k, v in row.items()} for row in rows)
+    with atomic_file(chart) as name:
+        _draw_history(name, rows)
 
 
 def plot_metric(axes, rows, metric, training, validation):

@@ -36,7 +36,7 @@ class PredictionsFile:
     thresholds : np.ndarray, (classes,)
         A class is predicted where its probability is above its threshold.
     file_format : str
-        "csv" or "jsonl".
+        One of FORMATS.
     top : int, optional
         Short form: the most probable classes, at most so many.
     above : float or np.ndarray of (classes,), optional

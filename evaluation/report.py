@@ -38,15 +38,8 @@ METRICS = {
 def write_report(folder, classifier, evaluation, samples, max_pixels=Augment.max_pixels):
     """Write index.html into an existing folder, and return its path.
 
-    Parameters
-    ----------
-    folder : str
-    classifier : Classifier
-    evaluation : Evaluation
-        Of these samples.
-    samples : LabelledImages
-    max_pixels : int
-        Images of more pixels get no thumbnail.
+    `evaluation` is the Evaluation of `samples`, LabelledImages. Images of more than `max_pixels`
+    get no thumbnail.
     """
     label, prob, thresholds = samples.label, samples.prob, classifier.thresholds
     names = evaluation.class_names

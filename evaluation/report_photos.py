@@ -18,13 +18,10 @@ QUALITIES = (75, 45, 15)
 MAX_BYTES = 18_000
 
 
-def choose_photos(label, prob, thresholds, seed=0):
+def choose_photos(label, prob, thresholds):
     """Choose the photos that show the network's mistakes, and some random ones.
 
-    Parameters
-    ----------
-    label, prob : np.ndarray, (samples, classes)
-    thresholds : float or np.ndarray of (classes,)
+    `label` and `prob` are (samples, classes), `thresholds` a float or (classes,).
 
     Returns
     -------
@@ -40,7 +37,7 @@ def choose_photos(label, prob, thresholds, seed=0):
     largest = gap.max(axis=1)
     order = np.argsort(-largest, kind="stable")
     order = order[largest[order] >= 0][:PHOTOS_PER_SHEET]
-    drawn = np.random.RandomState(seed).permutation(len(label))[:PHOTOS_PER_SHEET]
+    drawn = np.random.RandomState(0).permutation(len(label))[:PHOTOS_PER_SHEET]
     sheets = {"wrong": [(int(s), int(gap[s].argmax())) for s in order],
               "random": [(int(s), -1) for s in np.sort(drawn)], **{name: [] for name in mistakes}}
     chosen = {s for sheet in sheets.values() for s, _ in sheet}

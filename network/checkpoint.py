@@ -5,8 +5,8 @@
 
 A checkpoint is MXNet's usual pair PREFIX-symbol.json and PREFIX-NNNN.params. Its `data`
 input takes raw RGB pixels, uint8, (batch, 3, height, width), 0 to 255: the graph casts and
-normalises them with the constants `rgb_mean` and `rgb_std`. Class names, sizes and
-what else is needed to use the network are attributes of `data` in the symbol file.
+normalises them with the constants `rgb_mean` and `rgb_std`. Class names, sizes and others are
+attributes of `data` in the symbol file.
 """
 import json
 import os
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from common.cli import InputError
-from common.files import write_atomically
+from common.files import atomic_file, write_atomically
 from common.mx_compat import mx
 from network.attributes import check_attribute, read_attributes
 from network.params_check import check_params
@@ -109,13 +109,9 @@ def get_attributes(sym, source="the network"):
 def set_attributes(sym, **values):
     """A copy of the network that carries these values as attributes of its input `data`.
 
-    Parameters
-    ----------
-    sym : mx.sym.Symbol
-    **values
-        None removes the attribute. network/attributes.py has the names and the values that they
-        may have: `class_names` (list of str), `image_shape` ([3, height, width]), `resize` (pixels
-        of the short side before the crop), `fit` ("crop", "pad" or "squash"), and others.
+    None removes an attribute. RULES in network/attributes.py has the names and their values, such
+    as `class_names` (list of str), `image_shape` ([3, height, width]) and `resize` (pixels of the
+    short side before the crop).
     """
     graph = json.loads(sym.tojson())
     node = next((n for n in graph["nodes"] if n["op"] == "null" and n["name"] == "data"), None)
@@ -171,22 +167,18 @@ def save(prefix, epoch, sym, arg_params, aux_params):
     params = {f"{kind}:{name}": value.as_in_context(mx.cpu())
               for kind, values in (("arg", arg_params), ("aux", aux_params))
               for name, value in values.items()}
-
-    def write(name):
+    with atomic_file(f"{prefix}-{epoch:04d}.params") as name:
         try:
             mx.nd.save(name, params)
             mx.nd.load(name)  # MXNet does not check whether the end of a file could be written
         except mx.MXNetError:
             raise OSError("the disk may be full") from None
-
-    write_atomically(f"{prefix}-{epoch:04d}.params", write)
     save_symbol(prefix, sym)
 
 
 def save_symbol(prefix, sym):
     """Write PREFIX-symbol.json atomically."""
-    text = sym.tojson()
-    write_atomically(f"{prefix}-symbol.json", lambda name: Path(name).write_text(text))
+    write_atomically(f"{prefix}-symbol.json", lambda name: Path(name).write_text(sym.tojson()))
 
 
 def is_checkpoint_file(name, prefix):

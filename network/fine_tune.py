@@ -47,8 +47,7 @@ def likely_layers(sym):
     return ", ".join(reversed(layers[-8:]))
 
 
-def get_fine_tune_model(sym, arg_params, num_classes, layer_name=None, dtype="float32",
-                        **loss):
+def get_fine_tune_model(sym, arg_params, num_classes, layer_name=None, dtype="float32", **loss):
     """Cut the classifier off a pretrained network and put a multi-label head in its place.
 
     The head is FullyConnected `fc`, sigmoid `sig` and CrossEntropyLoss `softmax` (so that the
@@ -59,9 +58,7 @@ def get_fine_tune_model(sym, arg_params, num_classes, layer_name=None, dtype="fl
     sym : mx.sym.Symbol
         Pretrained network with an input called `data`, (batch, 3, height, width).
     arg_params : dict of str to mx.nd.NDArray
-        Parameters of that network.
     num_classes : int
-        Number of outputs of the new classifier.
     layer_name : str, optional
         Layer whose output the classifier takes; None finds it (see `find_features`).
     dtype : str
@@ -95,8 +92,7 @@ def get_fine_tune_model(sym, arg_params, num_classes, layer_name=None, dtype="fl
     if dtype != "float32":
         net = mx.sym.Cast(net, dtype="float32", name="features_float32")
     if len(shape) == 4:
-        net = mx.sym.Pooling(net, global_pool=True, pool_type="avg", kernel=(1, 1),
-                             name="fc_pool")
+        net = mx.sym.Pooling(net, global_pool=True, pool_type="avg", kernel=(1, 1), name="fc_pool")
         net = mx.sym.Flatten(net, name="fc_flatten")
     # A backbone that has a layer called fc of its own keeps it.
     net = mx.sym.FullyConnected(net, num_hidden=num_classes,
@@ -165,10 +161,7 @@ def training_symbol(net, frozen, head_lr_mult):
 
 
 def split_head(net):
-    """The classifier's input, (batch, values), and its name, `fc` mostly.
-
-    `net` is a network of get_fine_tune_model.
-    """
+    """The input, (batch, values), and the name of the classifier of get_fine_tune_model."""
     classifier = net.get_children()[0].get_children()[0]  # the backbone may have a `sig`, too
     return classifier.get_children()[0], classifier.name
 

@@ -18,12 +18,11 @@ PIECE_PIXELS = 8 * 224 * 224
 
 
 class ForwardPass:
-    """Computes the outputs of a network for batches of images.
+    """Computes the outputs, (batch, values), of a network that takes raw pixels as `data`.
 
     Parameters
     ----------
     network : mx.sym.Symbol
-        Takes raw pixels as `data`; its output is (batch, values).
     arg_params, aux_params : dict of str to mx.nd.NDArray
         May hold more parameters than the network has.
     data : mx.io.DataDesc
@@ -46,16 +45,10 @@ class ForwardPass:
         self.num_values = self._module.output_shapes[0][1][1]
 
     def __call__(self, data, count=None, mirror=False):
-        """Start to compute the Outputs of a batch.
+        """Start to compute the Outputs of the first `count` images of a batch, None: of all.
 
-        Parameters
-        ----------
-        data : mx.nd.NDArray
-        count : int, optional
-            Number of images to compute, from the first on; 0 for a batch of padding only. All by
-            default.
-        mirror : bool
-            Mirror each image first, left to right.
+        A batch of padding only has a count of 0. With `mirror` each image is mirrored first, left
+        to right.
         """
         if mirror:
             # mx.nd.flip takes ten times as long.
