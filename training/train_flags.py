@@ -6,6 +6,7 @@ import re
 from common.cli import ArgumentParser, HelpFormatter, InputError, parse_numbers
 from crossentropy_op import loss_options
 from reading.data_args import add_data_args
+from training.run_record import METRICS
 
 # The options of CrossEntropyLoss that each --loss stands for; the flags of the same names win.
 LOSSES = {
@@ -30,132 +31,122 @@ def parse_args(argv=None):
     parser = ArgumentParser(
         description="Fine-tune a pretrained MXNet network to multi-label classification.",
         allow_abbrev=False, formatter_class=HelpFormatter)
-    data = parser.add_argument_group("data")
-    data.add_argument("--data-train", required=True, metavar="LST",
-                      help="training .lst; of several workers each reads a part, or with {rank} "
-                           "in the name (or in that of other lists and folders) what is its own")
-    data.add_argument("--image-train", required=True, metavar="DIR",
-                      help="folder that the names in --data-train start from")
-    data.add_argument("--data-val", metavar="LST", help="validation .lst")
-    data.add_argument("--image-val", metavar="DIR",
-                      help="folder of the validation images (default: --image-train)")
-    data.add_argument("--num-classes", type=int, metavar="N",
-                      help="columns of labels (default: as many as the .lst has)")
-    data.add_argument("--num-examples", type=int, metavar="N",
-                      help="rows of --data-train, to be checked (default: as many as it has)")
-    data.add_argument("--labels", metavar="FILE",
-                      help="class names in column order, one per line, kept in the checkpoint")
+    add = parser.add_argument_group("data").add_argument
+    add("--data-train", required=True, metavar="LST",
+        help="training .lst; of several workers each reads a part, or with {rank} in the name (or "
+             "in that of other lists and folders) what is its own")
+    add("--image-train", required=True, metavar="DIR",
+        help="folder that the names in --data-train start from")
+    add("--data-val", metavar="LST", help="validation .lst")
+    add("--image-val", metavar="DIR",
+        help="folder of the validation images (default: --image-train)")
+    add("--num-classes", type=int, metavar="N",
+        help="columns of labels (default: as many as the .lst has)")
+    add("--num-examples", type=int, metavar="N",
+        help="rows of --data-train, to be checked (default: as many as it has)")
+    add("--labels", metavar="FILE",
+        help="class names in column order, one per line, kept in the checkpoint")
     add_data_args(parser)
 
-    model = parser.add_argument_group("model")
-    model.add_argument("--model", required=True, metavar="PREFIX",
-                       help="pretrained checkpoint: its path before -symbol.json")
-    model.add_argument("--epoch", type=int, default=0, metavar="N",
-                       help="number of the pretrained .params file")
-    model.add_argument("--layer-before-fullc", metavar="LAYER",
-                       help="layer whose output the new classifier takes (default: what feeds "
-                            "the network's own classifier)")
-    model.add_argument("--image-shape", metavar="C,H,W",
-                       help="what the network gets (default: what the checkpoint says, else "
-                            "3,224,224)")
-    model.add_argument("--rgb-mean", metavar="R,G,B",
-                       help="mean of the pixels, 0 to 255, for a checkpoint that does not "
-                            "normalise by itself (default: ImageNet's)")
-    model.add_argument("--rgb-std", metavar="R,G,B",
-                       help="standard deviation likewise (default: ImageNet's)")
-    model.add_argument("--freeze", default="none", metavar="WHAT",
-                       help="parameters to leave as they are: none, backbone (all but the new "
-                            "classifier), or a regular expression for their names; a frozen "
-                            "BatchNorm uses its stored statistics")
-    model.add_argument("--dtype", choices=["float32", "float16"], default="float32",
-                       help="type that the backbone computes in; the new head and the loss "
-                            "stay in float32")
+    add = parser.add_argument_group("model").add_argument
+    add("--model", required=True, metavar="PREFIX",
+        help="pretrained checkpoint: its path before -symbol.json")
+    add("--epoch", type=int, default=0, metavar="N", help="number of the pretrained .params file")
+    add("--layer-before-fullc", metavar="LAYER",
+        help="layer whose output the new classifier takes (default: what feeds the network's own "
+             "classifier)")
+    add("--image-shape", metavar="C,H,W",
+        help="what the network gets (default: what the checkpoint says, else 3,224,224)")
+    add("--rgb-mean", metavar="R,G,B",
+        help="mean of the pixels, 0 to 255, for a checkpoint that does not normalise by itself "
+             "(default: ImageNet's)")
+    add("--rgb-std", metavar="R,G,B", help="standard deviation likewise (default: ImageNet's)")
+    add("--freeze", default="none", metavar="WHAT",
+        help="parameters to leave as they are: none, backbone (all but the new classifier), or a "
+             "regular expression for their names; a frozen BatchNorm uses its stored statistics")
+    add("--dtype", choices=["float32", "float16"], default="float32",
+        help="type that the backbone computes in; the new head and the loss stay in float32")
 
-    head = parser.add_argument_group("warm head (the new classifier alone, before fine-tuning)")
-    head.add_argument("--warm-head-epochs", type=int, default=0, metavar="N",
-                      help="passes over features that each image gives once; 0 for none")
-    head.add_argument("--warm-head-mirror", action="store_true",
-                      help="each training image's mirror image gives features too")
-    head.add_argument("--warm-head-memory", type=float, default=2000, metavar="MB",
-                      help="features above this go into a memory-mapped file")
+    add = parser.add_argument_group(
+        "warm head (the new classifier alone, before fine-tuning)").add_argument
+    add("--warm-head-epochs", type=int, default=0, metavar="N",
+        help="passes over features that each image gives once; 0 for none")
+    add("--warm-head-mirror", action="store_true",
+        help="each training image's mirror image gives features too")
+    add("--warm-head-memory", type=float, default=2000, metavar="MB",
+        help="features above this go into a memory-mapped file")
 
-    loss = parser.add_argument_group("loss")
-    loss.add_argument("--loss", choices=sorted(LOSSES), default="bce",
-                      help="binary cross-entropy, focal, or asymmetric loss")
-    loss.add_argument("--gamma-pos", type=float, metavar="G",
-                      help="focusing of present labels (default: focal 2, asl 0)")
-    loss.add_argument("--gamma-neg", type=float, metavar="G",
-                      help="focusing of absent labels (default: focal 2, asl 4)")
-    loss.add_argument("--clip", type=float, metavar="P",
-                      help="probability below which an absent label costs nothing "
-                           "(default: asl 0.05)")
-    loss.add_argument("--pos-weight", default="1", metavar="W",
-                      help="weight of present labels; auto: absent over present labels of each "
-                           "class, from 1 to 10")
-    loss.add_argument("--label-smoothing", type=float, default=0, metavar="S",
-                      help="turns labels into y (1 - S) + S / 2")
+    add = parser.add_argument_group("loss").add_argument
+    add("--loss", choices=sorted(LOSSES), default="bce",
+        help="binary cross-entropy, focal, or asymmetric loss")
+    add("--gamma-pos", type=float, metavar="G",
+        help="focusing of present labels (default: focal 2, asl 0)")
+    add("--gamma-neg", type=float, metavar="G",
+        help="focusing of absent labels (default: focal 2, asl 4)")
+    add("--clip", type=float, metavar="P",
+        help="probability below which an absent label costs nothing (default: asl 0.05)")
+    add("--pos-weight", default="1", metavar="W",
+        help="weight of present labels; auto: absent over present labels of each class, from "
+             "1 to 10")
+    add("--label-smoothing", type=float, default=0, metavar="S",
+        help="turns labels into y (1 - S) + S / 2")
 
-    fit = parser.add_argument_group("training")
-    fit.add_argument("--num-epoch", type=int, default=2, metavar="N",
-                     help="epochs of fine-tuning; 0 stops after the warm head")
-    fit.add_argument("--batch-size", type=int, default=64, metavar="N", help="images per batch")
-    fit.add_argument("--optimizer", default="sgd", metavar="NAME",
-                     help="any of MXNet's: sgd, nag, adam, lamb ...")
-    fit.add_argument("--lr", type=float,
-                     help="learning rate (default: 0.001, for adam 0.0001)")
-    fit.add_argument("--head-lr-mult", type=float, default=1, metavar="X",
-                     help="factor on the new classifier's learning rate")
-    fit.add_argument("--mom", type=float, default=0.9, help="momentum, for sgd and nag")
-    fit.add_argument("--wd", type=float, default=0.0001,
-                     help="weight decay; biases and BatchNorms have none")
-    fit.add_argument("--clip-gradient", type=float, default=0, metavar="X",
-                     help="limit of each value of the gradient; 0 for none")
-    fit.add_argument("--lr-schedule", choices=["step", "cosine", "constant"], default="step",
-                     help="course of the learning rate")
-    fit.add_argument("--lr-factor", type=float, default=0.1,
-                     help="factor at each of --lr-step-epochs (step)")
-    fit.add_argument("--lr-step-epochs", default="5,10", metavar="E,E",
-                     help="epochs after which the learning rate falls (step)")
-    fit.add_argument("--warmup-epochs", type=float, default=0, metavar="N",
-                     help="epochs over which the learning rate rises from 0")
-    fit.add_argument("--seed", type=int, default=0,
-                     help="random seed of the sample order, the augmentation and the new weights")
-    fit.add_argument("--monitor-metric", choices=["mAP", "loss", "acc"], default="mAP",
-                     help="validation metric by which the best epoch is chosen")
-    fit.add_argument("--early-stop", type=int, default=0, metavar="N",
-                     help="stop after N epochs without a better one; 0 for never")
-    fit.add_argument("--disp-batches", type=int, default=20, metavar="N",
-                     help="batches between two lines of the log")
-    fit.add_argument("--test-io", action="store_true",
-                     help="only read one epoch of --data-train and show the speed")
+    add = parser.add_argument_group("training").add_argument
+    add("--num-epoch", type=int, default=2, metavar="N",
+        help="epochs of fine-tuning; 0 stops after the warm head")
+    add("--batch-size", type=int, default=64, metavar="N", help="images per batch")
+    add("--optimizer", default="sgd", metavar="NAME",
+        help="any of MXNet's: sgd, nag, adam, lamb ...")
+    add("--lr", type=float, help="learning rate (default: 0.001, for adam 0.0001)")
+    add("--head-lr-mult", type=float, default=1, metavar="X",
+        help="factor on the new classifier's learning rate")
+    add("--mom", type=float, default=0.9, help="momentum, for sgd and nag")
+    add("--wd", type=float, default=0.0001, help="weight decay; biases and BatchNorms have none")
+    add("--clip-gradient", type=float, default=0, metavar="X",
+        help="limit of each value of the gradient; 0 for none")
+    add("--lr-schedule", choices=["step", "cosine", "constant"], default="step",
+        help="course of the learning rate")
+    add("--lr-factor", type=float, default=0.1, help="factor at each of --lr-step-epochs (step)")
+    add("--lr-step-epochs", default="5,10", metavar="E,E",
+        help="epochs after which the learning rate falls (step)")
+    add("--warmup-epochs", type=float, default=0, metavar="N",
+        help="epochs over which the learning rate rises from 0")
+    add("--seed", type=int, default=0,
+        help="random seed of the sample order, the augmentation and the new weights")
+    add("--monitor-metric", choices=METRICS, default="mAP",
+        help="validation metric by which the best epoch is chosen")
+    add("--early-stop", type=int, default=0, metavar="N",
+        help="stop after N epochs without a better one; 0 for never")
+    add("--disp-batches", type=int, default=20, metavar="N",
+        help="batches between two lines of the log")
+    add("--test-io", action="store_true",
+        help="only read one epoch of --data-train and show the speed")
 
-    saving = parser.add_argument_group("checkpoints")
-    saving.add_argument("--save-result", default="result", metavar="DIR",
-                        help="folder for checkpoints, train.log and NAME-history.csv")
-    saving.add_argument("--save-name", default="multilabel", metavar="NAME",
-                        help="name of the checkpoints in it")
-    saving.add_argument("--save-period", type=int, default=1, metavar="N",
-                        help="epochs between two checkpoints; the last is always kept")
-    saving.add_argument("--keep", type=int, default=0, metavar="N",
-                        help="keep only the last N checkpoints (and the best); 0 keeps all")
-    saving.add_argument("--checkpoint-minutes", type=float, default=10, metavar="M",
-                        help="minutes between two snapshots in mid-epoch; 0 for none")
-    saving.add_argument("--resume", action="store_true",
-                        help="go on from the newest snapshot of --save-name, if there is one; "
-                             "without it a run starts anew, and moves earlier files aside")
-    saving.add_argument("--resume-anyway", action="store_true",
-                        help="go on even where the flags or the data have changed")
+    add = parser.add_argument_group("checkpoints").add_argument
+    add("--save-result", default="result", metavar="DIR",
+        help="folder for checkpoints, train.log and NAME-history.csv")
+    add("--save-name", default="multilabel", metavar="NAME", help="name of the checkpoints in it")
+    add("--save-period", type=int, default=1, metavar="N",
+        help="epochs between two checkpoints; the last is always kept")
+    add("--keep", type=int, default=0, metavar="N",
+        help="keep only the last N checkpoints (and the best); 0 keeps all")
+    add("--checkpoint-minutes", type=float, default=10, metavar="M",
+        help="minutes between two snapshots in mid-epoch; 0 for none")
+    add("--resume", action="store_true",
+        help="go on from the newest snapshot of --save-name, if there is one; without it a run "
+             "starts anew, and moves earlier files aside")
+    add("--resume-anyway", action="store_true",
+        help="go on even where the flags or the data have changed")
 
-    devices = parser.add_argument_group("devices")
-    devices.add_argument("--gpus", metavar="LIST",
-                         help="GPUs by number, 0,1 say; '' for the CPU (default: all visible "
-                              "GPUs, else the CPU)")
-    devices.add_argument("--kv-store", default="device", metavar="TYPE",
-                         help="MXNet's key-value store: local, device, dist_sync ...")
-    devices.add_argument("--gc-type", choices=["none", "2bit"], default="none",
-                         help="compression of gradients between devices or machines")
-    devices.add_argument("--gc-threshold", type=float, default=0.5, metavar="X",
-                         help="threshold of 2bit compression")
+    add = parser.add_argument_group("devices").add_argument
+    add("--gpus", metavar="LIST",
+        help="GPUs by number, 0,1 say; '' for the CPU (default: all visible GPUs, else the CPU)")
+    add("--kv-store", default="device", metavar="TYPE",
+        help="MXNet's key-value store: local, device, dist_sync ...")
+    add("--gc-type", choices=["none", "2bit"], default="none",
+        help="compression of gradients between devices or machines")
+    add("--gc-threshold", type=float, default=0.5, metavar="X",
+        help="threshold of 2bit compression")
     return check_args(parser.parse_args(argv))
 
 
@@ -164,11 +155,11 @@ def check_args(args):
     if args.lr is None:
         args.lr = LEARNING_RATES.get(args.optimizer, 0.001)
     for name, least in LEAST.items():
-        if not getattr(args, name) >= least:
-            raise InputError(f"--{name.replace('_', '-')} must be {least} or more, "
-                             f"not {getattr(args, name)}")
-        if math.isinf(getattr(args, name)) and name not in MAY_BE_INFINITE:
-            raise InputError(f"--{name.replace('_', '-')} must be a finite number")
+        flag, value = f"--{name.replace('_', '-')}", getattr(args, name)
+        if not value >= least:  # nor NaN
+            raise InputError(f"{flag} must be {least} or more, not {value}")
+        if math.isinf(value) and name not in MAY_BE_INFINITE:
+            raise InputError(f"{flag} must be a finite number")
     if args.seed >= 2 ** 32:
         raise InputError(f"--seed must be below {2 ** 32}, not {args.seed}")
     if args.lr_factor > 1:
