@@ -10,13 +10,7 @@ HOST = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*@)?[A-Za-z0-9_][A-Za-z0-9_.-]*
 
 
 def read_hosts(path):
-    """Read a file of hosts, one per line as [user@]name[:port]; # begins a comment.
-
-    Raises
-    ------
-    InputError
-        With the line of what is not a host's name.
-    """
+    """Read a file of hosts, one per line as [user@]name[:port]; # begins a comment."""
     try:
         with open(path, encoding="utf-8-sig") as file:
             lines = file.read().splitlines()
@@ -27,9 +21,11 @@ def read_hosts(path):
         host = line.partition("#")[0].strip()
         name, colon, port = host.partition(":")
         good_port = not colon or (port.isascii() and port.isdigit() and 0 < int(port) < 65536)
-        if host and not (HOST.fullmatch(name) and good_port):
+        if not host:
+            continue
+        if not (HOST.fullmatch(name) and good_port):
             raise InputError(f"{path}:{number}: {host!r} is not [user@]name[:port]")
-        hosts += [host] if host else []
+        hosts.append(host)
     if not hosts:
         raise InputError(f"{path}: names no host")
     return hosts
@@ -38,14 +34,7 @@ def read_hosts(path):
 def ssh_command(host, folder, environment, command):
     """Arguments of ssh that run a command on a host, whatever characters it contains.
 
-    Parameters
-    ----------
-    host : str
-        [user@]name[:port], from `read_hosts`.
-    folder : str
-        Working folder on the host, absolute or ~/FOLDER.
-    environment : dict of str to str
-    command : list of str
+    `host` is one of `read_hosts`; `folder`, where the command runs, is absolute or ~/FOLDER.
     """
     name, _, port = host.partition(":")
     words = ["env", *(f"{key}={value}" for key, value in environment.items()), *command]
@@ -74,13 +63,7 @@ def own_address(hosts):
 
 
 def free_port(address, port=None):
-    """A port that is free at the moment: `port`, or any.
-
-    Raises
-    ------
-    InputError
-        When `port` is in use or `address` is not an address of this machine.
-    """
+    """A port of this machine's address that is free at the moment: `port`, or any."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

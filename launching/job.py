@@ -58,19 +58,26 @@ class Job:
         The flags of tools/launch.py.
     hosts : list of str
         Machines that servers and workers are assigned to in turn; empty for this machine.
-    command : list of str
-        What each of the processes runs.
     """
 
-    def __init__(self, args, hosts, command):
-        self.args, self.hosts, self.command = args, hosts, command
+    def __init__(self, args, hosts):
+        self.args, self.hosts = args, hosts
         self.processes = []
         self.selector = selectors.DefaultSelector()
         self.signal = self.signalled = None
         self.failed = None  # the first process that failed
 
-    def start(self):
-        """Start the scheduler, then servers and workers."""
+    def run(self):
+        """Start all processes, print what they write, and end them all; the exit status."""
+        status = 1
+        try:
+            self._start_all()
+            status = self._watch()
+            return status
+        finally:
+            self._end(succeeded=status == 0)
+
+    def _start_all(self):
         args, hosts = self.args, self.hosts
         address = args.host_ip or own_address(hosts)
         environment = {
@@ -89,14 +96,14 @@ class Job:
     def _start(self, role, rank, host, environment):
         environment = {**environment, "DMLC_ROLE": role, "DMLC_RANK": str(rank), **self.args.env}
         if host is None:
-            command = [sys.executable, "-c", SUPERVISOR, *self.command]
+            command = [sys.executable, "-c", SUPERVISOR, *self.args.command]
             local = {**os.environ, **environment}
         else:
             forwarded = {name: value for name, value in os.environ.items()
                          if name in FORWARDED or name.startswith(FORWARDED_PREFIXES)}
             command = ssh_command(
                 host, self.args.remote_dir or os.getcwd(), {**forwarded, **environment},
-                ["python3", "-c", SUPERVISOR, *self.command])
+                ["python3", "-c", SUPERVISOR, *self.args.command])
             local = None
         supervisor = subprocess.Popen(
             command, env=local, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -107,7 +114,7 @@ class Job:
         if self.signal and role == "worker":
             process.send(self.signal)
 
-    def watch(self):
+    def _watch(self):
         """Print output until all workers have ended or a process fails; the exit status."""
         deadline = None
         while True:
@@ -132,7 +139,7 @@ class Job:
         """Pass a signal on to the workers, which save and stop. A second one kills all."""
         if self.signal:
             if time.monotonic() - self.signalled > SECONDS_OF_ONE_SIGNAL:
-                self.kill()
+                self._kill()
             return
         self.signal, self.signalled = number, time.monotonic()
         for process in self.processes:
@@ -140,19 +147,13 @@ class Job:
             if process.role == "worker":
                 process.send(number)
 
-    def end(self, succeeded=False):
-        """End all processes; none is left on return.
-
-        Parameters
-        ----------
-        succeeded : bool
-            Whether all workers have succeeded, so that servers and scheduler end by themselves.
-        """
+    def _end(self, succeeded):
+        """End all processes; after success servers and scheduler end by themselves."""
         if not succeeded:
             for process in self.processes:
                 process.send(signal.SIGTERM)
         self._read_until(time.monotonic() + SECONDS_TO_LEAVE)
-        self.kill()
+        self._kill()
         self._read_until(time.monotonic() + SECONDS_TO_DIE)
         for process in self.processes:
             if process.status is None:
@@ -161,8 +162,7 @@ class Job:
             process.supervisor.stdin.close()
         self.selector.close()
 
-    def kill(self):
-        """Kill all processes that have not ended."""
+    def _kill(self):
         for process in self.processes:
             if process.status is None:
                 process.send(signal.SIGKILL)

@@ -27,31 +27,29 @@ def parse_args(argv=None):
     parser = ArgumentParser(
         description="Start a training run of several workers, and supervise it.",
         allow_abbrev=False, formatter_class=HelpFormatter)
-    parser.add_argument("-n", "--num-workers", type=int, required=True, metavar="N",
-                        help="number of workers")
-    parser.add_argument("-s", "--num-servers", type=int, metavar="N",
-                        help="number of servers (default: as many as workers)")
-    parser.add_argument("--launcher", choices=["local", "ssh"], default="local",
-                        help="start them on this machine, or over ssh on the hosts of -H")
-    parser.add_argument("-H", "--hostfile", metavar="FILE",
-                        help="hosts, one per line as [user@]name[:port]; servers and workers "
-                             "are assigned to them in turn, the scheduler runs here")
-    parser.add_argument("--remote-dir", metavar="DIR",
-                        help="working folder on the hosts, absolute or ~/FOLDER (default: this "
-                             "one's path)")
-    parser.add_argument("--host-ip", metavar="ADDRESS",
-                        help="IPv4 address at which the hosts reach this machine; only there "
-                             "and in the same network does the run listen (default: that of the "
-                             "route to the first host)")
-    parser.add_argument("-p", "--port", type=int, metavar="PORT",
-                        help="port of the scheduler (default: any free one)")
-    parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE",
-                        help="a further variable for all processes; may be repeated")
-    parser.add_argument("--max-restarts", type=int, default=0, metavar="N",
-                        help="times that all processes are restarted with --resume after a "
-                             "failure; not after a mistake in flags or data (exit status 2)")
-    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND ...",
-                        help="what the scheduler, the servers and the workers run")
+    add = parser.add_argument
+    add("-n", "--num-workers", type=int, required=True, metavar="N", help="number of workers")
+    add("-s", "--num-servers", type=int, metavar="N",
+        help="number of servers (default: as many as workers)")
+    add("--launcher", choices=["local", "ssh"], default="local",
+        help="start them on this machine, or over ssh on the hosts of -H")
+    add("-H", "--hostfile", metavar="FILE",
+        help="hosts, one per line as [user@]name[:port]; servers and workers are assigned to them "
+             "in turn, the scheduler runs here")
+    add("--remote-dir", metavar="DIR",
+        help="working folder on the hosts, absolute or ~/FOLDER (default: this one's path)")
+    add("--host-ip", metavar="ADDRESS",
+        help="IPv4 address at which the hosts reach this machine; only there and in the same "
+             "network does the run listen (default: that of the route to the first host)")
+    add("-p", "--port", type=int, metavar="PORT",
+        help="port of the scheduler (default: any free one)")
+    add("--env", action="append", default=[], metavar="NAME=VALUE",
+        help="a further variable for all processes; may be repeated")
+    add("--max-restarts", type=int, default=0, metavar="N",
+        help="times that all processes are restarted with --resume after a failure; not after a "
+             "mistake in flags or data (exit status 2)")
+    add("command", nargs=argparse.REMAINDER, metavar="COMMAND ...",
+        help="what the scheduler, the servers and the workers run")
     args = parser.parse_args(argv)
     args.command = args.command[args.command[:1] == ["--"]:]
     if args.num_servers is None:
@@ -84,26 +82,21 @@ def main(argv=None):
     """Run the processes, with up to --max-restarts restarts; return the exit status."""
     args = parse_args(argv)
     hosts = read_hosts(args.hostfile) if args.hostfile else []
-    command = args.command
-    if not {"--resume", "--resume-anyway"} & set(command):
+    if not {"--resume", "--resume-anyway"} & set(args.command):
         # A restart then resumes from snapshots of this run only, not of an earlier one.
         args.env.setdefault("MULTILABEL_RUN_ID", secrets.token_hex(8))
-    for attempt in range(args.max_restarts + 1):
-        job = Job(args, hosts, command)
+    restarts = 0
+    while True:
+        job = Job(args, hosts)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, job.pass_on)
-        status = 1
-        try:
-            job.start()
-            status = job.watch()
-        finally:
-            job.end(succeeded=status == 0)
-        if status in (0, 2) or job.signal:
+        status = job.run()
+        if status in (0, 2) or job.signal or restarts == args.max_restarts:
             return status
-        if attempt < args.max_restarts:
-            report(f"starting anew with --resume ({attempt + 1} of {args.max_restarts})")
-            command = args.command + ["--resume"] * ("--resume" not in args.command)
-    return status
+        restarts += 1
+        report(f"starting anew with --resume ({restarts} of {args.max_restarts})")
+        if "--resume" not in args.command:
+            args.command.append("--resume")
 
 
 if __name__ == "__main__":

@@ -19,11 +19,7 @@ class ArrayStream:
     """One end of a connection between two workers that trust each other.
 
     All methods that send or receive raise OSError or EOFError when the connection has ended.
-
-    Parameters
-    ----------
-    connection : socket.socket
-        Closed together with the stream.
+    `close` closes the socket, too.
     """
 
     def __init__(self, connection):
@@ -45,7 +41,7 @@ class ArrayStream:
         self._file.flush()
 
     def receive(self):
-        """Receive what the other end sends with `send`."""
+        """What the other end sends with `send`."""
         line = self._file.readline()
         if not line.endswith(b"\n"):
             raise EOFError
@@ -61,7 +57,7 @@ class ArrayStream:
         self._connection.sendall(np.array(numbers, np.float64))
 
     def receive_numbers(self, count):
-        """Receive so many numbers, sent with `send_numbers`, as np.ndarray of float64."""
+        """So many numbers that the other end sends with `send_numbers`, as np.ndarray."""
         content = self._file.read(count * 8)
         if len(content) < count * 8:
             raise EOFError

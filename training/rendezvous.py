@@ -33,26 +33,14 @@ def connect_workers(kv):
     """Connect the workers of a kvstore; all of them must call this.
 
     DMLC_RANK gives each its rank, where the launcher sets it for all: the kvstore's ranks differ
-    from start to start.
-
-    Parameters
-    ----------
-    kv : mx.kvstore.KVStore
-        Just made, of type dist_*.
+    from start to start. LostWorker says that they cannot reach each other in time.
 
     Returns
     -------
-    rank : int
-        Of this worker.
-    hub : int
-        Rank of the worker that is connected to all others.
+    rank, hub : int
+        Rank of this worker, and of the one that is connected to all others.
     streams : dict of int to ArrayStream
         Connections by rank: of the hub to all others, of the others to the hub.
-
-    Raises
-    ------
-    LostWorker
-        When the workers cannot reach each other in time.
     """
     try:
         return _connect_to_hub(kv) if kv.rank else _connect_as_hub(kv)
@@ -67,13 +55,14 @@ def _connect_as_hub(kv):
         key = secrets.token_bytes(16)
         _publish(kv, INVITATION.pack(socket.inet_aton(host), port, key))
         workers = accept_workers(listener, key, kv.num_workers - 1)
-    ranks = {0: _requested_rank(),
-             **{number: requested for number, (requested, _) in workers.items()}}
+    workers[0] = _requested_rank(), None
+    ranks = {number: requested for number, (requested, _) in workers.items()}
     if sorted(ranks.values()) != list(range(kv.num_workers)):
         ranks = {number: number for number in ranks}
-    for number, (_, stream) in workers.items():
-        stream.send_numbers([ranks[number], ranks[0]])
-    return ranks[0], ranks[0], {ranks[number]: stream for number, (_, stream) in workers.items()}
+    streams = {ranks[number]: stream for number, (_, stream) in workers.items() if stream}
+    for rank, stream in streams.items():
+        stream.send_numbers([rank, ranks[0]])
+    return ranks[0], ranks[0], streams
 
 
 def _connect_to_hub(kv):
@@ -102,12 +91,8 @@ def accept_workers(listener, key, count):
     """Accept connections until so many workers have proved that they know the key.
 
     Each connection is examined in a thread of its own, so that nobody waits for one that is
-    silent or slow. Of many such connections the oldest are closed.
-
-    Returns
-    -------
-    dict of int to (int, ArrayStream)
-        By the kvstore's rank: the rank that the worker asks for, and the connection to it.
+    silent or slow. Of many such connections the oldest are closed. Returns, by the kvstore's
+    rank, the rank that each worker asks for, and the ArrayStream to it.
     """
     workers, unknown = {}, {}
     deadline = time.monotonic() + SECONDS_TO_CONNECT

@@ -14,15 +14,9 @@ RANK = "{rank}"
 class WorkersList:
     """A list of samples, and its totals over all workers.
 
-    Parameters
-    ----------
-    path, folder : str
-        The .lst, and the folder that its image names are relative to. Without {rank} in `path`
-        all workers share the list, and each reads a part of it in each epoch. With {rank} each
-        worker has a list of its own; `tools/make_lst.py shard` makes such lists.
-    workers : Workers
-    num_classes, label_format
-        As for `read_lst`.
+    Without {rank} in `path` all workers share the list, and each reads a part of it in each epoch.
+    With {rank} each worker has a list of its own; `tools/make_lst.py shard` makes such lists. An
+    InputError says what is wrong with a list, or that the workers' lists do not fit together.
 
     Attributes
     ----------
@@ -32,18 +26,10 @@ class WorkersList:
         Where its images are.
     readers : Workers
         The workers that share `lst`.
-    num_classes : int
-    num_rows : int
-        Number of rows over all workers.
+    num_rows, checksum
+        Number of rows and checksum of all workers' lists.
     positives, negatives : np.ndarray, (classes,)
         Number of labels 1 and 0 per class, over all workers.
-    checksum : str
-        Of all workers' lists.
-
-    Raises
-    ------
-    InputError
-        When a list is wrong, or the workers' lists do not fit together.
     """
 
     def __init__(self, path, folder, workers, num_classes=None, label_format="multi-hot"):
@@ -59,27 +45,25 @@ class WorkersList:
             self._join(path, workers)
 
     def _join(self, path, workers):
-        own = {"rows": np.array(len(self.lst)), "checksum": np.array(self.lst.checksum),
-               "positives": self.positives, "negatives": self.negatives}
-        parts, total = workers.gather(own), None
-        if parts:
-            total = {name: np.array([part[name] for part in parts])
-                     for name in ("rows", "checksum")}
-            total["classes"] = np.array([len(part["positives"]) for part in parts])
-            if len(set(total["classes"])) == 1:
-                total.update((name, np.sum([part[name] for part in parts], axis=0))
-                             for name in ("positives", "negatives"))
-        total = workers.broadcast(total)
-        if len(set(total["classes"])) > 1:
+        """Take the totals over the workers' own lists."""
+        def of_all(**numbers):
+            parts = workers.gather({key: np.array(value) for key, value in numbers.items()})
+            return workers.broadcast(
+                parts and {key: np.array([part[key] for part in parts]) for key in numbers})
+
+        lists = of_all(classes=self.num_classes, rows=len(self.lst), checksum=self.checksum)
+        if len(set(lists["classes"])) > 1:
             raise InputError(f"{path}: the workers' lists have different numbers of classes "
-                             f"({', '.join(map(str, total['classes']))}): --num-classes says "
+                             f"({', '.join(map(str, lists['classes']))}): --num-classes says "
                              "how many there are")
+        labels = of_all(positives=self.positives, negatives=self.negatives)
         # A worker with fewer rows would end its epoch early, and the others would wait for it.
-        if len(self.lst) < total["rows"].max():
-            self.lst = PaddedLst(self.lst, int(total["rows"].max()))
-        self.num_rows = int(total["rows"].sum())
-        self.checksum = " ".join(total["checksum"])
-        self.positives, self.negatives = total["positives"], total["negatives"]
+        if len(self.lst) < lists["rows"].max():
+            self.lst = PaddedLst(self.lst, int(lists["rows"].max()))
+        self.num_rows = int(lists["rows"].sum())
+        self.checksum = " ".join(lists["checksum"])
+        self.positives, self.negatives = (
+            labels[key].sum(axis=0) for key in ("positives", "negatives"))
 
 
 class PaddedLst:
@@ -93,18 +77,18 @@ class PaddedLst:
         return self._length
 
     def labels(self, rows):
-        """Labels of rows, as of LstFile; -1 in padding."""
+        """As LstFile's; -1 in padding."""
         rows = np.asarray(rows)
         labels = self._lst.labels(self._real(rows))
         labels[rows >= len(self._lst)] = -1
         return labels
 
     def name(self, row):
-        """Image name of a row, as of LstFile; that of the first row for padding."""
+        """As LstFile's; that of the first row for padding."""
         return self._lst.name(int(self._real(row)))
 
     def line(self, row):
-        """Line of a row in the file, as of LstFile; that of the first row for padding."""
+        """As LstFile's; that of the first row for padding."""
         return self._lst.line(int(self._real(row)))
 
     def _real(self, rows):

@@ -22,13 +22,7 @@ SECONDS_BEFORE_REPORTING_LOSS = 1.0
 
 
 def create_kvstore(kind):
-    """Create the kvstore for --kv-store.
-
-    Raises
-    ------
-    InputError
-        When the kind does not exist, or does not fit how this process was started.
-    """
+    """Create the kvstore for --kv-store, if it fits how this process was started."""
     if kind not in KVSTORES:
         # MXNet would create a local one.
         raise InputError(f"--kv-store {kind}: there are {', '.join(KVSTORES)}")
@@ -78,18 +72,15 @@ def _report(error):
         raise error
 
     status = 1
-    if isinstance(error, LostWorker):
+    try:
+        run(fail)
+    except LostWorker:
         time.sleep(SECONDS_BEFORE_REPORTING_LOSS)
         print(error, file=sys.stderr)
-    elif isinstance(error, (InputError, KeyboardInterrupt, BrokenPipeError)):
-        try:
-            run(fail)
-        except SystemExit as end:
-            status = end.code
-    elif isinstance(error, SystemExit):
-        status = error.code if isinstance(error.code, int) else 1
-    else:
-        traceback.print_exception(type(error), error, error.__traceback__)
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()
     return status

@@ -22,7 +22,7 @@ class Workers:
     """All workers of a run, as seen by one of them. A single process is a run of one worker.
 
     All workers must call the same methods in the same order. Each raises LostWorker when another
-    worker has ended.
+    worker has ended. `arrays` are a dict of str to np.ndarray.
 
     Parameters
     ----------
@@ -49,17 +49,7 @@ class Workers:
             self.rank, self._hub, self._streams = connect_workers(kv)
 
     def gather(self, arrays):
-        """Bring the arrays of all workers to rank 0.
-
-        Parameters
-        ----------
-        arrays : dict of str to np.ndarray
-
-        Returns
-        -------
-        list of dict of str to np.ndarray
-            By rank; None everywhere but at rank 0.
-        """
+        """The arrays of all workers at rank 0, a list by rank; None elsewhere."""
         if self.rank == 0:
             return [arrays, *(self._receive(rank) for rank in range(1, self.count))]
         if self.rank != self._hub:
@@ -70,18 +60,7 @@ class Workers:
         return None
 
     def broadcast(self, arrays):
-        """Bring the arrays of rank 0 to all workers.
-
-        Parameters
-        ----------
-        arrays : dict of str to np.ndarray
-            May be None. What other ranks pass is ignored.
-
-        Returns
-        -------
-        dict of str to np.ndarray
-            None where rank 0 passed None.
-        """
+        """The arrays of rank 0, or None where it passes None; what others pass is ignored."""
         if self.rank:
             arrays = self._receive(0)
         if self.rank in (0, self._hub):
@@ -91,18 +70,11 @@ class Workers:
         return arrays
 
     def sum(self, values):
-        """Add up the numbers of all workers.
+        """The sum of all workers' sequences of numbers: float64, bit for bit the same everywhere.
 
-        Parameters
-        ----------
-        values : sequence of float
-
-        Returns
-        -------
-        np.ndarray, (len(values),), float64
-            Bit for bit the same everywhere.
+        The sum of nothing is a barrier.
         """
-        # The first number makes a sum of nothing a barrier.
+        # So that there always is a number to send.
         own = np.array([1, *values], np.float64)
         if self.rank != self._hub:
             with self._stream(self._hub) as stream:
@@ -120,36 +92,21 @@ class Workers:
         return total[1:]
 
     def mean(self, params):
-        """Average parameters over the workers.
-
-        Parameters
-        ----------
-        params : dict of str to mx.nd.NDArray
-
-        Returns
-        -------
-        dict of str to mx.nd.NDArray
-        """
+        """The mean over all workers of parameters, dict of str to mx.nd.NDArray."""
         if self.count == 1 or not params:
             return params
         parts = self.gather({name: value.asnumpy() for name, value in params.items()})
-        means = parts and {
+        means = self.broadcast(parts and {
             name: np.mean([part[name] for part in parts], axis=0, dtype=np.float64).astype(
-                parts[0][name].dtype) for name in params}
-        means = self.broadcast(means)
+                parts[0][name].dtype) for name in params})
         return {name: mx.nd.array(value, dtype=value.dtype) for name, value in means.items()}
-
-    def close(self):
-        """End the connections."""
-        for stream in self._streams.values():
-            stream.close()
-        self._streams = {}
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        self.close()
+        for stream in self._streams.values():
+            stream.close()
 
     def _send(self, rank, arrays):
         with self._stream(rank) as stream:
