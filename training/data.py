@@ -40,13 +40,7 @@ class Data(NamedTuple):
 
 
 def open_data(args, workers):
-    """The data of a run.
-
-    Raises
-    ------
-    InputError
-        When a list is wrong, or not as long as --num-examples says.
-    """
+    """The Data of a run, if the training list is as long as --num-examples says."""
     train_lst = WorkersList(args.data_train, args.image_train, workers, args.num_classes,
                             args.label_format)
     # make_lst.py shard fills the shorter lists up with a row that does not count.

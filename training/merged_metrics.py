@@ -22,8 +22,8 @@ class MergedMetrics(mx.metric.CompositeEvalMetric):
 
     def __init__(self, metrics, workers):
         self._workers = workers
-        self._merged = self._class_precision = None
         super().__init__(metrics)
+        self._totals = self.metrics  # over all workers, once these are merged
 
     def reset(self):
         """Forget all samples."""
@@ -44,7 +44,11 @@ class MergedMetrics(mx.metric.CompositeEvalMetric):
         if self._workers.count == 1:
             return super().get_global_name_value()
         if self._merged is None:
-            self._merged = self._merge()
+            self._totals = self._merge()
+            values = dict(pair for metric in self._totals
+                          for pair in metric.get_global_name_value())
+            self._merged = [(name, float(value))
+                            for name, value in self._workers.broadcast(values).items()]
         return self._merged
 
     def class_precision(self):
@@ -52,9 +56,8 @@ class MergedMetrics(mx.metric.CompositeEvalMetric):
 
         Of several workers only rank 0 knows it, once all have asked for the global values.
         """
-        if self._workers.count == 1:
-            self._class_precision = _class_precision(self.metrics)
-        return self._class_precision
+        return next((metric.per_class() for metric in self._totals
+                     if hasattr(metric, "per_class")), None)
 
     def state(self):
         """Arrays that `load_state` takes, of this worker's samples."""
@@ -73,15 +76,12 @@ class MergedMetrics(mx.metric.CompositeEvalMetric):
                  if key.startswith(metric.name + ":")} for metric in self.metrics]
 
     def _merge(self):
-        states, values = self._workers.gather(self.state()), None
-        if states:
-            totals = []
-            for metric, parts in zip(self.metrics, zip(*map(self._parts, states))):
-                totals.append(copy.copy(metric))
-                totals[-1].load_state(metric.merge(parts))
-            values = dict(pair for total in totals for pair in total.get_global_name_value())
-            self._class_precision = _class_precision(totals)
-        return [(name, float(value)) for name, value in self._workers.broadcast(values).items()]
+        """The metrics over the samples of all workers; none at ranks above 0."""
+        states = self._workers.gather(self.state())
+        totals = list(map(copy.copy, self.metrics)) if states else []
+        for total, *parts in zip(totals, *map(self._parts, states or ())):
+            total.load_state(total.merge(parts))
+        return totals
 
 
 class TrainingMetrics(MergedMetrics):
@@ -102,7 +102,3 @@ def training_metrics(loss, workers):
 def validation_metrics(loss, workers):
     """Loss, accuracy and mAP of validation, for these options of the operator."""
     return MergedMetrics([Loss(loss), Accuracy(), MeanAveragePrecision()], workers)
-
-
-def _class_precision(metrics):
-    return next((metric.per_class() for metric in metrics if hasattr(metric, "per_class")), None)

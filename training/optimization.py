@@ -17,27 +17,14 @@ INITIALIZER = mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2)
 
 
 class Recipe(NamedTuple):
-    """What moves: the names of the parameters that do not, and the optimizer's parameters."""
+    """Names of the frozen parameters, and the optimizer's parameters with the schedule."""
 
     frozen: list
     optimizer: dict
 
 
-def choose_recipe(args, network, data, workers):
-    """The Recipe for the flags."""
-    # Servers that update for each worker by itself count all workers' batches.
-    batches = data.train.num_batches * (1 if workers.synchronous else workers.count)
-    return Recipe(frozen_parameters(network.symbol, args.freeze), optimizer_params(args, batches))
-
-
 def training_contexts(args):
-    """Contexts for --gpus.
-
-    Raises
-    ------
-    InputError
-        When there is no such GPU, or --dtype or --gc-type does not suit the devices.
-    """
+    """Contexts for --gpus, if --dtype and --gc-type suit these devices."""
     contexts = choose_devices(args.gpus)
     if args.dtype == "float16" and contexts[0].device_type == "cpu":
         raise InputError("--dtype float16 needs a GPU: MXNet has no float16 convolution for CPUs")
@@ -58,11 +45,10 @@ def choose_loss(args, lst):
     return loss_options(weight, args.gamma_pos, args.gamma_neg, args.clip, args.label_smoothing)
 
 
-def optimizer_params(args, batches):
-    """Parameters of the optimizer, its learning-rate schedule included.
-
-    `batches` are those that it counts per epoch.
-    """
+def choose_recipe(args, network, data, workers):
+    """The Recipe for the flags."""
+    # Servers that update for each worker by itself count all workers' batches.
+    batches = data.train.num_batches * (1 if workers.synchronous else workers.count)
     warmup = {"base_lr": args.lr, "warmup_steps": int(args.warmup_epochs * batches)}
     steps = sorted({int(epoch * batches) for epoch in args.lr_step_epochs} - {0})
     if args.lr_schedule == "cosine":
@@ -81,4 +67,4 @@ def optimizer_params(args, batches):
         mx.optimizer.create(args.optimizer, **params)
     except (ValueError, TypeError, AssertionError) as error:
         raise InputError(f"--optimizer {args.optimizer}: {error}") from None
-    return params
+    return Recipe(frozen_parameters(network.symbol, args.freeze), params)

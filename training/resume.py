@@ -36,11 +36,6 @@ def open_run(args, network, data, metrics, workers):
     """Lock the folder and name of a run: its RunFiles, and the snapshot that it goes on from.
 
     Without a snapshot (None) the run starts anew, and an earlier run's files are moved aside.
-
-    Raises
-    ------
-    InputError
-        When another run writes there; when the snapshot is not of this run.
     """
     prefix = os.path.join(args.save_result, args.save_name)
     writes = workers.rank == 0
@@ -65,8 +60,8 @@ def open_run(args, network, data, metrics, workers):
             logger.info("%d training images, %d classes, %.2f labels per image",
                         data.train_lst.num_rows, data.train.num_classes,
                         data.train_lst.positives.sum() / data.train_lst.num_rows)
-        if snapshot and not files.finished:
-            logger.info("Resuming at epoch %d, batch %d", record.epoch, record.batch)
+            if snapshot:
+                logger.info("Resuming at epoch %d, batch %d", record.epoch, record.batch)
         earlier = move_aside(prefix) if writes and not snapshot else None
         if earlier:
             logger.info("The files of the earlier run of this name are in %s now", earlier)
@@ -91,11 +86,8 @@ def resume_settings(args, net, data, workers):
 def check_snapshot(snapshot, args, network, data, settings, metrics):
     """The snapshot, with MXNet's arrays as parameters, if the run can go on from it.
 
-    Raises
-    ------
-    InputError
-        When a setting that the run depends on has changed, which it names; when the snapshot
-        does not fit the network, the data or the metrics.
+    An InputError names a setting that has changed, or what does not fit the network, the data or
+    the metrics.
     """
     changed = [name for name, value in settings.items() if snapshot.settings.get(name) != value]
     if changed and not args.resume_anyway:
@@ -122,12 +114,11 @@ def check_snapshot(snapshot, args, network, data, settings, metrics):
 
 
 def _check_parameters(snapshot, symbol):
-    names = {"arg_params": set(symbol.list_arguments()) - {"data", "softmax_label"},
-             "aux_params": set(symbol.list_auxiliary_states())}
-    for kind in names:
-        arrays = getattr(snapshot, kind)
-        for name in sorted(names[kind] ^ set(arrays)):
-            problem = "lacks" if name in names[kind] else "has, but the network has not,"
+    for names, arrays in (
+            (set(symbol.list_arguments()) - {"data", "softmax_label"}, snapshot.arg_params),
+            (set(symbol.list_auxiliary_states()), snapshot.aux_params)):
+        for name in sorted(names ^ set(arrays)):
+            problem = "lacks" if name in names else "has, but the network has not,"
             raise InputError(f"{snapshot.source}: {problem} the parameter {ascii(name)[:100]}; "
                              f"{WHAT_TO_DO}")
         for name, value in arrays.items():

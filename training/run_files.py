@@ -1,4 +1,5 @@
 """What a run writes: checkpoints, the best of them, the history, and snapshots."""
+import contextlib
 import logging
 import math
 import os
@@ -17,20 +18,11 @@ logger = logging.getLogger("train_multilabel")
 class RunFiles:
     """Saves the results of a run under its prefix, and keeps its record.
 
-    Parameters
-    ----------
-    args : argparse.Namespace
-        Flags of train_multilabel.py.
-    symbol : mx.sym.Symbol
-        Network of the checkpoints.
-    settings : dict of str to object
-        What a resumed run must share; saved in each snapshot.
-    record : RunRecord
-    writes : bool
-        Only one worker writes. All keep the record, because all decide by it.
+    `settings` are what a resumed run must share. Only one worker `writes`; all keep the record,
+    because all decide by it.
     """
 
-    def __init__(self, args, symbol, settings, record, writes=True):
+    def __init__(self, args, symbol, settings, record, writes):
         self.args, self.symbol, self.settings, self.record = args, symbol, settings, record
         self.writes = writes
         self.prefix = os.path.join(args.save_result, args.save_name)
@@ -44,9 +36,8 @@ class RunFiles:
         record = self.record
         record.checkpoints = [n for n in record.checkpoints if n != number] + [number]
         while self.args.keep and len(record.checkpoints) > self.args.keep:
-            name = f"{self.prefix}-{record.checkpoints.pop(0):04d}.params"
-            if os.path.exists(name):
-                os.unlink(name)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{self.prefix}-{record.checkpoints.pop(0):04d}.params")
 
     def update_best(self, number, scores, arg_params, aux_params):
         """Save checkpoint `number` as the best if its scores on validation are."""
@@ -95,14 +86,14 @@ class RunFiles:
     def log_summary(self, class_precision=None, support=None):
         """Log the classes of the last validation, where the checkpoints are, and the best score.
 
-        Both arrays are (classes,): average precision, None or empty without a validation, and
-        number of present labels.
+        Average precision, None or empty without a validation, and number of present labels
+        (`support`) are (classes,).
         """
         if not self.writes:
             return
         if class_precision is not None and len(class_precision):
-            names = checkpoint.get_attributes(self.symbol).get("class_names")
-            names = names or [str(number) for number in range(len(support))]
+            names = (checkpoint.get_attributes(self.symbol).get("class_names")
+                     or [str(number) for number in range(len(support))])
             for line in best_and_worst(names, class_precision, support):
                 logger.info("%s", line)
         best = self.record.best

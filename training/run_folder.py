@@ -34,8 +34,7 @@ def locked(prefix):
     """Keep other runs from the folder and the name, and clear away what a killed one was writing.
 
     The operating system releases the lock when the process ends, however that happens. On a
-    network folder it holds between machines where the file system passes locks on. An InputError
-    says that another process has it.
+    network folder it holds between machines where the file system passes locks on.
     """
     folder, name = os.path.split(prefix)
     path = os.path.join(folder, f".{name}.lock")
@@ -79,10 +78,7 @@ def _lock(path):
 
 
 def move_aside(prefix):
-    """Move the files of earlier runs of that name into a folder beside them.
-
-    Returns the folder, dated by the newest of them; None where there are no files.
-    """
+    """Move files of earlier runs into a folder dated by the newest: its name, or None for none."""
     folder, name = os.path.split(prefix)
     files = [file for file in os.listdir(folder or ".") if is_run_file(file, name)]
     if not files:

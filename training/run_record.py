@@ -9,31 +9,15 @@ METRICS = ("mAP", "loss", "acc")
 
 @dataclass
 class RunRecord:
-    """Position and results of a run.
-
-    Attributes
-    ----------
-    epoch, batch : int
-        `batch` batches of `epoch` are done. All of them: only its validation is left.
-    best : dict, optional
-        "number" of the best checkpoint, "metric" and its "value".
-    since_best : int
-        Validations since then.
-    checkpoints : list of int
-        Numbers of the checkpoints that are kept.
-    history : list of dict of str to float
-        A row per epoch, see evaluation.history.
-    seconds : float
-        Time spent on `epoch` so far.
-    """
+    """Position and results of a run."""
 
     epoch: int = 0
-    batch: int = 0
-    best: Optional[dict] = None
-    since_best: int = 0
-    checkpoints: list = field(default_factory=list)
-    history: list = field(default_factory=list)
-    seconds: float = 0.0
+    batch: int = 0  # so many of the epoch's are done; after the last only validation is left
+    best: Optional[dict] = None  # "number" of the best checkpoint, "metric" and its "value"
+    since_best: int = 0  # validations since then
+    checkpoints: list = field(default_factory=list)  # numbers of those that are kept
+    history: list = field(default_factory=list)  # of dicts, a row per epoch; evaluation.history
+    seconds: float = 0.0  # spent on the epoch so far
 
     as_json = asdict
 

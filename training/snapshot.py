@@ -19,12 +19,13 @@ import stat
 import struct
 import tokenize
 import zipfile
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from common.cli import InputError
-from common.files import write_atomically
+from common.files import atomic_file
 from training.run_folder import snapshot_files
 from training.run_record import RunRecord
 
@@ -39,16 +40,13 @@ DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, Rec
 
 
 class Snapshot(NamedTuple):
-    """A snapshot as one worker sees it; the dicts are of name to np.ndarray.
+    """A snapshot as one worker sees it."""
 
-    `progress` are the optimizer's plain numbers; `source` is the file's name.
-    """
-
-    source: str
+    source: str  # name of the file
     record: RunRecord
     settings: dict
-    progress: dict
-    arg_params: dict
+    progress: dict  # the optimizer's plain numbers
+    arg_params: dict  # this and all below: of name to np.ndarray
     aux_params: dict
     metrics: dict
     optimizer: dict
@@ -66,7 +64,6 @@ def save_snapshot(prefix, state, arrays, own):
     Parameters
     ----------
     prefix : str
-        Prefix of the run's checkpoints.
     state : dict
         "record" (see RunRecord.as_json), "settings" and "progress", all plain JSON.
     arrays : dict of str to np.ndarray
@@ -80,20 +77,14 @@ def save_snapshot(prefix, state, arrays, own):
         arrays.update((start + name, value) for name, value in worker.items())
     state = {**state, "version": VERSION, "run_id": os.environ.get(RUN_ID)}
     arrays["state"] = np.frombuffer(json.dumps(state).encode(), np.uint8)
-
-    newest, previous = snapshot_files(prefix)
-
     # By way of memory: a zip file that cannot be finished complains once more when it is deleted.
     content = io.BytesIO()
     np.savez(content, **arrays)
-
-    def write(name):
-        with open(name, "wb") as file:
-            file.write(content.getbuffer())
+    newest, previous = snapshot_files(prefix)
+    with atomic_file(newest) as name:
+        Path(name).write_bytes(content.getbuffer())
         if os.path.exists(newest):
             os.replace(newest, previous)
-
-    write_atomically(newest, write)
 
 
 def load_snapshot(prefix, workers):
@@ -111,16 +102,16 @@ def load_snapshot(prefix, workers):
     source = arrays.pop("source").item()
     try:
         state = json.loads(arrays.pop("state").tobytes())
-        is_current = state.get("version") == VERSION
-        if is_current:
-            record, run_id = RunRecord.from_json(state["record"]), state["run_id"]
-            settings, progress = dict(state["settings"]), dict(state["progress"])
+        if state.get("version") != VERSION:
+            raise InputError(f"{source}: written by another version of this project, and cannot "
+                             "be read by this one; without --resume the run starts anew")
+        record, run_id = RunRecord.from_json(state["record"]), state["run_id"]
+        settings, progress = dict(state["settings"]), dict(state["progress"])
+    except InputError:
+        raise
     except (*DAMAGED, AttributeError):
         raise InputError(f"{source}: not a snapshot of a run; without --resume the run starts "
                          "anew") from None
-    if not is_current:
-        raise InputError(f"{source}: written by another version of this project, and cannot be "
-                         "read by this one; without --resume the run starts anew")
     if os.environ.get(RUN_ID, run_id) != run_id:
         raise InputError(f"{source}: saved by another run than the one to be resumed ({RUN_ID} in "
                          "the environment says which); unset it, or leave out --resume")
@@ -130,9 +121,8 @@ def load_snapshot(prefix, workers):
     # A worker without arrays of its own has the same as rank 0.
     for key, value in {**arrays, **mine}.items():
         kind, _, name = key.partition(":")
-        if kind in kinds:
-            kinds[kind][name] = value
-    return Snapshot(source, record, settings, progress, *(kinds[kind] for kind in KINDS))
+        kinds.get(kind, {})[name] = value
+    return Snapshot(source, record, settings, progress, *kinds.values())
 
 
 def _read_newest(prefix):
@@ -153,10 +143,9 @@ def _read_newest(prefix):
 
 
 def read_arrays(path):
-    """The arrays of an .npz file that nobody vouches for.
+    """The arrays of an .npz file that nobody vouches for; one of DAMAGED where it is none.
 
     They take no more memory than the file is long, because nothing in it may be compressed.
-    Raises one of DAMAGED where it is not such a file.
     """
     arrays = {}
     if not stat.S_ISREG(os.stat(path).st_mode):  # a named pipe would be waited for

@@ -32,9 +32,9 @@ class StopRequests:
         signal.signal(number, signal.SIG_DFL)
 
     def agree(self, due=False, loss=0.0):
-        """Tell all workers of each other's signals.
+        """Tell all workers of each other's signals, and share two values.
 
-        Returns whether rank 0 finds a snapshot due, and the sum of all workers' losses.
+        These are whether rank 0 finds a snapshot due, and the sum of all workers' losses.
         """
         received = [self.received == number for number in (signal.SIGTERM, signal.SIGINT)]
         due, terminate, interrupt, loss = self.workers.sum(

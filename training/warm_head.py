@@ -30,33 +30,25 @@ ROWS_PER_MESSAGE = 4096
 
 
 class WarmHead(NamedTuple):
-    """How to train the head.
+    """How to train the head."""
 
-    Passes over the stored features; whether each training image's mirror image gives features
-    too; random seed of the sample order and of the first weights; where features are stored that
-    take more than so many bytes.
-    """
-
-    epochs: int
-    mirror: bool
-    seed: int
-    folder: str
+    epochs: int  # passes over the stored features
+    mirror: bool  # whether each training image's mirror image gives features too
+    seed: int  # random seed of the sample order and of the first weights
+    folder: str  # where features are stored that take more than max_bytes
     max_bytes: float
 
 
 class FeatureIter(mx.io.DataIter):
-    """Batches of stored features, shuffled anew each epoch.
+    """Batches of stored features; the last one is filled up with rows of label -1.
 
     Parameters
     ----------
-    features : np.ndarray, (rows, values), float32
-        May be a memory map: only the rows of a batch are read.
-    labels : np.ndarray, (rows, classes), float32
-        1, 0, -1 unknown, or soft.
+    features, labels : np.ndarray, (rows, values) and (rows, classes), float32
+        Features may be a memory map: only the rows of a batch are read.
     batch_size : int
-    seed : int or None
-        Random seed of the sample order; None keeps the order. The last batch is filled up with
-        rows of label -1.
+    seed : int, optional
+        Random seed of the sample order, new in each epoch; None keeps the order.
     """
 
     def __init__(self, features, labels, batch_size, seed=None):
@@ -90,14 +82,13 @@ class FeatureIter(mx.io.DataIter):
 
 
 def extract(forward, iterator, mirror, folder, max_bytes, on_batch=lambda _: None):
-    """Pass an epoch of images through a network once.
+    """Pass an epoch of images through a network once; padding is left out.
 
     Parameters
     ----------
     forward : ForwardPass
         The backbone.
     iterator : LstIter
-        In order; padding is left out.
     mirror : bool
         Whether each image also passes mirrored, as a further row.
     folder, max_bytes
@@ -107,19 +98,17 @@ def extract(forward, iterator, mirror, folder, max_bytes, on_batch=lambda _: Non
 
     Returns
     -------
-    features : np.ndarray, (rows, values), float32
-    labels : np.ndarray, (rows, classes), float32
+    features, labels : np.ndarray, (rows, values) and (rows, classes), float32
     """
-    rows = iterator.num_rows * (2 if mirror else 1)
-    features = allocate(rows, forward.num_values, folder, max_bytes)
+    turns = (False, True) if mirror else (False,)
+    features = allocate(iterator.num_rows * len(turns), forward.num_values, folder, max_bytes)
     labels, row = [np.empty((0, iterator.num_classes), np.float32)], 0
-    bar = tqdm(total=iterator.num_rows, desc="Features", unit="image", leave=False, disable=None)
-    with bar:
+    with tqdm(total=iterator.num_rows, desc="Features", unit="image", leave=False,
+              disable=None) as bar:
         for batch in iterator:
             count = iterator.batch_size - batch.pad
             label = batch.label[0].asnumpy()[:count]
-            for outputs in [forward(batch.data[0], count, mirror=turn)
-                            for turn in ((False, True) if mirror else (False,))]:
+            for outputs in [forward(batch.data[0], count, mirror=turn) for turn in turns]:
                 features[row:row + count] = outputs.values()
                 labels.append(label)
                 row += count
@@ -129,10 +118,7 @@ def extract(forward, iterator, mirror, folder, max_bytes, on_batch=lambda _: Non
 
 
 def collect(workers, features, labels, folder, max_bytes):
-    """Features and labels from `extract` of all workers at rank 0; elsewhere this worker's.
-
-    `folder` and `max_bytes` are as in `extract`, for all rows together.
-    """
+    """Features and labels from `extract` of all workers at rank 0; elsewhere this worker's."""
     if workers.count == 1:
         return features, labels
     counts = np.zeros(workers.count)
@@ -180,8 +166,7 @@ def train_head(network, data, metrics, devices, options, on_batch=lambda _: None
     network : Network
         From get_fine_tune_model, with the pretrained backbone's parameters.
     data : tuple of LstIter
-        Training and validation, in order and without augmentation; the latter may be None. Both
-        are read once.
+        Training and validation (or None), in order and without augmentation; each is read once.
     metrics : tuple of mx.metric.EvalMetric
         Of training and of validation.
     devices : Devices
