@@ -56,13 +56,13 @@ def main(argv=None):
         try:
             return train(args, Devices(contexts, kv, workers))
         except (MemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "Failed to allocate" not in str(error):
-                if "MXNetError" not in str(error):
-                    raise
+            if isinstance(error, MemoryError) or "Failed to allocate" in str(error):
+                raise InputError("out of memory: a smaller --batch-size or --image-shape takes "
+                                 "less") from None
+            if "MXNetError" in str(error):
                 raise InputError(f"{args.model}: MXNet cannot train this network: "
                                  f"{error_line(error)}") from None
-            raise InputError("out of memory: a smaller --batch-size or --image-shape takes "
-                             "less") from None
+            raise
 
 
 def train(args, devices):
@@ -118,11 +118,7 @@ def build_network(args, pretrained, data, loss):
 def train_warm_head(args, network, data, loss, devices, job):
     """The network with a classifier trained on the frozen backbone's features: checkpoint 0.
 
-    Returns
-    -------
-    network : Network
-    class_precision : np.ndarray, (classes,)
-        Average precision on validation; None at ranks above 0.
+    Also the average precision of each class on validation, (classes,); None at ranks above 0.
     """
     alone = Workers()  # rank 0 trains on the features of all
     metrics = training_metrics(loss, alone), validation_metrics(loss, alone)
@@ -133,11 +129,11 @@ def train_warm_head(args, network, data, loss, devices, job):
         lambda _: job.stops.stop_unsaved_run(" in the warm head, of which nothing is saved: the "
                                              "same command starts it anew"))
     network = network._replace(arg_params={**network.arg_params, **head})
-    params = network.arg_params, network.aux_params
-    job.files.save_checkpoint(0, *params)
-    job.files.update_best(0, scores, *params)
-    job.files.check_finite(network.arg_params)
-    job.files.save_snapshot({}, named("arg", params[0]), [named("aux", params[1])])
+    _, arg_params, aux_params = network
+    job.files.save_checkpoint(0, arg_params, aux_params)
+    job.files.update_best(0, scores, arg_params, aux_params)
+    job.files.check_finite(arg_params)
+    job.files.save_snapshot({}, named("arg", arg_params), [named("aux", aux_params)])
     return network, metrics[1].class_precision()
 
 

@@ -3,6 +3,7 @@ import ipaddress
 import re
 import shlex
 import socket
+from pathlib import Path
 
 from common.cli import InputError
 
@@ -12,8 +13,7 @@ HOST = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*@)?[A-Za-z0-9_][A-Za-z0-9_.-]*
 def read_hosts(path):
     """Read a file of hosts, one per line as [user@]name[:port]; # begins a comment."""
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            lines = file.read().splitlines()
+        lines = Path(path).read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: {getattr(error, 'strerror', 'not UTF-8 text')}") from None
     hosts = []

@@ -33,15 +33,10 @@ class Process:
     """One of the scheduler, the servers and the workers."""
 
     role: str
-    rank: int
+    name: str  # put before its lines
     supervisor: subprocess.Popen
     unfinished: bytes = b""  # the line that it has begun to write
     status: int = None  # once it has ended, as a shell gives it
-
-    @property
-    def name(self):
-        """The name that is put before its lines."""
-        return "scheduler" if self.role == "scheduler" else f"{self.role} {self.rank}"
 
     def send(self, number):
         """Send a signal to the process and its children, unless it has ended."""
@@ -95,20 +90,20 @@ class Job:
 
     def _start(self, role, rank, host, environment):
         environment = {**environment, "DMLC_ROLE": role, "DMLC_RANK": str(rank), **self.args.env}
-        if host is None:
-            command = [sys.executable, "-c", SUPERVISOR, *self.args.command]
-            local = {**os.environ, **environment}
-        else:
+        supervised = ["-c", SUPERVISOR, *self.args.command]
+        if host:
             forwarded = {name: value for name, value in os.environ.items()
                          if name in FORWARDED or name.startswith(FORWARDED_PREFIXES)}
-            command = ssh_command(
-                host, self.args.remote_dir or os.getcwd(), {**forwarded, **environment},
-                ["python3", "-c", SUPERVISOR, *self.args.command])
+            command = ssh_command(host, self.args.remote_dir or os.getcwd(),
+                                  {**forwarded, **environment}, ["python3", *supervised])
             local = None
+        else:
+            command, local = [sys.executable, *supervised], {**os.environ, **environment}
         supervisor = subprocess.Popen(
             command, env=local, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, start_new_session=True)
-        process = Process(role, rank, supervisor)
+        name = role if role == "scheduler" else f"{role} {rank}"
+        process = Process(role, name, supervisor)
         self.processes.append(process)
         self.selector.register(supervisor.stdout, selectors.EVENT_READ, process)
         if self.signal and role == "worker":
@@ -116,7 +111,7 @@ class Job:
 
     def _watch(self):
         """Print output until all workers have ended or a process fails; the exit status."""
-        deadline = None
+        deadline = math.inf
         while True:
             self._read(0.1)
             failed, now = self.failed, time.monotonic()
@@ -126,26 +121,25 @@ class Job:
             if all(p.status is not None for p in self.processes if p.role == "worker"):
                 return failed.status if failed else 0
             if self.signal:
-                deadline = min(deadline or math.inf, now + SECONDS_TO_SAVE)
-            if self.signal and failed:
-                by_signal = failed.status == 128 + self.signal
-                deadline = min(deadline, now + (
-                    SECONDS_TO_FOLLOW if by_signal else SECONDS_TO_FAIL))
-            if deadline and now > deadline:
+                seconds = SECONDS_TO_SAVE
+                if failed:
+                    by_signal = failed.status == 128 + self.signal
+                    seconds = SECONDS_TO_FOLLOW if by_signal else SECONDS_TO_FAIL
+                deadline = min(deadline, now + seconds)
+            if now > deadline:
                 report("not all have ended after the signal: killing the rest")
                 return failed.status if failed else 128 + self.signal
 
     def pass_on(self, number, frame=None):
         """Pass a signal on to the workers, which save and stop. A second one kills all."""
-        if self.signal:
-            if time.monotonic() - self.signalled > SECONDS_OF_ONE_SIGNAL:
-                self._kill()
-            return
-        self.signal, self.signalled = number, time.monotonic()
-        for process in self.processes:
-            # The workers need the scheduler and the servers until they have saved.
-            if process.role == "worker":
-                process.send(number)
+        if not self.signal:
+            self.signal, self.signalled = number, time.monotonic()
+            for process in self.processes:
+                # The workers need the scheduler and the servers until they have saved.
+                if process.role == "worker":
+                    process.send(number)
+        elif time.monotonic() - self.signalled > SECONDS_OF_ONE_SIGNAL:
+            self._kill()
 
     def _end(self, succeeded):
         """End all processes; after success servers and scheduler end by themselves."""
@@ -174,14 +168,11 @@ class Job:
 
     def _read(self, seconds):
         """Print the output of up to so many seconds, and note which processes have ended."""
-        if self.selector.get_map():
-            for key, _ in self.selector.select(seconds):
-                data = os.read(key.fd, 1 << 16)
-                if not data:
-                    self.selector.unregister(key.fileobj)
-                _write(key.data, data)
-        else:
-            time.sleep(seconds)
+        for key, _ in self.selector.select(seconds):
+            data = os.read(key.fd, 1 << 16)
+            if not data:
+                self.selector.unregister(key.fileobj)
+            _write(key.data, data)
         for process in self.processes:
             if process.status is None:
                 status = process.supervisor.poll()

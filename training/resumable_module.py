@@ -13,13 +13,7 @@ NUMBERS = ("num_update", "m_schedule")
 class ResumableModule(mx.mod.Module):
     """A Module whose label is `softmax_label`, and whose parameters are exact whenever read.
 
-    Parameters
-    ----------
-    symbol : mx.sym.Symbol
-    snapshot : Snapshot, optional
-        State that `fit` goes on from; checked by `resume.check_snapshot`.
-    **options
-        As Module's.
+    `fit` goes on from `snapshot`, which `resume.check_snapshot` has checked.
     """
 
     def __init__(self, symbol, snapshot=None, **options):
@@ -50,17 +44,20 @@ class ResumableModule(mx.mod.Module):
 
     def _validate(self, eval_data, eval_metric, epoch, options):
         """Make up for the validation in which the run was stopped."""
-        eval_metric.load_state(self._metric_state)
-        self._metric_state = None
+        self._load_metrics(eval_metric)
         self.score(eval_data, options["validation_metric"], epoch=epoch,
                    score_end_callback=options["eval_end_callback"],
                    batch_end_callback=options["eval_batch_end_callback"])
 
+    def _load_metrics(self, eval_metric):
+        if self._metric_state is not None:
+            eval_metric.load_state(self._metric_state)
+            self._metric_state = None
+
     def init_optimizer(self, *args, **options):
         """As Module's, and then take over rank 0's parameters and the snapshot's optimizer.
 
-        Module.fit calls this last before its first epoch, and warns when anything before it is
-        done twice: so here the missing validation takes place, too.
+        Module.fit calls this last before its first epoch: so the missing validation is here, too.
         """
         super().init_optimizer(*args, **options)
         if self._kvstore and "dist" in self._kvstore.type:
@@ -75,16 +72,11 @@ class ResumableModule(mx.mod.Module):
 
         Module.fit resets the metrics after all that could be called before its first batch.
         """
-        if self._metric_state is not None:
-            eval_metric.load_state(self._metric_state)
-            self._metric_state = None
+        self._load_metrics(eval_metric)
         super().update_metric(eval_metric, labels, pre_sliced)
 
     def score(self, eval_data, eval_metric, score_end_callback=None, epoch=0, **options):
-        """As Module's, but logs the values itself and returns none.
-
-        Module.fit would log them only after the callback, which may end the run.
-        """
+        """As Module's, but logs the values before the callback, which may end the run."""
         for name, value in super().score(eval_data, eval_metric, epoch=epoch, **options):
             self.logger.info("Epoch[%d] Validation-%s=%f", epoch, name, value)
         if score_end_callback:
@@ -97,9 +89,9 @@ class ResumableModule(mx.mod.Module):
         return self._kvstore._updater if self._update_on_kvstore else self._updater
 
     def optimizer_state(self):
-        """What the optimizer remembers: its plain numbers, and arrays as PARAMETER:NUMBER.
+        """Dicts of the optimizer's plain numbers, and of its arrays as PARAMETER:NUMBER.
 
-        Both dicts are empty with "dist_async", where nobody can read them.
+        Both are empty with "dist_async", where nobody can read them.
         """
         if not self.updater:
             return {}, {}
@@ -156,8 +148,7 @@ class ResumableModule(mx.mod.Module):
         return self._optimizer.lr_scheduler(num_update)
 
     def pull_params(self):
-        """Take over what the servers hold: at first rank 0's parameters, which differ from other
-        workers' initial ones; with "dist_async" the parameters always."""
+        """Take over the servers' parameters: at first those that rank 0 began with."""
         for name, values in zip(self._param_names, self._exec_group.param_arrays):
             self._kvstore.pull(name, out=values)
         self._params_dirty = True
@@ -181,9 +172,8 @@ class ResumableModule(mx.mod.Module):
     def get_params(self):
         """As Module's, but after the last backward pass has ended.
 
-        On the CPU, BatchNorm updates its running statistics in the backward pass, unknown to
-        MXNet's engine: read at once they may lack the last batch, and Module.fit, which writes
-        back what it read after each epoch, would then lose it.
+        On the CPU, BatchNorm updates its running statistics in it unknown to MXNet's engine. Read
+        too early they lack the last batch, and Module.fit writes back what it reads.
         """
         mx.nd.waitall()
         return super().get_params()

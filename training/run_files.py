@@ -3,6 +3,7 @@ import contextlib
 import logging
 import math
 import os
+from dataclasses import asdict
 
 import numpy as np
 
@@ -57,7 +58,7 @@ class RunFiles:
     def save_snapshot(self, progress, arrays, own):
         """Write a snapshot at the record's position; see snapshot.save_snapshot."""
         if self.writes:
-            save_snapshot(self.prefix, {"record": self.record.as_json(), "progress": progress,
+            save_snapshot(self.prefix, {"record": asdict(self.record), "progress": progress,
                                         "settings": self.settings}, arrays, own)
 
     @property

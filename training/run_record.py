@@ -1,5 +1,5 @@
 """The position of a run and what it has reached: the plain numbers in a snapshot."""
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Optional
 
 from evaluation.history import COLUMNS
@@ -19,11 +19,9 @@ class RunRecord:
     history: list = field(default_factory=list)  # of dicts, a row per epoch; evaluation.history
     seconds: float = 0.0  # spent on the epoch so far
 
-    as_json = asdict
-
     @classmethod
     def from_json(cls, values):
-        """The record that `as_json` described; ValueError or TypeError for anything else."""
+        """The record whose `asdict` these are; ValueError or TypeError for anything else."""
         record = cls(**values)
         best = record.best
         valid = (

@@ -8,14 +8,12 @@ A snapshot is one file, PREFIX-resume.npz, of arrays and plain numbers; nothing 
     aux:NAME            running statistics
     metric:NAME:KEY     the metrics of the epoch so far
 
-It replaces the one before by renaming, and that stays as PREFIX-resume-previous.npz. Of several
-workers rank 0 writes it for all. In mid-epoch each has statistics and metrics of its own, which
-stand in the file once per worker, behind "worker1/".
+The snapshot before stays as PREFIX-resume-previous.npz. Of several workers rank 0 writes for all.
+In mid-epoch each has statistics and metrics of its own, which stand behind "worker1/" and so on.
 """
 import io
 import json
 import os
-import stat
 import struct
 import tokenize
 import zipfile
@@ -25,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common.cli import InputError
-from common.files import atomic_file
+from common.files import atomic_file, open_regular_file
 from training.run_folder import snapshot_files
 from training.run_record import RunRecord
 
@@ -65,7 +63,7 @@ def save_snapshot(prefix, state, arrays, own):
     ----------
     prefix : str
     state : dict
-        "record" (see RunRecord.as_json), "settings" and "progress", all plain JSON.
+        "record" (a RunRecord's values), "settings" and "progress", all plain JSON.
     arrays : dict of str to np.ndarray
         What all workers share, by `named`.
     own : list of dict of str to np.ndarray
@@ -90,11 +88,8 @@ def save_snapshot(prefix, state, arrays, own):
 def load_snapshot(prefix, workers):
     """The newest snapshot that is not damaged, or None: rank 0 reads it, and all get it.
 
-    Raises
-    ------
-    InputError
-        When there are snapshots, but all are damaged; when it is of another version, or of
-        another run than the one that tools/launch.py restarts.
+    An InputError says that there are snapshots, but all are damaged, or that it is of another
+    version or of another run than the one that tools/launch.py restarts.
     """
     arrays = workers.broadcast(None if workers.rank else _read_newest(prefix))
     if arrays is None:
@@ -148,12 +143,10 @@ def read_arrays(path):
     They take no more memory than the file is long, because nothing in it may be compressed.
     """
     arrays = {}
-    if not stat.S_ISREG(os.stat(path).st_mode):  # a named pipe would be waited for
-        raise ValueError("not a file")
-    with zipfile.ZipFile(path) as archive:
+    with open_regular_file(path) as file, zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         if (any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
-                or sum(entry.file_size for entry in entries) > os.path.getsize(path)):
+                or sum(entry.file_size for entry in entries) > os.fstat(file.fileno()).st_size):
             raise ValueError("compressed entries")
         for entry in entries:
             content = io.BytesIO(archive.read(entry))  # compares the checksum

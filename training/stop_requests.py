@@ -17,13 +17,13 @@ class StopRequests:
     """The signals that the workers got; all of them stop at the same batch.
 
     From its construction on, SIGTERM and Ctrl-C are noted, to let the batch end and be saved. A
-    second signal ends the process at once. `received` is what this process got, `agreed` what all
-    workers know of since `agree`; None for nothing.
+    second signal ends the process at once.
     """
 
     def __init__(self, workers):
         self.workers = workers
-        self.received = self.agreed = None
+        self.received = None  # by this process
+        self.agreed = None  # what all workers know of since `agree`
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._note)
 

@@ -82,23 +82,11 @@ class FeatureIter(mx.io.DataIter):
 
 
 def extract(forward, iterator, mirror, folder, max_bytes, on_batch=lambda _: None):
-    """Pass an epoch of images through a network once; padding is left out.
+    """Pass an epoch of an LstIter's images through a ForwardPass once; padding is left out.
 
-    Parameters
-    ----------
-    forward : ForwardPass
-        The backbone.
-    iterator : LstIter
-    mirror : bool
-        Whether each image also passes mirrored, as a further row.
-    folder, max_bytes
-        Features that take more bytes stay in a memory-mapped file of that folder.
-    on_batch : callable
-        Called after each batch; what it raises ends the pass.
-
-    Returns
-    -------
-    features, labels : np.ndarray, (rows, values) and (rows, classes), float32
+    With `mirror` each image also passes mirrored, as a further row. Features that take more than
+    `max_bytes` stay in a memory-mapped file of the folder. `on_batch` is called after each batch;
+    what it raises ends the pass. Returns features and labels, (rows, values) and (rows, classes).
     """
     turns = (False, True) if mirror else (False,)
     features = allocate(iterator.num_rows * len(turns), forward.num_values, folder, max_bytes)
@@ -179,7 +167,7 @@ def train_head(network, data, metrics, devices, options, on_batch=lambda _: None
     head : dict of str to mx.nd.NDArray
         Weight and bias under their names in the network.
     scores : dict of str to float
-        The metrics on validation, by the last epoch; empty without validation.
+        Last metrics of validation, empty without it.
     """
     workers = devices.workers
     features, _ = split_head(network.symbol)

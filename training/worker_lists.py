@@ -20,16 +20,12 @@ class WorkersList:
 
     Attributes
     ----------
-    lst : LstFile or PaddedLst
-        The list that this worker reads.
-    folder : str
-        Where its images are.
+    lst, folder : LstFile or PaddedLst, str
+        The list that this worker reads, and where its images are.
     readers : Workers
         The workers that share `lst`.
-    num_rows, checksum
-        Number of rows and checksum of all workers' lists.
-    positives, negatives : np.ndarray, (classes,)
-        Number of labels 1 and 0 per class, over all workers.
+    num_rows, checksum, positives, negatives
+        As of an LstFile, over all workers' lists.
     """
 
     def __init__(self, path, folder, workers, num_classes=None, label_format="multi-hot"):
