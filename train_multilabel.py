@@ -22,9 +22,9 @@ from network.shape_check import check_shapes, error_line
 from reading.class_names import read_class_names
 from training.data import Devices, Network, measure_reading, open_data, open_iterator
 from training.fit_callbacks import FitCallbacks
+from training.log import log_to
 from training.merged_metrics import training_metrics, validation_metrics
 from training.optimization import INITIALIZER, choose_loss, choose_recipe, training_contexts
-from training.progress import log_to
 from training.resumable_module import ResumableModule
 from training.resume import open_run
 from training.run_files import RunFiles

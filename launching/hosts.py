@@ -19,10 +19,10 @@ def read_hosts(path):
     hosts = []
     for number, line in enumerate(lines, 1):
         host = line.partition("#")[0].strip()
-        name, colon, port = host.partition(":")
-        good_port = not colon or (port.isascii() and port.isdigit() and 0 < int(port) < 65536)
         if not host:
             continue
+        name, colon, port = host.partition(":")
+        good_port = not colon or (port.isascii() and port.isdigit() and 0 < int(port) < 65536)
         if not (HOST.fullmatch(name) and good_port):
             raise InputError(f"{path}:{number}: {host!r} is not [user@]name[:port]")
         hosts.append(host)

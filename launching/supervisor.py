@@ -1,9 +1,8 @@
 """Supervises one process of a distributed run, on the machine on which it runs.
 
 launching/job.py passes this file's text to `python3 -c`, here or over ssh, so it imports nothing
-of the project. Signals to pass on come as numbers over standard input. When standard input ends,
-however launch.py or the connection died, the process is killed with all its children. When the
-supervisor itself is killed, so is the process (PR_SET_PDEATHSIG, on Linux).
+of the project. Signals to pass on come as numbers over standard input. When it ends, however
+launch.py or the connection died, the process is killed with all its children.
 """
 import contextlib
 import ctypes
@@ -31,7 +30,7 @@ def choose_address():
 
 
 def die_with_parent():
-    """Have the kernel kill this process when its parent dies."""
+    """Have the kernel kill this process when its parent dies (PR_SET_PDEATHSIG)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 

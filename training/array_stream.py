@@ -1,7 +1,6 @@
-"""Named NumPy arrays over a connected socket, in NumPy's own .npy format.
+"""Named NumPy arrays of any length over a connected socket, in NumPy's own .npy format.
 
-Twice as fast as .npz files in messages, and of any length, because nothing is copied or held back:
-arrays are written to the socket and read from it into their own memory.
+Twice as fast as .npz files in messages, because nothing is copied.
 
     stream = ArrayStream(socket.create_connection(address))
     stream.send({"scores": scores})         # at the other end: stream.receive()["scores"]

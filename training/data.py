@@ -49,12 +49,12 @@ def open_data(args, workers):
             and not 0 <= train_lst.num_rows - args.num_examples <= fillers):
         raise InputError(f"{args.data_train} has {train_lst.num_rows} rows, but --num-examples "
                          f"is {args.num_examples}")
-    train, val_lst, val = open_iterator(args, train_lst, augmented=True), None, None
-    if args.data_val:
-        val_lst = WorkersList(args.data_val, args.image_val or args.image_train, workers,
-                              train.num_classes, args.label_format)
-        val = open_iterator(args, val_lst)
-    return Data(train, val, train_lst, val_lst)
+    train = open_iterator(args, train_lst, augmented=True)
+    if not args.data_val:
+        return Data(train, None, train_lst, None)
+    val_lst = WorkersList(args.data_val, args.image_val or args.image_train, workers,
+                          train.num_classes, args.label_format)
+    return Data(train, open_iterator(args, val_lst), train_lst, val_lst)
 
 
 def open_iterator(args, images, augmented=False):

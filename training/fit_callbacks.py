@@ -3,8 +3,9 @@ import logging
 import math
 import time
 
+from tqdm import tqdm
+
 from common.mx_compat import mx
-from training.progress import Progress
 from training.snapshot import named
 from training.stop_requests import Stopped
 
@@ -19,8 +20,11 @@ class FitCallbacks:
         self.files, self.record = files, files.record
         self.stops, self.workers = stops, stops.workers
         self.num_batches = data.train.num_batches
-        self.progress = Progress(self.num_batches, self.record.seconds)
+        self.bar = None
         self.saved_at = time.monotonic()
+        # The first epoch may have begun before the run was resumed.
+        self.epoch_began = self.saved_at - self.record.seconds
+        self.training_seconds = self.record.seconds  # without the epoch's validation
         self.draws = any(op in module.symbol.tojson() for op in ('"Dropout"', '"_random'))
 
     def seed_batch(self):
@@ -40,7 +44,7 @@ class FitCallbacks:
         if not math.isfinite(loss):
             raise self.files.not_finite(f"the loss is {loss}")
         record.batch += 1
-        self.progress.show_batch(record.epoch, record.batch)
+        self._show_progress()
         if record.batch == self.num_batches:
             return
         if self.workers.synchronous:
@@ -51,7 +55,7 @@ class FitCallbacks:
 
     def on_epoch(self, epoch, symbol, arg_params, aux_params):
         """Epoch callback: save a checkpoint, and close the epoch where nothing validates it."""
-        self.progress.end_training()
+        self.training_seconds = self._seconds()
         if self.workers.count > 1 or not self.workers.synchronous:
             arg_params, aux_params = self._merge_params(arg_params, aux_params)
         self.stops.agree()
@@ -78,13 +82,12 @@ class FitCallbacks:
 
     def _close_epoch(self, scores):
         """Write history and snapshot, keep the best, and stop where nothing improves any more."""
-        record, seconds = self.record, self.progress.seconds()
-        self.progress.start_epoch()  # what is written now counts for the next one
+        record, seconds = self.record, self._seconds()
+        self.epoch_began = time.monotonic()  # what is written now counts for the next one
         updates = (record.epoch + 1) * self.num_batches * self.workers.count
         self.files.add_to_history({
             "epoch": record.epoch, "seconds": seconds,
-            "images_per_second":
-                self.data.train_lst.num_rows / max(self.progress.training_seconds, 1e-9),
+            "images_per_second": self.data.train_lst.num_rows / max(self.training_seconds, 1e-9),
             "learning_rate": self.module.learning_rate(updates),
             **{f"train-{name}": value for name, value in self.metrics.get_global_name_value()},
             **{f"val-{name}": value for name, value in scores.items()}})
@@ -111,6 +114,20 @@ class FitCallbacks:
         self.module.set_params(arg_params, aux_params)
         return arg_params, aux_params
 
+    def _seconds(self):
+        """Time spent on the epoch so far."""
+        return time.monotonic() - self.epoch_began
+
+    def _show_progress(self):
+        record = self.record
+        if self.bar is None:
+            self.bar = tqdm(total=self.num_batches, desc=f"Epoch[{record.epoch}]", unit="batch",
+                            leave=False, disable=None, initial=record.batch - 1)
+        self.bar.update(record.batch - self.bar.n)
+        if record.batch == self.num_batches:
+            self.bar.close()
+            self.bar = None
+
     def _stop_if_asked(self, due=False):
         if due or self.stops.agreed:
             self._save_snapshot()
@@ -119,7 +136,7 @@ class FitCallbacks:
     def _save_snapshot(self):
         """Save everything at the record's position."""
         record = self.record
-        record.seconds = self.progress.seconds()
+        record.seconds = self._seconds()
         arg_params, aux_params = self.module.get_params()
         self.files.check_finite(arg_params)
         own = {**named("aux", aux_params),

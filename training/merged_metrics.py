@@ -13,11 +13,7 @@ TRAINING_MAP_SAMPLES = 20000
 class MergedMetrics(mx.metric.CompositeEvalMetric):
     """Metrics whose global values are over the samples of all workers, as if one had seen them all.
 
-    Parameters
-    ----------
-    metrics : list of mx.metric.EvalMetric
-        With methods `state`, `load_state` and `merge`; see multilabel_metric.
-    workers : Workers
+    The metrics need methods `state`, `load_state` and `merge`; see multilabel_metric.
     """
 
     def __init__(self, metrics, workers):

@@ -30,10 +30,7 @@ class LostWorker(Exception):
 
 
 def connect_workers(kv):
-    """Connect the workers of a kvstore; all of them must call this.
-
-    DMLC_RANK gives each its rank, where the launcher sets it for all: the kvstore's ranks differ
-    from start to start. LostWorker says that they cannot reach each other in time.
+    """Connect the workers of a kvstore of type dist_*, just made; all of them must call this.
 
     Returns
     -------

@@ -41,14 +41,13 @@ def open_run(args, network, data, metrics, workers):
     writes = workers.rank == 0
     settings = resume_settings(args, network.symbol, data, workers)
     with locked(prefix) if writes else contextlib.nullcontext():
-        snapshot = None
-        if args.resume or args.resume_anyway:
-            snapshot = load_snapshot(prefix, workers)
-            if not snapshot:
-                logger.log(logging.WARNING if writes else logging.INFO,
-                           "--resume: there is no %s: starting anew", snapshot_files(prefix)[0])
+        resume = args.resume or args.resume_anyway
+        snapshot = load_snapshot(prefix, workers) if resume else None
         if snapshot:
             snapshot = check_snapshot(snapshot, args, network, data, settings, metrics)
+        elif resume:
+            logger.log(logging.WARNING if writes else logging.INFO,
+                       "--resume: there is no %s: starting anew", snapshot_files(prefix)[0])
         record = snapshot.record if snapshot else RunRecord()
         files = RunFiles(args, network.symbol, settings, record, writes)
         if snapshot and files.finished:

@@ -1,8 +1,4 @@
-"""The files of one run, by folder and name: its lock, and what earlier runs of the name left.
-
-    with locked("result/demo"):
-        earlier = move_aside("result/demo")
-"""
+"""The files of one run, by folder and name: its lock, and what earlier runs of the name left."""
 import contextlib
 import fcntl
 import logging
@@ -33,8 +29,8 @@ def is_run_file(file, name):
 def locked(prefix):
     """Keep other runs from the folder and the name, and clear away what a killed one was writing.
 
-    The operating system releases the lock when the process ends, however that happens. On a
-    network folder it holds between machines where the file system passes locks on.
+    The lock ends with the process. On a network folder it holds where the file system passes
+    locks on.
     """
     folder, name = os.path.split(prefix)
     path = os.path.join(folder, f".{name}.lock")

@@ -74,10 +74,8 @@ class FeatureIter(mx.io.DataIter):
         rows = self.order[self.start:self.start + self.batch_size]
         self.start += self.batch_size
         pad = self.batch_size - len(rows)
-        label = np.full((self.batch_size, self.labels.shape[1]), -1, np.float32)
-        label[:len(rows)] = self.labels[rows]
-        data = np.zeros((self.batch_size, self.features.shape[1]), np.float32)
-        data[:len(rows)] = self.features[rows]
+        data = np.pad(self.features[rows], ((0, pad), (0, 0)))
+        label = np.pad(self.labels[rows], ((0, pad), (0, 0)), constant_values=-1)
         return mx.io.DataBatch([mx.nd.array(data)], [mx.nd.array(label)], pad=pad)
 
 
@@ -109,9 +107,7 @@ def collect(workers, features, labels, folder, max_bytes):
     """Features and labels from `extract` of all workers at rank 0; elsewhere this worker's."""
     if workers.count == 1:
         return features, labels
-    counts = np.zeros(workers.count)
-    counts[workers.rank] = len(features)
-    counts = workers.sum(counts).astype(int)
+    counts = workers.sum(np.eye(workers.count)[workers.rank] * len(features)).astype(int)
     if workers.rank == 0:
         all_features = allocate(counts.sum(), features.shape[1], folder, max_bytes)
         all_labels = np.empty((counts.sum(), labels.shape[1]), np.float32)

@@ -1,7 +1,4 @@
-"""The .lst of a run of several workers: one list for all of them, or one per worker.
-
-    lst = WorkersList("shards/train_{rank}.lst", "shards/{rank}", workers)
-"""
+"""The .lst of a run of several workers: one list for all of them, or one per worker."""
 import numpy as np
 
 from common.cli import InputError

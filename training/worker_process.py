@@ -1,9 +1,4 @@
-"""How a worker's process creates its kvstore, and how it ends after an error.
-
-    @exit_worker_on_error
-    def main(argv=None):
-        kv = create_kvstore("dist_sync")
-"""
+"""How a worker's process creates its kvstore, and how it ends after an error."""
 import contextlib
 import functools
 import os
@@ -27,16 +22,15 @@ def create_kvstore(kind):
         # MXNet would create a local one.
         raise InputError(f"--kv-store {kind}: there are {', '.join(KVSTORES)}")
     is_worker = os.environ.get("DMLC_ROLE") == "worker"
-    if "dist" in kind and not is_worker:
-        raise InputError(f"--kv-store {kind} is for several workers: start them with "
-                         "tools/launch.py")
     if "dist" not in kind and is_worker:
         raise InputError(f"--kv-store {kind} trains in one process, but this is one of several: "
                          "--kv-store dist_sync joins them")
     if "dist" in kind:
+        if not is_worker:
+            raise InputError(f"--kv-store {kind} is for several workers: start them with "
+                             "tools/launch.py")
         # The optimizer's state on a server cannot be read and saved. Servers of synchronous
-        # training only have to sum, and each worker makes the same update. MXNet reads the
-        # variable after it is imported.
+        # training only sum, and each worker makes the same update.
         os.environ["MXNET_UPDATE_ON_KVSTORE"] = "1" if "async" in kind else "0"
     try:
         return mx.kvstore.create(kind)

@@ -22,19 +22,18 @@ class Workers:
     """All workers of a run, as seen by one of them. A single process is a run of one worker.
 
     All workers must call the same methods in the same order. Each raises LostWorker when another
-    worker has ended. `arrays` are a dict of str to np.ndarray.
+    worker has ended or cannot be reached. `arrays` are a dict of str to np.ndarray.
 
     Parameters
     ----------
     kv : mx.kvstore.KVStore, optional
-        Just made; all its workers must create this object at the same time. None: a single
-        process.
+        Just made; all its workers create this object at the same time. None: a single process.
 
     Attributes
     ----------
     rank, count : int
         This worker's number, from 0, and the number of workers. DMLC_RANK gives the rank, where
-        the launcher sets it: the kvstore's own changes from start to start.
+        the launcher sets it for all: the kvstore's own changes from start to start.
     synchronous : bool
         Whether all take each batch together; not so with "dist_async".
     """
