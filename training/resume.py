@@ -13,8 +13,7 @@ from common.mx_compat import mx
 from network.shape_check import check_shapes
 from training.run_files import RunFiles
 from training.run_folder import locked, move_aside, snapshot_files
-from training.run_record import RunRecord
-from training.snapshot import load_snapshot
+from training.snapshot import RunRecord, load_snapshot
 
 logger = logging.getLogger("train_multilabel")
 

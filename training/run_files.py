@@ -42,11 +42,16 @@ class RunFiles:
 
     def update_best(self, number, scores, arg_params, aux_params):
         """Save checkpoint `number` as the best if its scores on validation are."""
-        value = scores.get(self.args.monitor_metric, math.nan)
+        record, metric = self.record, self.args.monitor_metric
+        value = scores.get(metric, math.nan)
         if math.isnan(value):
             return
-        best = self.record.update_best(number, self.args.monitor_metric, value)
-        if best and self.writes:
+        sign = -1 if metric == "loss" else 1
+        if record.best and not sign * value > sign * record.best["value"]:
+            record.since_best += 1
+            return
+        record.best, record.since_best = {"number": number, "metric": metric, "value": value}, 0
+        if self.writes:
             checkpoint.save(f"{self.prefix}-best", 0, self.symbol, arg_params, aux_params)
 
     def add_to_history(self, row):

@@ -17,15 +17,17 @@ import os
 import struct
 import tokenize
 import zipfile
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import numpy as np
 
 from common.cli import InputError
 from common.files import atomic_file, open_regular_file
+from evaluation.history import COLUMNS
 from training.run_folder import snapshot_files
-from training.run_record import RunRecord
+from training.train_flags import METRICS
 
 VERSION = 2
 RUN_ID = "MULTILABEL_RUN_ID"  # environment variable that tools/launch.py sets
@@ -35,6 +37,46 @@ KINDS = ("arg", "aux", "metric", "optimizer")
 DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, RecursionError,
            MemoryError, OverflowError, SyntaxError, struct.error, tokenize.TokenError,
            zipfile.BadZipFile)
+
+
+@dataclass
+class RunRecord:
+    """The position of a run and what it has reached: plain numbers."""
+
+    epoch: int = 0
+    batch: int = 0  # so many of the epoch's are done; after the last only validation is left
+    best: Optional[dict] = None  # "number" of the best checkpoint, "metric" and its "value"
+    since_best: int = 0  # validations since then
+    checkpoints: list = field(default_factory=list)  # numbers of those that are kept
+    history: list = field(default_factory=list)  # of dicts, a row per epoch; evaluation.history
+    seconds: float = 0.0  # spent on the epoch so far
+
+    @classmethod
+    def from_json(cls, values):
+        """The record whose `asdict` these are; ValueError or TypeError for anything else."""
+        record = cls(**values)
+        best = record.best
+        valid = (
+            isinstance(record.checkpoints, list) and isinstance(record.history, list)
+            and all(map(_is_count, (record.epoch, record.batch, record.since_best,
+                                    *record.checkpoints)))
+            and _is_number(record.seconds)
+            and (best is None or set(best) == {"number", "metric", "value"}
+                 and _is_count(best["number"]) and best["metric"] in METRICS
+                 and _is_number(best["value"]))
+            and all(set(row) <= set(COLUMNS) and all(map(_is_number, row.values()))
+                    for row in record.history))
+        if not valid:
+            raise ValueError("not the record of a run")
+        return record
+
+
+def _is_count(value):
+    return type(value) is int and 0 <= value < 2 ** 31
+
+
+def _is_number(value):
+    return type(value) is float or _is_count(value)
 
 
 class Snapshot(NamedTuple):

@@ -6,13 +6,14 @@ import re
 from common.cli import ArgumentParser, HelpFormatter, InputError, parse_numbers
 from crossentropy_op import loss_options
 from reading.data_args import add_data_args
-from training.run_record import METRICS
 
 # The options of CrossEntropyLoss that each --loss stands for; the flags of the same names win.
 LOSSES = {
     "bce": {"gamma_pos": 0.0, "gamma_neg": 0.0, "clip": 0.0},
     "focal": {"gamma_pos": 2.0, "gamma_neg": 2.0, "clip": 0.0},
     "asl": {"gamma_pos": 0.0, "gamma_neg": 4.0, "clip": 0.05}}
+
+METRICS = ("mAP", "loss", "acc")  # by which the best epoch can be chosen
 
 # Learning rates where --lr is not given.
 LEARNING_RATES = {"sgd": 0.001, "nag": 0.001, "adam": 0.0001, "lamb": 0.001}
