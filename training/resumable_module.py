@@ -161,11 +161,12 @@ class ResumableModule(mx.mod.Module):
             return
         self._params_dirty = True
         params, gradients = self._exec_group.param_arrays, self._exec_group.grad_arrays
-        for number, name in enumerate(self._param_names):
-            if gradients[number][0] is not None:
-                out = params[number] if self._update_on_kvstore else gradients[number]
-                kvstore.push(name, gradients[number], priority=-number)
-                kvstore.pull(name, out=out, priority=-number)
+        for number, (name, param, gradient) in enumerate(
+                zip(self._param_names, params, gradients)):
+            if gradient[0] is not None:
+                kvstore.push(name, gradient, priority=-number)
+                kvstore.pull(name, out=param if self._update_on_kvstore else gradient,
+                             priority=-number)
         if not self._update_on_kvstore:
             mx.model._update_params(params, gradients, self._updater, len(self._context))
 

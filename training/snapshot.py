@@ -34,9 +34,8 @@ RUN_ID = "MULTILABEL_RUN_ID"  # environment variable that tools/launch.py sets
 WORKER = "worker{}/"
 KINDS = ("arg", "aux", "metric", "optimizer")
 # What reading a broken file raises.
-DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, RecursionError,
-           MemoryError, OverflowError, SyntaxError, struct.error, tokenize.TokenError,
-           zipfile.BadZipFile)
+DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, MemoryError,
+           OverflowError, SyntaxError, struct.error, tokenize.TokenError, zipfile.BadZipFile)
 
 
 @dataclass

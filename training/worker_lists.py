@@ -27,12 +27,11 @@ class WorkersList:
 
     def __init__(self, path, folder, workers, num_classes=None, label_format="multi-hot"):
         own = RANK in path and workers.count > 1
-        rank = str(workers.rank)
-        self.lst = lst = read_lst(path.replace(RANK, rank), num_classes, label_format)
-        self.folder = folder.replace(RANK, rank)
         self.readers = Workers() if own else workers
-        self.num_rows, self.checksum = len(lst), lst.checksum
-        self.num_classes = lst.num_classes
+        rank = str(workers.rank)
+        self.folder = folder.replace(RANK, rank)
+        self.lst = lst = read_lst(path.replace(RANK, rank), num_classes, label_format)
+        self.num_rows, self.num_classes, self.checksum = len(lst), lst.num_classes, lst.checksum
         self.positives, self.negatives = lst.positives, lst.negatives
         if own:
             self._join(path, workers)
