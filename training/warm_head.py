@@ -83,8 +83,8 @@ def extract(forward, iterator, mirror, folder, max_bytes, on_batch=lambda _: Non
     """Pass an epoch of an LstIter's images through a ForwardPass once; padding is left out.
 
     With `mirror` each image also passes mirrored, as a further row. Features that take more than
-    `max_bytes` stay in a memory-mapped file of the folder. `on_batch` is called after each batch;
-    what it raises ends the pass. Returns features and labels, (rows, values) and (rows, classes).
+    `max_bytes` stay in a memory-mapped file of the folder. What `on_batch` raises after a batch
+    ends the pass. Returns features and labels, (rows, values) and (rows, classes).
     """
     turns = (False, True) if mirror else (False,)
     features = allocate(iterator.num_rows * len(turns), forward.num_values, folder, max_bytes)
@@ -143,7 +143,7 @@ def train_head(network, data, metrics, devices, options, on_batch=lambda _: None
     """Train the classifier alone, on features that each image gives once.
 
     Of several workers each passes its own images through the backbone, and rank 0 trains the
-    classifier on the features of all.
+    classifier on the features of all. What `on_batch` raises after a batch ends the training.
 
     Parameters
     ----------
@@ -153,10 +153,6 @@ def train_head(network, data, metrics, devices, options, on_batch=lambda _: None
         Training and validation (or None), in order and without augmentation; each is read once.
     metrics : tuple of mx.metric.EvalMetric
         Of training and of validation.
-    devices : Devices
-    options : WarmHead
-    on_batch : callable
-        Called after each batch; what it raises ends the training.
 
     Returns
     -------
@@ -172,37 +168,34 @@ def train_head(network, data, metrics, devices, options, on_batch=lambda _: None
     logger.info("Warm head: passing %d images once through the frozen backbone",
                 sum(len(iterator.lst) for iterator in data if iterator))
     storage = options.folder, options.max_bytes
-    stored, val_stored = (
+    stored = [
         iterator and collect(workers, *extract(backbone, iterator, mirror, *storage, on_batch),
                              *storage)
-        for iterator, mirror in zip(data, (options.mirror, False)))
-    del backbone
-    if workers.rank:
-        return _received(workers.broadcast(None))
+        for iterator, mirror in zip(data, (options.mirror, False))]
+    del backbone  # frees its memory
+    trained = workers.broadcast(None if workers.rank else _train(
+        network, features.name, stored, metrics, devices, options, on_batch))
+    return ({name: mx.nd.array(value) for name, value in trained.items() if np.ndim(value)},
+            {name: float(value) for name, value in trained.items() if not np.ndim(value)})
 
-    # The network's own head, on stored features in place of the backbone.
-    head = with_layer(json.loads(network.symbol.tojson()), features.name,
-                      mx.sym.Variable("features"))
+
+def _train(network, features, stored, metrics, devices, options, on_batch):
+    """Train the network's own head on stored features; its arrays, and the last scores."""
+    head = with_layer(json.loads(network.symbol.tojson()), features, mx.sym.Variable("features"))
     scores = {}
     module = mx.mod.Module(head, ["features"], ["softmax_label"], context=devices.contexts[0],
                            logger=WarmHeadLog(logger, {}))
     mx.random.seed(options.seed)
     np.random.seed(options.seed)
     module.fit(
-        FeatureIter(*stored, BATCH_SIZE, options.seed),
-        eval_data=val_stored and FeatureIter(*val_stored, BATCH_SIZE),
+        FeatureIter(*stored[0], BATCH_SIZE, options.seed),
+        eval_data=stored[1] and FeatureIter(*stored[1], BATCH_SIZE),
         eval_metric=metrics[0], validation_metric=metrics[1], batch_end_callback=on_batch,
         eval_end_callback=lambda p: scores.update(p.eval_metric.get_name_value()),
         initializer=INITIALIZER, optimizer="adam",
         optimizer_params={"learning_rate": LEARNING_RATE}, num_epoch=options.epochs)
     trained = {name: value.asnumpy() for name, value in module.get_params()[0].items()}
-    return _received(workers.broadcast({**trained, **scores}))
-
-
-def _received(message):
-    """Head and scores, from what rank 0 sent."""
-    return ({name: mx.nd.array(value) for name, value in message.items() if np.ndim(value)},
-            {name: float(value) for name, value in message.items() if not np.ndim(value)})
+    return {**trained, **scores}
 
 
 class WarmHeadLog(logging.LoggerAdapter):
