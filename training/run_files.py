@@ -89,11 +89,11 @@ class RunFiles:
         return InputError(f"epoch {self.record.epoch}, batch {self.record.batch}: {reason}; {kept}."
                           " Try a smaller --lr, --warmup-epochs 1 or --clip-gradient 1")
 
-    def log_summary(self, class_precision=None, support=None):
+    def log_summary(self, class_precision, support):
         """Log the classes of the last validation, where the checkpoints are, and the best score.
 
-        Average precision, None or empty without a validation, and number of present labels
-        (`support`) are (classes,).
+        The arrays, (classes,), are average precision and the number of present labels; the first
+        is None or empty without a validation.
         """
         if not self.writes:
             return

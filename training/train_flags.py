@@ -15,9 +15,6 @@ LOSSES = {
 
 METRICS = ("mAP", "loss", "acc")  # by which the best epoch can be chosen
 
-# Learning rates where --lr is not given.
-LEARNING_RATES = {"sgd": 0.001, "nag": 0.001, "adam": 0.0001, "lamb": 0.001}
-
 # Flags that must be at least this.
 LEAST = {
     "num_epoch": 0, "batch_size": 1, "save_period": 1, "epoch": 0, "disp_batches": 1,
@@ -148,13 +145,15 @@ def parse_args(argv=None):
         help="compression of gradients between devices or machines")
     add("--gc-threshold", type=float, default=0.5, metavar="X",
         help="threshold of 2bit compression")
-    return check_args(parser.parse_args(argv))
+    args = parser.parse_args(argv)
+    check_args(args)
+    return args
 
 
 def check_args(args):
-    """Parse the flags that are lists of numbers, and check the ranges of all; returns args."""
+    """Parse the flags that are lists of numbers, and check the ranges of all."""
     if args.lr is None:
-        args.lr = LEARNING_RATES.get(args.optimizer, 0.001)
+        args.lr = 0.0001 if args.optimizer == "adam" else 0.001
     for name, least in LEAST.items():
         flag, value = f"--{name.replace('_', '-')}", getattr(args, name)
         if not value >= least:  # nor NaN
@@ -199,4 +198,3 @@ def check_args(args):
         re.compile(args.freeze)
     except (ValueError, re.error) as error:
         raise InputError(str(error)) from None
-    return args
