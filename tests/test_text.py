@@ -126,7 +126,7 @@ def test_the_examples_in_the_docstrings():
 
 
 def test_logging_to_a_run_folder_is_printable(tmp_path):
-    from training.training_run import log_to
+    from training.log import log_to
 
     before = logging.getLogger().handlers[:]
     try:
