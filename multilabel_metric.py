@@ -8,9 +8,7 @@ and neither do rows that hold nothing else, such as those that only pad the last
 """
 import numpy as np
 
-from common.mx_compat import mx
-from crossentropy_op import cross_entropy
-from evaluation.metrics import (
+from common.metrics import (
     CALIBRATION_BINS,
     Counts,
     average_precision,
@@ -20,6 +18,8 @@ from evaluation.metrics import (
     expected_calibration_error,
     top_k,
 )
+from common.mx_compat import mx
+from crossentropy_op import cross_entropy
 
 
 class _Metric(mx.metric.EvalMetric):
@@ -182,7 +182,7 @@ class _Total(_Metric):
 
 
 class Decisions(_Total):
-    """CP, CR, CF1, OP, OR, OF1, Hamming loss and exact match; see evaluation.metrics.
+    """CP, CR, CF1, OP, OR, OF1, Hamming loss and exact match; see common.metrics.
 
     Parameters
     ----------
@@ -220,7 +220,7 @@ class Decisions(_Total):
 
 
 class CalibrationError(_Total):
-    """ECE; see evaluation.metrics.expected_calibration_error for the definition.
+    """ECE; see common.metrics.expected_calibration_error for the definition.
 
     Parameters
     ----------

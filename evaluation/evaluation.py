@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluation.class_table import best_and_worst
-from evaluation.metrics import (
+from common.metrics import (
     average_precision,
     calibration_bins,
     count_decisions,
@@ -14,6 +13,7 @@ from evaluation.metrics import (
     per_class_metrics,
     top_k,
 )
+from evaluation.class_table import best_and_worst
 from evaluation.thresholds import DEFAULT
 
 TOP = 3

@@ -15,12 +15,12 @@ import numpy as np
 
 from common.cli import InputError
 from common.files import write_atomically
+from common.metrics import CALIBRATION_BINS
 from common.text import printable
 from common.version import VERSION
 from evaluation import report_charts as charts
 from evaluation.evaluation import TOP
 from evaluation.history import history_files, read_history
-from evaluation.metrics import CALIBRATION_BINS
 from evaluation.report_photos import choose_photos, count_images, describe_photos
 from reading.image_reader import Augment
 

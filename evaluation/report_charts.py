@@ -8,8 +8,8 @@ import re
 
 import numpy as np
 
+from common.metrics import precision_recall_curve, ratio
 from evaluation.history import plot_metric
-from evaluation.metrics import precision_recall_curve, ratio
 
 # Placeholder colours, and the CSS variable that takes the place of each.
 INK, SOFT, LINE, ACCENT, SECOND = "#010101", "#020202", "#030303", "#040404", "#050505"

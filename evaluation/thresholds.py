@@ -1,7 +1,7 @@
 """Choosing the probability above which a class counts as present, from labelled samples."""
 import numpy as np
 
-from evaluation.metrics import ranking
+from common.metrics import ranking
 
 DEFAULT = 0.5
 NEVER = 1.0  # no probability is above it

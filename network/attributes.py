@@ -9,7 +9,7 @@ import math
 
 from common.cli import InputError
 
-MOST_CLASSES = 100_000
+MOST_CLASSES = 1_000_000
 LARGEST_SIDE = 1 << 15
 
 

@@ -56,7 +56,8 @@ NUM_INPUTS = {name: number for number, names in OPERATORS.items() for name in na
 # them, and counts axes with them.
 RANGES = {name: limits for limits, names in {
     (1, 1 << 10): "kernel stride dilate block_size nsize reps repeats scale",
-    (1, 1 << 17): "num_group num_groups num_filter num_hidden ndev",
+    (1, 1 << 17): "num_group num_groups num_filter ndev",
+    (1, 1_000_000): "num_hidden",  # as many classes as a .lst may have
     (1, 1000): "num_args num_outputs",
     (1, 1 << 13): "height width output_size",
     (0, 1 << 10): "pad adj pad_width",

@@ -9,11 +9,7 @@ from hypothesis.extra.numpy import arrays
 from sklearn import metrics
 from sklearn.calibration import calibration_curve
 
-from common.mx_compat import mx
-from evaluation import class_table, thresholds
-from evaluation.class_table import best_and_worst
-from evaluation.evaluation import Evaluation
-from evaluation.metrics import (
+from common.metrics import (
     calibration_bins,
     count_decisions,
     decision_metrics,
@@ -22,6 +18,10 @@ from evaluation.metrics import (
     precision_recall_curve,
     top_k,
 )
+from common.mx_compat import mx
+from evaluation import class_table, thresholds
+from evaluation.class_table import best_and_worst
+from evaluation.evaluation import Evaluation
 from evaluation.thresholds import ALWAYS, NEVER, choose_threshold, fit_thresholds
 from multilabel_metric import CalibrationError, Decisions
 

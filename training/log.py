@@ -31,6 +31,7 @@ def log_to(folder, rank=0):
         raise InputError(f"--save-result: {folder}: {error.strerror}") from None
     for handler in handlers:
         handler.setFormatter(LineFormatter("%(asctime)s - %(message)s"))
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it tells of its font cache
     logging.raiseExceptions = False  # a full disk is reported once, by what could not be saved
     logging.basicConfig(level=logging.WARNING if rank else logging.INFO, handlers=handlers,
                         force=True)
