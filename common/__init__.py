@@ -1,1 +1,1 @@
-"""What every part of the project uses: how commands fail, atomic files, metrics, importing MXNet."""
+"""What every part of the project uses: how commands fail, atomic files, metrics, MXNet."""
