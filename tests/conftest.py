@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,10 @@ from network import checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 CCP = ROOT.parent / "shared" / "data" / "ccp"
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # Shells start background jobs so, and the programs that the tests interrupt would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
