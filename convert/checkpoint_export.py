@@ -118,8 +118,7 @@ def sample_images(attributes, files=()):
                                        (width, height)) for n in (1, 2, 3, 5, 8)])
         return {"random pixels": noise, "patches of colour": patches.transpose(0, 3, 1, 2)}
     images = np.empty((len(files), *shape), np.uint8)
-    augment = Augment(resize=attributes.get("resize"), fit=attributes.get("fit", "crop"),
-                      background=tuple(attributes.get("background", Augment.background)))
+    augment = Augment.of_checkpoint(attributes)
     for file, image in zip(files, images):
         read_image(file, image, augment)
     return {"random pixels": noise, "images": images}

@@ -53,8 +53,7 @@ class Classifier:
         says = checkpoint.get_attributes(self.symbol, source)
         self.version = says.get("version")
         self.data_shape = tuple(says.get("image_shape", (3, 224, 224)))
-        self._reading = {"resize": says.get("resize"), "fit": says.get("fit", "crop"),
-                         "background": tuple(says.get("background", Augment.background))}
+        self._attributes = says
         shape = check_shapes(self._network, self.arg_params, self.aux_params, self.data_shape,
                              source)
         if len(shape) != 1:
@@ -89,7 +88,7 @@ class Classifier:
         batches = -(-len(images) // batch_size)
         return LstIter(-(-len(images) // batches), self.data_shape, images, path_root,
                        num_threads=num_threads, bad_images="report",
-                       augment=Augment(**self._reading, **augment))
+                       augment=Augment.of_checkpoint(self._attributes, **augment))
 
     def predict(self, batches, devices, mirror=False):
         """Probabilities of the classes in every image.

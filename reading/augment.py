@@ -62,6 +62,13 @@ class Augment:
             raise InputError("background is three numbers (red, green, blue) of 0 to 255, not "
                              f"{self.background}")
 
+    @classmethod
+    def of_checkpoint(cls, attributes, **options):
+        """How a checkpoint reads images, by its attributes; `options` are further fields."""
+        says = {name: attributes[name] for name in ("resize", "fit") if name in attributes}
+        return cls(background=tuple(attributes.get("background", cls.background)), **says,
+                   **options)
+
     @property
     def random_area(self):
         """Whether the crop's area or aspect is random."""
