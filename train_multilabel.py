@@ -69,7 +69,7 @@ def train(args, devices):
     """Data, network, warm head, fine-tuning; as one of the workers. Returns the exit status."""
     workers = devices.workers
     pretrained = Network(*load_pretrained(args))
-    data = open_data(args, workers)
+    data = open_data(args, pretrained, workers)
     log_to(args.save_result, workers.rank)
     if args.test_io:
         measure_reading(data.train)
@@ -101,7 +101,8 @@ def build_network(args, pretrained, data, loss):
     """The pretrained network with a new classifier, and what checkpoints say of its input."""
     symbol, arg_params = get_fine_tune_model(
         pretrained.symbol, pretrained.arg_params, data.train.num_classes,
-        args.layer_before_fullc, args.dtype, **loss)
+        args.layer_before_fullc, args.dtype,
+        args.attention if args.head == "attention" else None, **loss)
     reading = augment_from_args(args, train=False)
     class_names = args.labels and read_class_names(args.labels, data.train.num_classes)
     # Thresholds of an earlier fine-tuning are none of this one's.

@@ -59,7 +59,7 @@ def read_image(path, out, augment=None, rng=None):
     # Always the same number, so that no option changes the draws of another.
     draws = [rng.random() for _ in range(8)] if rng is not None else None
     try:
-        data = retry_transient_errors(lambda: _read_once(path, augment.max_pixels))
+        data = retry_transient_errors(lambda: read_file(path, augment.max_pixels))
         size = out.shape[2], out.shape[1]
         image, header = _crop_and_resize(data, size, augment, draws)
     except OSError as error:
@@ -75,7 +75,8 @@ def read_image(path, out, augment=None, rng=None):
     return header
 
 
-def _read_once(path, max_pixels):
+def read_file(path, max_pixels):
+    """The bytes of a regular file that is not too long for an image; OSError or BadImage."""
     with open_regular_file(path, buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         # The largest pixels take 8 bytes; a megabyte is for what else a file may carry.

@@ -295,9 +295,9 @@ def test_a_run_that_starts_anew_moves_the_earlier_one_aside(flags, copied):
 
 
 def test_no_room_for_mapped_features_is_told(tmp_path):
-    code = ("import resource; from training.warm_head import allocate; from common.cli import run; "
-            "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); "
-            f"run(lambda argv: allocate(1000, 1000, {str(tmp_path)!r}, 1) and None)")
+    code = ("import resource; from training.stored_features import allocate; "
+            "from common.cli import run; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); "
+            f"run(lambda argv: allocate(1000, (1000,), {str(tmp_path)!r}, 1) and None)")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True,
                           stderr=subprocess.PIPE, check=False)
     assert done.returncode == 2 and "no room for 4 MB of features" in done.stderr

@@ -58,6 +58,8 @@ def open_run(args, network, data, metrics, workers):
             logger.info("%d training images, %d classes, %.2f labels per image",
                         data.train_lst.num_rows, data.train.num_classes,
                         data.train_lst.positives.sum() / data.train_lst.num_rows)
+            if data.why_shape:
+                logger.info(data.why_shape)
             if snapshot:
                 logger.info("Resuming at epoch %d, batch %d", record.epoch, record.batch)
         earlier = move_aside(prefix) if writes and not snapshot else None

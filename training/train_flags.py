@@ -20,7 +20,8 @@ LEAST = {
     "num_epoch": 0, "batch_size": 1, "save_period": 1, "epoch": 0, "disp_batches": 1,
     "warmup_epochs": 0, "seed": 0, "lr": 0, "mom": 0, "wd": 0, "lr_factor": 0,
     "warm_head_epochs": 0, "warm_head_memory": 0, "head_lr_mult": 0, "clip_gradient": 0,
-    "early_stop": 0, "keep": 0, "checkpoint_minutes": 0, "gc_threshold": 0}
+    "early_stop": 0, "keep": 0, "checkpoint_minutes": 0, "gc_threshold": 0, "image_area": 1024,
+    "attention": 0}
 MAY_BE_INFINITE = ("warm_head_memory", "checkpoint_minutes")
 
 
@@ -54,7 +55,15 @@ def parse_args(argv=None):
         help="layer whose output the new classifier takes (default: what feeds the network's own "
              "classifier)")
     add("--image-shape", metavar="C,H,W",
-        help="what the network gets (default: what the checkpoint says, else 3,224,224)")
+        help="what the network gets; auto: the training images' own aspect, in multiples of 32 "
+             "(default: what the checkpoint says, else 3,224,224)")
+    add("--image-area", type=int, default=480 * 320, metavar="PIXELS",
+        help="area that --image-shape auto aims at, where the images are as large")
+    add("--head", choices=["linear", "attention"], default="linear",
+        help="classifier of the mean features, or class-specific residual attention (Zhu and Wu, "
+             "ICCV 2021), which also sees where a class is")
+    add("--attention", type=float, default=0.2, metavar="X",
+        help="--head attention: weight of a class's maximum over the positions beside its mean")
     add("--rgb-mean", metavar="R,G,B",
         help="mean of the pixels, 0 to 255, for a checkpoint that does not normalise by itself "
              "(default: ImageNet's)")
@@ -184,11 +193,13 @@ def check_args(args):
         raise InputError(f"--warmup-epochs {args.warmup_epochs:g} must not be more than the first "
                          f"of --lr-step-epochs, {first_step:g}: the learning rate would never be "
                          "reached")
-    args.image_shape = args.image_shape and parse_numbers("--image-shape", args.image_shape, int, 3)
+    if args.image_shape and args.image_shape != "auto":
+        args.image_shape = parse_numbers("--image-shape", args.image_shape, int, 3)
+        if args.image_shape[0] != 3 or min(args.image_shape) < 1:
+            raise InputError("--image-shape must be 3,HEIGHT,WIDTH (3 for red, green and blue) or "
+                             "auto")
     args.rgb_mean = args.rgb_mean and parse_numbers("--rgb-mean", args.rgb_mean, float, 3)
     args.rgb_std = args.rgb_std and parse_numbers("--rgb-std", args.rgb_std, float, 3)
-    if args.image_shape and (args.image_shape[0] != 3 or min(args.image_shape) < 1):
-        raise InputError("--image-shape must be 3,HEIGHT,WIDTH (3 for red, green and blue)")
     for name, value in LOSSES[args.loss].items():
         if getattr(args, name) is None:
             setattr(args, name, value)

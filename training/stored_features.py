@@ -1,0 +1,138 @@
+"""Features of images, stored in memory or in a file, and batches of them for Module.fit."""
+import math
+import os
+import tempfile
+
+import numpy as np
+from tqdm import tqdm
+
+from common.cli import InputError
+from common.mx_compat import mx
+
+ROWS_PER_MESSAGE = 4096
+ROWS_PER_SUM = 256
+
+
+class FeatureIter(mx.io.DataIter):
+    """Batches of stored features; rows that fill up the last one have the label -1.
+
+    Parameters
+    ----------
+    features : np.ndarray, (rows, values) float32 or (rows, channels, height, width) float16
+        May be a memory map: only the rows of a batch are read.
+    labels : np.ndarray, (rows, classes), float32
+    batch_size : int
+    seed : int, optional
+        Random seed of the sample order, new in each epoch; None keeps the order.
+    """
+
+    def __init__(self, features, labels, batch_size, seed=None):
+        super().__init__(batch_size)
+        self.features, self.labels, self.seed = features, labels, seed
+        self.provide_data = [
+            mx.io.DataDesc("features", (batch_size, *features.shape[1:]), features.dtype)]
+        self.provide_label = [mx.io.DataDesc("softmax_label", (batch_size, labels.shape[1]))]
+        self.epoch = -1
+        self.reset()
+
+    def reset(self):
+        """Begin the next epoch."""
+        self.epoch += 1
+        self.start = 0
+        self.order = np.arange(len(self.features))
+        if self.seed is not None:
+            np.random.RandomState([self.seed, self.epoch]).shuffle(self.order)
+
+    def next(self):
+        """The next batch."""
+        if self.start >= len(self.order):
+            raise StopIteration
+        rows = self.order[self.start:self.start + self.batch_size]
+        self.start += self.batch_size
+        pad = self.batch_size - len(rows)
+        label = np.pad(self.labels[rows], ((0, pad), (0, 0)), constant_values=-1)
+        data = self.features[np.resize(rows, self.batch_size)]
+        return mx.io.DataBatch([mx.nd.array(data, dtype=data.dtype)], [mx.nd.array(label)],
+                               pad=pad)
+
+
+def extract(forward, iterator, mirror, folder, max_bytes, on_batch=lambda _: None):
+    """Pass an epoch of an LstIter's images through a ForwardPass once; padding is left out.
+
+    With `mirror` each image also passes mirrored, as a further row. Features that take more than
+    `max_bytes` stay in a memory-mapped file of the folder. What `on_batch` raises after a batch
+    ends the pass. Returns features and labels: (rows, values) float32, or of feature maps (rows,
+    channels, height, width) float16, and (rows, classes).
+    """
+    turns = (False, True) if mirror else (False,)
+    features = allocate(iterator.num_rows * len(turns), forward.output_shape, folder, max_bytes)
+    labels, row = [np.empty((0, iterator.num_classes), np.float32)], 0
+    with tqdm(total=iterator.num_rows, desc="Features", unit="image", leave=False,
+              disable=None) as bar:
+        for batch in iterator:
+            count = iterator.batch_size - batch.pad
+            label = batch.label[0].asnumpy()[:count]
+            for outputs in [forward(batch.data[0], count, mirror=turn) for turn in turns]:
+                values = outputs.values()
+                if values.size and not np.abs(values).max() <= np.finfo(features.dtype).max:
+                    raise InputError("the backbone's features are not finite, or too large to be "
+                                     "stored: is --rgb-std right for this network?")
+                features[row:row + count] = values
+                labels.append(label)
+                row += count
+            bar.update(count)
+            on_batch(batch)
+    return features[:row], np.concatenate(labels)
+
+
+def collect(workers, features, labels, folder, max_bytes):
+    """Features and labels from `extract` of all workers at rank 0; elsewhere this worker's."""
+    if workers.count == 1:
+        return features, labels
+    counts = workers.sum(np.eye(workers.count)[workers.rank] * len(features)).astype(int)
+    if workers.rank == 0:
+        all_features = allocate(counts.sum(), features.shape[1:], folder, max_bytes)
+        all_labels = np.empty((counts.sum(), labels.shape[1]), np.float32)
+        places = np.cumsum(counts) - counts
+    # In parts, so that rank 0 never holds more than a part of each worker's beside its own.
+    for start in range(0, counts.max(), ROWS_PER_MESSAGE):
+        end = start + ROWS_PER_MESSAGE
+        parts = workers.gather({"features": np.asarray(features[start:end]),
+                                "labels": labels[start:end]})
+        for place, part in zip(places, parts) if parts else ():
+            rows = slice(place + start, place + start + len(part["labels"]))
+            all_features[rows], all_labels[rows] = part["features"], part["labels"]
+    return (features, labels) if workers.rank else (all_features, all_labels)
+
+
+def allocate(rows, shape, folder, max_bytes):
+    """An array for the features of `rows` images, which above `max_bytes` lives in a file."""
+    dtype = np.dtype(np.float16 if len(shape) > 1 else np.float32)
+    shape = (int(rows), *map(int, shape))
+    size = math.prod(shape) * dtype.itemsize
+    if size <= max_bytes or not size:
+        return np.empty(shape, dtype)
+    # The file has no name, so that nothing of it remains however the process ends.
+    file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  lives as long as the map
+    try:
+        # Writing to a map for which the disk has no room would kill the process without a word.
+        os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        raise InputError(f"{folder}: no room for {size / 1e6:.0f} MB of features: "
+                         f"{error.strerror}; --warm-head-memory keeps them in memory") from None
+    return np.memmap(file, dtype, "w+", shape=shape)
+
+
+def channel_statistics(features):
+    """Mean and standard deviation over the rows of each channel's mean over its positions.
+
+    Both are (channels,), float64.
+    """
+    total, squares = np.zeros((2, features.shape[1]))
+    for start in range(0, len(features), ROWS_PER_SUM):
+        rows = features[start:start + ROWS_PER_SUM]
+        rows = rows.reshape(*rows.shape[:2], -1).mean(axis=2, dtype=np.float64)
+        total += rows.sum(axis=0)
+        squares += (rows ** 2).sum(axis=0)
+    mean = total / max(len(features), 1)
+    return mean, np.sqrt(np.maximum(squares / max(len(features), 1) - mean ** 2, 0))
