@@ -22,6 +22,7 @@ from network.shape_check import check_shapes, error_line
 from reading.class_names import read_class_names
 from training.data import Devices, Network, measure_reading, open_data, open_iterator
 from training.fit_callbacks import FitCallbacks
+from training.frozen_stages import can_be_stored, on_stored_activations
 from training.log import log_to
 from training.merged_metrics import training_metrics, validation_metrics
 from training.optimization import INITIALIZER, choose_loss, choose_recipe, training_contexts
@@ -141,9 +142,13 @@ def train_warm_head(args, network, data, loss, devices, job):
 def fit(args, network, data, recipe, metrics, devices, job):
     """Module.fit, which goes on from the job's snapshot where there is one."""
     compression = {"type": args.gc_type, "threshold": args.gc_threshold}
+    whole = network[1:]
+    if can_be_stored(args, devices.workers):
+        network, data = on_stored_activations(args, network, data, devices, job.stops)
     module = ResumableModule(
-        training_symbol(network.symbol, recipe.frozen, args.head_lr_mult), job.snapshot,
-        context=devices.contexts, logger=logger, fixed_param_names=recipe.frozen,
+        training_symbol(network.symbol, recipe.frozen, args.head_lr_mult), job.snapshot, whole,
+        data_names=[data.train.provide_data[0].name], context=devices.contexts, logger=logger,
+        fixed_param_names=sorted({*recipe.frozen} & {*network.symbol.list_arguments()}),
         compression_params=compression if args.gc_type != "none" else None)
     mx.random.seed(args.seed)
     np.random.seed(args.seed)

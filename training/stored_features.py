@@ -8,6 +8,8 @@ from tqdm import tqdm
 
 from common.cli import InputError
 from common.mx_compat import mx
+from network.stages import FEATURES
+from reading.batch_sampler import BatchSampler
 
 ROWS_PER_MESSAGE = 4096
 ROWS_PER_SUM = 256
@@ -24,34 +26,48 @@ class FeatureIter(mx.io.DataIter):
     batch_size : int
     seed : int, optional
         Random seed of the sample order, new in each epoch; None keeps the order.
+    mirror : bool
+        Each two rows are an image and its mirror image, of which an epoch takes one at random.
+
+    The attributes and methods are those of LstIter.
     """
 
-    def __init__(self, features, labels, batch_size, seed=None):
+    def __init__(self, features, labels, batch_size, seed=None, mirror=False):
         super().__init__(batch_size)
-        self.features, self.labels, self.seed = features, labels, seed
+        self.features, self.labels, self.seed, self.mirror = features, labels, seed, mirror
+        self.num_rows, self.num_classes = len(labels) // (1 + mirror), labels.shape[1]
+        self._sampler = BatchSampler(self.num_rows, batch_size, seed is not None, seed or 0)
         self.provide_data = [
-            mx.io.DataDesc("features", (batch_size, *features.shape[1:]), features.dtype)]
+            mx.io.DataDesc(FEATURES, (batch_size, *features.shape[1:]), features.dtype)]
         self.provide_label = [mx.io.DataDesc("softmax_label", (batch_size, labels.shape[1]))]
-        self.epoch = -1
-        self.reset()
+        self.seek(0, 0)
+
+    @property
+    def num_batches(self):
+        """Number of batches in this epoch."""
+        return self._sampler.num_batches(self.epoch)
 
     def reset(self):
-        """Begin the next epoch."""
-        self.epoch += 1
-        self.start = 0
-        self.order = np.arange(len(self.features))
-        if self.seed is not None:
-            np.random.RandomState([self.seed, self.epoch]).shuffle(self.order)
+        """Begin the next epoch, unless nothing of this one has been read yet."""
+        if self._begun:
+            self.seek(self.epoch + 1, 0)
+
+    def seek(self, epoch, batch):
+        """Continue at a batch of an epoch, both from 0."""
+        self.epoch, self._begun = epoch, False
+        self._batches = self._sampler.batches(epoch, batch)
+        if self.mirror:
+            draw = np.random.RandomState([self.seed, epoch, 1])
+            self._turns = draw.randint(2, size=self.num_rows)
 
     def next(self):
         """The next batch."""
-        if self.start >= len(self.order):
-            raise StopIteration
-        rows = self.order[self.start:self.start + self.batch_size]
-        self.start += self.batch_size
-        pad = self.batch_size - len(rows)
-        label = np.pad(self.labels[rows], ((0, pad), (0, 0)), constant_values=-1)
-        data = self.features[np.resize(rows, self.batch_size)]
+        self._begun = True
+        rows, _, pad = next(self._batches)
+        if self.mirror:
+            rows = 2 * rows + self._turns[rows]
+        data, label = self.features[rows], self.labels[rows]
+        label[self.batch_size - pad:] = -1
         return mx.io.DataBatch([mx.nd.array(data, dtype=data.dtype)], [mx.nd.array(label)],
                                pad=pad)
 
@@ -59,30 +75,31 @@ class FeatureIter(mx.io.DataIter):
 def extract(forward, iterator, mirror, folder, max_bytes, on_batch=lambda _: None):
     """Pass an epoch of an LstIter's images through a ForwardPass once; padding is left out.
 
-    With `mirror` each image also passes mirrored, as a further row. Features that take more than
-    `max_bytes` stay in a memory-mapped file of the folder. What `on_batch` raises after a batch
-    ends the pass. Returns features and labels: (rows, values) float32, or of feature maps (rows,
-    channels, height, width) float16, and (rows, classes).
+    With `mirror` each image also passes mirrored, as the row after its own. Features that take
+    more than `max_bytes` stay in a memory-mapped file of the folder. What `on_batch` raises after
+    a batch ends the pass. Returns features and labels: (rows, values) float32, or of feature maps
+    (rows, channels, height, width) float16, and (rows, classes).
     """
     turns = (False, True) if mirror else (False,)
-    features = allocate(iterator.num_rows * len(turns), forward.output_shape, folder, max_bytes)
-    labels, row = [np.empty((0, iterator.num_classes), np.float32)], 0
-    with tqdm(total=iterator.num_rows, desc="Features", unit="image", leave=False,
-              disable=None) as bar:
+    shape, count = forward.output_shape, iterator.num_rows
+    features = allocate(count * len(turns), shape, folder, max_bytes)
+    by_image = features.reshape(count, len(turns), *shape)
+    labels, row = np.empty((count, iterator.num_classes), np.float32), 0
+    with tqdm(total=count, desc="Features", unit="image", leave=False, disable=None) as bar:
         for batch in iterator:
             count = iterator.batch_size - batch.pad
-            label = batch.label[0].asnumpy()[:count]
-            for outputs in [forward(batch.data[0], count, mirror=turn) for turn in turns]:
+            labels[row:row + count] = batch.label[0].asnumpy()[:count]
+            for turn, outputs in enumerate(
+                    [forward(batch.data[0], count, mirror=turn) for turn in turns]):
                 values = outputs.values()
                 if values.size and not np.abs(values).max() <= np.finfo(features.dtype).max:
                     raise InputError("the backbone's features are not finite, or too large to be "
                                      "stored: is --rgb-std right for this network?")
-                features[row:row + count] = values
-                labels.append(label)
-                row += count
+                by_image[row:row + count, turn] = values
+            row += count
             bar.update(count)
             on_batch(batch)
-    return features[:row], np.concatenate(labels)
+    return features[:row * len(turns)], np.repeat(labels[:row], len(turns), axis=0)
 
 
 def collect(workers, features, labels, folder, max_bytes):

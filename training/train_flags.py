@@ -21,7 +21,7 @@ LEAST = {
     "warmup_epochs": 0, "seed": 0, "lr": 0, "mom": 0, "wd": 0, "lr_factor": 0,
     "warm_head_epochs": 0, "warm_head_memory": 0, "head_lr_mult": 0, "clip_gradient": 0,
     "early_stop": 0, "keep": 0, "checkpoint_minutes": 0, "gc_threshold": 0, "image_area": 1024,
-    "attention": 0}
+    "attention": 0, "freeze_stages": 0}
 MAY_BE_INFINITE = ("warm_head_memory", "checkpoint_minutes")
 
 
@@ -71,6 +71,10 @@ def parse_args(argv=None):
     add("--freeze", default="none", metavar="WHAT",
         help="parameters to leave as they are: none, backbone (all but the new classifier), or a "
              "regular expression for their names; a frozen BatchNorm uses its stored statistics")
+    add("--freeze-stages", type=int, default=0, metavar="N",
+        help="leave the first N stages (runs of layers of one resolution) as they are; where only "
+             "mirroring is random (--squash, --pad-square or --random-crop 0), each image passes "
+             "through them once")
     add("--dtype", choices=["float32", "float16"], default="float32",
         help="type that the backbone computes in; the new head and the loss stay in float32")
 

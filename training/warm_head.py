@@ -6,16 +6,15 @@ such a head distorts the pretrained features less: Kumar et al., "Fine-Tuning ca
 Pretrained Features and Underperform Out-of-Distribution", ICLR 2022
 (https://arxiv.org/abs/2202.10054).
 """
-import json
 import logging
 from typing import NamedTuple
 
 import numpy as np
 
 from common.mx_compat import mx
-from network.checkpoint import with_layer
 from network.fine_tune import split_head
 from network.forward_pass import ForwardPass
+from network.stages import FEATURES, tail
 from training.stored_features import FeatureIter, channel_statistics, collect, extract
 
 logger = logging.getLogger("train_multilabel")
@@ -88,7 +87,7 @@ def _train(network, features, stored, metrics, devices, options, on_batch):
                                                warmup_steps=int(WARM_UP * num_updates))
     head, params = _on_standardised_features(network, features, *stored[0])
     scores = {}
-    module = mx.mod.Module(head, ["features"], ["softmax_label"], context=devices.contexts[0],
+    module = mx.mod.Module(head, [FEATURES], ["softmax_label"], context=devices.contexts[0],
                            fixed_param_names=CONSTANTS, logger=WarmHeadLog(logger, {}))
     module.fit(
         FeatureIter(*stored[0], BATCH_SIZE, options.seed),
@@ -126,8 +125,7 @@ def _on_standardised_features(network, features, values, labels):
     variables = {name: mx.sym.Variable(name, shape=value.shape) for name, value in params.items()}
     weight = mx.sym.broadcast_mul(variables["standardised_weight"], variables["scale"])
     shift = mx.sym.sum(mx.sym.broadcast_mul(weight, variables["mean"]), axis=0, exclude=True)
-    head = with_layer(json.loads(network.symbol.tojson()), features,
-                      mx.sym.Cast(mx.sym.Variable("features"), dtype="float32"))
+    head = tail(network.symbol, features)
     classifier = split_head(network.symbol)[1]
     head = head(**{f"{classifier}_weight": weight,
                    f"{classifier}_bias": variables["standardised_bias"] - shift})
