@@ -153,6 +153,7 @@ def fit(args, network, data, recipe, metrics, devices, job):
     mx.random.seed(args.seed)
     np.random.seed(args.seed)
     callbacks = FitCallbacks(args, module, data, metrics[0], job.files, job.stops)
+    callbacks.seed_batch()
     module.fit(
         data.train, eval_data=data.val, eval_metric=metrics[0], validation_metric=metrics[1],
         batch_end_callback=[
