@@ -42,27 +42,11 @@ def check_shapes(net, arg_params, aux_params, image_shape, source,
                  largest_layer=LARGEST_LAYER):
     """Check shapes and types of all layers and parameters, without computing anything.
 
-    Parameters
-    ----------
-    net : mx.sym.Symbol
-    arg_params, aux_params : dict of str to mx.nd.NDArray
-        There may be fewer or more than the network has.
-    image_shape : sequence of 3 ints
-    source : str
-        File or checkpoint that an error names.
-    largest_layer : float
-        Values that the image and each layer may have; math.inf where the user chose the size.
-
-    Returns
-    -------
-    tuple of int
-        Shape of the network's first output, without the batch.
-
-    Raises
-    ------
-    InputError
-        When the network does not work on such images, has a parameter of another shape, or
-        has layers that are too large.
+    Returns the shape of the network's first output, without the batch. An InputError, which begins
+    with `source`, is raised when the network does not work on images of this shape (3, height,
+    width), a parameter has another shape, or the image or a layer has more than `largest_layer`
+    values (math.inf where the user chose the size). There may be fewer or more parameters than the
+    network has.
     """
     layers = net.get_internals()
     raw = "rgb_mean" in net.list_arguments()

@@ -9,9 +9,10 @@ from tqdm import tqdm
 
 from common.cli import InputError
 from common.mx_compat import mx
-from lst_iter import LstIter, augment_from_args
+from lst_iter import LstIter
 from network import checkpoint
 from network.shape_check import check_shapes
+from reading.data_args import augment_from_args
 from reading.image_shape import best_shape, median_size
 from training.worker_lists import WorkersList
 from training.workers import Workers

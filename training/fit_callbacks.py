@@ -142,9 +142,10 @@ class FitCallbacks:
         own = {**named("aux", aux_params),
                **(named("metric", self.metrics.state()) if record.batch else {})}
         # Between epochs all workers have the same.
-        own = self.workers.gather(own) if record.batch else [own]
+        per_worker = self.workers.gather(own) if record.batch else [own]
         if self.files.writes:
             progress, optimizer = self.module.optimizer_state()
             self.files.save_snapshot(
-                progress, {**named("arg", arg_params), **named("optimizer", optimizer)}, own)
+                progress, {**named("arg", arg_params), **named("optimizer", optimizer)},
+                per_worker)
         self.saved_at = time.monotonic()

@@ -13,7 +13,6 @@ class TqdmHandler(logging.Handler):
     """Writes log lines above a progress bar."""
 
     def emit(self, record):
-        """Write one line to standard error."""
         tqdm.write(self.format(record), file=sys.stderr)
 
 

@@ -60,11 +60,11 @@ class RunFiles:
         if self.writes:
             write_history(self.prefix, self.record.history)
 
-    def save_snapshot(self, progress, arrays, own):
+    def save_snapshot(self, progress, arrays, per_worker):
         """Write a snapshot at the record's position; see snapshot.save_snapshot."""
         if self.writes:
             save_snapshot(self.prefix, {"record": asdict(self.record), "progress": progress,
-                                        "settings": self.settings}, arrays, own)
+                                        "settings": self.settings}, arrays, per_worker)
 
     @property
     def stopped_early(self):
