@@ -26,7 +26,7 @@ class BadImages:
         self.reset()
 
     def reset(self):
-        """Begin the counts of an epoch."""
+        """Count from 0, at the beginning of an epoch."""
         self.count = self._num_read = 0
 
     def check(self, batch, epoch, epoch_size, is_last):

@@ -39,21 +39,11 @@ class ImageError(InputError):
 def read_image(path, out, augment=None, rng=None):
     """Read an image file into an array, and return its Header, with the upright size.
 
-    Parameters
-    ----------
-    path : str
-        JPEG, PNG, GIF (its first picture), BMP, WebP or TIFF, of 8 or 16 bits and any colours.
-        EXIF rotation is applied.
-    out : numpy.ndarray
-        uint8, (3, height, width), each plane contiguous. Receives RGB, 0 to 255.
-    augment : Augment, optional
-    rng : random.Random, optional
-        From `sample_rng`. None: nothing is random, crops are taken from the middle.
-
-    Raises
-    ------
-    ImageError
-        When there is no such image or it cannot be used. `out` is then undefined.
+    The file is a JPEG, PNG, GIF (its first picture), BMP, WebP or TIFF, of 8 or 16 bits and any
+    colours; EXIF rotation is applied. `out`, uint8, (3, height, width), each plane contiguous,
+    receives RGB, 0 to 255. `rng` is of `sample_rng`; without it nothing is random, and crops are
+    taken from the middle. An ImageError is raised when there is no such image or it cannot be used;
+    `out` is then undefined.
     """
     augment = augment or Augment()
     # Always the same number, so that no option changes the draws of another.
