@@ -1,6 +1,6 @@
 """Whether a network works on images of a size, with its parameters and a sensible amount of memory.
 
-    check_shapes(net, arg_params, aux_params, (3, 224, 224), "net-symbol.json")
+    check_shapes(symbol, arg_params, aux_params, (3, 224, 224), "net-symbol.json")
 """
 import contextlib
 import io
@@ -38,7 +38,7 @@ def error_line(error):
     return next((line for line in told if "Error" in line), told[0] if told else str(error))
 
 
-def check_shapes(net, arg_params, aux_params, image_shape, source,
+def check_shapes(symbol, arg_params, aux_params, image_shape, source,
                  largest_layer=LARGEST_LAYER):
     """Check shapes and types of all layers and parameters, without computing anything.
 
@@ -48,8 +48,8 @@ def check_shapes(net, arg_params, aux_params, image_shape, source,
     values (math.inf where the user chose the size). There may be fewer or more parameters than the
     network has.
     """
-    layers = net.get_internals()
-    raw = "rgb_mean" in net.list_arguments()
+    layers = symbol.get_internals()
+    raw = "rgb_mean" in symbol.list_arguments()
     does_not_work = f"{source}: the network does not work on images of {list(image_shape)}"
     # infer_shape prints the shapes given before it raises.
     with mxnet_errors(does_not_work), contextlib.redirect_stdout(io.StringIO()):
@@ -60,7 +60,8 @@ def check_shapes(net, arg_params, aux_params, image_shape, source,
         if layers.infer_type(data=np.uint8 if raw else np.float32)[0] is None:
             raise InputError(f"{source}: types of the network's layers do not follow from its "
                              "input's")
-    known = [*zip(net.list_arguments(), shapes), *zip(net.list_auxiliary_states(), aux_shapes)]
+    known = [*zip(symbol.list_arguments(), shapes),
+             *zip(symbol.list_auxiliary_states(), aux_shapes)]
     for name, shape in known:
         value = arg_params.get(name, aux_params.get(name))
         # A label that was saved among the parameters is not used.
@@ -83,7 +84,7 @@ def check_shapes(net, arg_params, aux_params, image_shape, source,
                          f"{largest_layer:.3g} and {LARGEST_LAYERS * largest_layer:.3g} are "
                          "allowed")
     with mxnet_errors(does_not_work), contextlib.redirect_stdout(io.StringIO()):
-        images, *shape = net.infer_shape(data=(1, *image_shape))[1][0] or [0]
+        images, *shape = symbol.infer_shape(data=(1, *image_shape))[1][0] or [0]
     if images != 1:
         raise InputError(f"{does_not_work}: it gives {images} rows for one image")
     return tuple(shape)

@@ -68,7 +68,7 @@ def open_run(args, network, data, metrics, workers):
         yield files, snapshot
 
 
-def resume_settings(args, net, data, workers):
+def resume_settings(args, symbol, data, workers):
     """What a resumed run must share with its beginning, by the names to show."""
     flags = {f"--{key.replace('_', '-')}": value for key, value in vars(args).items()
              if key not in FREE_ON_RESUME}
@@ -76,7 +76,7 @@ def resume_settings(args, net, data, workers):
         flags["--num-epoch"] = args.num_epoch
     flags["the number of workers"] = workers.count
     flags["the number of classes"] = data.train.num_classes
-    names = " ".join(net.list_arguments() + net.list_auxiliary_states())
+    names = " ".join(symbol.list_arguments() + symbol.list_auxiliary_states())
     flags["the network's checksum"] = hashlib.blake2b(names.encode(), digest_size=8).hexdigest()
     flags["the content of --data-train"] = data.train_lst.checksum
     flags["the content of --data-val"] = data.val_lst.checksum if data.val_lst else None
