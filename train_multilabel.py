@@ -15,11 +15,11 @@ import numpy as np
 from common.cli import InputError, run
 from common.mx_compat import mx
 from common.version import VERSION
-from lst_iter import augment_from_args
 from network import checkpoint
 from network.fine_tune import get_fine_tune_model, load_pretrained, training_symbol
 from network.shape_check import check_shapes, error_line
 from reading.class_names import read_class_names
+from reading.data_args import augment_from_args
 from training.data import Devices, Network, measure_reading, open_data, open_iterator
 from training.fit_callbacks import FitCallbacks
 from training.frozen_stages import can_be_stored, on_stored_activations

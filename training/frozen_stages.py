@@ -6,9 +6,9 @@ the stages that are trained.
 """
 import logging
 
-from lst_iter import augment_from_args
 from network.forward_pass import ForwardPass
 from network.stages import find_frontier, tail, until
+from reading.data_args import augment_from_args
 from training.data import Network, open_iterator
 from training.stored_features import FeatureIter, extract
 
