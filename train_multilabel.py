@@ -8,6 +8,7 @@
 """
 import logging
 import math
+import time
 from typing import NamedTuple, Optional
 
 import numpy as np
@@ -71,7 +72,7 @@ def train(args, devices):
     workers = devices.workers
     pretrained = Network(*load_pretrained(args))
     data = open_data(args, pretrained, workers)
-    log_to(args.save_result, workers.rank)
+    log_to(args.save_result, workers.rank, args.disp_batches is not None)
     if args.test_io:
         measure_reading(data.train)
         return 0
@@ -122,6 +123,7 @@ def train_warm_head(args, network, data, loss, devices, job):
 
     Also the average precision of each class on validation, (classes,); None at ranks above 0.
     """
+    began = time.monotonic()
     alone = Workers()  # rank 0 trains on the features of all
     metrics = training_metrics(loss, alone), validation_metrics(loss, alone)
     head, scores = train_head(
@@ -132,9 +134,11 @@ def train_warm_head(args, network, data, loss, devices, job):
                                              "same command starts it anew"))
     network = network._replace(arg_params={**network.arg_params, **head})
     _, arg_params, aux_params = network
-    job.files.save_checkpoint(0, arg_params, aux_params)
-    job.files.update_best(0, scores, arg_params, aux_params)
     job.files.check_finite(arg_params)
+    job.files.save_checkpoint(0, arg_params, aux_params)
+    job.files.close_epoch(0, {"seconds": time.monotonic() - began},
+                          dict(metrics[0].get_global_name_value()), scores,
+                          (arg_params, aux_params))
     job.files.save_snapshot({}, named("arg", arg_params), [named("aux", aux_params)])
     return network, metrics[1].class_precision()
 
@@ -157,7 +161,8 @@ def fit(args, network, data, recipe, metrics, devices, job):
     module.fit(
         data.train, eval_data=data.val, eval_metric=metrics[0], validation_metric=metrics[1],
         batch_end_callback=[
-            mx.callback.Speedometer(args.batch_size * devices.workers.count, args.disp_batches),
+            mx.callback.Speedometer(args.batch_size * devices.workers.count,
+                                   args.disp_batches or 20),
             callbacks.on_batch],
         epoch_end_callback=callbacks.on_epoch,
         eval_batch_end_callback=callbacks.on_validation_batch,

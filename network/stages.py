@@ -39,7 +39,8 @@ def find_stages(net, image_shape):
         # Nothing before this layer is used after it.
         alone, open_until = open_until <= number, max(open_until, last_use.get(number, number))
         shape = shapes.get(node["name"] + "_output", ())[1:]
-        if not alone or len(shape) != 3 or node["name"].startswith(("rgb_", "data")):
+        if (not alone or len(shape) != 3 or shape[1:] == (1, 1)
+                or node["name"].startswith(("rgb_", "data"))):
             continue
         if not stages or stages[-1][0][1][1:] != shape[1:]:
             stages.append([])

@@ -190,7 +190,7 @@ def test_writes_a_checkpoint_each_epoch_and_the_history(trained):
         assert (result / f"tiny-{number:04d}.params").exists()
     with open(result / "tiny-history.csv") as file:
         rows = list(csv.DictReader(file))
-    assert [row["epoch"] for row in rows] == ["0", "1"]
+    assert [row["epoch"] for row in rows] == ["1", "2"]
     assert all(float(row[c]) > 0 for row in rows for c in row if c != "epoch")
     assert (result / "tiny-history.png").read_bytes()[:4] == b"\x89PNG"
     assert not [f.name for f in result.iterdir() if f.name.startswith(".")]

@@ -106,7 +106,8 @@ def test_the_head_is_regularised_logistic_regression(
     logit = features @ head["fc_weight"].asnumpy().T + head["fc_bias"].asnumpy()
     ours = np.mean(np.sum(np.log1p(np.exp(-logit * (2 * labels - 1))), axis=1))
     assert scores["loss"] == pytest.approx(ours, rel=1e-3)
-    features = (features - features.mean(axis=0)) / features.std(axis=0)
+    deviation = features.std(axis=0)
+    features = (features - features.mean(axis=0)) / np.maximum(deviation, np.median(deviation))
     for column, values in zip(labels.T, logit.T):
         model = LogisticRegression(C=INVERSE_PENALTY, max_iter=5000).fit(features, column)
         np.testing.assert_allclose(values, model.decision_function(features), atol=0.01)
@@ -120,7 +121,7 @@ def test_the_attention_head_trains_on_feature_maps(network, small_demo, tmp_path
     with images(small_demo) as train, images(small_demo) as again:
         head, scores = train_head(
             network, (train, again), (measures(), measures()),
-            Devices([mx.cpu()], None, Workers()), WarmHead(20, True, 0, tmp_path, 1e9))
+            Devices([mx.cpu()], None, Workers()), WarmHead(40, True, 0, tmp_path, 1e9))
         again.reset()
         features, labels = extract(backbone(network, again), again, False, tmp_path, 1)
         assert features.dtype == np.float16 and features.ndim == 4
@@ -133,7 +134,7 @@ def test_the_attention_head_trains_on_feature_maps(network, small_demo, tmp_path
     assert reached["loss"] == pytest.approx(scores["loss"], rel=1e-3)
     rates = labels.mean(axis=0)
     constant = -np.sum(rates * np.log(rates) + (1 - rates) * np.log(1 - rates))
-    assert reached["loss"] < 0.95 * constant
+    assert reached["loss"] < 0.99 * constant
     values = np.einsum("ncyx,kc->nkyx", features.astype(np.float32),
                        head["fc_weight"].asnumpy()[:, :, 0, 0])
     values += head["fc_bias"].asnumpy()[:, None, None]

@@ -5,10 +5,10 @@ import time
 from typing import NamedTuple, Optional
 
 import numpy as np
-from tqdm import tqdm
 
 from common.cli import InputError
 from common.mx_compat import mx
+from common.progress import Progress
 from lst_iter import LstIter
 from network import checkpoint
 from network.shape_check import check_shapes
@@ -103,7 +103,9 @@ def open_iterator(args, images, augmented=False):
 def measure_reading(train):
     """Read one epoch and log how fast that went."""
     start, images = time.time(), 0
-    for batch in tqdm(train, total=train.num_batches, unit="batch", disable=None):
-        images += train.batch_size - batch.pad
+    with Progress("Reading", train.num_rows, "image") as progress:
+        for batch in train:
+            images += train.batch_size - batch.pad
+            progress.update(train.batch_size - batch.pad)
     seconds = time.time() - start
     logger.info("Read %d images in %.1f s: %.0f samples/sec", images, seconds, images / seconds)

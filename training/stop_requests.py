@@ -1,5 +1,6 @@
 """SIGTERM and Ctrl-C, which let a run save before it ends."""
 import logging
+import os
 import signal
 
 logger = logging.getLogger("train_multilabel")
@@ -33,6 +34,10 @@ class StopRequests:
         self.received = signal.Signals(number)
         for either in SIGNALS:
             signal.signal(either, signal.SIG_DFL)
+        if self.workers.rank == 0:
+            # Not by way of sys.stderr, which the signal may have found in the middle of a line.
+            os.write(2, f"\n{self.received.name}: finishing this batch, then saving; once more "
+                        "stops now, without saving\n".encode())
 
     def agree(self, due=False, loss=0.0):
         """Exchange the workers' signals; returns rank 0's `due`, and the sum of all `loss`."""

@@ -4,10 +4,10 @@ import os
 import tempfile
 
 import numpy as np
-from tqdm import tqdm
 
 from common.cli import InputError
 from common.mx_compat import mx
+from common.progress import Progress
 from network.stages import FEATURES
 from reading.batch_sampler import BatchSampler
 
@@ -85,7 +85,8 @@ def extract(forward, iterator, mirror, folder, max_bytes, on_batch=lambda _: Non
     features = allocate(count * len(turns), shape, folder, max_bytes)
     by_image = features.reshape(count, len(turns), *shape)
     labels, row = np.empty((count, iterator.num_classes), np.float32), 0
-    with tqdm(total=count, desc="Features", unit="image", leave=False, disable=None) as bar:
+    iterator.reset()
+    with Progress("Features", count, "image") as progress:
         for batch in iterator:
             count = iterator.batch_size - batch.pad
             labels[row:row + count] = batch.label[0].asnumpy()[:count]
@@ -97,7 +98,7 @@ def extract(forward, iterator, mirror, folder, max_bytes, on_batch=lambda _: Non
                                      "stored: is --rgb-std right for this network?")
                 by_image[row:row + count, turn] = values
             row += count
-            bar.update(count)
+            progress.update(count)
             on_batch(batch)
     return features[:row * len(turns)], np.repeat(labels[:row], len(turns), axis=0)
 

@@ -26,7 +26,10 @@ MAY_BE_INFINITE = ("warm_head_memory", "checkpoint_minutes")
 
 
 def parse_args(argv=None):
-    """The flags; an InputError names a value that is out of its range."""
+    """The flags; an InputError names a value that is out of its range.
+
+    `changed` of the result is the text of those that are not as by default.
+    """
     parser = ArgumentParser(
         description="Fine-tune a pretrained MXNet network to multi-label classification.",
         allow_abbrev=False, formatter_class=HelpFormatter)
@@ -62,7 +65,7 @@ def parse_args(argv=None):
     add("--head", choices=["linear", "attention"], default="linear",
         help="classifier of the mean features, or class-specific residual attention (Zhu and Wu, "
              "ICCV 2021), which also sees where a class is")
-    add("--attention", type=float, default=0.2, metavar="X",
+    add("--attention", type=float, default=0.3, metavar="X",
         help="--head attention: weight of a class's maximum over the positions beside its mean")
     add("--rgb-mean", metavar="R,G,B",
         help="mean of the pixels, 0 to 255, for a checkpoint that does not normalise by itself "
@@ -128,8 +131,9 @@ def parse_args(argv=None):
         help="validation metric by which the best epoch is chosen")
     add("--early-stop", type=int, default=0, metavar="N",
         help="stop after N epochs without a better one; 0 for never")
-    add("--disp-batches", type=int, default=20, metavar="N",
-        help="batches between two lines of the log")
+    add("--disp-batches", type=int, metavar="N",
+        help="batches between two of MXNet's lines, shown on the screen too (default: 20, in "
+             "train.log alone)")
     add("--test-io", action="store_true",
         help="only read one epoch of --data-train and show the speed")
 
@@ -159,6 +163,9 @@ def parse_args(argv=None):
     add("--gc-threshold", type=float, default=0.5, metavar="X",
         help="threshold of 2bit compression")
     args = parser.parse_args(argv)
+    args.changed = " ".join(
+        f"--{name.replace('_', '-')} {value}" for name, value in vars(args).items()
+        if value != parser.get_default(name))
     check_args(args)
     return args
 
@@ -169,6 +176,8 @@ def check_args(args):
         args.lr = 0.0001 if args.optimizer == "adam" else 0.001
     for name, least in LEAST.items():
         flag, value = f"--{name.replace('_', '-')}", getattr(args, name)
+        if value is None:
+            continue
         if not value >= least:  # nor NaN
             raise InputError(f"{flag} must be {least} or more, not {value}")
         if math.isinf(value) and name not in MAY_BE_INFINITE:
