@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 class Progress:
     """A bar with speed and time left; without a terminal a log line at least every 10 s of work.
 
-        with Progress("Reading", 480, "image") as progress:
+        with Progress("Reading", 480, "images") as progress:
             progress.update(32)
 
     `start` of the `total` were done before.
@@ -21,7 +21,7 @@ class Progress:
 
     def __init__(self, what, total, unit, start=0):
         self.what, self.unit = what, unit
-        self.bar = tqdm(total=total, desc=what, unit=unit, initial=start, leave=False,
+        self.bar = tqdm(total=total, desc=what, unit=" " + unit, initial=start, leave=False,
                         disable=not sys.stderr.isatty())
         self.total, self.done, self.start = total, start, start
         self.began = self.told = time.monotonic()
@@ -43,7 +43,7 @@ class Progress:
         if now - self.told >= SECONDS_BETWEEN_LINES and self.done < self.total:
             self.told = now
             speed = (self.done - self.start) / (now - self.began)
-            logger.info("%s: %d of %d %ss, %.3g/s, %.0f s left%s", self.what, self.done,
+            logger.info("%s: %d of %d %s, %.3g/s, %.0f s left%s", self.what, self.done,
                         self.total, self.unit, speed, (self.total - self.done) / speed,
                         note and f", {note}")
 

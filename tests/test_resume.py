@@ -113,7 +113,7 @@ def test_resume_makes_up_for_a_validation_that_was_not_reached(
     assert stopped.returncode == 143
     assert f"saved at epoch {epoch}, batch 9" in stopped.stderr
     text = script("train_multilabel.py", *flags(tmp_path, resume=True))
-    assert f"Epoch[{epoch}] Validation-mAP" in text and "lready" not in text
+    assert f"Epoch {epoch + 1} of {EPOCHS}: " in text and "lready" not in text
     assert_same_run(tmp_path, undisturbed)
 
 
@@ -235,7 +235,7 @@ def test_another_measure_chooses_its_best_anew(flags, copied):
     text = script("train_multilabel.py", *flags(
         copied, resume=True, num_epoch=EPOCHS + 1, monitor_metric="loss"))
     assert "--monitor-metric was mAP and is loss now" in text
-    loss = re.findall(r"Validation-loss=([.\d]+)", text)[-1]
+    loss = re.findall(r"Validation-loss=([.\d]+)", (copied / "train.log").read_text())[-1]
     assert f"Best: checkpoint {EPOCHS + 1}, validation loss {float(loss):.4f}" in text
 
 
@@ -376,7 +376,8 @@ def test_a_folder_that_cannot_be_made_is_an_error(flags, tmp_path):
 
 def test_keeps_the_last_checkpoints_and_the_best(flags, undisturbed, tmp_path):
     text = script("train_multilabel.py", *flags(tmp_path, keep=2))
-    scores = [float(s) for s in re.findall(r"Epoch\[\d+\] Validation-mAP=([.\d]+)", text)]
+    scores = [float(s) for s in re.findall(r"Epoch\[\d+\] Validation-mAP=([.\d]+)",
+                                           (tmp_path / "train.log").read_text())]
     kept = sorted(f.name for f in tmp_path.glob("tiny-0*.params"))
     assert kept == [f"tiny-{number:04d}.params" for number in (EPOCHS - 1, EPOCHS)]
     best = int(np.argmax(scores)) + 1

@@ -103,7 +103,7 @@ def open_iterator(args, images, augmented=False):
 def measure_reading(train):
     """Read one epoch and log how fast that went."""
     start, images = time.time(), 0
-    with Progress("Reading", train.num_rows, "image") as progress:
+    with Progress("Reading", train.num_rows, "images") as progress:
         for batch in train:
             images += train.batch_size - batch.pad
             progress.update(train.batch_size - batch.pad)

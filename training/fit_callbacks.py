@@ -119,7 +119,7 @@ class FitCallbacks:
         record = self.record
         if self.progress is None:
             self.progress = Progress(f"Epoch {record.epoch + 1} of {self.args.num_epoch}",
-                                     self.num_batches, "batch", record.batch - 1)
+                                     self.num_batches, "batches", record.batch - 1)
         self.progress.update(1, f"loss {loss:.4g}")
         if record.batch == self.num_batches:
             self.progress.close()

@@ -86,7 +86,7 @@ def extract(forward, iterator, mirror, folder, max_bytes, on_batch=lambda _: Non
     by_image = features.reshape(count, len(turns), *shape)
     labels, row = np.empty((count, iterator.num_classes), np.float32), 0
     iterator.reset()
-    with Progress("Features", count, "image") as progress:
+    with Progress("Features", count, "images") as progress:
         for batch in iterator:
             count = iterator.batch_size - batch.pad
             labels[row:row + count] = batch.label[0].asnumpy()[:count]
