@@ -37,21 +37,25 @@ def main(argv=None):
     log_to_stderr(logging.INFO)
     devices = choose_devices(args.gpus)
     classifier = Classifier(args.model, args.epoch)
+    if args.above == "thresholds" and classifier.thresholds_epoch is None:
+        raise InputError(f"--above thresholds: {args.model}-symbol.json has none; --fit-thresholds "
+                         "with --data chooses them")
     images = list_images(args, len(classifier.class_names))
     if classifier.thresholds_epoch not in (None, args.epoch) and not args.fit_thresholds:
         logger.warning("warning: the thresholds were chosen for --epoch %d",
                        classifier.thresholds_epoch)
+    decoding = {"full_decode": True} if args.full_decode else {}  # else as in training
     make_output_folders(args)  # now, so that a mistake does not show after an hour of prediction
     with classifier.open(images, args.image, args.batch_size, args.data_nthreads,
-                         max_pixels=args.max_pixels) as batches:
+                         max_pixels=args.max_pixels, **decoding) as batches:
         predictions = classifier.predict(batches, devices, args.tta)
         labelled, num_bad = write_predictions(args, classifier, images, predictions)
     if num_bad:
         logger.warning("%d of %d images could not be used", num_bad, len(images))
     if labelled:
         if args.fit_thresholds:
-            choose_thresholds(args, classifier, labelled)
-        evaluate(args, classifier, labelled)
+            choose_thresholds(args, classifier, labelled, images)
+        evaluate(args, classifier, labelled, images)
     return 1 if num_bad else 0
 
 
@@ -115,7 +119,7 @@ def write_predictions(args, classifier, images, predictions):
     return LabelledImages(names, args.image, np.concatenate(labels), np.concatenate(probs)), num_bad
 
 
-def choose_thresholds(args, classifier, labelled):
+def choose_thresholds(args, classifier, labelled, lst):
     """Choose thresholds, keep them in the checkpoint, and log the classes without a choice."""
     thresholds, without, unreachable = fit_thresholds(labelled.label, labelled.prob,
                                                       args.min_precision)
@@ -125,15 +129,16 @@ def choose_thresholds(args, classifier, labelled):
     for c in unreachable:
         logger.warning("warning: %s: no threshold reaches a precision of %s: the class is never "
                        "predicted", classifier.class_names[c], args.min_precision)
-    classifier.save_thresholds(thresholds)
+    classifier.save_thresholds(thresholds, lst)
     logger.info("Thresholds from %.3f to %.3f written into %s-symbol.json", thresholds.min(),
                 thresholds.max(), classifier.prefix)
 
 
-def evaluate(args, classifier, labelled):
+def evaluate(args, classifier, labelled, lst):
     """Log the metrics, and write --measures and --report."""
     chosen = None if classifier.thresholds_epoch is None else classifier.thresholds
-    evaluation = Evaluation(classifier.class_names, labelled.label, labelled.prob, chosen)
+    evaluation = Evaluation(classifier.class_names, labelled.label, labelled.prob, chosen,
+                            chosen is not None and classifier.fitted_on(lst))
     for line in evaluation.lines():
         logger.info("%s", line)
     if args.measures:

@@ -17,6 +17,7 @@ from common.mx_compat import mx
 from common.version import VERSION
 from lst_iter import augment_from_args
 from network import checkpoint
+from network.attributes import NO_THRESHOLDS
 from network.fine_tune import get_fine_tune_model, load_pretrained, training_symbol
 from network.shape_check import check_shapes, error_line
 from reading.class_names import read_class_names
@@ -107,8 +108,8 @@ def build_network(args, pretrained, data, loss):
     # Thresholds of an earlier fine-tuning are none of this one's.
     symbol = checkpoint.set_attributes(
         symbol, class_names=class_names, image_shape=args.image_shape, resize=reading.resize,
-        fit=reading.fit, background=reading.background, thresholds=None, thresholds_epoch=None,
-        version=VERSION)
+        fit=reading.fit, full_decode=reading.full_decode, background=reading.background,
+        version=VERSION, **NO_THRESHOLDS)
     aux_params = {name: pretrained.aux_params[name] for name in symbol.list_auxiliary_states()
                   if name in pretrained.aux_params}
     check_shapes(symbol, arg_params, aux_params, args.image_shape, args.model, math.inf)

@@ -25,6 +25,9 @@ def parse_args(argv=None):
                              "present")
     images.add_argument("--data-nthreads", type=int, metavar="N",
                         help="threads that decode images (default: one per core, 16 at most)")
+    images.add_argument("--full-decode", action="store_true",
+                        help="decode JPEGs at full size even where less would do (default: as in "
+                             "training)")
     images.add_argument("--max-pixels", type=int, default=Augment.max_pixels, metavar="N",
                         help="refuse images of more pixels")
 

@@ -5,6 +5,7 @@ import time
 
 from tqdm import tqdm
 
+from common.metrics import baselines
 from common.mx_compat import mx
 from training.snapshot import named
 from training.stop_requests import Stopped
@@ -74,11 +75,16 @@ class FitCallbacks:
 
     def on_validated(self, param):
         """Callback of a finished validation."""
-        absent = self.data.val_lst.negatives.sum()
-        known = absent + self.data.val_lst.positives.sum()
-        logger.info("Epoch[%d] answering 'no' to everything would score acc %.4f", param.epoch,
-                    absent / max(known, 1))
-        self._close_epoch(dict(param.eval_metric.get_global_name_value()))
+        scores = dict(param.eval_metric.get_global_name_value())
+        lst = self.data.val_lst
+        scored = baselines(lst.positives, lst.negatives)
+        logger.info("Epoch[%d] Baselines: acc %.4f (the more frequent answer per class), mAP %.4f "
+                    "(random rankings)", param.epoch, scored["acc"], scored["mAP"])
+        for name in ("acc", "mAP"):
+            if scores.get(name, math.nan) <= scored[name]:
+                logger.warning("Epoch[%d] warning: validation %s %.4f does not beat the baseline",
+                               param.epoch, name, scores[name])
+        self._close_epoch(scores)
 
     def _close_epoch(self, scores):
         """Write history and snapshot, keep the best, and stop where nothing improves any more."""
