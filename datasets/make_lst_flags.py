@@ -57,8 +57,8 @@ def build_parser(description):
                        help="image root, one for all lists or one for each")
     flags.add_argument("--labels", metavar="FILE", help="class names in column order, one a line")
     flags.add_argument("--fix", nargs="+", metavar="OUT",
-                       help="write lists without the problems, one file per LST; an image in "
-                       "several lists stays in the last of them")
+                       help="write lists without the problems, one file per LST; of images in "
+                       "several lists that are or look nearly the same, those of the last stay")
     flags.add_argument("--all", action="store_true",
                        help=f"show all problems, not {SHOWN_PER_KIND} of a kind")
     flags.add_argument("--data-nthreads", type=_at_least(1), metavar="N",
@@ -141,3 +141,6 @@ def _add_sources(command, parents):
     flags = command("folders", "from one folder per class, whose parent is the image root then; "
                     "an image in several carries all of them", parents)
     flags.add_argument("root", metavar="ROOT")
+    flags.add_argument("--split-names", metavar="TEXT",
+                       help="a folder's name holds several classes, with this between them: with _ "
+                       "black_jeans stands for black and jeans")

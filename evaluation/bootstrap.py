@@ -5,8 +5,8 @@
 
 Images are drawn with replacement, as many as there are, 1,000 times. An interval is the metric and
 1.96 times its standard deviation over the draws on either side, within 0 and 1 (the standard normal
-interval of Efron and Tibshirani, "An Introduction to the Bootstrap", 1993). Percentiles of the draws
-can miss the metric itself: where an image is drawn twice, a rare class gains average precision.
+interval of Efron and Tibshirani, "An Introduction to the Bootstrap", 1993). Percentiles of the
+draws can miss the metric itself: an image that is drawn twice gives a rare class average precision.
 
 A draw gives each image a weight, how often it came, so that many draws are computed at once.
 """

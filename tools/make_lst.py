@@ -20,12 +20,13 @@ from common.files import make_parent_folder  # noqa: E402
 from common.text import MAX_LINE, printable  # noqa: E402
 from datasets.check_lst import KINDS, check, clean_rows, summarise  # noqa: E402
 from datasets.coco_file import read_coco  # noqa: E402
+from datasets.equal_files import first_equal  # noqa: E402
 from datasets.folder_sources import read_folders, read_voc  # noqa: E402
 from datasets.label_table import BadInput, Part, build_table, format_table, part  # noqa: E402
 from datasets.lst_writer import lines_file, lst_file, write_together  # noqa: E402
 from datasets.make_lst_flags import SHOWN_PER_KIND, build_parser  # noqa: E402
 from datasets.shard_lst import deal, place_images, write_parts  # noqa: E402
-from datasets.stratify import split  # noqa: E402
+from datasets.stratify import split_together  # noqa: E402
 from datasets.text_sources import Columns, read_csv, read_jsonl  # noqa: E402
 from reading.class_names import read_class_names  # noqa: E402
 from reading.lst_file import read_lst  # noqa: E402
@@ -43,13 +44,18 @@ def make(args):
     if args.val_fraction == 0 and os.path.exists(val_file):
         raise InputError(f"{val_file} is there from an earlier run and would not fit the new "
                          "list: remove it or choose another --prefix")
-    path_root = getattr(args, "path_root", "")  # voc and folders have none: they found the images
+    # voc and folders found the images themselves, and folders has merged equal ones.
+    path_root = getattr(args, "path_root", "")
     table = build_table(SOURCES[args.command](args, bad_input), bad_input, listed,
                         args.drop_unlisted, args.min_count, path_root)
 
-    labels = table.labels
+    labels, equal = table.labels, 0
     if args.val_fraction:
-        is_val = split(labels, args.val_fraction, args.seed)
+        folder = getattr(args, "root", path_root)
+        first = (np.arange(len(labels)) if folder is None
+                 else first_equal([os.path.join(folder, name) for name in table.names]))
+        is_val = split_together(labels, first, args.val_fraction, args.seed)
+        equal = np.count_nonzero(first != np.arange(len(first)))
         sides = [("train", np.flatnonzero(~is_val)), ("val", np.flatnonzero(is_val))]
     else:
         sides = [("train", np.arange(len(labels)))]
@@ -70,8 +76,11 @@ def make(args):
                           for name, count in table.left_out.most_common()))
     if bad_input.count:
         print(f"\nleft out as bad: {bad_input.count}")
+    if equal:
+        print(f"\nof the same content as another image, and on its side of the split: {equal}")
     if path_root is None:
-        print("\nwhether the images exist was not checked; --path-root DIR checks it")
+        print("\nwhether the images exist, and whether some are equal, was not checked; "
+              "--path-root DIR checks it")
 
 
 def run_check(args):
@@ -119,6 +128,8 @@ def run_check(args):
                         for path, content in zip(args.fix, clean)])
         for path, (ids, _, _), lst in zip(args.fix, clean, lists):
             print(f"{path}: {len(ids)} of {len(lst)} rows")
+    elif findings.problems:
+        print(f"\n--fix writes lists without them: a file for each of the {len(lists)}")
     return 1 if findings.problems else 0
 
 
@@ -168,7 +179,7 @@ SOURCES = {
     "coco": lambda args, bad_input: read_coco(args.file, bad_input),
     "voc": lambda args, bad_input: read_voc(
         args.root, bad_input, args.image_set, args.labels_from),
-    "folders": lambda args, bad_input: read_folders(args.root, bad_input),
+    "folders": lambda args, bad_input: read_folders(args.root, bad_input, args.split_names),
 }
 
 
