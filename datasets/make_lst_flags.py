@@ -1,10 +1,12 @@
-"""The flags of tools/make_lst.py: one subcommand for each source format, `check` and `shard`."""
+"""The flags of tools/make_lst.py: a subcommand per source format, and check, suspects, shard."""
 import argparse
 
 from common.cli import ArgumentParser
 from reading.image_reader import Augment
 from reading.lst_file import LABEL_FORMATS
 
+LABELS_HELP = ("class names in column order, one a line (default: PREFIX_labels.txt beside "
+               "PREFIX_train.lst, if it is there)")
 SHOWN_PER_KIND = 20  # problems of a kind that `check` shows, unless all are asked for
 
 
@@ -55,7 +57,7 @@ def build_parser(description):
     flags.add_argument("lst", nargs="+", metavar="LST", help="several: compared with each other")
     flags.add_argument("--path-root", nargs="+", required=True, metavar="DIR",
                        help="image root, one for all lists or one for each")
-    flags.add_argument("--labels", metavar="FILE", help="class names in column order, one a line")
+    flags.add_argument("--labels", metavar="FILE", help=LABELS_HELP)
     flags.add_argument("--fix", nargs="+", metavar="OUT",
                        help="write lists without the problems, one file per LST; of images in "
                        "several lists that are or look nearly the same, those of the last stay")
@@ -65,6 +67,29 @@ def build_parser(description):
                        help="threads that open images (default: one per processor)")
     flags.add_argument("--max-pixels", type=_at_least(1), default=Augment.max_pixels, metavar="N",
                        help="refuse images with more pixels (default: %(default)s)")
+
+    flags = command("suspects", "list the labels that are likely wrong: those that a classifier "
+                    "trained on the other images contradicts most", [seed, label_format])
+    flags.description += (
+        " Confident learning (Northcutt et al., JAIR 2021) on the predictions of logistic "
+        "regressions, trained on --folds parts in turn, on the features of a frozen network.")
+    flags.add_argument("--model", required=True, metavar="PREFIX",
+                       help="pretrained checkpoint: its path before -symbol.json")
+    flags.add_argument("--epoch", type=_at_least(0), default=0, metavar="N",
+                       help="number of its .params file (default: %(default)s)")
+    flags.add_argument("--data", required=True, metavar="LST")
+    flags.add_argument("--image", required=True, metavar="DIR", help="image root")
+    flags.add_argument("--out", required=True, metavar="FILE",
+                       help="CSV to write: row, name, class, label, probability of the class")
+    flags.add_argument("--labels", metavar="FILE", help=LABELS_HELP)
+    flags.add_argument("--num", type=_at_least(1), default=200, metavar="N",
+                       help="labels to list at most (default: %(default)s)")
+    flags.add_argument("--folds", type=_at_least(2), default=5, metavar="K",
+                       help="parts of the images (default: %(default)s)")
+    flags.add_argument("--gpus", metavar="LIST", help="GPUs by number; '' for the CPU (default: "
+                       "all visible GPUs, else the CPU)")
+    flags.add_argument("--data-nthreads", type=_at_least(1), metavar="N",
+                       help="threads that decode images (default: one per processor)")
 
     flags = command("shard", "deal the rows of a .lst out to machines", [seed, label_format])
     flags.add_argument("lst", metavar="LST")
