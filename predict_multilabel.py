@@ -64,11 +64,16 @@ def list_images(args, num_classes):
     if not args.data:
         return ImageList(args.images, num_classes)
     try:
-        return read_lst(args.data, num_classes, args.label_format)
+        lst = read_lst(args.data, num_classes, args.label_format)
     except InputError as error:
         # Here the number comes from the checkpoint, not from a flag.
         raise InputError(re.sub(r"--num-classes is (\d+)", r"the checkpoint has \1 classes",
                                 str(error))) from None
+    if not any(os.path.exists(os.path.join(args.image, lst.name(row))) for row in range(len(lst))):
+        raise InputError(f"{args.data}:{lst.line(0)}: {printable(lst.name(0))} and all others are "
+                         f"not in {args.image or 'the current folder'}: --image DIR says where the "
+                         "names start from")
+    return lst
 
 
 def make_output_folders(args):

@@ -2,7 +2,7 @@
 import math
 import os
 
-from common.cli import ArgumentParser, HelpFormatter, InputError
+from common.cli import ArgumentParser, CheckpointPrefix, HelpFormatter, InputError
 from evaluation.predictions_file import FORMATS
 from reading.image_reader import Augment
 from reading.lst_file import LABEL_FORMATS
@@ -32,7 +32,7 @@ def parse_args(argv=None):
                         help="refuse images of more pixels")
 
     model = parser.add_argument_group("model")
-    model.add_argument("--model", required=True, metavar="PREFIX",
+    model.add_argument("--model", required=True, metavar="PREFIX", action=CheckpointPrefix,
                        help="fine-tuned checkpoint: its path before -symbol.json")
     model.add_argument("--epoch", type=int, default=0, metavar="N",
                        help="number of its .params file")

@@ -55,6 +55,15 @@ def test_a_good_list_gives_status_0_and_its_statistics(photos):
     assert re.search(r"^dog +0 +1$", out, re.MULTILINE)
 
 
+def test_class_names_beside_the_list_are_found(photos, capsys):
+    (photos.parent / "pets_labels.txt").write_text("cat\ndog\n")
+    assert re.search("^dog +1$", check(capsys, lst("pets_train.lst", "0 1 0.png"), "--path-root",
+                                       "photos")[1], re.MULTILINE)
+    (photos.parent / "pets_labels.txt").write_text("cat\n")  # of other classes
+    assert re.search("^1 +1$", check(capsys, "pets_train.lst", "--path-root", "photos")[1],
+                     re.MULTILINE)
+
+
 def test_problems_give_status_1_and_a_line_each(photos):
     (photos / "1.png").write_bytes((photos / "1.png").read_bytes()[:200])
     (photos / "copy 2.png").write_bytes((photos / "2.png").read_bytes())

@@ -393,6 +393,12 @@ def test_images_that_do_not_fit_end_in_one_line(refused, model, photos, tmp_path
     assert "holds no images" in refused("--model", model, "--epoch", 2, tmp_path / "empty")
 
 
+def test_images_that_are_all_elsewhere_are_one_mistake(refused, model, photos, tmp_path):
+    for where in ((), ("--image", tmp_path)):
+        assert "00.png and all others are not in" in refused(
+            "--model", model, "--epoch", 2, "--data", photos / "val.lst", *where)
+
+
 def test_networks_that_cannot_predict_end_in_one_line(refused, photos, tmp_path):
     plain = mx.sym.FullyConnected(mx.sym.Variable("data"), num_hidden=2, name="fc")
     weights = {"fc_weight": mx.nd.zeros((2, 3)), "fc_bias": mx.nd.zeros(2)}

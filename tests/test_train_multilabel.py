@@ -317,7 +317,7 @@ MISTAKES = {
     "no such layer": ({"layer_before_fullc": "x"}, "no layer 'x'; likely ones: fc1, flatten0"),
     "wrong optimizer": ({"optimizer": "sdg"}, "--optimizer sdg"),
     "float16 on a CPU": ({"dtype": "float16", "gpus": ""}, "--dtype float16 needs a GPU"),
-    "no such GPU": ({"gpus": "77"}, "there is no GPU 77"),
+    "no such GPU": ({"gpus": "77"}, "--gpus 77: MXNet sees"),
     "images elsewhere": ({"image_train": "/nowhere"}, "no such file or directory"),
     "negative rate": ({"lr": -1}, "--lr must be 0 or more"),
     "shape without channels": ({"image_shape": "32,32"}, "--image-shape: 3 numbers wanted"),
