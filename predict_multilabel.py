@@ -19,6 +19,7 @@ from common.cli import InputError, log_to_stderr, run
 from common.mx_compat import choose_devices
 from common.text import printable
 from evaluation.classifier import Classifier
+from evaluation.comparison import read_measures
 from evaluation.evaluation import Evaluation, LabelledImages
 from evaluation.output import input_error_if_unwritable, open_output
 from evaluation.predict_flags import parse_args
@@ -45,7 +46,9 @@ def main(argv=None):
         logger.warning("warning: the thresholds were chosen for --epoch %d",
                        classifier.thresholds_epoch)
     decoding = {"full_decode": True} if args.full_decode else {}  # else as in training
-    make_output_folders(args)  # now, so that a mistake does not show after an hour of prediction
+    # These now, so that a mistake does not show after an hour of prediction.
+    comparison = args.compare and read_measures(args.compare, classifier.class_names)
+    make_output_folders(args)
     with classifier.open(images, args.image, args.batch_size, args.data_nthreads,
                          max_pixels=args.max_pixels, **decoding) as batches:
         predictions = classifier.predict(batches, devices, args.tta)
@@ -55,7 +58,7 @@ def main(argv=None):
     if labelled:
         if args.fit_thresholds:
             choose_thresholds(args, classifier, labelled, images)
-        evaluate(args, classifier, labelled, images)
+        evaluate(args, classifier, labelled, images, comparison)
     return 1 if num_bad else 0
 
 
@@ -121,7 +124,8 @@ def write_predictions(args, classifier, images, predictions):
             bar.update(len(prob))
     if not names:
         return None, num_bad
-    return LabelledImages(names, args.image, np.concatenate(labels), np.concatenate(probs)), num_bad
+    return LabelledImages(names, args.image, np.concatenate(labels), np.concatenate(probs),
+                          os.path.basename(args.data)), num_bad
 
 
 def choose_thresholds(args, classifier, labelled, lst):
@@ -139,7 +143,7 @@ def choose_thresholds(args, classifier, labelled, lst):
                 thresholds.max(), classifier.prefix)
 
 
-def evaluate(args, classifier, labelled, lst):
+def evaluate(args, classifier, labelled, lst, comparison=None):
     """Log the metrics, and write --measures and --report."""
     chosen = None if classifier.thresholds_epoch is None else classifier.thresholds
     evaluation = Evaluation(classifier.class_names, labelled.label, labelled.prob, chosen,
@@ -148,9 +152,10 @@ def evaluate(args, classifier, labelled, lst):
         logger.info("%s", line)
     if args.measures:
         with open_output(args.measures) as file:
-            json.dump(evaluation.as_json(), file, indent=1, ensure_ascii=False)
+            json.dump(evaluation.as_json(labelled.names), file, indent=1, ensure_ascii=False)
     if args.report:
-        path = write_report(args.report, classifier, evaluation, labelled, args.max_pixels)
+        path = write_report(args.report, classifier, evaluation, labelled, args.max_pixels,
+                            args.report_photos, comparison)
         logger.info("Report: %s", path)
 
 

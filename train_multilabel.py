@@ -22,6 +22,7 @@ from network.fine_tune import get_fine_tune_model, load_pretrained, training_sym
 from network.shape_check import check_shapes, error_line
 from reading.class_names import read_class_names
 from training.data import Devices, Network, measure_reading, open_data, open_iterator
+from training.description import describe_training
 from training.fit_callbacks import FitCallbacks
 from training.log import log_to
 from training.merged_metrics import training_metrics, validation_metrics
@@ -109,7 +110,7 @@ def build_network(args, pretrained, data, loss):
     symbol = checkpoint.set_attributes(
         symbol, class_names=class_names, image_shape=args.image_shape, resize=reading.resize,
         fit=reading.fit, full_decode=reading.full_decode, background=reading.background,
-        version=VERSION, **NO_THRESHOLDS)
+        training=describe_training(args, data), version=VERSION, **NO_THRESHOLDS)
     aux_params = {name: pretrained.aux_params[name] for name in symbol.list_auxiliary_states()
                   if name in pretrained.aux_params}
     check_shapes(symbol, arg_params, aux_params, args.image_shape, args.model, math.inf)

@@ -35,6 +35,8 @@ class Classifier:
         Number of the .params file that the thresholds were chosen for; None: they are 0.5.
     thresholds_list : list of str or None
         Name and checksum of the .lst that they were chosen on, if the checkpoint says it.
+    training : dict of str to str
+        How it was trained, in words, as far as the checkpoint says.
     version : str or None
         Version of this project that trained the network; None: the checkpoint does not say.
     data_shape : tuple of int
@@ -55,7 +57,7 @@ class Classifier:
                              f"{printable(min(inputs))}; train_multilabel.py --model {prefix} "
                              "makes a multi-label network of it")
         says = checkpoint.get_attributes(self.symbol, source)
-        self.version = says.get("version")
+        self.version, self.training = says.get("version"), says.get("training", {})
         self.data_shape = tuple(says.get("image_shape", (3, 224, 224)))
         self._attributes = says
         shape = check_shapes(self._network, self.arg_params, self.aux_params, self.data_shape,

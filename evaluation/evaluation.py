@@ -14,6 +14,7 @@ from common.metrics import (
     per_class_metrics,
     top_k,
 )
+from common.text import encodable
 from evaluation.bootstrap import bootstrap
 from evaluation.class_table import best_and_worst
 from evaluation.thresholds import DEFAULT
@@ -30,6 +31,7 @@ class LabelledImages:
     root: str  # folder that the names start from
     label: np.ndarray  # int8: 1 present, 0 absent, -1 unknown
     prob: np.ndarray  # float32
+    list_name: str = ""
 
 
 class Evaluation:
@@ -127,8 +129,11 @@ class Evaluation:
                 yield (f"warning: {name} {value:.4f} is not above the {self.baselines[name]:.4f} "
                        f"of {other}")
 
-    def as_json(self):
-        """The metrics as JSON values; None where a metric is undefined."""
+    def as_json(self, names=()):
+        """The metrics as JSON values; None where a metric is undefined.
+
+        "mistakes" has, by the names of the images, the numbers of the classes that are wrong.
+        """
         classes = [
             {"class": name, "support": int(self.support[c]), "AP": self.average_precision[c],
              "AP_interval": list(self.intervals["AP"][:, c]),
@@ -143,7 +148,9 @@ class Evaluation:
             "ECE": self.calibration_error, "decisions": self.overall, "baselines": self.baselines,
             "intervals": {"mAP": list(self.intervals["mAP"]),
                           "decisions": intervals},
-            "fitted_on_these_images": self.fitted_here, "classes": classes})
+            "rule": self.rule, "fitted_on_these_images": self.fitted_here, "classes": classes,
+            "mistakes": {encodable(name): np.flatnonzero(wrong).tolist()
+                         for name, wrong in zip(names, self.wrong)}})
 
 
 def _json_values(value):

@@ -44,6 +44,9 @@ RULES = {
     "thresholds_list": (lambda v: _is_list(v, _is_text, 2, 2),
                         "the name and the checksum of a list, texts of at most 1,000 characters"),
     "thresholds_epoch": (lambda v: _is_number(v, 0, 1 << 31), "the number of an epoch"),
+    "training": (lambda v: isinstance(v, dict) and len(v) <= 20
+                 and all(_is_text(text) for item in v.items() for text in item),
+                 "at most 20 texts of at most 1,000 characters, by names"),
     "version": (lambda v: _is_text(v, 100), "text of at most 100 characters"),
 }
 
