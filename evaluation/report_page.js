@@ -1,7 +1,8 @@
 // The page: table, choice of a class, photos.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
-  const PAGE = 24;
+  const PAGE = 24;  // cards
+  const CHIPS = 8;  // of a kind on a card; the dialog shows all
   const get = (id) => document.getElementById(id);
   const [filter, sheet, more, table, dialog] = ["filter", "sheet", "more", "classes", "photo"].map(get);
   const words = {
@@ -80,12 +81,15 @@
     const text = element("div", "text");
     const chips = element("div", "chips");
     for (const kind of Object.keys(kinds)) {
-      for (const [c, p] of photo[kind]) {
+      const shown = photo[kind].filter(([c], i) => i < CHIPS || c === reasonOf(reason));
+      for (const [c, p] of shown) {
         const chip = element("span", `chip ${kind}${c === reasonOf(reason) ? " reason" : ""}`,
           data.classes[c]);
         chip.append(element("i", "", against(c, p)));
         chips.append(chip);
       }
+      const rest = photo[kind].length - shown.length;
+      if (rest) chips.append(element("span", `chip ${kind}`, `${rest} more`));
     }
     if (!chips.children.length) chips.append(element("span", "small", "no labels, none predicted"));
     text.append(nameOf(photo), chips);
@@ -106,18 +110,19 @@
         const row = element("tr", c === reasonOf(reason) ? "reason" : "");
         const name = element("th", "", data.classes[c]);
         name.scope = "row";
-        const decision = element("td");
-        decision.append(element("span", `chip ${kind}`, kinds[kind]));
-        const value = element("td", "meter", probability(p));
+        name.append(element("span", `chip ${kind}`, kinds[kind]));
+        const value = element("td", "meter",
+          `${probability(p)} ${p > data.thresholds[c] ? ">" : "≤"} ${probability(data.thresholds[c])}`);
         value.style.setProperty("--value", p);
         value.style.setProperty("--threshold", Math.min(Math.max(data.thresholds[c], 0), 1));
         value.append(element("i"));
-        row.append(name, decision, value, element("td", "", probability(data.thresholds[c])));
+        row.append(name, value);
         return row;
       })));
     get("before").disabled = place === 0;
     get("after").disabled = place === state.listed.length - 1;
     if (!dialog.open) dialog.showModal();
+    dialog.scrollTop = dialog.querySelector(".side").scrollTop = 0;
   }
 
   const turn = (by) => {
