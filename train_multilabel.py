@@ -95,7 +95,7 @@ def train(args, devices):
                 return stopped.status
         if args.num_epoch:
             class_precision = metrics[1].class_precision()
-        files.log_summary(class_precision, data.val_lst and data.val_lst.positives)
+        files.log_summary(class_precision, data.val_lst)
     return 0
 
 

@@ -18,6 +18,9 @@ from dataclasses import astuple, dataclass
 import numpy as np
 
 CALIBRATION_BINS = 15
+# What `baselines` are the scores of.
+BASELINES = {"acc": "the more frequent answer per class", "mAP": "random rankings",
+             "OF1": "predicting every class"}
 
 
 def ranking(label, score):
@@ -145,11 +148,10 @@ def decision_metrics(counts):
 
 
 def baselines(positives, negatives):
-    """What can be scored without looking at the images: a dict of float.
+    """What can be scored without looking at the images, by BASELINES: a dict of float.
 
-    acc: share of correct decisions of the constant answer per class, the more frequent one. mAP:
-    expected of random rankings; for many samples that is the mean share of present labels. OF1: of
-    predicting every class. `positives` and `negatives` count present and absent labels, (classes,).
+    The mAP of random rankings is the expected one; for many samples that is the mean share of
+    present labels. `positives` and `negatives` count present and absent labels, (classes,).
     """
     positives, known = np.asarray(positives, np.int64), np.asarray(positives + negatives, np.int64)
     has_labels = positives > 0

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common.cli import InputError
+from common.files import open_regular_file
 from common.text import encodable
 from network.attributes import parse_json
 
@@ -21,21 +22,20 @@ class Comparison(NamedTuple):
     title: str  # its folder and name
     values: dict  # mAP, ECE and the metrics of its decision rule, by name
     average_precision: np.ndarray  # (classes,)
+    shared: np.ndarray  # (classes,), bool: whether it has the class
     mistakes: dict  # by image, the numbers of the classes that it gets wrong
 
     def changed(self, names, wrong):
         """The decisions that are right only here, and those right only there: two lists.
 
-        `wrong`, bool, is (samples, classes). Each item is a sample and a class; images that the
-        other run did not evaluate are left out.
+        `wrong`, bool, is (samples, classes). Each item is a sample and a class; images and classes
+        that the other run did not evaluate are left out.
         """
-        names = [encodable(name) for name in names]
-        shared = [s for s, name in enumerate(names) if name in self.mistakes]
-        there = np.zeros_like(wrong)
-        for s in shared:
-            there[s, self.mistakes[names[s]]] = True
-        here = np.zeros_like(wrong)
-        here[shared] = wrong[shared]
+        here, there = np.zeros_like(wrong), np.zeros_like(wrong)
+        for s, name in enumerate(map(encodable, names)):
+            if name in self.mistakes:
+                here[s] = wrong[s] & self.shared
+                there[s, self.mistakes[name]] = True
         return [np.argwhere(cells).tolist() for cells in (there & ~here, here & ~there)]
 
 
@@ -45,18 +45,17 @@ def read_measures(path, class_names):
     Its classes are found by their names, in any order.
     """
     try:
-        if os.path.getsize(path) > MAX_BYTES:
-            raise InputError(f"{path}: is larger than {MAX_BYTES >> 20} MB: no measures")
-        with open(path, encoding="utf-8") as file:
-            measures = parse_json(file.read())
+        with open_regular_file(path, "r", encoding="utf-8") as file:
+            measures = parse_json(file.read(MAX_BYTES))
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror.lower()}") from None
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     except (InputError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: {error}") from None
     try:
         theirs = {item["class"]: number for number, item in enumerate(measures["classes"])}
         place = {theirs[name]: c for c, name in enumerate(class_names) if name in theirs}
         precision = np.full(len(class_names), np.nan)
+        shared = np.array([name in theirs for name in class_names])
         for number, c in place.items():
             precision[c] = _number(measures["classes"][number]["AP"])
         values = {name: _number(value) for name, value in [
@@ -69,7 +68,7 @@ def read_measures(path, class_names):
     if not place:
         raise InputError(f"{path}: has none of the checkpoint's classes")
     return Comparison(os.path.join(os.path.basename(os.path.dirname(os.path.abspath(path))),
-                                   os.path.basename(path)), values, precision, mistakes)
+                                   os.path.basename(path)), values, precision, shared, mistakes)
 
 
 def _number(value):

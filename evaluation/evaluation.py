@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.metrics import (
+    BASELINES,
     average_precision,
     baselines,
     calibration_bins,
@@ -121,13 +122,11 @@ class Evaluation:
     def warnings(self):
         """Yield a line for each metric in which the network does not beat its baseline."""
         rates = self.overall[self.rule]
-        for name, value, other in (
-                ("mAP", self.mean_average_precision, "random rankings"),
-                ("acc", 1 - rates["hamming"], "the more frequent answer per class"),
-                ("OF1", rates["OF1"], "predicting every class")):
+        for name, value in (("mAP", self.mean_average_precision), ("acc", 1 - rates["hamming"]),
+                            ("OF1", rates["OF1"])):
             if value <= self.baselines[name]:
                 yield (f"warning: {name} {value:.4f} is not above the {self.baselines[name]:.4f} "
-                       f"of {other}")
+                       f"of {BASELINES[name]}")
 
     def as_json(self, names=()):
         """The metrics as JSON values; None where a metric is undefined.

@@ -149,30 +149,28 @@ def _tiles(evaluation, comparison):
         at = "at the chosen thresholds" + " (fitted on these images)" * evaluation.fitted_here
     constant, always = (evaluation.overall[rule] for rule in ("constant", "always"))
     tiles = (
-        ("mAP", evaluation.mean_average_precision, "mAP", "mean average precision of the classes",
+        ("mAP", "mAP", evaluation.mean_average_precision, "mean average precision of the classes",
          f"random rankings: {number(evaluation.baselines['mAP'])}"),
-        ("CF1", values["CF1"], (evaluation.rule, "CF1"), f"F1 over classes, {at}",
+        ("CF1", "CF1", values["CF1"], f"F1 over classes, {at}",
          f"predicting every class: {number(always['CF1'])}"),
-        ("OF1", values["OF1"], (evaluation.rule, "OF1"), f"F1 over all decisions, {at}",
+        ("OF1", "OF1", values["OF1"], f"F1 over all decisions, {at}",
          f"predicting every class: {number(always['OF1'])}"),
-        ("Exact match", values["exact"], (evaluation.rule, "exact"),
-         f"images without a wrong decision, {at}", f"constant answer: {number(constant['exact'])}"),
-        ("Hamming loss", values["hamming"], (evaluation.rule, "hamming"),
-         f"share of wrong decisions, {at}", f"constant answer: {number(constant['hamming'])}"),
-        ("ECE", evaluation.calibration_error, None, "expected calibration error", ""))
-    others = dict(zip(("mAP", "CF1", "OF1", "Exact match", "Hamming loss", "ECE"), (
-        comparison.values.get(name, math.nan) for name in (
-            "mAP", "CF1", "OF1", "exact", "hamming", "ECE")))) if comparison else {}
-    return "".join(_tile(evaluation, tile, others.get(tile[0])) for tile in tiles)
+        ("Exact match", "exact", values["exact"], f"images without a wrong decision, {at}",
+         f"constant answer: {number(constant['exact'])}"),
+        ("Hamming loss", "hamming", values["hamming"], f"share of wrong decisions, {at}",
+         f"constant answer: {number(constant['hamming'])}"),
+        ("ECE", "ECE", evaluation.calibration_error, "expected calibration error", ""))
+    return "".join(_tile(evaluation, comparison, *tile) for tile in tiles)
 
 
-def _tile(evaluation, tile, other):
-    name, value, interval, text, baseline = tile
-    lines = [f"<h3>{name}</h3><p>{number(value)}</p>"]
-    if interval:
-        low, high = map(number, evaluation.intervals[interval])
+def _tile(evaluation, comparison, title, name, value, text, baseline):
+    interval = evaluation.intervals.get(name, evaluation.intervals.get((evaluation.rule, name)))
+    lines = [f"<h3>{title}</h3><p>{number(value)}</p>"]
+    if interval is not None:
+        low, high = map(number, interval)
         lines.append(f'<span class="interval">95 %: {low} to {high}</span>')
-    if other is not None:
+    if comparison:
+        other = comparison.values.get(name, math.nan)
         lines.append(f'<span class="change">other run {number(other)}: '
                      f"{_change(value - other)}</span>")
     lines += [f"<span>{part}</span>" for part in (text, baseline) if part]

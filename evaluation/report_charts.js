@@ -174,7 +174,7 @@ const charts = (() => {
     const size = names.length;
     const short = (name) => (name.length > 14 ? `${name.slice(0, 13)}…` : name);
     const room = 12 + 6.6 * Math.max(...names.map((name) => short(name).length));
-    const cell = Math.min(46, Math.max(17, (box.clientWidth - room - 2) / size));
+    const cell = Math.min(46, Math.max(box.clientWidth < 420 ? 18 : 14, (box.clientWidth - room - 2) / size));
     const width = room + cell * size + 1;
     const svg = element("svg", { viewBox: `0 0 ${width} ${width}`, width, height: width, tabindex: 0,
       role: "img", "aria-label": `${caption}; arrow keys go through the cells`,

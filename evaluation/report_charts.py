@@ -4,7 +4,7 @@ import numpy as np
 from common.metrics import calibration_bins, precision_recall_curve, ratio
 
 MAX_POINTS = 100  # per curve
-MAX_CO_OCCURRENCE_CLASSES = 40
+MAX_CO_OCCURRENCE_CLASSES = 30
 
 
 def precision_recall_curves(label, prob):

@@ -283,6 +283,15 @@ def test_a_comparison_shows_differences_and_what_changed_sides(samples, tmp_path
         assert shown == expected[:60] and expected
 
 
+def test_classes_that_the_other_run_lacks_change_no_sides(tmp_path):
+    label = np.int8([[1, 1]])
+    there = Evaluation(["b", "z"], label, np.float32([[0.9, 0.1]]))
+    (tmp_path / "m.json").write_text(json.dumps(there.as_json(["x"])))
+    other = read_measures(str(tmp_path / "m.json"), ["a", "b"])
+    assert other.changed(["x", "y"], np.array([[True, True], [True, True]])) == [[], [[0, 1]]]
+    assert np.isnan(other.average_precision[0]) and other.average_precision[1] == 1
+
+
 @pytest.mark.parametrize("text", [
     "{", "[]", "{}", '{"classes": 1}', '{"classes": [], "mAP": 1}', "[" * 100_000,
     '{"classes": [{"class": "a", "AP": "x"}], "mAP": 1, "ECE": 1, "rule": "0.5", "decisions": '

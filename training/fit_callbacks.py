@@ -5,7 +5,7 @@ import time
 
 from tqdm import tqdm
 
-from common.metrics import baselines
+from common.metrics import BASELINES, baselines
 from common.mx_compat import mx
 from training.snapshot import named
 from training.stop_requests import Stopped
@@ -78,8 +78,8 @@ class FitCallbacks:
         scores = dict(param.eval_metric.get_global_name_value())
         lst = self.data.val_lst
         scored = baselines(lst.positives, lst.negatives)
-        logger.info("Epoch[%d] Baselines: acc %.4f (the more frequent answer per class), mAP %.4f "
-                    "(random rankings)", param.epoch, scored["acc"], scored["mAP"])
+        logger.info("Epoch[%d] Baselines: %s", param.epoch, ", ".join(
+            f"{name} {scored[name]:.4f} ({BASELINES[name]})" for name in ("acc", "mAP")))
         for name in ("acc", "mAP"):
             if scores.get(name, math.nan) <= scored[name]:
                 logger.warning("Epoch[%d] warning: validation %s %.4f does not beat the baseline",
