@@ -19,7 +19,7 @@ from reading import contact_sheet
 from reading.augment import Augment, sample_rng
 from reading.bad_images import BadImages
 from reading.batch_sampler import BatchSampler
-from reading.class_names import read_class_names
+from reading.class_names import names_beside, read_class_names
 from reading.data_args import add_data_args, augment_from_args
 from reading.image_reader import NEUTRAL, ImageError, read_image
 from reading.lst_file import read_lst
@@ -106,8 +106,8 @@ class LstIter(mx.io.DataIter):
         if dtype not in ("uint8", "float32"):
             raise InputError(f"dtype is uint8 or float32, not {dtype}")
         if path_root and not os.path.isdir(path_root):
-            raise InputError(f"{printable(path_root)}: no such folder (path_root, where the names "
-                             "in the .lst start from)")
+            raise InputError(f"{printable(path_root)}: no such folder; the image names in the .lst "
+                             "start from it")
         lst = path_imglist
         if isinstance(lst, (str, os.PathLike)):
             lst = read_lst(lst, label_width, label_format)
@@ -230,7 +230,9 @@ def main(argv=None):
     parser.add_argument("--show", required=True, metavar="PNG", help="image to write")
     parser.add_argument("--image-shape", default="3,224,224", metavar="3,H,W",
                         help="shape of a sample (default: %(default)s)")
-    parser.add_argument("--labels", metavar="FILE", help="file of class names, one per line")
+    parser.add_argument("--labels", metavar="FILE",
+                        help="file of class names, one per line (default: PREFIX_labels.txt beside "
+                             "PREFIX_train.lst, if it is there)")
     parser.add_argument("--num-images", type=int, default=24, metavar="N",
                         help="samples to draw (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="random seed")
@@ -240,7 +242,8 @@ def main(argv=None):
     shape = parse_numbers("--image-shape", args.image_shape, int, 3)
     lst = read_lst(args.lst, label_format=args.label_format)
     names = (read_class_names(args.labels, lst.num_classes) if args.labels
-             else list(map(str, range(lst.num_classes))))
+             else names_beside(args.lst, lst.num_classes)
+             or list(map(str, range(lst.num_classes))))
     if args.num_images < 1:
         raise InputError(f"--num-images is at least 1, not {args.num_images}")
     batches = LstIter(min(args.num_images, len(lst)), shape, lst, args.path_root, shuffle=True,

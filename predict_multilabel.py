@@ -19,6 +19,7 @@ from common.cli import InputError, log_to_stderr, run
 from common.mx_compat import choose_devices
 from common.text import printable
 from evaluation.classifier import Classifier
+from evaluation.comparison import read_measures
 from evaluation.evaluation import Evaluation, LabelledImages
 from evaluation.output import input_error_if_unwritable, open_output
 from evaluation.predict_flags import parse_args
@@ -37,21 +38,27 @@ def main(argv=None):
     log_to_stderr(logging.INFO)
     devices = choose_devices(args.gpus)
     classifier = Classifier(args.model, args.epoch)
+    if args.above == "thresholds" and classifier.thresholds_epoch is None:
+        raise InputError(f"--above thresholds: {args.model}-symbol.json has none; --fit-thresholds "
+                         "with --data chooses them")
     images = list_images(args, len(classifier.class_names))
     if classifier.thresholds_epoch not in (None, args.epoch) and not args.fit_thresholds:
         logger.warning("warning: the thresholds were chosen for --epoch %d",
                        classifier.thresholds_epoch)
-    make_output_folders(args)  # now, so that a mistake does not show after an hour of prediction
+    decoding = {"full_decode": True} if args.full_decode else {}  # else as in training
+    # These now, so that a mistake does not show after an hour of prediction.
+    comparison = args.compare and read_measures(args.compare, classifier.class_names)
+    make_output_folders(args)
     with classifier.open(images, args.image, args.batch_size, args.data_nthreads,
-                         max_pixels=args.max_pixels) as batches:
+                         max_pixels=args.max_pixels, **decoding) as batches:
         predictions = classifier.predict(batches, devices, args.tta)
         labelled, num_bad = write_predictions(args, classifier, images, predictions)
     if num_bad:
         logger.warning("%d of %d images could not be used", num_bad, len(images))
     if labelled:
         if args.fit_thresholds:
-            choose_thresholds(args, classifier, labelled)
-        evaluate(args, classifier, labelled)
+            choose_thresholds(args, classifier, labelled, images)
+        evaluate(args, classifier, labelled, images, comparison)
     return 1 if num_bad else 0
 
 
@@ -60,11 +67,16 @@ def list_images(args, num_classes):
     if not args.data:
         return ImageList(args.images, num_classes)
     try:
-        return read_lst(args.data, num_classes, args.label_format)
+        lst = read_lst(args.data, num_classes, args.label_format)
     except InputError as error:
         # Here the number comes from the checkpoint, not from a flag.
         raise InputError(re.sub(r"--num-classes is (\d+)", r"the checkpoint has \1 classes",
                                 str(error))) from None
+    if not any(os.path.exists(os.path.join(args.image, lst.name(row))) for row in range(len(lst))):
+        raise InputError(f"{args.data}:{lst.line(0)}: {printable(lst.name(0))} and all others are "
+                         f"not in {args.image or 'the current folder'}: --image DIR says where the "
+                         "names start from")
+    return lst
 
 
 def make_output_folders(args):
@@ -112,10 +124,11 @@ def write_predictions(args, classifier, images, predictions):
             bar.update(len(prob))
     if not names:
         return None, num_bad
-    return LabelledImages(names, args.image, np.concatenate(labels), np.concatenate(probs)), num_bad
+    return LabelledImages(names, args.image, np.concatenate(labels), np.concatenate(probs),
+                          os.path.basename(args.data)), num_bad
 
 
-def choose_thresholds(args, classifier, labelled):
+def choose_thresholds(args, classifier, labelled, lst):
     """Choose thresholds, keep them in the checkpoint, and log the classes without a choice."""
     thresholds, without, unreachable = fit_thresholds(labelled.label, labelled.prob,
                                                       args.min_precision)
@@ -125,22 +138,24 @@ def choose_thresholds(args, classifier, labelled):
     for c in unreachable:
         logger.warning("warning: %s: no threshold reaches a precision of %s: the class is never "
                        "predicted", classifier.class_names[c], args.min_precision)
-    classifier.save_thresholds(thresholds)
+    classifier.save_thresholds(thresholds, lst)
     logger.info("Thresholds from %.3f to %.3f written into %s-symbol.json", thresholds.min(),
                 thresholds.max(), classifier.prefix)
 
 
-def evaluate(args, classifier, labelled):
+def evaluate(args, classifier, labelled, lst, comparison=None):
     """Log the metrics, and write --measures and --report."""
     chosen = None if classifier.thresholds_epoch is None else classifier.thresholds
-    evaluation = Evaluation(classifier.class_names, labelled.label, labelled.prob, chosen)
+    evaluation = Evaluation(classifier.class_names, labelled.label, labelled.prob, chosen,
+                            chosen is not None and classifier.fitted_on(lst))
     for line in evaluation.lines():
         logger.info("%s", line)
     if args.measures:
         with open_output(args.measures) as file:
-            json.dump(evaluation.as_json(), file, indent=1, ensure_ascii=False)
+            json.dump(evaluation.as_json(labelled.names), file, indent=1, ensure_ascii=False)
     if args.report:
-        path = write_report(args.report, classifier, evaluation, labelled, args.max_pixels)
+        path = write_report(args.report, classifier, evaluation, labelled, args.max_pixels,
+                            args.report_photos, comparison)
         logger.info("Report: %s", path)
 
 

@@ -17,11 +17,13 @@ from common.cli import InputError, run
 from common.mx_compat import mx
 from common.version import VERSION
 from network import checkpoint
+from network.attributes import NO_THRESHOLDS
 from network.fine_tune import get_fine_tune_model, load_pretrained, training_symbol
 from network.shape_check import check_shapes, error_line
 from reading.class_names import read_class_names
 from reading.data_args import augment_from_args
 from training.data import Devices, Network, measure_reading, open_data, open_iterator
+from training.description import describe_training
 from training.fit_callbacks import FitCallbacks
 from training.frozen_stages import can_be_stored, on_stored_activations
 from training.log import log_to
@@ -95,7 +97,7 @@ def train(args, devices):
                 return stopped.status
         if args.num_epoch:
             class_precision = metrics[1].class_precision()
-        files.log_summary(class_precision, data.val_lst and data.val_lst.positives)
+        files.log_summary(class_precision, data.val_lst)
     return 0
 
 
@@ -110,8 +112,8 @@ def build_network(args, pretrained, data, loss):
     # Thresholds of an earlier fine-tuning are none of this one's.
     symbol = checkpoint.set_attributes(
         symbol, class_names=class_names, image_shape=args.image_shape, resize=reading.resize,
-        fit=reading.fit, background=reading.background, thresholds=None, thresholds_epoch=None,
-        version=VERSION)
+        fit=reading.fit, full_decode=reading.full_decode, background=reading.background,
+        training=describe_training(args, data), version=VERSION, **NO_THRESHOLDS)
     aux_params = {name: pretrained.aux_params[name] for name in symbol.list_auxiliary_states()
                   if name in pretrained.aux_params}
     check_shapes(symbol, arg_params, aux_params, args.image_shape, args.model, math.inf)

@@ -5,9 +5,11 @@ is a defect of the project and keeps its traceback.
 """
 import argparse
 import contextlib
+import difflib
 import gc
 import logging
 import os
+import re
 import sys
 import threading
 
@@ -28,9 +30,53 @@ class ArgumentParser(argparse.ArgumentParser):
             self.add_argument("--version", action="version", version=f"%(prog)s {VERSION}",
                               help="show the version and exit")
 
+    def parse_known_args(self, args=None, namespace=None):
+        """As argparse; an error then says which flag a misspelt one may mean."""
+        self._given = sys.argv[1:] if args is None else list(args)
+        return super().parse_known_args(args, namespace)
+
     def error(self, message):
         """Raise an InputError; argparse itself would print all flags."""
+        known = self._flags()
+        for text in self._given:
+            flag = text.partition("=")[0]
+            if flag.startswith("--") and not any(name.startswith(flag) for name in known):
+                near = difflib.get_close_matches(flag, known, 1)
+                if near:
+                    raise InputError(f"{flag}: no such flag; did you mean {near[0]}?")
         raise InputError(f"{message} (--help shows all flags)")
+
+    def _flags(self):
+        """All flags, those of the subcommand that was given included."""
+        flags = list(self._option_string_actions)
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for name in set(self._given) & set(action.choices):
+                    flags += action.choices[name]._option_string_actions
+        return flags
+
+
+class CheckpointPrefix(argparse.Action):
+    """--model PREFIX, also as PREFIX-symbol.json or PREFIX-NNNN.params, which sets --epoch."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        prefix, epoch = re.fullmatch(r"(.*?)(?:-symbol\.json|-(\d{4,})\.params)?", values).groups()
+        setattr(namespace, self.dest, prefix)
+        if epoch:
+            namespace.epoch = int(epoch)
+
+
+def at_least(least, bits=None):
+    """A type for argparse: a whole number of `least` or more, below 2**bits if given."""
+    def number(text):
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"must be {least} or more, not {text}")
+        if bits is not None and int(text) >= 1 << bits:
+            raise argparse.ArgumentTypeError(f"must be below 2**{bits}, not {text}")
+        return int(text)
+
+    number.__name__ = "int"  # what argparse calls it when the text is no number
+    return number
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):

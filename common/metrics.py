@@ -18,6 +18,9 @@ from dataclasses import dataclass
 import numpy as np
 
 CALIBRATION_BINS = 15
+# What `baselines` are the scores of.
+BASELINES = {"acc": "the more frequent answer per class", "mAP": "random rankings",
+             "OF1": "predicting every class"}
 
 
 def ranking(label, score):
@@ -65,15 +68,21 @@ class Counts:
     samples: int  # samples with a known label
 
 
-def count_decisions(label, predicted):
-    """The Counts of the predicted positives, bool; both arrays are (samples, classes)."""
+def decision_cells(label, predicted):
+    """The Counts of each sample alone: bool, (samples, classes) and (samples,)."""
     known, present = label >= 0, label > 0.5
-    labelled = known.any(axis=1)
-    correct = ((predicted == present) | ~known).all(axis=1)
     cells = (predicted & present, predicted & ~present, ~predicted & present,
              ~predicted & ~present)
-    return Counts(*(np.count_nonzero(known & cell, axis=0).astype(np.int64) for cell in cells),
-                  exact=int((correct & labelled).sum()), samples=int(labelled.sum()))
+    labelled = known.any(axis=1)
+    correct = ((predicted == present) | ~known).all(axis=1)
+    return Counts(*(known & cell for cell in cells), exact=correct & labelled, samples=labelled)
+
+
+def count_decisions(label, predicted):
+    """The Counts of the predicted positives, bool; both arrays are (samples, classes)."""
+    *cells, exact, samples = vars(decision_cells(label, predicted)).values()
+    return Counts(*(cell.sum(axis=0, dtype=np.int64) for cell in cells), exact=int(exact.sum()),
+                  samples=int(samples.sum()))
 
 
 def top_k(score, k):
@@ -90,20 +99,22 @@ def top_k(score, k):
 def ratio(part, whole, if_zero=np.nan):
     """part / whole, elementwise; `if_zero` where whole is 0."""
     part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
-    return np.where(whole > 0, part / np.maximum(whole, 1), if_zero)
+    return np.where(whole > 0, part / np.where(whole > 0, whole, 1), if_zero)
 
 
 def per_class_metrics(counts):
-    """precision, recall, F1 and support (number of present labels): a dict of (classes,)."""
+    """precision, recall, F1, support (number of present labels), TP, FP, FN, TN: (classes,)."""
     support = counts.true_positives + counts.false_negatives
     predicted = counts.true_positives + counts.false_positives
     return {"precision": ratio(counts.true_positives, predicted),
             "recall": ratio(counts.true_positives, support),
-            "F1": ratio(2 * counts.true_positives, support + predicted), "support": support}
+            "F1": ratio(2 * counts.true_positives, support + predicted), "support": support,
+            "TP": counts.true_positives, "FP": counts.false_positives,
+            "FN": counts.false_negatives, "TN": counts.true_negatives}
 
 
 def decision_metrics(counts):
-    """Metrics over all classes: a dict of float.
+    """Metrics over all classes: a dict of float, or of arrays where the counts have further axes.
 
     CP, CR: precision and recall, averaged over the classes that have a present label, and CF1,
     their harmonic mean; as in the literature, the precision of a class without predicted positives
@@ -112,19 +123,34 @@ def decision_metrics(counts):
     """
     classes = per_class_metrics(counts)
     has_labels = classes["support"] > 0
-    correct, support = counts.true_positives.sum(), classes["support"].sum()
-    predicted = correct + counts.false_positives.sum()
-    wrong = counts.false_positives.sum() + counts.false_negatives.sum()
-    decisions = wrong + correct + counts.true_negatives.sum()
-    cp = cr = cf1 = np.nan
-    if has_labels.any():
-        cp = np.nan_to_num(classes["precision"][has_labels]).mean()
-        cr = classes["recall"][has_labels].mean()
-        cf1 = 2 * cp * cr / (cp + cr) if cp + cr > 0 else 0.0
+    correct, support = counts.true_positives.sum(axis=-1), classes["support"].sum(axis=-1)
+    wrong = (counts.false_positives + counts.false_negatives).sum(axis=-1)
+    predicted = correct + counts.false_positives.sum(axis=-1)
+    decisions = wrong + correct + counts.true_negatives.sum(axis=-1)
+    cp, cr = (ratio(np.where(has_labels, np.nan_to_num(classes[name]), 0).sum(axis=-1),
+                    has_labels.sum(axis=-1)) for name in ("precision", "recall"))
+    cf1 = ratio(2 * cp * cr, cp + cr, if_zero=np.where(np.isnan(cp), np.nan, 0))
     values = {"CP": cp, "CR": cr, "CF1": cf1, "OP": ratio(correct, predicted),
               "OR": ratio(correct, support), "OF1": ratio(2 * correct, predicted + support),
               "hamming": ratio(wrong, decisions), "exact": ratio(counts.exact, counts.samples)}
-    return {name: float(value) for name, value in values.items()}
+    return {name: value if value.ndim else float(value) for name, value in values.items()}
+
+
+def baselines(positives, negatives):
+    """What can be scored without looking at the images, by BASELINES: a dict of float.
+
+    The mAP of random rankings is the expected one; for many samples that is the mean share of
+    present labels. `positives` and `negatives` count present and absent labels, (classes,).
+    """
+    positives, known = np.asarray(positives, np.int64), np.asarray(positives + negatives, np.int64)
+    has_labels = positives > 0
+    # Before a present sample at place k of n, (k - 1)(p - 1) / (n - 1) of the p are expected.
+    harmonic = np.append(0, np.cumsum(1 / np.arange(1, known.max(initial=0) + 1)))[known]
+    precision = ratio(harmonic + ratio(positives - 1, known - 1, 1) * (known - harmonic), known)
+    present = positives.sum()
+    return {"acc": float(ratio(np.maximum(positives, negatives).sum(), known.sum())),
+            "mAP": float(ratio(precision[has_labels].sum(), has_labels.sum())),
+            "OF1": float(ratio(2 * present, present + known.sum()))}
 
 
 def calibration_bins(label, prob, bins=CALIBRATION_BINS):
@@ -134,10 +160,15 @@ def calibration_bins(label, prob, bins=CALIBRATION_BINS):
     probability on the edge of two bins belongs to the lower one, as in scikit-learn. The arrays of
     several batches add up.
     """
-    known = label >= 0
+    return calibration_bins_by_sample(label, prob, bins).sum(axis=1)
+
+
+def calibration_bins_by_sample(label, prob, bins=CALIBRATION_BINS):
+    """As `calibration_bins`, for each sample alone: (3, samples, bins)."""
+    sample, _ = known = np.nonzero(label >= 0)
     prob, present = prob[known].astype(np.float64), label[known] > 0.5
-    place = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], prob)
-    return np.stack([np.bincount(place, weights, bins)
+    place = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], prob) + sample * bins
+    return np.stack([np.bincount(place, weights, len(label) * bins).reshape(-1, bins)
                      for weights in (np.ones(len(prob)), prob, present)])
 
 

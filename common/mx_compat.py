@@ -38,8 +38,9 @@ def choose_devices(gpus):
     if gpus is None:
         gpus = ",".join(str(i) for i in range(mx.context.num_gpus()))
     chosen = parse_numbers("--gpus", gpus, int)
+    count = mx.context.num_gpus()
     for gpu in chosen:
-        if not 0 <= gpu < mx.context.num_gpus():
-            raise InputError(f"--gpus: there is no GPU {gpu}: MXNet sees "
-                             f"{mx.context.num_gpus()}; --gpus '' takes the CPU")
+        if not 0 <= gpu < count:
+            sees = f"sees {count} of them" if count else "sees no GPU"
+            raise InputError(f"--gpus {gpus}: MXNet {sees}; --gpus '' takes the CPU")
     return [mx.gpu(gpu) for gpu in chosen] or [mx.cpu()]

@@ -18,6 +18,9 @@ SURROGATE = re.compile(r"[\ud800-\udfff]")
 # Control characters, separators of lines, bidirectional controls, and lone surrogates.
 UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
                     r"\ud800-\udfff]")
+# What spreadsheets take for the start of a formula (OWASP, "CSV Injection"), and the apostrophe
+# that goes in front of it, so that every leading apostrophe can be taken off again.
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "'")
 
 
 def printable(text, max_length=MAX_NAME):
@@ -42,6 +45,11 @@ def quoted(text, max_length=40):
 def encodable(text):
     """The text with what UTF-8 cannot hold as escapes: names of files that are not UTF-8."""
     return SURROGATE.sub(_escape, os.fsdecode(text))
+
+
+def no_formula(text):
+    """The text as a cell that no spreadsheet takes for a formula."""
+    return "'" + text if text.startswith(FORMULA_STARTS) else text
 
 
 def _escape(match):

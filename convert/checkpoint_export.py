@@ -13,6 +13,7 @@ import numpy as np
 from common.cli import InputError
 from common.mx_compat import mx
 from network import checkpoint
+from network.attributes import NO_THRESHOLDS
 from network.fine_tune import in_float32, without_loss
 from network.shape_check import check_shapes, mxnet_errors
 from reading.image_reader import Augment, read_image
@@ -79,7 +80,7 @@ def with_thresholds_of(net, epoch):
         return checkpoint.set_attributes(net, thresholds_epoch=0)
     print(f"the thresholds were chosen for epoch {chosen_for} and are left out; "
           "predict_multilabel.py --fit-thresholds chooses them for this one")
-    return checkpoint.set_attributes(net, thresholds=None, thresholds_epoch=None)
+    return checkpoint.set_attributes(net, **NO_THRESHOLDS)
 
 
 def mxnet_predictor(sym, arg_params, aux_params):

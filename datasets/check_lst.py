@@ -6,6 +6,7 @@
     ids, labels, names = clean_rows(train, findings, 0)
 """
 import hashlib
+import itertools
 import os
 from collections import Counter, defaultdict, namedtuple
 from concurrent.futures import ThreadPoolExecutor
@@ -16,18 +17,21 @@ from tqdm import tqdm
 
 from common.cli import InputError
 from common.text import printable
+from datasets.near_duplicates import near_pairs, perceptual_hash
 from reading.image_reader import Augment, ImageError, read_image
 
 SHAPE = (3, 224, 224)
 IMAGES_AT_ONCE = 1024
-KINDS = ("missing", "broken", "duplicate", "leaked", "contradictory")
+KINDS = ("missing", "broken", "duplicate", "leaked", "contradictory", "similar")
 
 # What opening an image found: `problem` is None, "missing" or "broken", and `reason` says why.
-ImageCheck = namedtuple("ImageCheck", "problem reason digest size format", defaults=[None] * 3)
+# `hash` is its perceptual_hash.
+ImageCheck = namedtuple("ImageCheck", "problem reason digest size format hash", defaults=[None] * 4)
 # Number of the list, row in it, one of KINDS, and the line to print.
 Problem = namedtuple("Problem", "list row kind text")
-# Problems in the order of rows; ImageChecks by path; by digest, the (list, row) pairs that show it.
-Findings = namedtuple("Findings", "problems images rows")
+# Problems in the order of rows; ImageChecks by path; by digest, the (list, row) pairs that show it,
+# and the last list that has it or an image that looks nearly the same.
+Findings = namedtuple("Findings", "problems images rows last")
 
 
 def check(lists, roots, class_names, threads=None, max_pixels=Augment.max_pixels):
@@ -58,18 +62,26 @@ def check(lists, roots, class_names, threads=None, max_pixels=Augment.max_pixels
             rows[checked.digest].append(place)
     for same in rows.values():
         problems += _compare(lists, same, class_names)
+    last = {digest: same[-1][0] for digest, same in rows.items()}
+    hashes = {checked.digest: checked.hash for checked in images.values()}
+    for one, other in _similar(rows, hashes):
+        (earlier, earlier_row), (later, later_row) = rows[one][0], rows[other][-1]
+        last[one] = max(last[one], later)
+        problems.append((later, later_row, "similar", "looks nearly the same as "
+                         f"{_place(lists[earlier], earlier_row)}, in another list"))
     problems.sort(key=lambda problem: problem[:2])
     return Findings([Problem(number, row, kind, f"{_place(lists[number], row)}: {text}")
-                     for number, row, kind, text in problems], images, rows)
+                     for number, row, kind, text in problems], images, rows, last)
 
 
 def clean_rows(lists, findings, number):
     """The rows of one of the lists that have no problem.
 
-    Rows whose image cannot be used are left out, and so are those whose image is in a later
-    list too: of `train.lst val.lst` the first gives way. Rows of one image become one row; a
-    label that they contradict each other about becomes unknown, or, in a list of class numbers,
-    which has no unknown, all of them are left out. Without any row left, raises an InputError.
+    Rows whose image cannot be used are left out, and so are those whose image, or one that looks
+    nearly the same, is in a later list too: of `train.lst val.lst` the first gives way. Rows of
+    one image become one row; a label that they contradict each other about becomes unknown, or, in
+    a list of class numbers, which has no unknown, all of them are left out. Without any row left,
+    raises an InputError.
 
     Returns
     -------
@@ -81,9 +93,9 @@ def clean_rows(lists, findings, number):
     """
     lst = lists[number]
     kept = {}
-    for same in findings.rows.values():
+    for digest, same in findings.rows.items():
         own = [row for at, row in same if at == number]
-        if not own or same[-1][0] > number:
+        if not own or findings.last[digest] > number:
             continue
         merged = _merge(lst.labels(own))
         if lst.label_format == "multi-hot" or (merged >= 0).all():
@@ -112,7 +124,7 @@ def summarise(findings):
 
 def _check_images(paths, threads, max_pixels):
     checked = {}
-    augment = Augment(max_pixels=max_pixels)
+    augment = Augment(max_pixels=max_pixels, fit="squash")  # the whole image, to compare
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool, \
             tqdm(total=len(paths), unit="image", disable=None) as bar:
         # In portions, so that Ctrl-C waits for one of them and not for all.
@@ -130,14 +142,28 @@ def _open(path, augment):
     if not os.path.isfile(path):
         return ImageCheck("broken", "not a regular file")
     try:
-        info = read_image(path, np.empty(SHAPE, np.uint8), augment)
+        pixels = np.empty(SHAPE, np.uint8)
+        info = read_image(path, pixels, augment)
         data = Path(path).read_bytes()
     except ImageError as error:
         return ImageCheck("broken", error.reason)
     except OSError as error:
         return ImageCheck("broken", error.strerror.lower())
     digest = hashlib.blake2b(data, digest_size=16).digest()
-    return ImageCheck(None, None, digest, (info.width, info.height), info.format)
+    return ImageCheck(None, None, digest, (info.width, info.height), info.format,
+                      perceptual_hash(pixels))
+
+
+def _similar(rows, hashes):
+    """Yield the digests of nearly equal images whose first rows are in different lists."""
+    by_list = defaultdict(list)
+    for digest, same in rows.items():
+        if hashes[digest] is not None and same[0][0] == same[-1][0]:  # others are leaked anyway
+            by_list[same[0][0]].append(digest)
+    for one, other in itertools.combinations(sorted(by_list), 2):
+        for first, second in near_pairs(*(np.stack([hashes[digest] for digest in by_list[number]])
+                                          for number in (one, other))):
+            yield by_list[one][first], by_list[other][second]
 
 
 def _compare(lists, same, class_names):

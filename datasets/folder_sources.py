@@ -6,10 +6,10 @@
 
 Both return a Source, with names relative to the folder; its samples are read on the way.
 """
-import hashlib
 import io
+import logging
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from xml.etree.ElementTree import ParseError
 
@@ -17,6 +17,7 @@ import defusedxml.ElementTree
 from defusedxml import DefusedXmlException
 
 from common.cli import InputError
+from datasets.equal_files import digest
 from datasets.label_table import Sample, Source
 from datasets.text_sources import NOTHING, read_error, read_lines
 from reading.image_header import IMAGE_ENDINGS
@@ -24,17 +25,22 @@ from reading.image_header import IMAGE_ENDINGS
 MAX_XML_BYTES = 4 << 20  # tens of thousands of boxes
 MAX_XML_DEPTH = 64
 
+logger = logging.getLogger(__name__)
 
-def read_folders(root, bad_input):
+
+def read_folders(root, bad_input, separator=None):
     """Read one folder per class, with images at any depth; an image in several has all classes.
 
-    Files of other kinds, and hidden ones, are passed over.
+    With a `separator`, a folder's name holds several classes. Files of other kinds are passed over
+    with a warning that counts them, hidden ones without.
     """
-    classes, by_size = [], defaultdict(list)
+    classes, by_size, others = {}, defaultdict(list), Counter()
     for entry in _entries(root):
         if entry.is_dir():
-            classes.append(entry.name.strip())
-            for path in _images_below(entry.path):
+            names = entry.name.split(separator) if separator else [entry.name]
+            present = {name.strip() for name in names if name.strip()}
+            classes.update(dict.fromkeys(sorted(present)))
+            for path in _images_below(entry.path, others):
                 name = os.path.relpath(path, root)
                 try:
                     size = os.stat(path).st_size
@@ -42,37 +48,35 @@ def read_folders(root, bad_input):
                     bad_input.reject(path, error.strerror.lower())
                     continue
                 if size:
-                    by_size[size].append((name, entry.name.strip()))
+                    by_size[size].append((name, present))
                 else:
                     bad_input.reject(path, "is empty")
         elif entry.name.lower().endswith(IMAGE_ENDINGS):
             bad_input.reject(entry.path, "lies in no class's folder")
-    return Source(list(dict.fromkeys(classes)), _merged(root, by_size, bad_input))
+    if others:
+        logger.warning("passed over: %s; of what is read the names end in %s", ", ".join(
+            f"{count} {ending}" for ending, count in others.most_common()), " ".join(IMAGE_ENDINGS))
+    return Source(list(classes), _merged(root, by_size, bad_input))
 
 
 def _merged(root, by_size, bad_input):
     """Samples in the order of their names, one for each content."""
-    samples = {}
+    samples, count = {}, 0
     for size, group in by_size.items():
-        for name, class_name in group:
+        for name, present in group:
             path = os.path.join(root, name)
             try:
                 # Only files of the same size can be the same, and most sizes occur once.
-                key = size, _digest(path) if len(group) > 1 else None
+                key = size, digest(path) if len(group) > 1 else None
             except OSError as error:
                 bad_input.reject(path, error.strerror.lower())
                 continue
-            sample = Sample(name, set(), NOTHING, path)
-            samples.setdefault(key, sample).present.add(class_name)
+            count += 1
+            samples.setdefault(key, Sample(name, set(), NOTHING, path)).present.update(present)
+    if count > len(samples):
+        logger.warning("merged: %d files of the same content as another one, whose image carries "
+                       "the classes of all", count - len(samples))
     return iter(sorted(samples.values(), key=lambda sample: sample.name))
-
-
-def _digest(path):
-    digest = hashlib.blake2b(digest_size=16)
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.digest()
 
 
 def _entries(folder):
@@ -84,12 +88,15 @@ def _entries(folder):
         raise read_error(folder, error) from None
 
 
-def _images_below(folder):
+def _images_below(folder, others):
+    """Yield the images' paths, and count other files by their ending in `others`."""
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             if name.lower().endswith(IMAGE_ENDINGS) and not name.startswith("."):
                 yield os.path.join(parent, name)
+            elif not name.startswith("."):
+                others[os.path.splitext(name)[1].lower() or "without an ending"] += 1
 
 
 def read_voc(root, bad_input, image_set=None, labels_from=None):

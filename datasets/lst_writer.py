@@ -5,12 +5,14 @@
                     lines_file("labels.txt", ["cat", "dog"])])
 """
 import contextlib
+import csv
 import os
 
 import numpy as np
 
 from common.cli import InputError
 from common.files import atomic_file
+from common.text import encodable, no_formula
 
 # How im2rec spells a label, by its value (-1 is the last row); zero bytes fill the columns up.
 SPELLING = np.array([[*b"0.000000\t\0"], [*b"1.000000\t\0"], [*b"-1.000000\t"]], np.uint8)
@@ -68,6 +70,16 @@ def lines_file(path, lines):
     def write(temporary):
         with open(temporary, "wb") as file:
             file.write(b"".join(os.fsencode(line) + b"\n" for line in lines))
+
+    return path, write
+
+
+def csv_file(path, head, rows):
+    """A CSV file for `write_together`, as `lst_file`; spreadsheets see no formula in it."""
+    def write(temporary):
+        with open(temporary, "w", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows(
+                [no_formula(encodable(str(cell))) for cell in row] for row in [head, *rows])
 
     return path, write
 

@@ -1,10 +1,12 @@
-"""The flags of tools/make_lst.py: one subcommand for each source format, `check` and `shard`."""
+"""The flags of tools/make_lst.py: a subcommand per source format, and check, suspects, shard."""
 import argparse
 
-from common.cli import ArgumentParser
+from common.cli import ArgumentParser, CheckpointPrefix, at_least
 from reading.image_reader import Augment
 from reading.lst_file import LABEL_FORMATS
 
+LABELS_HELP = ("class names in column order, one a line (default: PREFIX_labels.txt beside "
+               "PREFIX_train.lst, if it is there)")
 SHOWN_PER_KIND = 20  # problems of a kind that `check` shows, unless all are asked for
 
 
@@ -13,18 +15,6 @@ def _one_character(text):
     if len(text) != 1 or text in "\r\n\"":
         raise argparse.ArgumentTypeError(f"{text!r} is not one character, or tab")
     return text
-
-
-def _at_least(least, bits=None):
-    def number(text):
-        if int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text} is below {least}")
-        if bits is not None and int(text) >= 1 << bits:
-            raise argparse.ArgumentTypeError(f"{text} is not below 2**{bits}")
-        return int(text)
-
-    number.__name__ = "int"  # what argparse calls it when the text is no number
-    return number
 
 
 def build_parser(description):
@@ -37,7 +27,7 @@ def build_parser(description):
                                    parents=parents)
 
     seed = ArgumentParser(add_help=False)
-    seed.add_argument("--seed", type=_at_least(0, bits=32), default=0,
+    seed.add_argument("--seed", type=at_least(0, bits=32), default=0,
                       help="the same seed gives the same files (default: %(default)s)")
     label_format = ArgumentParser(add_help=False)
     label_format.add_argument(
@@ -55,20 +45,43 @@ def build_parser(description):
     flags.add_argument("lst", nargs="+", metavar="LST", help="several: compared with each other")
     flags.add_argument("--path-root", nargs="+", required=True, metavar="DIR",
                        help="image root, one for all lists or one for each")
-    flags.add_argument("--labels", metavar="FILE", help="class names in column order, one a line")
+    flags.add_argument("--labels", metavar="FILE", help=LABELS_HELP)
     flags.add_argument("--fix", nargs="+", metavar="OUT",
-                       help="write lists without the problems, one file per LST; an image in "
-                       "several lists stays in the last of them")
+                       help="write lists without the problems, one file per LST; of images in "
+                       "several lists that are or look nearly the same, those of the last stay")
     flags.add_argument("--all", action="store_true",
                        help=f"show all problems, not {SHOWN_PER_KIND} of a kind")
-    flags.add_argument("--data-nthreads", type=_at_least(1), metavar="N",
+    flags.add_argument("--data-nthreads", type=at_least(1), metavar="N",
                        help="threads that open images (default: one per processor)")
-    flags.add_argument("--max-pixels", type=_at_least(1), default=Augment.max_pixels, metavar="N",
+    flags.add_argument("--max-pixels", type=at_least(1), default=Augment.max_pixels, metavar="N",
                        help="refuse images with more pixels (default: %(default)s)")
+
+    flags = command("suspects", "list the labels that are likely wrong: those that a classifier "
+                    "trained on the other images contradicts most", [seed, label_format])
+    flags.description += (
+        " Confident learning (Northcutt et al., JAIR 2021) on the predictions of logistic "
+        "regressions, trained on --folds parts in turn, on the features of a frozen network.")
+    flags.add_argument("--model", required=True, metavar="PREFIX", action=CheckpointPrefix,
+                       help="pretrained checkpoint: its path before -symbol.json")
+    flags.add_argument("--epoch", type=at_least(0), default=0, metavar="N",
+                       help="number of its .params file (default: %(default)s)")
+    flags.add_argument("--data", required=True, metavar="LST")
+    flags.add_argument("--image", required=True, metavar="DIR", help="image root")
+    flags.add_argument("--out", required=True, metavar="FILE",
+                       help="CSV to write: row, name, class, label, probability of the class")
+    flags.add_argument("--labels", metavar="FILE", help=LABELS_HELP)
+    flags.add_argument("--num", type=at_least(1), default=200, metavar="N",
+                       help="labels to list at most (default: %(default)s)")
+    flags.add_argument("--folds", type=at_least(2), default=5, metavar="K",
+                       help="parts of the images (default: %(default)s)")
+    flags.add_argument("--gpus", metavar="LIST", help="GPUs by number; '' for the CPU (default: "
+                       "all visible GPUs, else the CPU)")
+    flags.add_argument("--data-nthreads", type=at_least(1), metavar="N",
+                       help="threads that decode images (default: one per processor)")
 
     flags = command("shard", "deal the rows of a .lst out to machines", [seed, label_format])
     flags.add_argument("lst", metavar="LST")
-    flags.add_argument("--num-parts", type=_at_least(1), required=True, metavar="N",
+    flags.add_argument("--num-parts", type=at_least(1), required=True, metavar="N",
                        help="number of machines")
     flags.add_argument("--prefix", required=True,
                        help="writes PREFIX_0.lst and, for rsync --files-from, PREFIX_0_files.txt, "
@@ -94,7 +107,7 @@ def _output_flags():
                          "are an error")
     classes.add_argument("--drop-unlisted", action="store_true",
                          help="leave out, and count, classes that are not in that file")
-    classes.add_argument("--min-count", type=_at_least(0), default=0, metavar="N",
+    classes.add_argument("--min-count", type=at_least(0), default=0, metavar="N",
                          help="leave out classes that fewer than N images carry (default: none)")
     parser.add_argument_group("input").add_argument(
         "--skip-bad", action="store_true", help="leave out what is broken, say so, and go on")
@@ -141,3 +154,6 @@ def _add_sources(command, parents):
     flags = command("folders", "from one folder per class, whose parent is the image root then; "
                     "an image in several carries all of them", parents)
     flags.add_argument("root", metavar="ROOT")
+    flags.add_argument("--split-names", metavar="TEXT",
+                       help="a folder's name holds several classes, with this between them: with _ "
+                       "black_jeans stands for black and jeans")

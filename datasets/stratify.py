@@ -60,6 +60,18 @@ def split(labels, fraction, seed=0):
     return is_chosen
 
 
+def split_together(labels, first, fraction, seed=0):
+    """As `split`, with rows that belong together on one side.
+
+    `first`, int64 (rows,), has for each row the first one that it belongs to, itself included.
+    """
+    groups, group = np.unique(first, return_inverse=True)
+    merged = labels[groups]
+    for row in np.flatnonzero(first != np.arange(len(first))):
+        merged[group[row]] = np.maximum(merged[group[row]], labels[row])
+    return split(merged, fraction, seed)[group]
+
+
 def _shares(counts, fraction):
     """How many of each count either side wants: int64, (2, counts), the chosen side second."""
     second = np.rint(counts * fraction).astype(np.int64)

@@ -5,6 +5,8 @@
         for batch, prob in classifier.predict(batches, [mx.cpu()]):
             print(batch.index, prob.shape)
 """
+import os
+
 import numpy as np
 
 from common.cli import InputError
@@ -31,6 +33,10 @@ class Classifier:
         A class is predicted where its probability is above its threshold.
     thresholds_epoch : int or None
         Number of the .params file that the thresholds were chosen for; None: they are 0.5.
+    thresholds_list : list of str or None
+        Name and checksum of the .lst that they were chosen on, if the checkpoint says it.
+    training : dict of str to str
+        How it was trained, in words, as far as the checkpoint says.
     version : str or None
         Version of this project that trained the network; None: the checkpoint does not say.
     data_shape : tuple of int
@@ -51,7 +57,7 @@ class Classifier:
                              f"{printable(min(inputs))}; train_multilabel.py --model {prefix} "
                              "makes a multi-label network of it")
         says = checkpoint.get_attributes(self.symbol, source)
-        self.version = says.get("version")
+        self.version, self.training = says.get("version"), says.get("training", {})
         self.data_shape = tuple(says.get("image_shape", (3, 224, 224)))
         self._attributes = says
         shape = check_shapes(self._network, self.arg_params, self.aux_params, self.data_shape,
@@ -62,6 +68,7 @@ class Classifier:
         classes, = shape
         self.class_names = says.get("class_names") or [str(c) for c in range(classes)]
         self.thresholds_epoch = says.get("thresholds_epoch")
+        self.thresholds_list = says.get("thresholds_list")
         self.thresholds = np.array(says.get("thresholds", [DEFAULT] * classes), np.float64)
         for name, values in (("class_names", self.class_names), ("thresholds", self.thresholds)):
             if len(values) != classes:
@@ -130,9 +137,15 @@ class Classifier:
                              "or infinity: training has diverged, take an earlier epoch")
         return batch, prob
 
-    def save_thresholds(self, thresholds):
-        """Write thresholds into the checkpoint's symbol file, in place of any there."""
+    def save_thresholds(self, thresholds, lst):
+        """Write thresholds chosen on an LstFile into the symbol file, in place of any there."""
         self.thresholds, self.thresholds_epoch = np.asarray(thresholds, np.float64), self.epoch
+        self.thresholds_list = [printable(os.path.basename(lst.path)), lst.checksum]
         self.symbol = checkpoint.set_attributes(
-            self.symbol, thresholds=[float(t) for t in thresholds], thresholds_epoch=self.epoch)
+            self.symbol, thresholds=[float(t) for t in thresholds], thresholds_epoch=self.epoch,
+            thresholds_list=self.thresholds_list)
         checkpoint.save_symbol(self.prefix, self.symbol)
+
+    def fitted_on(self, lst):
+        """Whether the thresholds were chosen on an LstFile of this content."""
+        return bool(self.thresholds_list) and self.thresholds_list[1] == lst.checksum

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.metrics import (
+    BASELINES,
     average_precision,
+    baselines,
     calibration_bins,
     count_decisions,
     decision_metrics,
@@ -13,10 +15,13 @@ from common.metrics import (
     per_class_metrics,
     top_k,
 )
+from common.text import encodable
+from evaluation.bootstrap import bootstrap
 from evaluation.class_table import best_and_worst
 from evaluation.thresholds import DEFAULT
 
 TOP = 3
+CELLS = ("TP", "FP", "FN", "TN")
 
 
 @dataclass
@@ -27,10 +32,11 @@ class LabelledImages:
     root: str  # folder that the names start from
     label: np.ndarray  # int8: 1 present, 0 absent, -1 unknown
     prob: np.ndarray  # float32
+    list_name: str = ""
 
 
 class Evaluation:
-    """The metrics of predicted probabilities against labels; see evaluation/metrics.py.
+    """The metrics of predicted probabilities against labels; see common/metrics.py.
 
     Parameters
     ----------
@@ -38,22 +44,31 @@ class Evaluation:
     label, prob : np.ndarray, (samples, classes)
     thresholds : np.ndarray of (classes,), optional
         Chosen thresholds, to be evaluated beside 0.5.
+    fitted_here : bool
+        Whether the thresholds were chosen on these samples, which makes their metrics optimistic.
 
     Attributes
     ----------
     average_precision, support : np.ndarray, (classes,)
     mean_average_precision, calibration_error : float
     calibration : np.ndarray, (3, bins)
+    rule : str
+        The decision rule that counts: "chosen" where there are chosen thresholds, else "0.5".
     overall : dict of str to dict of str to float
-        By decision rule ("0.5", "chosen", "top-3"), then by metric.
+        By decision rule ("0.5", "chosen", "top-3", and two that look at no image: "constant", the
+        more frequent answer per class, and "always", every class), then by metric.
     per_class : dict of str to dict of str to np.ndarray
         By decision rule ("0.5", "chosen"), then by metric.
+    baselines : dict of str to float
+        See common.metrics.baselines.
+    intervals : dict of np.ndarray
+        See `bootstrap`.
     """
 
-    def __init__(self, class_names, label, prob, thresholds=None):
+    def __init__(self, class_names, label, prob, thresholds=None, fitted_here=False):
         self.class_names = list(class_names)
         self.num_samples = int((label >= 0).any(axis=1).sum())
-        self.thresholds = thresholds
+        self.thresholds, self.fitted_here = thresholds, fitted_here
         self.average_precision = np.array(
             [average_precision(y, p) for y, p in zip(label.T, prob.T)])
         ranked = self.average_precision[~np.isnan(self.average_precision)]
@@ -63,33 +78,78 @@ class Evaluation:
         decisions = {"0.5": prob > DEFAULT}
         if thresholds is not None:
             decisions["chosen"] = prob > thresholds
-        counts = {rule: count_decisions(label, positive) for rule, positive in decisions.items()}
-        self.per_class = {rule: per_class_metrics(count) for rule, count in counts.items()}
+        self.rule = list(decisions)[-1]
+        self.wrong = ((label > 0.5) != decisions[self.rule]) & (label >= 0)
+        self.per_class = {rule: per_class_metrics(count_decisions(label, positive))
+                          for rule, positive in decisions.items()}
         self.support = self.per_class["0.5"]["support"]
-        counts[f"top-{TOP}"] = count_decisions(label, top_k(prob, TOP))
-        self.overall = {rule: decision_metrics(count) for rule, count in counts.items()}
+        negatives = np.count_nonzero(label >= 0, axis=0) - self.support
+        self.baselines = baselines(self.support, negatives)
+        decisions[f"top-{TOP}"] = top_k(prob, TOP)
+        self.intervals = bootstrap(label, prob, decisions)
+        decisions["constant"] = np.broadcast_to(self.support > negatives, label.shape)
+        decisions["always"] = np.ones(label.shape, bool)
+        self.overall = {rule: decision_metrics(count_decisions(label, positive))
+                        for rule, positive in decisions.items()}
+
+    def class_thresholds(self):
+        """The threshold of each class by `rule`: (classes,)."""
+        return np.full(len(self.class_names), DEFAULT) if self.rule == "0.5" else self.thresholds
 
     def lines(self):
         """Yield the lines of a table for a terminal."""
+        low, high = self.intervals["mAP"]
         yield (f"{self.num_samples} images, {len(self.class_names)} classes: "
-               f"mAP {self.mean_average_precision:.4f}, ECE {self.calibration_error:.4f}")
+               f"mAP {self.mean_average_precision:.4f} (95 % interval {low:.4f} to {high:.4f}, "
+               f"guessing {self.baselines['mAP']:.4f}), ECE {self.calibration_error:.4f}")
         yield f"{'predicted':>9}" + "".join(f"{name:>9}" for name in self.overall["0.5"])
         for rule, values in self.overall.items():
-            condition = rule if rule == f"top-{TOP}" else f"> {rule}"
+            condition = f"> {rule}" if rule in self.per_class else rule
             yield f"{condition:>9}" + "".join(f"{value:9.4f}" for value in values.values())
-        yield from best_and_worst(self.class_names, self.average_precision, self.support)
+        yield (f"95 % intervals, > {self.rule}: " + ", ".join(
+            f"{name} {low:.4f} to {high:.4f}" for name, (low, high) in (
+                (name, self.intervals[self.rule, name]) for name in ("CF1", "OF1"))))
+        yield "constant: the more frequent answer per class; always: every class"
+        if self.fitted_here:
+            yield "chosen: the thresholds were fitted on these images: optimistic"
+        yield from self.warnings()
+        counts = self.per_class[self.rule]
+        columns = {name: [str(count) for count in counts[name]] for name in CELLS}
+        columns["threshold"] = [f"{threshold:.3f}" for threshold in self.class_thresholds()]
+        yield from best_and_worst(self.class_names, self.average_precision, self.support,
+                                  columns=columns)
 
-    def as_json(self):
-        """The metrics as JSON values; None where a metric is undefined."""
+    def warnings(self):
+        """Yield a line for each metric in which the network does not beat its baseline."""
+        rates = self.overall[self.rule]
+        for name, value in (("mAP", self.mean_average_precision), ("acc", 1 - rates["hamming"]),
+                            ("OF1", rates["OF1"])):
+            if value <= self.baselines[name]:
+                yield (f"warning: {name} {value:.4f} is not above the {self.baselines[name]:.4f} "
+                       f"of {BASELINES[name]}")
+
+    def as_json(self, names=()):
+        """The metrics as JSON values; None where a metric is undefined.
+
+        "mistakes" has, by the names of the images, the numbers of the classes that are wrong.
+        """
         classes = [
             {"class": name, "support": int(self.support[c]), "AP": self.average_precision[c],
-             "threshold": DEFAULT if self.thresholds is None else self.thresholds[c],
-             **{rule: {key: values[key][c] for key in ("precision", "recall", "F1")}
+             "AP_interval": list(self.intervals["AP"][:, c]),
+             "threshold": self.class_thresholds()[c],
+             **{rule: {key: values[key][c] for key in ("precision", "recall", "F1", *CELLS)}
                 for rule, values in self.per_class.items()}}
             for c, name in enumerate(self.class_names)]
+        intervals = {rule: {name: list(self.intervals[rule, name]) for name in ("CF1", "OF1")}
+                     for rule in self.per_class}
         return _json_values({
             "images": self.num_samples, "mAP": self.mean_average_precision,
-            "ECE": self.calibration_error, "decisions": self.overall, "classes": classes})
+            "ECE": self.calibration_error, "decisions": self.overall, "baselines": self.baselines,
+            "intervals": {"mAP": list(self.intervals["mAP"]),
+                          "decisions": intervals},
+            "rule": self.rule, "fitted_on_these_images": self.fitted_here, "classes": classes,
+            "mistakes": {encodable(name): np.flatnonzero(wrong).tolist()
+                         for name, wrong in zip(names, self.wrong)}})
 
 
 def _json_values(value):
@@ -100,4 +160,4 @@ def _json_values(value):
         return [_json_values(part) for part in value]
     if isinstance(value, (float, np.floating)):
         return float(value) if math.isfinite(value) else None
-    return value
+    return int(value) if isinstance(value, np.integer) else value

@@ -37,26 +37,19 @@ def write_history(prefix, rows):
         _draw_history(name, rows)
 
 
-def plot_metric(axes, rows, metric, training, validation):
-    """Plot "loss" or "mAP" over the epochs, with options of the two curves for axes.plot."""
-    for column, label, options in ((f"train-{metric}", "training", training),
-                                   (f"val-{metric}", "validation", validation)):
-        points = [(row["epoch"], row[column]) for row in rows if column in row]
-        if points:
-            axes.plot(*zip(*points), marker="o", label=label, **options)
-    axes.set_xlabel("epoch")
-    axes.xaxis.get_major_locator().set_params(integer=True)
-
-
 def _draw_history(path, rows):
     """Draw loss and mAP over the epochs into a PNG file."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     for axes, metric in zip(figure.subplots(1, 2), ("loss", "mAP")):
-        plot_metric(axes, rows, metric, training={"color": "#4878a8", "markersize": 4},
-                    validation={"color": "#d1622b", "markersize": 4})
-        axes.set_title(metric)
+        for column, label, colour in ((f"train-{metric}", "training", "#4878a8"),
+                                      (f"val-{metric}", "validation", "#d1622b")):
+            points = [(row["epoch"], row[column]) for row in rows if column in row]
+            if points:
+                axes.plot(*zip(*points), "o-", color=colour, markersize=4, label=label)
+        axes.set(title=metric, xlabel="epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         if axes.lines:

@@ -2,8 +2,9 @@
 import math
 import os
 
-from common.cli import ArgumentParser, HelpFormatter, InputError
+from common.cli import ArgumentParser, CheckpointPrefix, HelpFormatter, InputError, at_least
 from evaluation.predictions_file import FORMATS
+from evaluation.report_photos import MAX_PHOTOS
 from reading.image_reader import Augment
 from reading.lst_file import LABEL_FORMATS
 
@@ -25,11 +26,14 @@ def parse_args(argv=None):
                              "present")
     images.add_argument("--data-nthreads", type=int, metavar="N",
                         help="threads that decode images (default: one per core, 16 at most)")
+    images.add_argument("--full-decode", action="store_true",
+                        help="decode JPEGs at full size even where less would do (default: as in "
+                             "training)")
     images.add_argument("--max-pixels", type=int, default=Augment.max_pixels, metavar="N",
                         help="refuse images of more pixels")
 
     model = parser.add_argument_group("model")
-    model.add_argument("--model", required=True, metavar="PREFIX",
+    model.add_argument("--model", required=True, metavar="PREFIX", action=CheckpointPrefix,
                        help="fine-tuned checkpoint: its path before -symbol.json")
     model.add_argument("--epoch", type=int, default=0, metavar="N",
                        help="number of its .params file")
@@ -58,7 +62,11 @@ def parse_args(argv=None):
     evaluation = parser.add_argument_group("evaluation (with --data)")
     evaluation.add_argument("--measures", metavar="FILE", help="write all metrics as JSON")
     evaluation.add_argument("--report", metavar="DIR",
-                            help="write DIR/index.html: metrics, curves, photos")
+                            help="write DIR/index.html (metrics, curves, photos) and measures.json")
+    evaluation.add_argument("--report-photos", type=at_least(1), default=MAX_PHOTOS, metavar="N",
+                            help="photos in the report at most; of fewer each is larger")
+    evaluation.add_argument("--compare", metavar="FILE",
+                            help="measures.json of another run: the report shows the differences")
     evaluation.add_argument("--fit-thresholds", action="store_true",
                             help="choose the threshold of the best F1 for each class, and keep "
                                  "them in the checkpoint")
@@ -77,6 +85,8 @@ def _checked(args):
     for flag in ("measures", "report", "fit_thresholds"):
         if getattr(args, flag) and not args.data:
             raise InputError(f"--{flag.replace('_', '-')} needs labels: --data with a .lst")
+    if args.compare and not args.report:
+        raise InputError("--compare goes with --report")
     if args.min_precision is not None and not args.fit_thresholds:
         raise InputError("--min-precision goes with --fit-thresholds")
     if args.min_precision is not None and not 0 <= args.min_precision <= 1:
@@ -102,4 +112,6 @@ def _checked(args):
     args.image = args.image or ""
     if args.report and not args.out:
         args.out = os.path.join(args.report, f"predictions.{args.format}")
+    if args.report and not args.measures:
+        args.measures = os.path.join(args.report, "measures.json")
     return args

@@ -6,12 +6,9 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from common.text import encodable, printable
+from common.text import encodable, no_formula, printable
 
 FORMATS = ("csv", "jsonl")
-# What spreadsheets take for the start of a formula (OWASP, "CSV Injection"), and the apostrophe
-# that goes in front of it, so that every leading apostrophe can be taken off again.
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "'")
 
 
 class PredictionsFile:
@@ -27,7 +24,7 @@ class PredictionsFile:
 
     Bytes of a name that are not UTF-8 appear as \\xNN, and on a terminal so do control characters
     (see common.text). In CSV, a text cell that a spreadsheet could take for a formula has an
-    apostrophe in front (see FORMULA_STARTS).
+    apostrophe in front (see common.text).
 
     Parameters
     ----------
@@ -88,11 +85,6 @@ class PredictionsFile:
 
     def _json(self, **row):
         self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def no_formula(text):
-    """The text as a cell that no spreadsheet takes for a formula."""
-    return "'" + text if text.startswith(FORMULA_STARTS) else text
 
 
 def unique_columns(names, taken=()):

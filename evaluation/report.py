@@ -1,6 +1,6 @@
 """The report: an index.html with metrics, charts and photos of correct and wrong predictions.
 
-Charts, photos, style and script are in the file. It needs no network connection and no server.
+Numbers, photos, style and script are in the file. It needs no network connection and no server.
 """
 import html
 import json
@@ -15,13 +15,13 @@ import numpy as np
 
 from common.cli import InputError
 from common.files import write_atomically
-from common.metrics import CALIBRATION_BINS
+from common.label_errors import suspects
 from common.text import printable
 from common.version import VERSION
 from evaluation import report_charts as charts
-from evaluation.evaluation import TOP
+from evaluation.evaluation import CELLS, TOP
 from evaluation.history import history_files, read_history
-from evaluation.report_photos import choose_photos, count_images, describe_photos
+from evaluation.report_photos import MAX_PHOTOS, choose_photos, count_images, describe_photos
 from reading.image_reader import Augment
 
 logger = logging.getLogger(__name__)
@@ -33,38 +33,51 @@ METRICS = {
     "OR": "recall over all decisions", "OF1": "harmonic mean of OP and OR",
     "hamming": "share of decisions that are wrong",
     "exact": "share of images without a wrong decision"}
+HEADS = {
+    "labels": "images that show the class", "AP": "average precision, with its 95 % interval",
+    "change": "AP minus that of the other run",
+    "threshold": "the class is predicted above this probability", "TP": "true positives",
+    "FP": "false positives", "FN": "false negatives", "TN": "true negatives"}
 
 
-def write_report(folder, classifier, evaluation, samples, max_pixels=Augment.max_pixels):
+def write_report(folder, classifier, evaluation, samples, max_pixels=Augment.max_pixels,
+                 max_photos=MAX_PHOTOS, comparison=None):
     """Write index.html into an existing folder, and return its path.
 
-    `evaluation` is the Evaluation of `samples`, LabelledImages. Images of more than `max_pixels`
-    get no thumbnail.
+    `evaluation` is the Evaluation of `samples`, LabelledImages, and `comparison` the Comparison
+    with another run. At most `max_photos` photos are shown, none of more than `max_pixels`.
     """
-    label, prob, thresholds = samples.label, samples.prob, classifier.thresholds
+    label, prob, thresholds = samples.label, samples.prob, evaluation.class_thresholds()
     names = evaluation.class_names
-    photos, sheets = describe_photos(choose_photos(label, prob, thresholds), samples, thresholds,
-                                     max_pixels)
-    data = {"classes": names, "photos": photos, "sheets": sheets,
-            "totals": count_images(label, prob, thresholds),
-            "sentences": [_sentence(evaluation, c) for c in range(len(names))]}
+    extra = {"suspects": list(zip(*(places.tolist() for places in suspects(label, prob))))}
+    if comparison:
+        extra.update(zip(("fixed", "broken"), comparison.changed(samples.names, evaluation.wrong)))
+    photos, sheets = describe_photos(
+        choose_photos(label, prob, thresholds, extra, max_photos), samples, thresholds, max_pixels)
+    curves, mean_curve = charts.precision_recall_curves(label, prob)
+    history = _history(classifier.prefix)
     title = f"{os.path.basename(classifier.prefix)}, epoch {classifier.epoch}"
-    history = _history_section(classifier.prefix)
-    template = hide_sections(_read("report_page.html"), empty_sections(evaluation, label))
-    page = fill_template(template, {
-        "style": _read("report_page.css"), "script": _read("report_page.js"),
-        "data": script_json(data), "title": html.escape(title), "subtitle": _subtitle(evaluation),
-        "versions": html.escape(_versions(classifier)), "tiles": _tiles(evaluation),
-        "overall": _overall_table(evaluation), "classes": _class_table(evaluation),
-        "bars": charts.average_precision_bars(
-            names, evaluation.average_precision, evaluation.support),
-        "curves": charts.precision_recall_curves(
-            label, prob, list(evaluation.per_class.values())[-1]),
-        "calibration": charts.calibration_chart(evaluation.calibration),
-        "bins": str(CALIBRATION_BINS),
-        "co_occurrence": _figures(charts.co_occurrence_charts(names, label, prob > thresholds),
-                                  ("<b>Labels</b>", "<b>Predictions</b>"), wide=True),
-        "history": history, "training": history and '<a href="#training">Training</a>\n    ',
+    data = {
+        "classes": names, "thresholds": charts.rounded(thresholds, 4), "photos": photos,
+        "sheets": sheets, "totals": {**count_images(label, prob, thresholds), **{
+            name: {"images": len({s for s, _ in places})} for name, places in extra.items()}},
+        "sentences": [_sentence(evaluation, c) for c in range(len(names))],
+        "curves": curves, "meanCurve": mean_curve,
+        "points": [charts.rounded(point) for point in zip(
+            *(evaluation.per_class[evaluation.rule][name] for name in ("recall", "precision")))],
+        "shares": charts.rounded(_shares(label)),
+        "calibration": charts.calibration(evaluation.calibration,
+                                          evaluation.intervals["calibration"], label, prob),
+        "coOccurrence": charts.co_occurrence_charts(label, prob > thresholds),
+        "history": history if len(history) > 1 else []}
+    hidden = empty_sections(evaluation, label) + ([] if history else ["training"])
+    page = fill_template(hide_sections(_read("report_page.html"), hidden), {
+        "style": _read("report_page.css"),
+        "script": _read("report_charts.js") + _read("report_page.js"),
+        "data": script_json(data), "title": html.escape(title),
+        "facts": _facts(classifier, evaluation, samples, comparison),
+        "tiles": _tiles(evaluation, comparison), "overall": _overall_table(evaluation),
+        "classes": _class_table(evaluation, comparison), "history": _epoch_table(history),
         "options": "".join(f'<option value="{c}">{html.escape(names[c])}</option>'
                            for c in sorted(range(len(names)), key=lambda c: names[c].lower()))})
     path = os.path.join(folder, "index.html")
@@ -84,104 +97,149 @@ def script_json(data):
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
+def number(value):
+    """Three digits after the point, more only where these would round to 0 or 1."""
+    if math.isnan(value):
+        return "–"
+    digits = 3
+    while digits < 6 and 0 < abs(value) < 1 and round(abs(value), digits) in (0, 1):
+        digits += 1
+    return f"{value:.{digits}f}"
+
+
 def _read(name):
     return (PAGE / name).read_text(encoding="utf-8")
 
 
-def _subtitle(evaluation):
-    counts = (_count(evaluation.num_samples, "labelled image"),
-              _count(len(evaluation.class_names), "class", "classes"),
-              _count(int(evaluation.support.sum()), "label"))
-    return f"{', '.join(counts)}; {time.strftime('%Y-%m-%d %H:%M')}"
+def _shares(label):
+    known = np.count_nonzero(label >= 0, axis=0)
+    return np.count_nonzero(label > 0.5, axis=0) / np.maximum(known, 1)
 
 
-def _versions(classifier):
-    trained = "a version that it does not name"
-    if classifier.version:
-        trained = f"version {printable(str(classifier.version))}"
-    return f"Network trained by {trained}, report written by version {VERSION}."
+def _facts(classifier, evaluation, samples, comparison):
+    """The header's list of what this is."""
+    evaluated = (_count(evaluation.num_samples, "labelled image"),
+                 _count(len(evaluation.class_names), "class", "classes"),
+                 _count(int(evaluation.support.sum()), "label"))
+    if evaluation.rule == "0.5":
+        thresholds = "0.5 for every class"
+    else:
+        fitted, _ = classifier.thresholds_list or ("a list that the checkpoint does not name", "")
+        thresholds = f"one per class, fitted on {fitted}"
+        if evaluation.fitted_here:
+            thresholds += ": these images, so that scores at them are optimistic"
+    trained = classifier.version or "that it does not name"
+    facts = {**classifier.training,
+             "evaluated on": ", ".join(filter(None, (samples.list_name, *evaluated))),
+             "thresholds": thresholds, "compared with": comparison and comparison.title,
+             "versions": f"network trained by version {trained}, report written by version "
+                         f"{VERSION} on {time.strftime('%Y-%m-%d, %H:%M')}"}
+    return "".join(f"<div><dt>{html.escape(printable(name))}</dt>"
+                   f"<dd>{html.escape(printable(text, None))}</dd></div>"
+                   for name, text in facts.items() if text)
 
 
-def _count(number, noun, plural=None):
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+def _count(count, noun, plural=None):
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
-def _number(value):
-    return "–" if math.isnan(value) else f"{value:.3f}"
+def _tiles(evaluation, comparison):
+    values, at = evaluation.overall[evaluation.rule], "at threshold 0.5"
+    if evaluation.rule == "chosen":
+        at = "at the chosen thresholds" + " (fitted on these images)" * evaluation.fitted_here
+    constant, always = (evaluation.overall[rule] for rule in ("constant", "always"))
+    tiles = (
+        ("mAP", "mAP", evaluation.mean_average_precision, "mean average precision of the classes",
+         f"random rankings: {number(evaluation.baselines['mAP'])}"),
+        ("CF1", "CF1", values["CF1"], f"F1 over classes, {at}",
+         f"predicting every class: {number(always['CF1'])}"),
+        ("OF1", "OF1", values["OF1"], f"F1 over all decisions, {at}",
+         f"predicting every class: {number(always['OF1'])}"),
+        ("Exact match", "exact", values["exact"], f"images without a wrong decision, {at}",
+         f"constant answer: {number(constant['exact'])}"),
+        ("Hamming loss", "hamming", values["hamming"], f"share of wrong decisions, {at}",
+         f"constant answer: {number(constant['hamming'])}"),
+        ("ECE", "ECE", evaluation.calibration_error, "expected calibration error", ""))
+    return "".join(_tile(evaluation, comparison, *tile) for tile in tiles)
 
 
-def _percent(value):
-    return "–" if math.isnan(value) else f"{100 * value:.1f}<small> %</small>"
+def _tile(evaluation, comparison, title, name, value, text, baseline):
+    interval = evaluation.intervals.get(name, evaluation.intervals.get((evaluation.rule, name)))
+    lines = [f"<h3>{title}</h3><p>{number(value)}</p>"]
+    if interval is not None:
+        low, high = map(number, interval)
+        lines.append(f'<span class="interval">95 %: {low} to {high}</span>')
+    if comparison:
+        other = comparison.values.get(name, math.nan)
+        lines.append(f'<span class="change">other run {number(other)}: '
+                     f"{_change(value - other)}</span>")
+    lines += [f"<span>{part}</span>" for part in (text, baseline) if part]
+    return f'<div class="tile">{"".join(lines)}</div>'
 
 
-def _tiles(evaluation):
-    chosen = "chosen" in evaluation.overall
-    best = evaluation.overall["chosen" if chosen else "0.5"]
-    at = "at the chosen thresholds" if chosen else "at threshold 0.5"
-    tiles = (("mAP", evaluation.mean_average_precision, "mean average precision of the classes"),
-             ("CF1", best["CF1"], f"F1 over classes, {at}"),
-             ("OF1", best["OF1"], f"F1 over all decisions, {at}"),
-             ("Exact match", best["exact"], f"images without a wrong decision, {at}"),
-             ("Hamming loss", best["hamming"], f"wrong decisions, {at}"),
-             ("ECE", evaluation.calibration_error, "expected calibration error"))
-    return "".join(f'<div class="tile"><h3>{name}</h3><p>{_percent(value)}</p>'
-                   f"<span>{text}</span></div>" for name, value, text in tiles)
+def _change(difference):
+    return "–" if math.isnan(difference) else f"{difference:+.3f}".replace("-", "−")
 
 
 def _overall_table(evaluation):
     rules = {"0.5": "above 0.5", "chosen": "above the class's threshold",
-             f"top-{TOP}": f"among the {TOP} highest"}
+             f"top-{TOP}": f"among the {TOP} highest", "constant": "constant answer per class",
+             "always": "always"}
+    if evaluation.fitted_here:
+        rules["chosen"] += " (fitted on these images: optimistic)"
     head = "".join(f'<th scope="col"><abbr title="{text}">{name}</abbr></th>'
                    for name, text in METRICS.items())
     rows = "".join(
-        f'<tr><th scope="row">{rules[rule]}</th>'
-        + "".join(f"<td>{_number(values[name])}</td>" for name in METRICS) + "</tr>"
+        f'<tr class="{"baseline" if rule in ("constant", "always") else ""}">'
+        f'<th scope="row">{rules[rule]}</th>'
+        + "".join(f"<td>{number(values[name])}</td>" for name in METRICS) + "</tr>"
         for rule, values in evaluation.overall.items())
     return (f'<table><thead><tr><th scope="col">Predicted where</th>{head}</tr></thead>'
             f"<tbody>{rows}</tbody></table>")
 
 
-def _class_table(evaluation):
+def _class_table(evaluation, comparison):
+    metrics = evaluation.per_class[evaluation.rule]
     columns = {"labels": evaluation.support, "AP": evaluation.average_precision}
-    for rule, values in evaluation.per_class.items():
-        if rule == "chosen":
-            columns["threshold"] = evaluation.thresholds
-        small = f"<small>&gt; {'0.5' if rule == '0.5' else 'threshold'}</small>"
-        columns.update({name + small: values[name] for name in ("precision", "recall", "F1")})
-    head = "".join(f'<th scope="col" aria-sort="none"><button type="button">{name}</button></th>'
-                   for name in ("class", *columns))
+    if comparison:
+        columns["change"] = evaluation.average_precision - comparison.average_precision
+    columns.update({"threshold": evaluation.class_thresholds(),
+                    **{name: metrics[name] for name in ("precision", "recall", "F1", *CELLS)}})
+    head = "".join(
+        f'<th scope="col" aria-sort="none"><button type="button" title="{HEADS.get(name, name)}">'
+        f"{name}</button></th>" for name in ("class", *columns))
     rows = "".join(
         f'<tr data-class="{c}"><th scope="row"><button type="button">{html.escape(name)}'
-        "</button></th>" + "".join(_cell(column, values[c]) for column, values in columns.items())
-        + "</tr>" for c, name in enumerate(evaluation.class_names))
+        "</button></th>" + "".join(
+            _cell(column, values[c], evaluation.intervals["AP"][:, c])
+            for column, values in columns.items()) + "</tr>"
+        for c, name in enumerate(evaluation.class_names))
     return f'<table id="classes"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
 
 
-def _cell(column, value):
+def _cell(column, value, interval):
     if isinstance(value, (int, np.integer)):
         return f'<td data-value="{value}">{value}</td>'
-    known = not math.isnan(value)
-    bar = f' class="bar" style="--value: {value:.4f}"' if column == "AP" and known else ""
-    return f'<td data-value="{value if known else ""}"{bar}>{_number(value)}</td>'
+    if math.isnan(value):
+        return '<td data-value="">–</td>'
+    if column == "AP":
+        low, high = interval
+        return (f'<td data-value="{value:.6f}" class="bar" style="--value:{value:.4f};--low:'
+                f'{low:.4f};--high:{high:.4f}" title="95 %: {number(low)} to {number(high)}">'
+                f"<i></i>{number(value)}</td>")
+    text = _change(value) if column == "change" else number(value)
+    return f'<td data-value="{value:.6f}">{text}</td>'
 
 
 def _sentence(evaluation, c):
     """The metrics of a class as plain text."""
-    text = [f"{_count(evaluation.support[c], 'label')}, average precision "
-            f"{_number(evaluation.average_precision[c])}."]
-    for rule, values in evaluation.per_class.items():
-        threshold = "0.5" if rule == "0.5" else f"its threshold {evaluation.thresholds[c]:.3f}"
-        text.append(f"Above {threshold}: " + ", ".join(
-            f"{name} {_number(values[name][c])}" for name in ("precision", "recall", "F1")) + ".")
-    dot = evaluation.support[c] and not math.isnan(values["precision"][c])
-    return " ".join(text) + (" The dot marks the threshold." if dot else "")
-
-
-def _figures(drawings, captions, wide=False):
-    if wide:  # scrolls on a phone, where the text would be too small
-        drawings = [f'<div class="wide">{svg}</div>' for svg in drawings]
-    return "".join(f"<figure><figcaption>{caption}</figcaption>{svg}</figure>"
-                   for svg, caption in zip(drawings, captions))
+    values = evaluation.per_class[evaluation.rule]
+    low, high = evaluation.intervals["AP"][:, c]
+    return (f"{_count(evaluation.support[c], 'label')}, average precision "
+            f"{number(evaluation.average_precision[c])} (95 %: {number(low)} to {number(high)}). "
+            f"Above {number(evaluation.class_thresholds()[c])}: " + ", ".join(
+                f"{name} {number(values[name][c])}" for name in ("precision", "recall", "F1"))
+            + ".")
 
 
 def empty_sections(evaluation, label):
@@ -199,14 +257,24 @@ def hide_sections(template, names):
     return template
 
 
-def _history_section(prefix):
-    """The training history's section, where the run's table stands beside the checkpoint."""
+def _history(prefix):
+    """The rows of the run's history, where its table stands beside the checkpoint."""
     path, _ = history_files(re.sub("-best$", "", prefix))
     try:
-        drawings = charts.history_charts(read_history(path))
+        rows = read_history(path)
     except InputError as error:
         logger.warning("warning: no training history in the report: %s", error)
+        return []
+    return [{name: round(value, 6) for name, value in row.items() if math.isfinite(value)}
+            for row in rows]
+
+
+def _epoch_table(rows):
+    """A single epoch as a table; more of them are drawn."""
+    if len(rows) != 1:
         return ""
-    figures = _figures(drawings, ("<b>Loss</b>", "<b>Mean average precision</b>"))
-    return figures and ('<section id="training"><h2>Training</h2><div class="pair">'
-                        f"{figures}</div></section>")
+    shown = [(name, value) for name, value in rows[0].items() if name[:3] in ("tra", "val")]
+    return ('<div class="scroll"><table><thead><tr><th scope="col">Epoch</th>' + "".join(
+        f'<th scope="col">{html.escape(name)}</th>' for name, _ in shown)
+        + f'</tr></thead><tbody><tr><th scope="row">{rows[0]["epoch"]:g}</th>' + "".join(
+            f"<td>{number(value)}</td>" for _, value in shown) + "</tr></tbody></table></div>")

@@ -1,4 +1,4 @@
-"""The choice of photos in the report, and their thumbnails."""
+"""The choice of photos in the report, and the JPEGs that the page holds of them."""
 import base64
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -9,19 +9,21 @@ import numpy as np
 from common.text import printable
 from reading.image_reader import NEUTRAL, Augment, ImageError, read_image
 
-PHOTOS_PER_SHEET = 60  # on the sheets of confident mistakes and of random photos
+PHOTOS_PER_SHEET = 60  # on the sheets that are not of one class
 PHOTOS_PER_CLASS = 12  # of a class's false negatives, and of its false positives
-MAX_PHOTOS = 1000  # in the whole report
-SIDE = 256  # pixels of a thumbnail's long side
-# JPEG qualities, each tried where the one before gives more than MAX_BYTES, as noise does.
-QUALITIES = (75, 45, 15)
-MAX_BYTES = 18_000
+MAX_PHOTOS = 1000  # in the whole report, unless --report-photos says otherwise
+MAX_BYTES = 21_000_000  # of all JPEGs; in the page, as text, they take a third more
+SIDES = (1024, 768, 512, 384, 256)  # long sides in pixels, the first that fits
+# JPEG qualities; the last is for noise.
+QUALITIES = (80, 60, 40, 15)
+BYTES_PER_PIXEL = 0.15  # photos at the first quality take more
 
 
-def choose_photos(label, prob, thresholds):
+def choose_photos(label, prob, thresholds, sheets=None, max_photos=MAX_PHOTOS):
     """Choose the photos that show the network's mistakes, and some random ones.
 
-    `label` and `prob` are (samples, classes), `thresholds` a float or (classes,).
+    `label` and `prob` are (samples, classes), `thresholds` a float or (classes,). `sheets` are
+    further ones, which come first.
 
     Returns
     -------
@@ -29,7 +31,7 @@ def choose_photos(label, prob, thresholds):
         Samples, each with the class that it was chosen for, -1 for none, the largest difference
         between probability and label first. wrong: samples with the largest such difference in
         a wrong decision; false_negatives and false_positives: those of each class; random: any.
-        Beyond MAX_PHOTOS the later ones of each class are left out.
+        Beyond `max_photos` the later ones of each sheet and class are left out.
     """
     mistakes = _mistakes(label, prob, thresholds)
     wrong = np.logical_or(*mistakes.values())
@@ -38,18 +40,27 @@ def choose_photos(label, prob, thresholds):
     order = np.argsort(-largest, kind="stable")
     order = order[largest[order] >= 0][:PHOTOS_PER_SHEET]
     drawn = np.random.RandomState(0).permutation(len(label))[:PHOTOS_PER_SHEET]
-    sheets = {"wrong": [(int(s), int(gap[s].argmax())) for s in order],
-              "random": [(int(s), -1) for s in np.sort(drawn)], **{name: [] for name in mistakes}}
-    chosen = {s for sheet in sheets.values() for s, _ in sheet}
+    wanted = {"wrong": [(int(s), int(gap[s].argmax())) for s in order], **(sheets or {}),
+              "random": [(int(s), -1) for s in np.sort(drawn)]}
+    sheets, chosen = {name: [] for name in [*wanted, *mistakes]}, set()
+
+    def add(name, sample, c):
+        if sample in chosen or len(chosen) < max_photos:
+            chosen.add(sample)
+            sheets[name].append((sample, c))
+
+    for rank in range(PHOTOS_PER_SHEET):
+        for name, photos in wanted.items():
+            for sample, c in photos[rank:rank + 1]:
+                add(name, sample, c)
     ranked = {name: [_largest_gaps(gap[:, c], cells[:, c]) for c in range(label.shape[1])]
               for name, cells in mistakes.items()}
     # The first of every class, then the second of every class, and so on.
     for rank in range(PHOTOS_PER_CLASS):
         for name, classes in ranked.items():
             for c, samples in enumerate(classes):
-                if rank < len(samples) and (samples[rank] in chosen or len(chosen) < MAX_PHOTOS):
-                    chosen.add(samples[rank])
-                    sheets[name].append((samples[rank], c))
+                if rank < len(samples):
+                    add(name, samples[rank], c)
     return sheets
 
 
@@ -89,23 +100,26 @@ def _largest_gaps(gap, cells):
 def describe_photos(sheets, samples, thresholds, max_pixels=Augment.max_pixels):
     """The data of the photos on the sheets of `choose_photos`, for the page's script.
 
-    Images of more than `max_pixels` get no thumbnail.
+    Images of more than `max_pixels` are not shown.
 
     Returns
     -------
     photos : list of dict
-        name, thumbnail (JPEG, base64), width and height, and by kind of decision (see
-        `_decisions`) a list of [class, probability].
+        name, path, jpeg (base64), width and height, and by kind of decision (see `_decisions`) a
+        list of [class, probability].
     sheets : dict of str to list of [int, int]
         With numbers of photos in place of numbers of samples.
     """
     chosen = sorted({s for sheet in sheets.values() for s, _ in sheet})
     place = {s: number for number, s in enumerate(chosen)}
+    max_bytes = MAX_BYTES / max(1, len(chosen))
 
     def describe(s):
         name, prob = samples.names[s], samples.prob[s]
-        text, width, height = thumbnail(os.path.join(samples.root, name), max_pixels)
-        photo = {"name": printable(name), "thumbnail": text, "width": width, "height": height}
+        path = os.path.join(samples.root, name)
+        text, width, height = embedded_jpeg(path, max_bytes, max_pixels)
+        photo = {"name": printable(name), "path": printable(os.path.abspath(path), None),
+                 "jpeg": text, "width": width, "height": height}
         for kind, cells in _decisions(samples.label[s], prob, thresholds).items():
             classes = np.flatnonzero(cells)
             classes = classes[np.argsort(-prob[classes])]
@@ -117,23 +131,37 @@ def describe_photos(sheets, samples, thresholds, max_pixels=Augment.max_pixels):
     return photos, {name: [[place[s], c] for s, c in sheet] for name, sheet in sheets.items()}
 
 
-def thumbnail(path, max_pixels=Augment.max_pixels):
-    """A small JPEG of the whole image: base64 text, width, height.
+def embedded_jpeg(path, max_bytes, max_pixels=Augment.max_pixels):
+    """The whole image as a JPEG of at most so many bytes, if 256 pixels can do that.
 
-    An image that can no longer be read gives an empty text and a square.
+    Returns base64 text, width, height; an empty text and a square of an image that can no longer
+    be read.
     """
-    pixels = np.empty((3, SIDE, SIDE), np.uint8)
     try:
-        read_image(path, pixels, Augment(fit="pad", max_pixels=max_pixels))
+        for side in SIDES:
+            if side > SIDES[-1] and BYTES_PER_PIXEL * side ** 2 > max_bytes:
+                continue
+            image = _whole(path, side, max_pixels)
+            for quality in QUALITIES[:-1] if side > SIDES[-1] else QUALITIES:
+                _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+                if len(data) <= max_bytes:
+                    break
+            if len(data) <= max_bytes:
+                break
     except ImageError:
-        return "", SIDE, SIDE
-    image = without_padding(pixels.transpose(1, 2, 0))
-    bgr = np.ascontiguousarray(image[:, :, ::-1])
-    for quality in QUALITIES:
-        _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
-        if len(data) <= MAX_BYTES:
-            break
+        return "", SIDES[-1], SIDES[-1]
     return base64.b64encode(data.tobytes()).decode("ascii"), image.shape[1], image.shape[0]
+
+
+def _whole(path, side, max_pixels):
+    """The image in blue, green, red, with a long side of at most so many pixels; none are added."""
+    pixels = np.empty((3, side, side), np.uint8)
+    header = read_image(path, pixels, Augment(fit="pad", max_pixels=max_pixels))
+    longest = max(header.width, header.height)
+    if longest < side:
+        return _whole(path, longest, max_pixels)
+    image = without_padding(pixels.transpose(1, 2, 0))
+    return np.ascontiguousarray(image[:, :, ::-1])
 
 
 def without_padding(image):

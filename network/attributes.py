@@ -33,6 +33,7 @@ RULES = {
     "image_shape": (lambda v: _is_list(v, lambda side: _is_number(side, 1, LARGEST_SIDE), 3, 3)
                     and v[0] == 3, f"3, height and width, both 1 to {LARGEST_SIDE}"),
     "resize": (lambda v: _is_number(v, 0, LARGEST_SIDE), f"a whole number, 0 to {LARGEST_SIDE}"),
+    "full_decode": (lambda v: type(v) is bool, "true or false"),
     "fit": (lambda v: v in ("crop", "pad", "squash"), "crop, pad or squash"),
     "background": (lambda v: _is_list(v, lambda part: _is_number(part, 0, 255), 3, 3),
                    "red, green and blue, each 0 to 255"),
@@ -40,9 +41,17 @@ RULES = {
                     "a list of texts of at most 1,000 characters"),
     "thresholds": (lambda v: _is_list(v, lambda t: _is_number(t, -1, 1, (int, float))),
                    "a list of numbers from -1 to 1"),
+    "thresholds_list": (lambda v: _is_list(v, _is_text, 2, 2),
+                        "the name and the checksum of a list, texts of at most 1,000 characters"),
     "thresholds_epoch": (lambda v: _is_number(v, 0, 1 << 31), "the number of an epoch"),
+    "training": (lambda v: isinstance(v, dict) and len(v) <= 20
+                 and all(_is_text(text) for item in v.items() for text in item),
+                 "at most 20 texts of at most 1,000 characters, by names"),
     "version": (lambda v: _is_text(v, 100), "text of at most 100 characters"),
 }
+
+# What a checkpoint says of chosen thresholds, for `checkpoint.set_attributes` to take away.
+NO_THRESHOLDS = dict.fromkeys(("thresholds", "thresholds_list", "thresholds_epoch"))
 
 
 def parse_json(text):

@@ -65,9 +65,10 @@ class Augment:
     @classmethod
     def of_checkpoint(cls, attributes, **options):
         """How a checkpoint reads images, by its attributes; `options` are further fields."""
-        says = {name: attributes[name] for name in ("resize", "fit") if name in attributes}
-        return cls(background=tuple(attributes.get("background", cls.background)), **says,
-                   **options)
+        says = {name: attributes[name] for name in ("resize", "fit", "full_decode")
+                if name in attributes}
+        background = tuple(attributes.get("background", cls.background))
+        return cls(**{"background": background, **says, **options})
 
     @property
     def random_area(self):

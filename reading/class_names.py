@@ -1,4 +1,7 @@
 """Class names: a text file with one per line, in the order of the .lst file's columns."""
+import os
+import re
+
 from common.cli import InputError
 from common.files import open_regular_file
 
@@ -16,6 +19,19 @@ def class_problem(name):
     except UnicodeEncodeError:
         return f"the class name {name!r:.200} is not UTF-8 text"
     return None
+
+
+def names_beside(path, num_classes):
+    """The class names in the labels file beside a list, None where there is none that fits.
+
+    It is PREFIX_labels.txt for PREFIX_train.lst and PREFIX_val.lst, labels.txt for train.lst.
+    """
+    prefix = re.sub(r"(train|val|)\.lst$", "", os.fspath(path))
+    file = f"{prefix}labels.txt"
+    if not os.path.isfile(file):
+        return None
+    names = read_class_names(file)
+    return names if len(names) == num_classes else None
 
 
 def read_class_names(path, num_classes=None):

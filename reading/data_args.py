@@ -1,5 +1,8 @@
 """Command-line flags for reading images, declared once for all commands."""
-from common.cli import parse_numbers
+import dataclasses
+import re
+
+from common.cli import InputError, at_least, parse_numbers
 from reading.augment import Augment
 from reading.bad_images import BAD_IMAGES
 from reading.lst_file import LABEL_FORMATS
@@ -21,7 +24,7 @@ def add_data_args(parser):
     reading.add_argument("--label-format", choices=LABEL_FORMATS, default="multi-hot",
                          help="each .lst row has one 0 or 1 per class, or the numbers of the "
                               "classes present (default: %(default)s)")
-    reading.add_argument("--data-nthreads", type=int, metavar="N",
+    reading.add_argument("--data-nthreads", type=at_least(1), metavar="N",
                          help="threads that decode images (default: one per core, at most 16)")
     reading.add_argument("--bad-images", choices=BAD_IMAGES, default="fail",
                          help="stop at an image that cannot be used, or leave it out of loss and "
@@ -58,7 +61,13 @@ def augment_from_args(args, train=True):
     names = ["resize", "full_decode", "max_pixels"]
     if train:
         names += ["random_crop", "random_mirror", *RANDOM_AMOUNTS]
-    return Augment(
-        background=tuple(parse_numbers("--background", args.background, int, 3)),
-        fit="pad" if args.pad_square else "squash" if args.squash else "crop",
-        **{name: getattr(args, name) for name in names})
+    try:
+        return Augment(
+            background=tuple(parse_numbers("--background", args.background, int, 3)),
+            fit="pad" if args.pad_square else "squash" if args.squash else "crop",
+            **{name: getattr(args, name) for name in names})
+    except InputError as error:  # names Augment's fields
+        text = str(error).replace("fit=pad", "--pad-square").replace("fit=squash", "--squash")
+        fields = "|".join(field.name for field in dataclasses.fields(Augment))
+        raise InputError(re.sub(rf"(?<![-\w])({fields})(?![-\w])",
+                                lambda name: "--" + name[0].replace("_", "-"), text)) from None

@@ -55,6 +55,15 @@ def test_a_good_list_gives_status_0_and_its_statistics(photos):
     assert re.search(r"^dog +0 +1$", out, re.MULTILINE)
 
 
+def test_class_names_beside_the_list_are_found(photos, capsys):
+    (photos.parent / "pets_labels.txt").write_text("cat\ndog\n")
+    assert re.search("^dog +1$", check(capsys, lst("pets_train.lst", "0 1 0.png"), "--path-root",
+                                       "photos")[1], re.MULTILINE)
+    (photos.parent / "pets_labels.txt").write_text("cat\n")  # of other classes
+    assert re.search("^1 +1$", check(capsys, "pets_train.lst", "--path-root", "photos")[1],
+                     re.MULTILINE)
+
+
 def test_problems_give_status_1_and_a_line_each(photos):
     (photos / "1.png").write_bytes((photos / "1.png").read_bytes()[:200])
     (photos / "copy 2.png").write_bytes((photos / "2.png").read_bytes())
@@ -86,6 +95,34 @@ def test_an_image_of_two_lists_is_a_leak(photos, capsys):
     assert status == 1
     assert ("val.lst:1: renamed.png: the same image as train.lst:2: 1.png, in another list "
             "[leaked]") in out
+
+
+def scene(seed, size=300):
+    """A picture of large and small shapes."""
+    random = np.random.RandomState(seed)
+    image = cv2.resize(random.randint(0, 256, (9, 9, 3)).astype(np.uint8), (size, size))
+    return cv2.GaussianBlur(image + random.randint(0, 9, image.shape).astype(np.uint8), (5, 5), 0)
+
+
+def test_a_smaller_brighter_jpeg_of_an_image_is_similar_and_fix_leaves_one(photos, capsys):
+    for number in range(3):
+        cv2.imwrite(str(photos / f"scene{number}.png"), scene(number))
+    copy = cv2.convertScaleAbs(cv2.resize(scene(1), (130, 120)), alpha=0.9, beta=20)
+    cv2.imwrite(str(photos / "copy.jpg"), copy, [cv2.IMWRITE_JPEG_QUALITY, 50])
+    plain = np.full((90, 90, 3), 200, np.uint8)
+    for name in ("plain0.png", "plain1.png"):  # no two plain images look the same
+        cv2.imwrite(str(photos / name), plain - int(name[5]))
+    lst("train.lst", "1 0 scene0.png", "1 0 scene1.png", "1 0 plain0.png")
+    lst("val.lst", "1 0 scene2.png", "1 0 copy.jpg", "1 0 plain1.png")
+    arguments = ["train.lst", "val.lst", "--path-root", "photos"]
+    status, out = check(capsys, *arguments)
+    assert status == 1 and "problems: 1 similar\n" in out
+    assert ("val.lst:2: copy.jpg: looks nearly the same as train.lst:2: scene1.png, in another "
+            "list [similar]") in out
+    assert "--fix writes lists without them" in out
+    check(capsys, *arguments, "--fix", "a.lst", "b.lst")
+    assert len(lines("a.lst")) == 2 and len(lines("b.lst")) == 3
+    assert check(capsys, "a.lst", "b.lst", "--path-root", "photos")[0] == 0
 
 
 def test_fix_writes_lists_without_the_problems(photos, capsys):
@@ -175,7 +212,9 @@ def test_real_photos_are_good_but_for_what_is_known(ccp, capsys):
     # One photo is in both lists, under two names, and once without its bracelet.
     assert status == 1
     assert "600 images, 600 of them good" in out
-    assert "problems: 1 leaked, 1 contradictory" in out
+    assert "problems: 1 leaked, 1 contradictory, 1 similar" in out
+    # Two pictures of one scene, as one can see.
+    assert re.search(r"1611.jpg: looks nearly the same as .*0719.jpg, in another list", out)
     assert "bracelet [contradictory]" in out
 
 

@@ -338,7 +338,20 @@ def squashing(folder):
 @pytest.mark.smoke
 def test_the_onnxruntime_example_answers_as_predict_multilabel(squashing, real_photo, needs_onnx):
     export(squashing, "--out", real_photo.parent / "model.onnx")
-    assert_same_answer(run_elsewhere(ONNXRUNTIME_EXAMPLE, real_photo.parent), squashing, real_photo)
+    assert_same_answer(run_elsewhere(ONNXRUNTIME_EXAMPLE, real_photo.parent), squashing, real_photo,
+                       1e-4, "--full-decode")
+
+
+@pytest.mark.parametrize("size", [(50, 60), (127, 131), (301, 225), (550, 831), (1201, 777)])
+def test_the_examples_function_reads_exactly_as_the_package(tmp_path, size):
+    noise = np.random.RandomState(0).randint(0, 256, (*size, 3)).astype(np.uint8)
+    cv2.imwrite(str(tmp_path / "a.jpg"), cv2.GaussianBlur(noise, (3, 3), 0))
+    names = {"cv2": cv2}
+    exec(re.search(r"def read_pixels.*?\n\n\n", ONNXRUNTIME_EXAMPLE, re.DOTALL).group(), names)
+    for shape in ((64, 64), (224, 160), (100, 301)):
+        out = np.empty((3, *shape), np.uint8)
+        read_image(str(tmp_path / "a.jpg"), out, Augment(fit="squash", full_decode=True))
+        assert np.array_equal(names["read_pixels"](str(tmp_path / "a.jpg"), *shape), out)
 
 
 @pytest.mark.smoke
@@ -362,14 +375,14 @@ def real_photo(ccp, tmp_path):
     return Path(shutil.copy(found, tmp_path / "photo.jpg"))
 
 
-def assert_same_answer(printed, prefix, photo):
+def assert_same_answer(printed, prefix, photo, atol=0.02, *flags):
     answer = ast.literal_eval(printed)
     assert list(answer) == CLASSES
-    lines = script("predict_multilabel.py", "--model", prefix, "--epoch", 2, photo)
+    lines = script("predict_multilabel.py", "--model", prefix, "--epoch", 2, photo, *flags)
     row = next(csv.DictReader(lines[lines.index("name,"):].splitlines()))
-    # Their resizing rounds otherwise than ours.
+    # MXNet's resizing rounds otherwise than ours.
     np.testing.assert_allclose(list(answer.values()), [float(row[name]) for name in CLASSES],
-                               rtol=0, atol=0.02)
+                               rtol=0, atol=atol)
     assert max(len(str(p)) for p in answer.values()) <= 6
 
 

@@ -680,7 +680,8 @@ def test_show_draws_a_sheet(photos, tmp_path, name):
 
 @pytest.mark.parametrize(("flags", "match"), [
     (["--labels", "none.txt"], "none.txt: cannot be read"), (["--num-images", "0"], "num-images"),
-    (["--data-nthreads", "0"], "num_threads"), (["--min-random-area", "2"], "min_random_area"),
+    (["--data-nthreads", "0"], "--data-nthreads"),
+    (["--min-random-area", "2"], "--min-random-area"),
     (["--path-root", "none"], "no such folder")])
 def test_show_refuses_wrong_flags_in_one_line(photos, tmp_path, flags, match):
     with pytest.raises(InputError, match=match):

@@ -233,6 +233,48 @@ def test_images_that_do_not_exist_are_counted_and_named_before_writing(here, cap
     assert "left out as bad: 8" in capsys.readouterr().out
 
 
+def test_equal_files_stay_on_one_side_of_the_split(here, capsys):
+    names = [f"{number}.jpg" for number in range(40)]
+    for number, name in enumerate(names):  # pairs of equal files, under names that are no pairs
+        write(here / "photos" / name, f"image {number % 20:02d}")
+    write(here / "t.csv", "f,l\n" + "".join(f"{name},cat\n" for name in names))
+    for seed in range(3):
+        make("csv", "t.csv", "--prefix", "out", "--path-root", "photos", "--seed", seed,
+             "--val-fraction", 0.3)
+        assert "on its side of the split: 20" in capsys.readouterr().out
+        train, val = ({int(name[:-4]) % 20 for name in rows(f"out_{side}.lst")}
+                      for side in ("train", "val"))
+        assert len(train) + len(val) == 20 and not train & val
+    assert len(val) == 6
+
+
+def test_equal_files_of_voc_stay_on_one_side_of_the_split(here, voc, capsys):
+    (voc / "JPEGImages/3.jpg").write_bytes((voc / "JPEGImages/1.jpg").read_bytes())
+    make("voc", voc, "--prefix", "out", "--val-fraction", 0.5)
+    assert "on its side of the split: 1" in capsys.readouterr().out
+    sides = [set(rows(f"out_{side}.lst")) for side in ("train", "val")]
+    assert {"JPEGImages/1.jpg", "JPEGImages/3.jpg"} in sides
+
+
+def test_folders_count_what_they_merge_and_pass_over(here, capsys):
+    for name in ("cat/1.jpg", "cat/2.HEIC", "cat/3.heic", "dog/4.avif", "dog/5.jpg", "dog/.x.txt"):
+        write(here / "photos" / name, f"image {name}" if name != "dog/5.jpg" else "image cat/1.jpg")
+    write(here / "photos/dog/6.jpg", "image")
+    make("folders", "photos", "--prefix", "out", "--val-fraction", 0)
+    err = capsys.readouterr().err
+    assert "passed over: 2 .heic, 1 .avif; " in err
+    assert "merged: 1 files of the same content" in err
+
+
+def test_names_of_folders_can_hold_several_classes(here):
+    for name in ("black_jeans/1.jpg", "blue_jeans/2.jpg", "_/3.jpg"):
+        write(here / "photos" / name, name)
+    make("folders", "photos", "--prefix", "out", "--val-fraction", 0, "--split-names", "_")
+    assert classes() == ["black", "jeans", "blue"]
+    assert rows("out_train.lst") == {"_/3.jpg": "0 0 0", "black_jeans/1.jpg": "1 1 0",
+                                     "blue_jeans/2.jpg": "0 1 1"}
+
+
 @pytest.mark.parametrize("command", ["csv", "jsonl", "coco"])
 def test_pipes_and_devices_are_refused_at_once(here, command):
     os.mkfifo(here / "pipe")
@@ -487,7 +529,7 @@ def voc(here):
     write(root / "Annotations/2.xml", note(("dog", 0), filename="stale name.jpg"))
     write(root / "Annotations/3.xml", note())
     for name in ("1.jpg", "2.png", "3.jpg"):
-        write(root / "JPEGImages" / name, "an image")
+        write(root / "JPEGImages" / name, f"image {name}")
     write(root / "ImageSets/Main/trainval.txt", "1\n2\n")
     write(root / "ImageSets/Main/cat_trainval.txt", "1  1\n2 -1\n")
     write(root / "ImageSets/Main/dog_trainval.txt", "1  0\n2  1\n")

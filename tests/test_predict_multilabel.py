@@ -215,6 +215,38 @@ def test_fitted_thresholds_are_kept_in_the_checkpoint_and_decide(predict, model,
     assert len(rows) == (prob > thresholds).sum()
 
 
+def test_the_list_that_thresholds_were_fitted_on_is_known_again(predict, model, photos, tmp_path):
+    flags = ("--model", model, "--epoch", 2, "--image", photos, "--out", os.devnull)
+    _, err = predict(*flags, "--data", photos / "val.lst", "--fit-thresholds")
+    assert "optimistic" in err
+    shutil.copy(photos / "val.lst", tmp_path / "renamed.lst")
+    assert "optimistic" in predict(*flags, "--data", tmp_path / "renamed.lst")[1]
+    text = (photos / "val.lst").read_text()
+    (tmp_path / "other.lst").write_text(text[:text.rindex("\n", 0, -1) + 1])
+    assert "optimistic" not in predict(*flags, "--data", tmp_path / "other.lst")[1]
+    assert checkpoint.get_attributes(checkpoint.load(model, 2)[0])["thresholds_list"][0] == (
+        "val.lst")
+
+
+def test_above_thresholds_needs_thresholds(refused, model, photos):
+    assert "small-symbol.json has none" in refused("--model", model, "--epoch", 2, photos,
+                                                   "--above", "thresholds")
+
+
+def test_full_decode_reads_as_the_checkpoint_says_or_as_asked(model, tmp_path):
+    noise = np.random.RandomState(0).randint(0, 256, (300, 300, 3)).astype(np.uint8)
+    cv2.imwrite(str(tmp_path / "a.jpg"), noise)
+    images = ImageList([str(tmp_path / "a.jpg")], len(NAMES))
+
+    def pixels(prefix, **options):
+        with Classifier(prefix, 2).open(images, **options) as batches:
+            return batches.next().data[0].asnumpy()
+
+    full = small_checkpoint(tmp_path / "full", full_decode=True)
+    assert np.array_equal(pixels(full), pixels(model, full_decode=True))
+    assert not np.array_equal(pixels(full), pixels(model))
+
+
 def test_class_without_labels_keeps_one_half_and_a_warning(predict, model, photos, tmp_path):
     rows = [line.split("\t") for line in (photos / "val.lst").read_text().splitlines()]
     (tmp_path / "val.lst").write_text("".join(
@@ -359,6 +391,12 @@ def test_images_that_do_not_fit_end_in_one_line(refused, model, photos, tmp_path
         "--model", model, "--epoch", 2, "--data", tmp_path / "two.lst", "--image", photos)
     (tmp_path / "empty").mkdir()
     assert "holds no images" in refused("--model", model, "--epoch", 2, tmp_path / "empty")
+
+
+def test_images_that_are_all_elsewhere_are_one_mistake(refused, model, photos, tmp_path):
+    for where in ((), ("--image", tmp_path)):
+        assert "00.png and all others are not in" in refused(
+            "--model", model, "--epoch", 2, "--data", photos / "val.lst", *where)
 
 
 def test_networks_that_cannot_predict_end_in_one_line(refused, photos, tmp_path):

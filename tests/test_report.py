@@ -11,18 +11,23 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import precision_recall_curve as precision_recall_curve_of_sklearn
 
+from common.cli import InputError
+from common.label_errors import suspects
 from common.version import VERSION
-from evaluation import report_photos
+from evaluation import report, report_photos
+from evaluation.comparison import read_measures
 from evaluation.evaluation import Evaluation, LabelledImages
 from evaluation.history import write_history
 from evaluation.report import script_json, write_report
-from evaluation.report_charts import calibration_chart, co_occurrence, history_charts
+from evaluation.report_charts import calibration, co_occurrence, precision_recall_curves
 from evaluation.report_photos import (
     choose_photos,
     count_images,
     describe_photos,
-    thumbnail,
+    embedded_jpeg,
     without_padding,
 )
 
@@ -46,12 +51,12 @@ def samples(tmp_path_factory):
     return LabelledImages(names, str(folder), label, prob.astype(np.float32))
 
 
-def write(folder, samples, class_names=HOSTILE, thresholds=None, prefix="net", version="0.9"):
-    chosen = np.full(len(class_names), 0.5) if thresholds is None else thresholds
-    classifier = SimpleNamespace(prefix=str(folder / prefix), epoch=3, thresholds=chosen,
-                                 version=version)
+def write(folder, samples, class_names=HOSTILE, thresholds=None, prefix="net", version="0.9",
+          **options):
+    classifier = SimpleNamespace(prefix=str(folder / prefix), epoch=3, version=version,
+                                 thresholds_list=["fit.lst", ""], training={"recipe": "<b>2</b>"})
     evaluation = Evaluation(class_names, samples.label, samples.prob, thresholds)
-    path = write_report(str(folder), classifier, evaluation, samples)
+    path = write_report(str(folder), classifier, evaluation, samples, **options)
     with open(path, encoding="utf-8") as file:
         return file.read()
 
@@ -113,29 +118,24 @@ def test_page_needs_nothing_else(page):
     assert not re.search(r"\b(fetch|XMLHttpRequest|import)\b", page.split("<script>")[-1])
 
 
-def test_every_class_has_a_row_a_bar_and_a_curve_that_the_script_finds(page):
-    ids = [attrs.get("id") for _, attrs in Page(page).elements]
-    for c in range(4):
-        assert {f"curve-{c}", f"point-{c}", f"bar-{c}"} <= set(ids)
+def test_every_class_has_a_row_and_a_curve(page):
     rows = [attrs["data-class"] for _, attrs in Page(page).elements if "data-class" in attrs]
-    assert rows == ["0", "1", "2", "3"]
+    assert rows == ["0", "1", "2", "3"] == list(embedded(page)["curves"])
+    ids = [attrs.get("id") for _, attrs in Page(page).elements]
     assert len([i for i in ids if i]) == len({i for i in ids if i})
 
 
-def test_charts_take_the_pages_colours(page):
-    assert "var(--accent)" in page
-    assert not re.search("#0([1-5])0\\1", page.split("</style>")[1])
-
-
 def test_history_stands_in_the_page_where_there_is_one(samples, tmp_path, caplog):
-    assert 'id="training"' not in write(tmp_path, samples)
-    write_history(str(tmp_path / "net"), [
-        {"epoch": e, "train-loss": 2 - e, "val-loss": 2.1 - e, "val-mAP": e / 2}
-        for e in range(2)])
-    assert 'id="training"' in write(tmp_path, samples)
-    assert 'id="training"' in write(tmp_path, samples, prefix="net-best")
+    hidden = 'id="training" hidden'
+    assert hidden in write(tmp_path, samples)
+    rows = [{"epoch": e, "train-loss": 2 - e, "val-loss": 2.1 - e, "val-mAP": e / 2}
+            for e in range(2)]
+    write_history(str(tmp_path / "net"), rows)
+    for prefix in ("net", "net-best"):
+        page = write(tmp_path, samples, prefix=prefix)
+        assert hidden not in page and embedded(page)["history"] == rows
     (tmp_path / "net-history.csv").write_text("epoch,loss\nfirst,much\n")
-    assert 'id="training"' not in write(tmp_path, samples)
+    assert hidden in write(tmp_path, samples)
     assert "no training history" in caplog.text
 
 
@@ -143,34 +143,58 @@ def test_a_report_where_nothing_can_be_measured(tmp_path, samples):
     nothing = replace(samples, label=np.full_like(samples.label, -1))
     page = Page(write(tmp_path, nothing))
     hidden = {attrs.get("id", attrs.get("href")) for _, attrs in page.elements if "hidden" in attrs}
-    assert hidden == {"charts"} | {sign + name for sign in ("", "#") for name in (
-        "metrics", "by-class", "calibration", "co-occurrence")}
-    assert not any("hidden" in attrs for _, attrs in Page(write(tmp_path, samples)).elements)
+    sections = {"metrics", "by-class", "calibration", "co-occurrence", "training"}
+    assert hidden == {"charts", "tip"} | sections | {f"#{name}" for name in sections}
+    hidden = {attrs.get("id", attrs.get("href"))
+              for _, attrs in Page(write(tmp_path, samples)).elements if "hidden" in attrs}
+    assert hidden == {"tip", "training", "#training"}
     correct = replace(samples, prob=samples.label.clip(0, 1).astype(np.float32))
     sheets = embedded(write(tmp_path, correct))["sheets"]
     assert sheets["wrong"] == sheets["false_negatives"] == sheets["false_positives"] == []
 
 
-def test_the_page_shows_the_versions_that_trained_and_reported(page, samples, tmp_path):
-    assert Page(page).texts["footer"] == [
-        f"Network trained by version 0.9, report written by version {VERSION}."]
-    assert "a version that it does not name" in write(tmp_path, samples, version=None)
+def test_the_header_says_what_this_is(page, samples, tmp_path):
+    facts = dict(zip(*(Page(page).texts[tag] for tag in ("dt", "dd"))))
+    assert facts["recipe"] == "<b>2</b>" and facts["thresholds"].endswith("fitted on fit.lst")
+    assert facts["versions"].startswith(
+        f"network trained by version 0.9, report written by version {VERSION} on 20")
+    assert facts["evaluated on"].startswith("30 labelled images, 4 classes, ")
+    other = write(tmp_path, replace(samples, list_name="val.lst"), version=None)
+    assert "that it does not name" in other and "val.lst, 30 labelled images" in other
 
 
-def test_one_epoch_has_one_tick():
-    charts = history_charts([{"epoch": 7, "train-loss": 2.0, "val-mAP": 0.5}])
-    assert all(re.findall(r">(7|6\.\d+|7\.\d+)</text>", chart) == ["7"] for chart in charts)
+def test_one_epoch_is_a_table(samples, tmp_path):
+    write_history(str(tmp_path / "net"), [{"epoch": 7, "train-loss": 2.0, "val-mAP": 0.5}])
+    page = write(tmp_path, samples)
+    assert embedded(page)["history"] == []
+    assert '<th scope="row">7</th><td>2.000</td><td>0.500</td>' in page
 
 
-def test_every_bin_of_the_calibration_has_a_bar_that_can_be_seen():
-    bins = np.zeros((3, 2))
-    bins[:, 0], bins[:, 1] = (1e6, 1e4, 1e4), (20, 18, 20)
-    svg = calibration_chart(bins)
-    tops = [float(y) for y in re.findall(r'd="M [\d.]+ [\d.]+ \nL [\d.]+ [\d.]+ \nL [\d.]+ '
-                                         r'([\d.]+) \nL [\d.]+ [\d.]+ \nz', svg)]
-    bottom = max(float(y) + float(height) for y, height in re.findall(
-        r'<rect x="[\d.]+" y="([\d.]+)" width="[\d.]+" height="([\d.]+)"', svg))
-    assert min(bottom - top for top in tops[-2:]) > 8
+def test_numbers_have_the_digits_that_tell_them_from_0_and_1():
+    values = (0.1234, 0.9995, 0.99999, 1.0, 0.0, 0.0004, 1e-9, float("nan"), -0.25)
+    assert [report.number(value) for value in values] == [
+        "0.123", "0.9995", "0.99999", "1.000", "0.000", "0.0004", "0.000000", "–", "-0.250"]
+
+
+def test_calibration_of_a_class_is_scikit_learns(samples):
+    label, prob = samples.label, samples.prob
+    evaluation = Evaluation(HOSTILE, label, prob)
+    data = calibration(evaluation.calibration, evaluation.intervals["calibration"], label, prob)
+    for c, rows in enumerate(data["classes"]):
+        known = label[:, c] >= 0
+        share, mean = calibration_curve(label[known, c], prob[known, c], n_bins=15)
+        np.testing.assert_allclose([row[1:] for row in rows], np.stack([mean, share], 1), atol=6e-5)
+        assert sum(row[0] for row in rows) == known.sum()
+    assert all(row[3] <= row[2] <= row[4] for row in data["all"])
+
+
+def test_curves_pass_through_scikit_learns_points(samples):
+    known = samples.label[:, 1] >= 0
+    precision, recall, _ = precision_recall_curve_of_sklearn(
+        samples.label[known, 1], samples.prob[known, 1])
+    points = set(zip(recall.round(3), precision.round(3)))
+    curves, mean = precision_recall_curves(samples.label, samples.prob)
+    assert set(list(zip(*curves[1]))[1:]) <= points and len(mean) == 101
 
 
 def test_sheets_hold_what_their_names_say():
@@ -203,13 +227,81 @@ def test_photos_tell_true_and_false_positives_false_negatives_and_unknown(sample
     assert sheets == {"random": [[0, -1]]}
 
 
-def test_thumbnail_is_the_whole_image_without_padding(samples, tmp_path):
+def size_of(text):
+    image = cv2.imdecode(np.frombuffer(base64.b64decode(text), np.uint8), cv2.IMREAD_COLOR)
+    return image.shape[1::-1]
+
+
+def test_a_photo_is_the_whole_image_without_padding_and_never_enlarged(tmp_path):
     cv2.imwrite(str(tmp_path / "wide.png"), np.full((50, 200, 3), 90, np.uint8))
-    text, width, height = thumbnail(str(tmp_path / "wide.png"))
-    assert (width, height) == (256, 64) and text
-    assert thumbnail(str(tmp_path / "gone.png"))[0] == ""
+    text, width, height = embedded_jpeg(str(tmp_path / "wide.png"), 50_000)
+    assert (width, height) == (200, 50) == size_of(text)
+    assert embedded_jpeg(str(tmp_path / "gone.png"), 50_000)[0] == ""
     grey = np.full((4, 4, 3), 127, np.uint8)
     assert without_padding(grey).shape == (4, 4, 3)
+
+
+@pytest.mark.parametrize("max_bytes, longest", [(1e6, 1024), (60_000, 512), (3_000, 256)])
+def test_a_photo_is_as_large_as_its_share_of_the_page_allows(tmp_path, max_bytes, longest):
+    image = np.random.RandomState(0).randint(0, 256, (60, 80, 3)).astype(np.uint8)
+    cv2.imwrite(str(tmp_path / "a.png"), cv2.resize(image, (1600, 1200)))
+    text, width, height = embedded_jpeg(str(tmp_path / "a.png"), max_bytes)
+    assert (width, height) == size_of(text) == (longest, longest * 3 // 4)
+    assert len(text) * 3 / 4 <= max_bytes or longest == 256
+
+
+def test_fewer_photos_leave_the_first_of_each_sheet(samples):
+    sheets = choose_photos(samples.label, samples.prob, np.full(4, 0.5), {"suspects": [(3, 1)]}, 3)
+    assert len({s for sheet in sheets.values() for s, _ in sheet}) == 3
+    assert sheets["suspects"] == [(3, 1)] and len(sheets["wrong"]) >= 1
+
+
+def test_suspect_labels_have_a_sheet(page, samples):
+    data = embedded(page)
+    shown = [(data["photos"][number]["name"], c) for number, c in data["sheets"]["suspects"]]
+    expected = zip(*suspects(samples.label, samples.prob))
+    assert shown == [(samples.names[s], c) for s, c in expected][:60]
+
+
+def test_a_comparison_shows_differences_and_what_changed_sides(samples, tmp_path):
+    other = replace(samples, prob=samples.prob[::-1].copy())
+    there = Evaluation(HOSTILE, other.label, other.prob)
+    measures = tmp_path / "other.json"
+    measures.write_text(json.dumps(there.as_json(samples.names[:20])))
+    here = Evaluation(HOSTILE, samples.label, samples.prob)
+    page = write(tmp_path, samples, comparison=read_measures(str(measures), HOSTILE))
+    change = here.mean_average_precision - there.mean_average_precision
+    assert f"other run {there.mean_average_precision:.3f}: {change:+.3f}".replace("-", "−") in page
+    cells = [attrs["data-value"] for _, attrs in Page(page).elements if "data-value" in attrs]
+    assert float(cells[2]) == pytest.approx(
+        here.average_precision[0] - there.average_precision[0], abs=1e-6)
+    data = embedded(page)
+    for sheet, cells in (("fixed", there.wrong & ~here.wrong),
+                         ("broken", here.wrong & ~there.wrong)):
+        expected = [(samples.names[s], c) for s, c in np.argwhere(cells) if s < 20]
+        shown = [(data["photos"][n]["name"], c) for n, c in data["sheets"][sheet]]
+        assert shown == expected[:60] and expected
+
+
+def test_classes_that_the_other_run_lacks_change_no_sides(tmp_path):
+    label = np.int8([[1, 1]])
+    there = Evaluation(["b", "z"], label, np.float32([[0.9, 0.1]]))
+    (tmp_path / "m.json").write_text(json.dumps(there.as_json(["x"])))
+    other = read_measures(str(tmp_path / "m.json"), ["a", "b"])
+    assert other.changed(["x", "y"], np.array([[True, True], [True, True]])) == [[], [[0, 1]]]
+    assert np.isnan(other.average_precision[0]) and other.average_precision[1] == 1
+
+
+@pytest.mark.parametrize("text", [
+    "{", "[]", "{}", '{"classes": 1}', '{"classes": [], "mAP": 1}', "[" * 100_000,
+    '{"classes": [{"class": "a", "AP": "x"}], "mAP": 1, "ECE": 1, "rule": "0.5", "decisions": '
+    '{"0.5": {}}, "mistakes": {}}',
+    '{"classes": [{"class": "b", "AP": 1}], "mAP": 1, "ECE": 1, "rule": "0.5", "decisions": '
+    '{"0.5": {}}, "mistakes": {"x": [9]}}'])
+def test_measures_of_other_kinds_are_refused_in_one_line(tmp_path, text):
+    (tmp_path / "m.json").write_text(text)
+    with pytest.raises(InputError, match="m.json: "):
+        read_measures(str(tmp_path / "m.json"), ["a"])
 
 
 def test_a_thousand_images_stay_below_30_mb(tmp_path):
@@ -221,8 +313,7 @@ def test_a_thousand_images_stay_below_30_mb(tmp_path):
     prob = rng.uniform(size=label.shape).astype(np.float32)
     many = LabelledImages([names[n % 4] for n in range(1200)], str(tmp_path), label, prob)
     page = write(tmp_path, many, [f"class {c}" for c in range(60)])
-    photos = len(embedded(page)["photos"])
-    assert photos > 800 and len(page) / photos < 30e6 / report_photos.MAX_PHOTOS
+    assert len(embedded(page)["photos"]) > 800 and len(page) < 30e6
 
 
 def test_of_more_classes_than_photos_each_gets_its_first(samples):
@@ -247,59 +338,105 @@ window.alert = (text) => problems.push("alert " + text);
 </script>"""
 USE = """<script>
 const told = {};
+const get = (id) => document.getElementById(id);
 const rows = () => [...document.querySelectorAll("#classes tbody tr")].map((r) => r.dataset.class);
 const head = (n) => document.querySelectorAll("#classes thead th")[n].click();
 const cards = () => document.querySelectorAll(".card").length;
+const press = (part, key) =>
+  part.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+const choose = (c) => { filter.value = c; filter.dispatchEvent(new Event("change")); };
 head(2); told.down = rows(); head(2); told.up = rows(); head(0); told.names = rows();
 told.all = cards();
-for (const sheet of ["wrong", "false_negatives", "false_positives", "random"]) {
+for (const sheet of ["wrong", "false_negatives", "false_positives", "suspects", "random"]) {
   document.querySelector(`[data-sheet=${sheet}]`).click();
   told[sheet] = cards();
 }
-document.getElementById("more").click();
+get("more").click();
 told.more = cards();
-const filter = document.getElementById("filter");
-filter.value = "2"; filter.dispatchEvent(new Event("change"));
+const filter = get("filter");
+choose("2");
 told.filtered = cards();
-told.curve = [...document.querySelectorAll("#curves .chosen")].map((e) => e.id);
-told.name = document.getElementById("curve-name").textContent;
+told.name = get("curve-name").textContent;
+told.curves = document.querySelectorAll("#curves .curve.chosen").length;
+told.dots = document.querySelectorAll("#calibration-chart circle.dot").length;
 document.querySelector("#classes tr.chosen button").click();
 told.back = [filter.value, cards()];
-document.getElementById("curve-1").dispatchEvent(new Event("click"));
+document.querySelector("#curves .target[data-class='1']").dispatchEvent(new Event("click"));
 told.clicked = filter.value;
+press(get("curves"), "ArrowRight");
+told.pressed = filter.value;
+document.querySelector("#classes tr.chosen button").click();
 told.images = [...document.images].every((i) => i.src.startsWith("data:image/jpeg"));
+document.querySelectorAll(".open")[1].click();
+told.open = [get("photo").open, get("photo-path").textContent, get("photo-classes").rows.length];
+press(get("photo"), "ArrowLeft");
+told.turned = get("photo-name").textContent;
+get("close").click();
+told.closed = get("photo").open;
+press(document.querySelector("#co-labels svg"), "ArrowRight");
+told.tip = get("tip").textContent;
 told.wide = document.documentElement.scrollWidth - innerWidth;
-told.filterEnds = filter.getBoundingClientRect().right - innerWidth;
-const last = document.querySelector("#charts .tall [id^=bar-]");  // drawn at the bottom
+told.links = [...document.querySelectorAll("nav a")].filter((a) => a.offsetWidth).length;
+const last = [...document.querySelectorAll("#classes tbody tr")].pop();
 const box = last.closest(".tall");
-box.style.maxHeight = "4rem";
-filter.value = last.id.split("-")[1]; filter.dispatchEvent(new Event("change"));
-told.barSeen = last.getBoundingClientRect().bottom <= box.getBoundingClientRect().bottom + 1;
+box.style.maxHeight = "6rem";
+choose(last.dataset.class);
+told.rowSeen = last.getBoundingClientRect().bottom <= box.getBoundingClientRect().bottom + 1;
 document.querySelector("[data-sheet=false_negatives]").click();
-told.which = document.getElementById("which").textContent.split(": ").pop();
-told.last = Number(last.id.split("-")[1]);
+told.which = get("which").textContent.split(": ").pop();
+told.last = Number(last.dataset.class);
+
+// Contrast of each text with what is behind it (WCAG 2)
+const parse = (text) => {
+  const [r, g, b, a = 1] = text.match(/[\\d.]+/g).map(Number);
+  return text.startsWith("color(") ? [255 * r, 255 * g, 255 * b, a] : [r, g, b, a];
+};
+const over = (a, b) => [0, 1, 2].map((i) => a[i] * a[3] + b[i] * (1 - a[3])).concat(1);
+const luminance = (colour) => colour.slice(0, 3).map((v) => v / 255)
+  .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+  .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+get("photo").showModal();
+told.pale = [];
+for (const part of document.querySelectorAll("body *")) {
+  const own = [...part.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
+  if (!own || !part.getClientRects().length || part.tagName === "OPTION") continue;
+  const behind = [];
+  for (let up = part; up; up = up.parentElement) {
+    if (part.classList.contains("inside") && up === part) {
+      behind.push(parse(getComputedStyle(part.parentNode.firstChild).fill));
+    } else behind.push(parse(getComputedStyle(up).backgroundColor));
+  }
+  const paper = behind.reverse().reduce((under, colour) => over(colour, under), [255, 255, 255, 1]);
+  const style = getComputedStyle(part);
+  const ink = over(parse(part instanceof SVGElement ? style.fill : style.color), paper);
+  const [light, dark] = [luminance(ink), luminance(paper)].sort((a, b) => b - a);
+  if ((light + 0.05) / (dark + 0.05) < 4.5) told.pale.push(part.outerHTML.slice(0, 100));
+}
+told.dark = matchMedia("(prefers-color-scheme: dark)").matches;
 told.problems = problems;
 const result = document.createElement("pre");
-result.id = "result"; result.textContent = btoa(JSON.stringify(told));
+result.id = "result"; result.textContent = btoa(unescape(encodeURIComponent(JSON.stringify(told))));
 document.body.append(result);
 </script>"""
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome is installed")
-@pytest.mark.parametrize("width", [1280, 500])  # the narrowest that a window can be
-def test_in_a_browser_it_sorts_filters_and_raises_nothing(page, tmp_path, width):
+@pytest.mark.parametrize("width, dark", [(1280, True), (500, False)])  # no window is narrower
+def test_in_a_browser_it_sorts_filters_and_raises_nothing(page, samples, tmp_path, width, dark):
     path = tmp_path / "index.html"
     path.write_text(page.replace("<head>", "<head>" + WATCH).replace("</body>", USE + "</body>"),
                     encoding="utf-8")
     done = subprocess.run(
         [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+         f"--blink-settings=preferredColorScheme={0 if dark else 1}",
          f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900", "--dump-dom",
          path.as_uri()], capture_output=True, timeout=120, check=False)
     found = re.search(rb'<pre id="result">([^<]+)</pre>', done.stdout)
     assert found, done.stderr[-2000:]
     told = json.loads(base64.b64decode(found.group(1)))
     assert told["problems"] == [] and told["images"] and told["wide"] <= 0
-    assert told["filterEnds"] < 0 and told["barSeen"]
+    assert told["pale"] == [] and told["dark"] == dark
+    assert told["links"] == 5 and told["rowSeen"]
     data = embedded(page)
     count = data["totals"]["false_negatives"]["classes"][told["last"]]
     assert told["which"] == f"{count} image{'s' * (count != 1)}."
@@ -311,9 +448,16 @@ def test_in_a_browser_it_sorts_filters_and_raises_nothing(page, tmp_path, width)
     assert sorted(told["names"]) == list("0123") and told["names"][-1] == "3"
     assert told["random"] == 24
     assert told["wrong"] == told["all"] == min(24, len(data["sheets"]["wrong"]))
+    assert told["suspects"] == min(24, len(data["sheets"]["suspects"]))
     assert told["more"] == len(data["sheets"]["random"]) == 30
     kinds = ("true_positives", "false_positives", "false_negatives", "unknown")
     assert told["filtered"] == sum(any(c == 2 for kind in kinds for c, _ in photo[kind])
                                    for photo in data["photos"])
-    assert told["curve"] == ["curve-2", "point-2"] and told["name"] == HOSTILE[2]
-    assert told["back"] == ["", 24] and told["clicked"] == "1"
+    assert told["name"] == HOSTILE[2] and told["curves"] == 1
+    assert told["dots"] == len(data["calibration"]["classes"][2])
+    assert told["back"] == ["", 24] and (told["clicked"], told["pressed"]) == ("1", "2")
+    first, second = (data["photos"][number] for number, _ in data["sheets"]["random"][:2])
+    assert told["open"] == [True, f"{samples.root}/{second['name']}",
+                            1 + sum(len(second[kind]) for kind in kinds)]
+    assert told["turned"] == first["name"] and told["closed"] is False
+    assert " have " in told["tip"]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.cli import ArgumentParser, InputError, parse_numbers, run  # noqa: E402
+from common.cli import ArgumentParser, CheckpointPrefix, InputError, parse_numbers, run  # noqa: E402
 from common.files import make_parent_folder, write_atomically  # noqa: E402
 from convert.checkpoint_export import (  # noqa: E402
     compare,
@@ -31,7 +31,7 @@ from network.fine_tune import without_loss  # noqa: E402
 
 def build_parser():
     parser = ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", required=True, metavar="PREFIX",
+    parser.add_argument("--model", required=True, metavar="PREFIX", action=CheckpointPrefix,
                         help="the checkpoint, up to -symbol.json")
     parser.add_argument("--epoch", type=int, default=0, metavar="N",
                         help="the number in the .params file's name (default: %(default)s)")

@@ -2,6 +2,8 @@
 
     python tools/make_lst.py csv labels.csv --prefix data/photos
     python tools/make_lst.py check data/photos_train.lst data/photos_val.lst --path-root photos
+    python tools/make_lst.py suspects --model pretrained/efficientnet_lite0 \\
+        --data data/photos_train.lst --image photos --out suspects.csv
 
 From CSV, JSON lines, Pascal VOC, COCO or one folder per class, writes PREFIX_train.lst,
 PREFIX_val.lst and PREFIX_labels.txt, and prints how often each class occurs.
@@ -17,17 +19,19 @@ import numpy as np  # noqa: E402
 
 from common.cli import InputError, log_to_stderr, run  # noqa: E402
 from common.files import make_parent_folder  # noqa: E402
+from common.label_errors import suspects  # noqa: E402
 from common.text import MAX_LINE, printable  # noqa: E402
 from datasets.check_lst import KINDS, check, clean_rows, summarise  # noqa: E402
 from datasets.coco_file import read_coco  # noqa: E402
+from datasets.equal_files import first_equal  # noqa: E402
 from datasets.folder_sources import read_folders, read_voc  # noqa: E402
 from datasets.label_table import BadInput, Part, build_table, format_table, part  # noqa: E402
-from datasets.lst_writer import lines_file, lst_file, write_together  # noqa: E402
+from datasets.lst_writer import csv_file, lines_file, lst_file, write_together  # noqa: E402
 from datasets.make_lst_flags import SHOWN_PER_KIND, build_parser  # noqa: E402
 from datasets.shard_lst import deal, place_images, write_parts  # noqa: E402
-from datasets.stratify import split  # noqa: E402
+from datasets.stratify import split_together  # noqa: E402
 from datasets.text_sources import Columns, read_csv, read_jsonl  # noqa: E402
-from reading.class_names import read_class_names  # noqa: E402
+from reading.class_names import names_beside, read_class_names  # noqa: E402
 from reading.lst_file import read_lst  # noqa: E402
 
 
@@ -43,13 +47,18 @@ def make(args):
     if args.val_fraction == 0 and os.path.exists(val_file):
         raise InputError(f"{val_file} is there from an earlier run and would not fit the new "
                          "list: remove it or choose another --prefix")
-    path_root = getattr(args, "path_root", "")  # voc and folders have none: they found the images
+    # voc and folders found the images themselves, and folders has merged equal ones.
+    path_root = getattr(args, "path_root", "")
     table = build_table(SOURCES[args.command](args, bad_input), bad_input, listed,
                         args.drop_unlisted, args.min_count, path_root)
 
-    labels = table.labels
+    labels, equal = table.labels, 0
     if args.val_fraction:
-        is_val = split(labels, args.val_fraction, args.seed)
+        folder = getattr(args, "root", path_root)
+        first = (np.arange(len(labels)) if folder is None
+                 else first_equal([os.path.join(folder, name) for name in table.names]))
+        is_val = split_together(labels, first, args.val_fraction, args.seed)
+        equal = np.count_nonzero(first != np.arange(len(first)))
         sides = [("train", np.flatnonzero(~is_val)), ("val", np.flatnonzero(is_val))]
     else:
         sides = [("train", np.arange(len(labels)))]
@@ -70,8 +79,11 @@ def make(args):
                           for name, count in table.left_out.most_common()))
     if bad_input.count:
         print(f"\nleft out as bad: {bad_input.count}")
+    if equal:
+        print(f"\nof the same content as another image, and on its side of the split: {equal}")
     if path_root is None:
-        print("\nwhether the images exist was not checked; --path-root DIR checks it")
+        print("\nwhether the images exist, and whether some are equal, was not checked; "
+              "--path-root DIR checks it")
 
 
 def run_check(args):
@@ -98,7 +110,7 @@ def run_check(args):
             text = text.replace(f"--num-classes is {len(class_names)}",
                                 f"--labels {args.labels} has {len(class_names)} lines")
         raise InputError(text) from None
-    names = class_names or [str(number) for number in range(lists[0].num_classes)]
+    names = class_names or _names_beside(lists[0])
     findings = check(lists, args.path_root, names, args.data_nthreads, args.max_pixels)
 
     for kind in KINDS:
@@ -119,7 +131,37 @@ def run_check(args):
                         for path, content in zip(args.fix, clean)])
         for path, (ids, _, _), lst in zip(args.fix, clean, lists):
             print(f"{path}: {len(ids)} of {len(lst)} rows")
+    elif findings.problems:
+        print(f"\n--fix writes lists without them: a file for each of the {len(lists)}")
     return 1 if findings.problems else 0
+
+
+def run_suspects(args):
+    """The subcommand `suspects`."""
+    from datasets.out_of_fold import extract_features, out_of_fold  # imports MXNet, which is slow
+
+    names = read_class_names(args.labels) if args.labels else None
+    lst = read_lst(args.data, names and len(names), args.label_format)
+    if len(lst) < args.folds:
+        raise InputError(f"{args.data}: {len(lst)} images, fewer than --folds {args.folds}")
+    names = names or _names_beside(lst)
+    make_parent_folder(args.out)
+    features, labels = extract_features(args, lst)
+    prob = out_of_fold(features, labels, args.folds, args.seed)
+    samples, classes = suspects(labels, prob)
+    listed = list(zip(samples.tolist(), classes.tolist()))[:args.num]
+    write_together([csv_file(args.out, ["row", "name", "class", "label", "probability"], [
+        [lst.line(s), lst.name(s), names[c], f"{labels[s, c]:g}", f"{prob[s, c]:.4f}"]
+        for s, c in listed])])
+    print(f"{args.out}: {len(listed)} labels of {np.count_nonzero(labels >= 0)}, the most "
+          "contradicted first")
+    bad = np.count_nonzero((labels < 0).all(axis=1))
+    if bad:
+        print(f"images without a known label, or that cannot be read: {bad}")
+
+
+def _names_beside(lst):
+    return names_beside(lst.path, lst.num_classes) or list(map(str, range(lst.num_classes)))
 
 
 def _read_lists(paths, num_classes, label_format):
@@ -168,7 +210,7 @@ SOURCES = {
     "coco": lambda args, bad_input: read_coco(args.file, bad_input),
     "voc": lambda args, bad_input: read_voc(
         args.root, bad_input, args.image_set, args.labels_from),
-    "folders": lambda args, bad_input: read_folders(args.root, bad_input),
+    "folders": lambda args, bad_input: read_folders(args.root, bad_input, args.split_names),
 }
 
 
@@ -176,7 +218,8 @@ def main(argv=None):
     log_to_stderr(logging.WARNING)
     sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal cannot show
     args = build_parser(__doc__.splitlines()[0]).parse_args(argv)
-    return {"check": run_check, "shard": run_shard}.get(args.command, make)(args)
+    commands = {"check": run_check, "suspects": run_suspects, "shard": run_shard}
+    return commands.get(args.command, make)(args)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@ import logging
 import math
 import time
 
+from common.metrics import BASELINES, baselines
 from common.mx_compat import mx
 from common.progress import Progress
 from training.snapshot import named
@@ -73,11 +74,16 @@ class FitCallbacks:
 
     def on_validated(self, param):
         """Callback of a finished validation."""
-        absent = self.data.val_lst.negatives.sum()
-        known = absent + self.data.val_lst.positives.sum()
-        logger.info("Epoch[%d] answering 'no' to everything would score acc %.4f", param.epoch,
-                    absent / max(known, 1))
-        self._close_epoch(dict(param.eval_metric.get_global_name_value()))
+        scores = dict(param.eval_metric.get_global_name_value())
+        lst = self.data.val_lst
+        scored = baselines(lst.positives, lst.negatives)
+        logger.info("Epoch[%d] Baselines: %s", param.epoch, ", ".join(
+            f"{name} {scored[name]:.4f} ({BASELINES[name]})" for name in ("acc", "mAP")))
+        for name in ("acc", "mAP"):
+            if scores.get(name, math.nan) <= scored[name]:
+                logger.warning("Epoch[%d] warning: validation %s %.4f does not beat the baseline",
+                               param.epoch, name, scores[name])
+        self._close_epoch(scores)
 
     def _close_epoch(self, scores):
         """Write history and snapshot, keep the best, and stop where nothing improves any more."""

@@ -8,6 +8,7 @@ from dataclasses import asdict
 import numpy as np
 
 from common.cli import InputError
+from common.metrics import BASELINES, baselines
 from evaluation.class_table import best_and_worst
 from evaluation.history import write_history
 from network import checkpoint
@@ -102,24 +103,29 @@ class RunFiles:
         return InputError(f"epoch {self.record.epoch}, batch {self.record.batch}: {reason}; {kept}."
                           " Try a smaller --lr, --warmup-epochs 1 or --clip-gradient 1")
 
-    def log_summary(self, class_precision, support):
+    def log_summary(self, class_precision, val_lst):
         """Log the classes of the last validation, where the checkpoints are, and the best score.
 
-        The arrays, (classes,), are average precision and the number of present labels; the first
-        is None or empty without a validation.
+        `class_precision` is the average precision of each class, (classes,); None or empty without
+        a validation list, `val_lst`.
         """
         if not self.writes:
             return
         if class_precision is not None and len(class_precision):
             names = (checkpoint.get_attributes(self.symbol).get("class_names")
-                     or [str(number) for number in range(len(support))])
-            for line in best_and_worst(names, class_precision, support):
+                     or [str(number) for number in range(val_lst.num_classes)])
+            for line in best_and_worst(names, class_precision, val_lst.positives):
                 logger.info("%s", line)
         best = self.record.best
         if best:
-            logger.info("Best: checkpoint %d, validation %s %.4f, kept as %s-best (--model "
-                        "%s-best --epoch 0)", best["number"], best["metric"], best["value"],
-                        self.prefix, self.prefix)
+            name, value = best["metric"], best["value"]
+            scored = val_lst and baselines(val_lst.positives, val_lst.negatives).get(name)
+            beside = f" ({BASELINES[name]} {scored:.4f})" if scored is not None else ""
+            logger.info("Best: checkpoint %d, validation %s %.4f%s, kept as %s-best (--model "
+                        "%s-best --epoch 0)", best["number"], name, value, beside, self.prefix,
+                        self.prefix)
+            if scored is not None and value <= scored:
+                logger.warning("warning: %s %.4f does not beat %s", name, value, BASELINES[name])
         elif self.record.checkpoints:
             logger.info("Done: %s-%04d.params", self.prefix, self.record.checkpoints[-1])
 

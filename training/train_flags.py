@@ -3,7 +3,7 @@ import math
 import os
 import re
 
-from common.cli import ArgumentParser, HelpFormatter, InputError, parse_numbers
+from common.cli import ArgumentParser, CheckpointPrefix, HelpFormatter, InputError, parse_numbers
 from crossentropy_op import loss_options
 from reading.data_args import add_data_args
 
@@ -51,7 +51,7 @@ def parse_args(argv=None):
     add_data_args(parser)
 
     add = parser.add_argument_group("model").add_argument
-    add("--model", required=True, metavar="PREFIX",
+    add("--model", required=True, metavar="PREFIX", action=CheckpointPrefix,
         help="pretrained checkpoint: its path before -symbol.json")
     add("--epoch", type=int, default=0, metavar="N", help="number of the pretrained .params file")
     add("--layer-before-fullc", metavar="LAYER",

@@ -1,0 +1,105 @@
+"""Predictions for each image by a classifier that was trained without it.
+
+    features, labels = extract_features(args, read_lst(args.data))
+    prob = out_of_fold(features, labels)
+
+The features are those of a frozen network, which each image passes once; the classifiers are
+logistic regressions on them.
+"""
+import numpy as np
+from tqdm import tqdm
+
+from common.cli import InputError
+from common.mx_compat import choose_devices
+from lst_iter import LstIter
+from network import checkpoint
+from network.fine_tune import get_fine_tune_model, in_float32, split_head
+from network.forward_pass import ForwardPass
+from network.shape_check import check_shapes
+from reading.augment import Augment
+
+BATCH_SIZE = 64
+# Weight decay on features of mean 0 and deviation 1, and steps of the optimizer. With 5 % of the
+# labels of 600 street photos flipped, of the first 200 suspects 0.47, 0.69, 0.84 and 0.86 were
+# flipped ones at a weight decay of 0.01, 0.1, 1 and 3.
+WEIGHT_DECAY = 1.0
+STEPS = 100
+
+
+def extract_features(args, lst):
+    """The features of the images of an LstFile, whole (squashed), and their labels.
+
+    `args` has model (prefix), epoch, image (folder), gpus and data_nthreads. Returns (images,
+    values) and (images, classes), float32; the labels of images that cannot be used are -1.
+    """
+    symbol, arg_params, aux_params = checkpoint.load(args.model, args.epoch)
+    if not checkpoint.has_normalisation(symbol):
+        raise InputError(f"{args.model}-symbol.json: does not normalise its pixels; "
+                         "tools/import_pretrained.py makes networks that do")
+    devices = choose_devices(args.gpus)
+    network = get_fine_tune_model(symbol, {}, lst.num_classes)[0]
+    network = split_head(network)[0], arg_params, aux_params
+    if devices[0].device_type == "cpu":
+        network = in_float32(*network)
+    says = checkpoint.get_attributes(symbol)
+    shape = says.get("image_shape", (3, 224, 224))
+    check_shapes(*network, shape, f"{args.model}-symbol.json")
+    features, labels = [], []
+    with LstIter(min(BATCH_SIZE, len(lst)), shape, lst, args.image, num_threads=args.data_nthreads,
+                 bad_images="report",
+                 augment=Augment.of_checkpoint(says, fit="squash")) as batches, \
+            tqdm(total=len(lst), desc="Features", unit="image", disable=None) as bar:
+        forward = ForwardPass(*network, batches.provide_data[0], devices)
+        for batch in batches:
+            count = batches.batch_size - batch.pad
+            features.append(forward(batch.data[0], count).values())
+            labels.append(batch.label[0].asnumpy()[:count])
+            bar.update(count)
+    return np.concatenate(features), np.concatenate(labels)
+
+
+def out_of_fold(features, labels, folds=5, seed=0):
+    """Probabilities, (samples, classes), each by a classifier of the other folds.
+
+    `features` is (samples, values), `labels` (samples, classes) with -1 for unknown.
+    """
+    prob = np.empty(labels.shape, np.float32)
+    fold = np.random.RandomState(seed).permutation(len(features)) % folds
+    for number in range(folds):
+        train, held_out = fold != number, fold == number
+        mean, deviation = features[train].mean(axis=0), features[train].std(axis=0)
+        scale = 1 / np.maximum(deviation, 1e-3 * deviation.max() + 1e-12)
+        weight, bias = train_logistic((features[train] - mean) * scale, labels[train])
+        prob[held_out] = _sigmoid((features[held_out] - mean) * scale @ weight + bias)
+    return prob
+
+
+def train_logistic(features, labels):
+    """Weights, (values, classes), and biases of one logistic regression per class.
+
+    Nesterov's accelerated gradient method on the mean cross-entropy with WEIGHT_DECAY; unknown
+    labels (-1) count nowhere.
+    """
+    known = (labels >= 0) / np.float32(len(labels))
+    present, absent = ((labels > 0.5).sum(axis=0), ((labels >= 0) & (labels <= 0.5)).sum(axis=0))
+    bias = np.log((present + 0.5) / (absent + 0.5)).astype(np.float32)
+    weight = last = np.zeros((features.shape[1], labels.shape[1]), np.float32)
+    step = 1 / (0.25 * _largest_eigenvalue(features) / len(features) + WEIGHT_DECAY)
+    for number in range(STEPS):
+        error = (_sigmoid(features @ weight + bias) - labels) * known
+        new = weight - step * (features.T @ error + WEIGHT_DECAY * weight)
+        weight, last = new + number / (number + 3) * (new - last), new
+        bias = bias - error.sum(axis=0)
+    return last, bias
+
+
+def _largest_eigenvalue(features):
+    """That of features.T @ features, by the power method."""
+    vector = np.ones(features.shape[1], np.float32)
+    for _ in range(20):
+        vector = features.T @ (features @ (vector / np.linalg.norm(vector)))
+    return np.linalg.norm(vector)
+
+
+def _sigmoid(logit):
+    return 1 / (1 + np.exp(-np.clip(logit, -30, 30)))

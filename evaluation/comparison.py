@@ -1,0 +1,75 @@
+"""Another run's measures.json, to show an evaluation beside it.
+
+    other = read_measures("earlier/measures.json", class_names)
+    fixed, broken = other.changed(names, wrong)
+"""
+import os
+from typing import NamedTuple
+
+import numpy as np
+
+from common.cli import InputError
+from common.files import open_regular_file
+from common.text import encodable
+from network.attributes import parse_json
+
+MAX_BYTES = 1 << 28
+
+
+class Comparison(NamedTuple):
+    """What the report shows of the other run; NaN where it has no such number."""
+
+    title: str  # its folder and name
+    values: dict  # mAP, ECE and the metrics of its decision rule, by name
+    average_precision: np.ndarray  # (classes,)
+    shared: np.ndarray  # (classes,), bool: whether it has the class
+    mistakes: dict  # by image, the numbers of the classes that it gets wrong
+
+    def changed(self, names, wrong):
+        """The decisions that are right only here, and those right only there: two lists.
+
+        `wrong`, bool, is (samples, classes). Each item is a sample and a class; images and classes
+        that the other run did not evaluate are left out.
+        """
+        here, there = np.zeros_like(wrong), np.zeros_like(wrong)
+        for s, name in enumerate(map(encodable, names)):
+            if name in self.mistakes:
+                here[s] = wrong[s] & self.shared
+                there[s, self.mistakes[name]] = True
+        return [np.argwhere(cells).tolist() for cells in (there & ~here, here & ~there)]
+
+
+def read_measures(path, class_names):
+    """The Comparison in a file of --measures; an InputError where it is none, or of other classes.
+
+    Its classes are found by their names, in any order.
+    """
+    try:
+        with open_regular_file(path, "r", encoding="utf-8") as file:
+            measures = parse_json(file.read(MAX_BYTES))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except (InputError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: {error}") from None
+    try:
+        theirs = {item["class"]: number for number, item in enumerate(measures["classes"])}
+        place = {theirs[name]: c for c, name in enumerate(class_names) if name in theirs}
+        precision = np.full(len(class_names), np.nan)
+        shared = np.array([name in theirs for name in class_names])
+        for number, c in place.items():
+            precision[c] = _number(measures["classes"][number]["AP"])
+        values = {name: _number(value) for name, value in [
+            ("mAP", measures["mAP"]), ("ECE", measures["ECE"]),
+            *measures["decisions"][measures["rule"]].items()]}
+        mistakes = {str(name): [place[number] for number in wrong if number in place]
+                    for name, wrong in measures["mistakes"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise InputError(f"{path}: not a file that --measures of this version wrote") from None
+    if not place:
+        raise InputError(f"{path}: has none of the checkpoint's classes")
+    return Comparison(os.path.join(os.path.basename(os.path.dirname(os.path.abspath(path))),
+                                   os.path.basename(path)), values, precision, shared, mistakes)
+
+
+def _number(value):
+    return np.nan if value is None else float(value)

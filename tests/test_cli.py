@@ -1,0 +1,66 @@
+"""Flags: what a misspelt one may mean, and what --model takes."""
+import pytest
+
+from common.cli import ArgumentParser, CheckpointPrefix, InputError
+from common.mx_compat import choose_devices, mx
+from datasets.make_lst_flags import build_parser
+from evaluation.predict_flags import parse_args as predict_args
+from lst_iter import main as show
+from training.train_flags import parse_args as train_args
+
+NEEDED = ["--model", "m", "--data-train", "t.lst", "--image-train", "."]
+
+
+@pytest.mark.parametrize("parse, flags, meant", [
+    (train_args, [*NEEDED, "--num-epochs", "3"], "--num-epochs: no such flag; did you mean "
+     "--num-epoch?"),
+    (train_args, ["--modl", "m", *NEEDED[2:]], "did you mean --model?"),
+    (predict_args, ["--model", "m", "--fit-treshold", "a.jpg"], "did you mean --fit-thresholds?"),
+    (build_parser("").parse_args, ["csv", "a.csv", "--prefx=b"], "did you mean --prefix?"),
+    (build_parser("").parse_args, ["check", "a.lst", "--path-roots", "b"],
+     "did you mean --path-root?")])
+def test_a_misspelt_flag_is_answered_by_the_one_it_may_mean(parse, flags, meant):
+    with pytest.raises(InputError) as error:
+        parse(flags)
+    assert str(error.value).endswith(meant)
+
+
+def test_a_flag_that_is_like_none_is_named():
+    with pytest.raises(InputError, match="unrecognized arguments: --xyzzy"):
+        train_args([*NEEDED, "--xyzzy"])
+
+
+def test_the_flag_of_another_subcommand_is_not_offered():
+    with pytest.raises(InputError, match="unrecognized arguments: --path-root"):
+        build_parser("").parse_args(["folders", "a", "--prefix", "b", "--path-root", "c"])
+
+
+@pytest.mark.parametrize("flags, expected", [
+    (["--model", "a/b-best"], ("a/b-best", 0)),
+    (["--model", "a/b-symbol.json"], ("a/b", 0)),
+    (["--model", "a/b-0012.params"], ("a/b", 12)),
+    (["--model", "a/b-0012.params", "--epoch", "3"], ("a/b", 3)),
+    (["--epoch", "3", "--model", "a/b-symbol.json"], ("a/b", 3))])
+def test_model_takes_the_names_of_its_files(flags, expected):
+    parser = ArgumentParser()
+    parser.add_argument("--model", action=CheckpointPrefix)
+    parser.add_argument("--epoch", type=int, default=0)
+    args = parser.parse_args(flags)
+    assert (args.model, args.epoch) == expected
+
+
+def test_a_machine_without_gpus_says_so(monkeypatch):
+    monkeypatch.setattr(mx.context, "num_gpus", lambda: 0)
+    with pytest.raises(InputError, match="--gpus 0: MXNet sees no GPU; --gpus '' takes the CPU"):
+        choose_devices("0")
+
+
+@pytest.mark.parametrize("flags, says", [
+    (["--min-random-area", "2"], "--min-random-area and --max-random-area want 0"),
+    (["--squash", "--max-random-aspect-ratio", "0.5"], "but --squash takes the whole image"),
+    (["--brightness", "3"], "--brightness is between 0 and 1, not 3.0"),
+    (["--data-nthreads", "0"], "--data-nthreads: must be 1 or more, not 0")])
+def test_messages_name_flags(tmp_path, flags, says):
+    (tmp_path / "a.lst").write_text("0\t1\tx.png\n")
+    with pytest.raises(InputError, match=says):
+        show([str(tmp_path / "a.lst"), "--show", "x.png", *flags])
