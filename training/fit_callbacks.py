@@ -81,8 +81,8 @@ class FitCallbacks:
             f"{name} {scored[name]:.4f} ({BASELINES[name]})" for name in ("acc", "mAP")))
         for name in ("acc", "mAP"):
             if scores.get(name, math.nan) <= scored[name]:
-                logger.warning("Epoch[%d] warning: validation %s %.4f does not beat the baseline",
-                               param.epoch, name, scores[name])
+                logger.warning("warning: validation %s %.4f does not beat the baseline %.4f",
+                               name, scores[name], scored[name])
         self._close_epoch(scores)
 
     def _close_epoch(self, scores):

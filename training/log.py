@@ -29,7 +29,7 @@ def log_to(folder, rank=0, with_batches=False):
     write no file.
     """
     def is_for_people(record):
-        mxnets = MXNETS.match(record.getMessage())
+        mxnets = record.levelno == logging.INFO and MXNETS.match(record.getMessage())
         return not (mxnets and not (with_batches and mxnets[2]) or hasattr(record, "in_file"))
 
     screen = TqdmHandler()
