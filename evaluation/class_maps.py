@@ -1,14 +1,18 @@
 """Where in an image a class was seen: the maps of an attention head, drawn over the image.
 
     maps = ClassMaps(classifier, batches.provide_data[0], [mx.cpu()])
-    for batch, prob in classifier.predict(batches, [mx.cpu()]):
-        for overlay in maps.draw(batch, slot=0, classes=[3]):
-            print(overlay.shape)
+    for batch, prob in write_maps(classifier.predict(batches, devices), "maps", maps, names):
+        print(prob.shape)
 """
+import os
+import re
+from pathlib import Path
+
 import cv2
 import numpy as np
 
 from common.cli import InputError
+from common.files import write_atomically
 from network.fine_tune import ATTENTION, split_head
 from network.forward_pass import ForwardPass
 from network.shape_check import mxnet_errors
@@ -30,6 +34,7 @@ class ClassMaps:
             maps = until(classifier.symbol, split_head(classifier.symbol)[1])
             self._forward = ForwardPass(maps, classifier.arg_params, classifier.aux_params, data,
                                         devices)
+        self.class_names, self.thresholds = classifier.class_names, classifier.thresholds
         self._batch = self._maps = None
 
     def draw(self, batch, slot, classes):
@@ -47,3 +52,24 @@ class ClassMaps:
             values = cv2.resize(values, image.shape[1::-1], interpolation=cv2.INTER_CUBIC)
             colours = cv2.applyColorMap(np.uint8(255 * values.clip(0, 1)), cv2.COLORMAP_JET)
             yield cv2.addWeighted(np.ascontiguousarray(image), 0.55, colours, 0.45, 0)
+
+
+def write_maps(predictions, folder, maps, image_names):
+    """Yield the (batch, prob) of `predictions`; write a JPEG per predicted class of each image.
+
+    Its name is the number of the image, from 0, its file's name and the class's, with "_" for
+    what does not suit a file name. `image_names` gives the name of a row.
+    """
+    for batch, prob in predictions:
+        for slot, (row, values) in enumerate(zip(batch.index, prob)):
+            classes = np.flatnonzero(values > maps.thresholds)
+            if slot in batch.bad:
+                continue
+            for one, picture in zip(classes, maps.draw(batch, slot, classes)):
+                parts = os.path.basename(image_names(row)), maps.class_names[one]
+                name = "-".join([f"{row:06d}", *(re.sub(r"[^\w.]+", "_", part)[:80]
+                                                for part in parts)])
+                write_atomically(os.path.join(folder, f"{name}.jpg"),
+                                 lambda path, picture=picture: Path(path).write_bytes(
+                                     cv2.imencode(".jpg", picture)[1]))
+        yield batch, prob

@@ -20,6 +20,7 @@ def describe_training(args, data):
                      f"{args.lr:g} ({args.lr_schedule}), frozen: {frozen}")
     says = {"pretrained network": printable(os.path.basename(args.model)),
             "image size": f"{args.image_shape[1]}x{args.image_shape[2]}, {fit}",
-            "recipe": f"{head} head; {'; '.join(steps)}; loss {args.loss}, batches of {args.batch_size}",
+            "recipe": f"{head} head; {'; '.join(steps)}; loss {args.loss}, batches of "
+                      f"{args.batch_size}",
             "training list": listed(data.train_lst)}
     return {**says, "validation list": listed(data.val_lst)} if data.val_lst else says
