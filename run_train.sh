@@ -21,7 +21,9 @@ SAVE_NAME=${SAVE_NAME:-multilabel}
 if [ "$DATA_TRAIN" = demo/data/train.lst ]; then IMAGE_SHAPE=${IMAGE_SHAPE:-3,128,128}; fi
 IMAGE_SHAPE=${IMAGE_SHAPE:-auto}
 BATCH_SIZE=${BATCH_SIZE:-32}
-NUM_EPOCH=${NUM_EPOCH:-5}
+# Epochs of fine-tuning after the new classifier; empty: 3, or none for more than 1000 images, which
+# take minutes per epoch on a CPU.
+NUM_EPOCH=${NUM_EPOCH:-}
 LR=${LR:-0.02}
 
 here=$(cd "$(dirname "$0")" && pwd) || exit 2
@@ -36,6 +38,14 @@ fi
 if [ "$DATA_TRAIN" = demo/data/train.lst ] && ! [ -f "$DATA_TRAIN" ]; then
     echo "Drawing the demo's images ..."
     "$PYTHON" demo/make_demo.py --out demo/data || exit
+fi
+
+if [ -z "$NUM_EPOCH" ]; then
+    NUM_EPOCH=3
+    if [ "$(wc -l <"$DATA_TRAIN")" -gt 1000 ]; then
+        NUM_EPOCH=0
+        echo "More than 1000 images: training the new classifier alone; NUM_EPOCH=3 fine-tunes, too."
+    fi
 fi
 
 # The new classifier first, on features that each image gives once; then the network's last

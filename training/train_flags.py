@@ -164,7 +164,8 @@ def parse_args(argv=None):
         help="threshold of 2bit compression")
     args = parser.parse_args(argv)
     args.changed = " ".join(
-        f"--{name.replace('_', '-')} {value}" for name, value in vars(args).items()
+        f"--{name.replace('_', '-')}" + (f" {value}" if value is not True else "")
+        for name, value in vars(args).items()
         if value != parser.get_default(name))
     check_args(args)
     return args

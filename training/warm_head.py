@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common.mx_compat import mx
+from common.progress import Progress
 from network.fine_tune import split_head
 from network.forward_pass import ForwardPass
 from network.stages import FEATURES, tail
@@ -86,17 +87,20 @@ def _train(network, features, stored, metrics, devices, options, on_batch):
                                                warmup_steps=int(WARM_UP * num_updates))
     head, params = _on_standardised_features(network, features, *stored[0])
     scores = {}
+    progress = Progress("Warm head", num_updates, "batches")
     module = mx.mod.Module(head, [FEATURES], ["softmax_label"], context=devices.contexts[0],
                            fixed_param_names=CONSTANTS, logger=WarmHeadLog(logger, {}))
     module.fit(
         FeatureIter(*stored[0], BATCH_SIZE, options.seed),
         eval_data=stored[1] and FeatureIter(*stored[1], BATCH_SIZE),
-        eval_metric=metrics[0], validation_metric=metrics[1], batch_end_callback=on_batch,
+        eval_metric=metrics[0], validation_metric=metrics[1],
+        batch_end_callback=[lambda _: progress.update(1), on_batch],
         eval_end_callback=lambda p: scores.update(p.eval_metric.get_name_value()),
         arg_params=params, optimizer="adam",
         optimizer_params={"learning_rate": LEARNING_RATE, "lr_scheduler": schedule,
                           "wd": 1 / (INVERSE_PENALTY * rows)},
         num_epoch=options.epochs)
+    progress.close()
     params = {name: value.asnumpy() for name, value in module.get_params()[0].items()}
     weight = params["standardised_weight"] * params["scale"]
     shift = (weight * params["mean"]).reshape(len(weight), -1).sum(axis=1)
