@@ -6,12 +6,15 @@ import time
 from tqdm import tqdm
 
 SECONDS_BETWEEN_LINES = 10
+UPDATES_BEFORE_ESTIMATE = 4
 
 logger = logging.getLogger(__name__)
 
 
 class Progress:
-    """A bar with speed and time left; without a terminal a log line at least every 10 s of work.
+    """A bar with speed and time left; without a terminal lines in the log.
+
+    One says after a few updates how long it will take, others follow every 10 s of work.
 
         with Progress("Reading", 480, "images") as progress:
             progress.update(32)
@@ -25,6 +28,7 @@ class Progress:
                         disable=not sys.stderr.isatty())
         self.total, self.done, self.start = total, start, start
         self.began = self.told = time.monotonic()
+        self.updates = 0
 
     def __enter__(self):
         return self
@@ -40,11 +44,18 @@ class Progress:
             self.bar.update(count)
             return
         now = time.monotonic()
-        if now - self.told >= SECONDS_BETWEEN_LINES and self.done < self.total:
+        self.updates += 1
+        if self.updates == 1:  # which takes longer than others
+            self.began, self.start = now, self.done
+            return
+        speed = max(self.done - self.start, 1e-9) / max(now - self.began, 1e-9)
+        seconds_left = (self.total - self.done) / speed
+        if self.updates == UPDATES_BEFORE_ESTIMATE and seconds_left > SECONDS_BETWEEN_LINES:
+            logger.info("%s: %d %s, about %.0f s", self.what, self.total, self.unit, seconds_left)
+        elif now - self.told >= SECONDS_BETWEEN_LINES and self.done < self.total:
             self.told = now
-            speed = (self.done - self.start) / (now - self.began)
             logger.info("%s: %d of %d %s, %.3g/s, %.0f s left%s", self.what, self.done,
-                        self.total, self.unit, speed, (self.total - self.done) / speed,
+                        self.total, self.unit, speed, seconds_left,
                         note and f", {note}")
 
     def close(self):

@@ -44,7 +44,8 @@ class FitCallbacks:
         if not math.isfinite(loss):
             raise self.files.not_finite(f"the loss is {loss}")
         record.batch += 1
-        self._show_progress(dict(self.metrics.metrics[0].get_name_value())["loss"])
+        mean_loss = dict(self.metrics.metrics[0].get_name_value())["loss"]
+        self._show_progress("Epoch", record.batch, self.num_batches, f"loss {mean_loss:.4g}")
         if record.batch == self.num_batches:
             return
         if self.workers.synchronous:
@@ -67,8 +68,9 @@ class FitCallbacks:
         else:
             self._close_epoch({})
 
-    def on_validation_batch(self, _):
+    def on_validation_batch(self, param):
         """Batch callback of validation: stop where asked to; the epoch's training is saved."""
+        self._show_progress("Validation", param.nbatch + 1, self.data.val.num_batches)
         self.stops.agree()
         self._stop_if_asked()
 
@@ -80,7 +82,7 @@ class FitCallbacks:
         logger.info("Epoch[%d] Baselines: %s", param.epoch, ", ".join(
             f"{name} {scored[name]:.4f} ({BASELINES[name]})" for name in ("acc", "mAP")))
         for name in ("acc", "mAP"):
-            if scores.get(name, math.nan) <= scored[name]:
+            if scores.get(name, math.nan) <= scored[name] and self.files.writes:
                 logger.warning("warning: validation %s %.4f does not beat the baseline %.4f",
                                name, scores[name], scored[name])
         self._close_epoch(scores)
@@ -121,13 +123,13 @@ class FitCallbacks:
         """Time spent on the epoch so far."""
         return time.monotonic() - self.epoch_began
 
-    def _show_progress(self, loss):
-        record = self.record
+    def _show_progress(self, what, done, total, note=""):
+        """One more of an epoch's batches is done."""
         if self.progress is None:
-            self.progress = Progress(f"Epoch {record.epoch + 1} of {self.args.num_epoch}",
-                                     self.num_batches, "batches", record.batch - 1)
-        self.progress.update(1, f"loss {loss:.4g}")
-        if record.batch == self.num_batches:
+            self.progress = Progress(f"{what} {self.record.epoch + 1} of {self.args.num_epoch}",
+                                     total, "batches", done - 1)
+        self.progress.update(1, note)
+        if done == total:
             self.progress.close()
             self.progress = None
 
