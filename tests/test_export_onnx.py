@@ -22,7 +22,7 @@ from convert.checkpoint_export import mxnet_predictor, sample_images
 from convert.gluon_zoo import import_gluon
 from convert.onnx_writer import onnx_predictor, to_onnx
 from network import checkpoint
-from network.fine_tune import in_float32
+from network.fine_tune import ATTENTION, in_float32
 from reading.image_reader import Augment, read_image
 from train_multilabel import get_fine_tune_model
 
@@ -70,13 +70,13 @@ def network(name):
     return mx.sym.SoftmaxOutput(net, name="softmax")
 
 
-def fine_tuned(prefix, name, dtype="float32", **says):
+def fine_tuned(prefix, name, dtype="float32", attention=None, **says):
     """Write a checkpoint of random numbers in every parameter, with undecided probabilities."""
     mean, std = ([20, 120, 220], [50, 60, 70])
     pretrained, normalisation = checkpoint.with_normalisation(network(name), mean, std, dtype)
     says = {**SAYS, **says}
     pretrained = checkpoint.set_attributes(pretrained, **says)
-    net, _ = get_fine_tune_model(pretrained, {}, len(CLASSES), dtype=dtype)
+    net, _ = get_fine_tune_model(pretrained, {}, len(CLASSES), None, dtype, attention)
     net = checkpoint.set_attributes(net, **says)
     random = np.random.RandomState(0)
     shapes, _, aux_shapes = net.infer_shape(data=(1, *says["image_shape"]))
@@ -86,7 +86,7 @@ def fine_tuned(prefix, name, dtype="float32", **says):
     arg_params.update(normalisation)
     aux_params = {name: random_parameter(random, name, shape)
                   for name, shape in zip(net.list_auxiliary_states(), aux_shapes)}
-    features = net.get_internals()["fc_output"]
+    features = net.get_internals()[f"{ATTENTION if attention else 'fc'}_output"]
     pixels = random.randint(0, 256, (4, *says["image_shape"])).astype(np.uint8)
     logits = mxnet_predictor(
         *in_float32(features, arg_params, aux_params))(pixels)
@@ -175,10 +175,11 @@ def run_elsewhere(code, folder, status=0):
     return done.stderr if status else done.stdout
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_onnxruntime_gives_the_checkpoints_probabilities(name, tmp_path, needs_onnx):
+@pytest.mark.parametrize("name, attention", [
+    *((name, None) for name in NETWORKS), ("efficientnet_lite0", 0.3), ("resnet18_v2", 0.3)])
+def test_onnxruntime_gives_the_checkpoints_probabilities(name, attention, tmp_path, needs_onnx):
     import onnxruntime
-    prefix = fine_tuned(tmp_path / "net", name)
+    prefix = fine_tuned(tmp_path / "net", name, attention=attention)
     export(prefix, "--out", tmp_path / "net.onnx")
     session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"),
                                            providers=["CPUExecutionProvider"])
