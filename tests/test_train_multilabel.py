@@ -171,6 +171,11 @@ def test_logs_in_mxnets_format_and_says_what_needs_no_image(trained):
     for name in ("Train-loss", "Train-acc", "Validation-loss", "Validation-acc", "Validation-mAP"):
         assert re.search(rf"Epoch\[1\] {name}=[.\d]+", log), name
         assert re.search(rf"Epoch\[1\] {name}=[.\d]+", text), name
+    for name in ("acc", "mAP"):
+        score, base = (float(re.search(rf"Epoch\[0\] {text}", log).group(1)) for text in (
+            rf"Validation-{name}=([.\d]+)", rf"Baselines: .*{name} ([.\d]+)"))
+        warned = f"Epoch[0] warning: validation {name} {score:.4f} does not beat" in log
+        assert warned == (score <= base)
     assert re.search(r"Epoch\[1\] Baselines: acc 0\.\d+ .*, mAP 0\.\d+ \(random rankings\)", log)
     assert "Epoch[1] Time cost=" in log
 

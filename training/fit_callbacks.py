@@ -82,8 +82,9 @@ class FitCallbacks:
             f"{name} {scored[name]:.4f} ({BASELINES[name]})" for name in ("acc", "mAP")))
         for name in ("acc", "mAP"):
             if scores.get(name, math.nan) <= scored[name]:
-                logger.warning("Epoch[%d] warning: validation %s %.4f does not beat the baseline",
-                               param.epoch, name, scores[name])
+                # No warning, which every worker would show.
+                logger.info("Epoch[%d] warning: validation %s %.4f does not beat its baseline",
+                            param.epoch, name, scores[name])
         self._close_epoch(scores)
 
     def _close_epoch(self, scores):
