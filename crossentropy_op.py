@@ -61,7 +61,6 @@ class MXNetLoader(importlib.machinery.SourceFileLoader):
         lambda version: [int(number) for number in re.findall(r"\d+", version)]))
 
     def exec_module(self, module):
-        """Run the module's code."""
         vars(module)["__builtins__"] = {**vars(builtins), "__import__": self._import}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # MXNet's code is no longer maintained
@@ -199,7 +198,6 @@ class CrossEntropyLoss(mx.operator.CustomOp):
         self.pos_weight = None
 
     def forward(self, is_train, req, in_data, out_data, aux):
-        """Copy the probabilities to the output."""
         self.assign(out_data[0], req[0], in_data[0])
 
     def backward(self, req, out_grad, in_data, out_data, in_grad, aux):
@@ -252,12 +250,8 @@ class CrossEntropyLossProp(mx.operator.CustomOpProp):
             self.error = error
 
     def list_arguments(self):
-        """Names of the inputs; with name="softmax" the label is `softmax_label`."""
+        """With name="softmax" the label is called `softmax_label`."""
         return ["data", "label"]
-
-    def list_outputs(self):
-        """Name of the output: `softmax_output` with name="softmax"."""
-        return ["output"]
 
     def infer_shape(self, in_shape):
         """The label's shape and the output's are the data's."""
@@ -276,5 +270,4 @@ class CrossEntropyLossProp(mx.operator.CustomOpProp):
         return [data, data if in_type[1] is None else in_type[1]], [data], []
 
     def create_operator(self, ctx, in_shapes, in_dtypes):
-        """The operator for one device."""
         return CrossEntropyLoss(self.loss_options)

@@ -134,16 +134,6 @@ class LstIter(mx.io.DataIter):
         """Number of batches in this epoch; the same in all shards."""
         return self._sampler.num_batches(self.epoch)
 
-    @property
-    def num_bad(self):
-        """Number of bad images in this epoch so far."""
-        return self._bad_images.count
-
-    @property
-    def bad_rows(self):
-        """With "skip": the reason for each row that was ever replaced, by row."""
-        return self._bad_images.reasons
-
     def reset(self):
         """Begin the next epoch, unless nothing of this one has been read yet."""
         if self._begun:

@@ -63,12 +63,11 @@ class MeanAveragePrecision(_Metric):
 
     _combine = staticmethod(np.concatenate)
 
-    def __init__(self, name="mAP", output_names=None, label_names=None, latest=None):
-        super().__init__(name, output_names, label_names)
+    def __init__(self, latest=None, name="mAP", **options):
+        super().__init__(name, **options)
         self.latest = latest
 
     def reset(self):
-        """Forget all samples."""
         self.labels, self.scores = [], []
 
     def state(self):
@@ -78,7 +77,6 @@ class MeanAveragePrecision(_Metric):
         return {"labels": np.concatenate(self.labels), "scores": np.concatenate(self.scores)}
 
     def load_state(self, state):
-        """Go on from what `state` returned."""
         self.reset()
         if state:
             self.labels, self.scores = [state["labels"]], [state["scores"]]
@@ -107,14 +105,16 @@ class MeanAveragePrecision(_Metric):
 
 
 class _Mean(_Metric):
-    """A sum over a count, since the last reset and, for the epoch's line, since reset_local."""
+    """A sum over a count, since the last reset and since the last reset_local.
+
+    `of_batch(label, prob)` returns the two for one batch.
+    """
 
     def state(self):
-        """The sum and the count since the last reset."""
+        """Sum and count since the last reset."""
         return {"sum": np.float64(self.global_sum_metric), "count": np.int64(self.global_num_inst)}
 
     def load_state(self, state):
-        """Go on from what `state` returned."""
         self.sum_metric = self.global_sum_metric = float(state["sum"])
         self.num_inst = self.global_num_inst = int(state["count"])
 
@@ -129,19 +129,16 @@ class _Mean(_Metric):
 class Loss(_Mean):
     """What training minimises: cross_entropy summed over classes, averaged over samples.
 
-    Parameters
-    ----------
-    options : dict
-        The operator's options, see crossentropy_op.loss_options.
+    `loss` is a dict of the operator's options; see crossentropy_op.loss_options.
     """
 
-    def __init__(self, options=None, name="loss", output_names=None, label_names=None):
-        super().__init__(name, output_names, label_names, has_global_stats=True)
-        self.options = options or {}
+    def __init__(self, loss=None, name="loss", **options):
+        super().__init__(name, has_global_stats=True, **options)
+        self.loss = loss or {}
 
     def of_batch(self, label, prob):
-        """The batch's sum of losses, and its number of samples."""
-        loss = cross_entropy(prob, label, **self.options).sum()
+        """Sum of losses, and number of samples."""
+        loss = cross_entropy(prob, label, **self.loss).sum()
         return loss, int((label >= 0).any(axis=1).sum())
 
 
@@ -152,11 +149,11 @@ class Accuracy(_Mean):
     "absent" for everything scores the share of absent labels.
     """
 
-    def __init__(self, name="acc", output_names=None, label_names=None):
-        super().__init__(name, output_names, label_names, has_global_stats=True)
+    def __init__(self, name="acc", **options):
+        super().__init__(name, has_global_stats=True, **options)
 
     def of_batch(self, label, prob):
-        """The batch's number of correct decisions, and of all decisions."""
+        """Number of correct decisions, and of all decisions."""
         known = label >= 0
         return int(((prob > 0.5) == (label > 0.5))[known].sum()), int(known.sum())
 
@@ -165,15 +162,12 @@ class _Total(_Metric):
     """Arrays that add up over the batches since the last reset; `of_batch` returns one batch's."""
 
     def reset(self):
-        """Forget all samples."""
         self.total = {}
 
     def state(self):
-        """The totals so far."""
         return self.total
 
     def load_state(self, state):
-        """Go on from what `state` returned."""
         self.total = dict(state)
 
     def _add(self, label, prob):
@@ -200,18 +194,17 @@ class Decisions(_Total):
     0.5
     """
 
-    def __init__(self, thresholds=0.5, top=None, name="decisions", output_names=None,
-                 label_names=None):
-        super().__init__(name, output_names, label_names)
+    def __init__(self, thresholds=0.5, top=None, name="decisions", **options):
+        super().__init__(name, **options)
         self.thresholds, self.top = thresholds, top
 
     def of_batch(self, label, prob):
-        """The fields of the batch's Counts."""
+        """The fields of Counts."""
         predicted = top_k(prob, self.top) if self.top else prob > np.asarray(self.thresholds)
         return vars(count_decisions(label, predicted))
 
     def get(self):
-        """Names and values."""
+        """Names and values, as lists."""
         none = np.zeros(1, np.int64)
         counts = Counts(**self.total) if self.total else Counts(none, none, none, none, 0, 0)
         values = decision_metrics(counts)
@@ -220,20 +213,13 @@ class Decisions(_Total):
 
 
 class CalibrationError(_Total):
-    """ECE; see common.metrics.expected_calibration_error for the definition.
+    """ECE over bins of equal width; see common.metrics.expected_calibration_error."""
 
-    Parameters
-    ----------
-    bins : int
-        Bins of equal width over the probabilities.
-    """
-
-    def __init__(self, bins=CALIBRATION_BINS, name="ECE", output_names=None, label_names=None):
-        super().__init__(name, output_names, label_names)
+    def __init__(self, bins=CALIBRATION_BINS, name="ECE", **options):
+        super().__init__(name, **options)
         self.bins = bins
 
     def of_batch(self, label, prob):
-        """The batch's calibration bins."""
         return {"bins": calibration_bins(label, prob, self.bins)}
 
     def get(self):

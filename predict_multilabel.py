@@ -18,6 +18,7 @@ from tqdm import tqdm
 from common.cli import InputError, log_to_stderr, run
 from common.mx_compat import choose_devices
 from common.text import printable
+from evaluation.class_maps import ClassMaps, write_maps
 from evaluation.classifier import Classifier
 from evaluation.comparison import read_measures
 from evaluation.evaluation import Evaluation, LabelledImages
@@ -52,6 +53,9 @@ def main(argv=None):
     with classifier.open(images, args.image, args.batch_size, args.data_nthreads,
                          max_pixels=args.max_pixels, **decoding) as batches:
         predictions = classifier.predict(batches, devices, args.tta)
+        if args.maps:
+            predictions = write_maps(predictions, args.maps, ClassMaps(
+                classifier, batches.provide_data[0], devices), images.name)
         labelled, num_bad = write_predictions(args, classifier, images, predictions)
     if num_bad:
         logger.warning("%d of %d images could not be used", num_bad, len(images))
@@ -80,8 +84,8 @@ def list_images(args, num_classes):
 
 
 def make_output_folders(args):
-    """Make the folders of --report and --measures."""
-    for folder in filter(None, (args.report, os.path.dirname(args.measures or ""))):
+    """Make the folders of --report, --maps and --measures."""
+    for folder in filter(None, (args.report, args.maps, os.path.dirname(args.measures or ""))):
         with input_error_if_unwritable(folder):
             os.makedirs(folder, exist_ok=True)
 

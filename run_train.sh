@@ -17,11 +17,14 @@ LABELS=${LABELS:-demo/data/labels.txt}         # class names in column order, on
 SAVE_RESULT=${SAVE_RESULT:-result}
 SAVE_NAME=${SAVE_NAME:-multilabel}
 
-# How to train. 3,128,128 makes the demo quick on a CPU; photos want 3,224,224.
-IMAGE_SHAPE=${IMAGE_SHAPE:-3,128,128}
+# How to train. auto: the images' own aspect, about 480x320; smaller is faster.
+if [ "$DATA_TRAIN" = demo/data/train.lst ]; then IMAGE_SHAPE=${IMAGE_SHAPE:-3,128,128}; fi
+IMAGE_SHAPE=${IMAGE_SHAPE:-auto}
 BATCH_SIZE=${BATCH_SIZE:-32}
-NUM_EPOCH=${NUM_EPOCH:-5}
-LR=${LR:-0.01}
+# Epochs of fine-tuning after the new classifier; empty: 3, or none for more than 1000 images, which
+# take minutes per epoch on a CPU.
+NUM_EPOCH=${NUM_EPOCH:-}
+LR=${LR:-0.02}
 
 here=$(cd "$(dirname "$0")" && pwd) || exit 2
 cd "$here" || exit 2
@@ -37,14 +40,22 @@ if [ "$DATA_TRAIN" = demo/data/train.lst ] && ! [ -f "$DATA_TRAIN" ]; then
     "$PYTHON" demo/make_demo.py --out demo/data || exit
 fi
 
-# The new classifier first, on features that each image gives once; then everything, gently.
-# --squash shows the network the whole image, so that no labelled object is cut away.
+if [ -z "$NUM_EPOCH" ]; then
+    NUM_EPOCH=3
+    if [ "$(wc -l <"$DATA_TRAIN")" -gt 1000 ]; then
+        NUM_EPOCH=0
+        echo "More than 1000 images: training the new classifier alone; NUM_EPOCH=3 fine-tunes, too."
+    fi
+fi
+
+# The new classifier first, on features that each image gives once; then the network's last
+# stages. --squash shows the network the whole image, so that no labelled object is cut away.
 "$PYTHON" "$SCRIPT" --model "$MODEL" --epoch "$EPOCH" \
     --data-train "$DATA_TRAIN" --image-train "$IMAGE_TRAIN" \
     --data-val "$DATA_VAL" --image-val "$IMAGE_VAL" --labels "$LABELS" \
     --image-shape "$IMAGE_SHAPE" --squash --batch-size "$BATCH_SIZE" \
-    --warm-head-epochs 15 --warm-head-mirror \
-    --num-epoch "$NUM_EPOCH" --lr "$LR" --lr-schedule cosine \
+    --head attention --warm-head-epochs 5 --warm-head-mirror \
+    --freeze-stages 3 --num-epoch "$NUM_EPOCH" --lr "$LR" --lr-schedule cosine \
     --save-result "$SAVE_RESULT" --save-name "$SAVE_NAME" "$@" || exit
 
 best=$SAVE_RESULT/$SAVE_NAME-best
@@ -64,5 +75,5 @@ Done. The network reaches $reached on images that it was not trained on
   The course of it: $SAVE_RESULT/train.log, $SAVE_NAME-history.csv and -history.png
 
 Now your own images: write their .lst files (tools/make_lst.py makes them from CSV, VOC, COCO or
-folders), put the paths at the top of run_train.sh, and set IMAGE_SHAPE to 3,224,224 for photos.
+folders), and put the paths at the top of run_train.sh.
 END

@@ -8,6 +8,7 @@
 """
 import logging
 import math
+import time
 from typing import NamedTuple, Optional
 
 import numpy as np
@@ -15,15 +16,16 @@ import numpy as np
 from common.cli import InputError, run
 from common.mx_compat import mx
 from common.version import VERSION
-from lst_iter import augment_from_args
 from network import checkpoint
 from network.attributes import NO_THRESHOLDS
 from network.fine_tune import get_fine_tune_model, load_pretrained, training_symbol
 from network.shape_check import check_shapes, error_line
 from reading.class_names import read_class_names
+from reading.data_args import augment_from_args
 from training.data import Devices, Network, measure_reading, open_data, open_iterator
 from training.description import describe_training
 from training.fit_callbacks import FitCallbacks
+from training.frozen_stages import can_be_stored, on_stored_activations
 from training.log import log_to
 from training.merged_metrics import training_metrics, validation_metrics
 from training.optimization import INITIALIZER, choose_loss, choose_recipe, training_contexts
@@ -71,8 +73,8 @@ def train(args, devices):
     """Data, network, warm head, fine-tuning; as one of the workers. Returns the exit status."""
     workers = devices.workers
     pretrained = Network(*load_pretrained(args))
-    data = open_data(args, workers)
-    log_to(args.save_result, workers.rank)
+    data = open_data(args, pretrained, workers)
+    log_to(args.save_result, workers.rank, args.disp_batches is not None)
     if args.test_io:
         measure_reading(data.train)
         return 0
@@ -103,7 +105,8 @@ def build_network(args, pretrained, data, loss):
     """The pretrained network with a new classifier, and what checkpoints say of its input."""
     symbol, arg_params = get_fine_tune_model(
         pretrained.symbol, pretrained.arg_params, data.train.num_classes,
-        args.layer_before_fullc, args.dtype, **loss)
+        args.layer_before_fullc, args.dtype,
+        args.attention if args.head == "attention" else None, **loss)
     reading = augment_from_args(args, train=False)
     class_names = args.labels and read_class_names(args.labels, data.train.num_classes)
     # Thresholds of an earlier fine-tuning are none of this one's.
@@ -122,6 +125,7 @@ def train_warm_head(args, network, data, loss, devices, job):
 
     Also the average precision of each class on validation, (classes,); None at ranks above 0.
     """
+    began = time.monotonic()
     alone = Workers()  # rank 0 trains on the features of all
     metrics = training_metrics(loss, alone), validation_metrics(loss, alone)
     head, scores = train_head(
@@ -132,9 +136,11 @@ def train_warm_head(args, network, data, loss, devices, job):
                                              "same command starts it anew"))
     network = network._replace(arg_params={**network.arg_params, **head})
     _, arg_params, aux_params = network
-    job.files.save_checkpoint(0, arg_params, aux_params)
-    job.files.update_best(0, scores, arg_params, aux_params)
     job.files.check_finite(arg_params)
+    job.files.save_checkpoint(0, arg_params, aux_params)
+    job.files.close_epoch(0, {"seconds": time.monotonic() - began},
+                          dict(metrics[0].get_global_name_value()), scores,
+                          (arg_params, aux_params))
     job.files.save_snapshot({}, named("arg", arg_params), [named("aux", aux_params)])
     return network, metrics[1].class_precision()
 
@@ -142,17 +148,23 @@ def train_warm_head(args, network, data, loss, devices, job):
 def fit(args, network, data, recipe, metrics, devices, job):
     """Module.fit, which goes on from the job's snapshot where there is one."""
     compression = {"type": args.gc_type, "threshold": args.gc_threshold}
+    whole = network[1:]
+    if can_be_stored(args, devices.workers):
+        network, data = on_stored_activations(args, network, data, devices, job.stops)
     module = ResumableModule(
-        training_symbol(network.symbol, recipe.frozen, args.head_lr_mult), job.snapshot,
-        context=devices.contexts, logger=logger, fixed_param_names=recipe.frozen,
+        training_symbol(network.symbol, recipe.frozen, args.head_lr_mult), job.snapshot, whole,
+        data_names=[data.train.provide_data[0].name], context=devices.contexts, logger=logger,
+        fixed_param_names=sorted({*recipe.frozen} & {*network.symbol.list_arguments()}),
         compression_params=compression if args.gc_type != "none" else None)
     mx.random.seed(args.seed)
     np.random.seed(args.seed)
     callbacks = FitCallbacks(args, module, data, metrics[0], job.files, job.stops)
+    callbacks.seed_batch()
     module.fit(
         data.train, eval_data=data.val, eval_metric=metrics[0], validation_metric=metrics[1],
         batch_end_callback=[
-            mx.callback.Speedometer(args.batch_size * devices.workers.count, args.disp_batches),
+            mx.callback.Speedometer(args.batch_size * devices.workers.count,
+                                   args.disp_batches or 20),
             callbacks.on_batch],
         epoch_end_callback=callbacks.on_epoch,
         eval_batch_end_callback=callbacks.on_validation_batch,

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 
@@ -71,7 +71,7 @@ def communicate(args, kv, workers):
 def train(args, kv, workers):
     """Milliseconds of a training step of EfficientNet-Lite0, and of its computation alone."""
     from convert import efficientnet_lite
-    from train_multilabel import get_fine_tune_model
+    from network.fine_tune import get_fine_tune_model
     from training.resumable_module import ResumableModule
 
     sym, constants = efficientnet_lite.network("efficientnet_lite0")

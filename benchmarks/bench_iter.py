@@ -5,7 +5,8 @@
 
 All sides of a comparison run in turns in one process, and the medians are printed, because
 other programs' load moves the figures far more than anything here does. Speeds are images a
-second at 224x224 with resize, random crop and mirror, batches of 32.
+second at 224x224 with resize, random crop and mirror, batches of 32. Without --lst the photos
+are made.
 """
 import os
 import statistics
@@ -34,7 +35,7 @@ from reading.lst_file import read_lst  # noqa: E402
 SIDE = 224
 SHAPE = (3, SIDE, SIDE)
 BATCH = 32
-SIZES = ((500, 375), (640, 480), (550, 830), (4000, 3000))
+SIZE = (550, 830)  # of the photos that are made
 RANDOM = Augment(resize=SIDE, random_crop=True, random_mirror=True)
 SECTIONS = ("speed", "memory", "lst", "fit")
 
@@ -52,8 +53,8 @@ lst = read_lst({path!r}, label_format={label_format!r})
 print(len(lst), lst.num_classes, time.perf_counter() - start, peak())
 """
 EPOCHS = PEAK + """
-from reading.image_reader import Augment
 from lst_iter import LstIter
+from reading.augment import Augment
 augment = Augment(random_crop=True, random_mirror=True)
 batches = LstIter({batch}, {shape}, {lst!r}, {path_root!r}, shuffle=True, num_threads=2,
                   prefetch={prefetch}, augment=augment)
@@ -195,19 +196,6 @@ def bench_lst(folder, rows):
         os.unlink(path)
 
 
-class HeldBatch(mx.io.DataIter):
-    """One batch, again and again, as if reading took no time at all."""
-
-    def __init__(self, batches):
-        super().__init__(batches.batch_size)
-        self.provide_data, self.provide_label = batches.provide_data, batches.provide_label
-        self.batch = batches.next()
-        batches.close()
-
-    def next(self):
-        return self.batch
-
-
 def bench_fit(path_lst, path_root, steps, rounds):
     """Print the speed of Module.fit fed by LstIter and by one batch held in memory."""
     network = mx.gluon.model_zoo.vision.resnet18_v2(classes=read_lst(path_lst).num_classes)
@@ -216,7 +204,9 @@ def bench_fit(path_lst, path_root, steps, rounds):
         network(data), mx.sym.Variable("softmax_label"), name="softmax")
     batches = LstIter(BATCH, SHAPE, path_lst, path_root, shuffle=True, augment=RANDOM,
                       last_batch_handle="roll_over")
-    sources = {"one batch held in memory": HeldBatch(batches), "LstIter": batches}
+    batch = batches.next()
+    held = mx.io.NDArrayIter(batch.data[0], batch.label[0], BATCH)
+    sources = {"one batch held in memory": held, "LstIter": batches}
     speeds = {name: [] for name in sources}
     for _ in range(rounds):
         for name, source in sources.items():
@@ -256,19 +246,15 @@ def main(argv=None):
     sections = args.only or SECTIONS
     rounds = 3 if args.quick else 7
     with tempfile.TemporaryDirectory() as folder:
-        sets = [(args.lst, args.path_root)] if args.lst else []
-        for size in [] if args.lst else SIZES:
-            place = os.path.join(folder, "x".join(map(str, size)))
-            os.mkdir(place)
-            count = (32 if args.quick else 96) if max(size) > 1000 else (192 if args.quick else 480)
-            sets.append((make_photos(place, size, count), place))
+        photos = args.lst, args.path_root
+        if not args.lst:
+            photos = make_photos(folder, SIZE, 192 if args.quick else 480), folder
         if "speed" in sections:
-            for path_lst, path_root in sets:
-                bench_speed(path_lst, path_root, rounds, folder)
+            bench_speed(*photos, rounds, folder)
         if "memory" in sections:
-            bench_memory(*sets[min(2, len(sets) - 1)], 3 if args.quick else 8)
+            bench_memory(*photos, 3 if args.quick else 8)
         if "fit" in sections:
-            bench_fit(*sets[min(2, len(sets) - 1)], 3 if args.quick else 6, 2 if args.quick else 3)
+            bench_fit(*photos, 3 if args.quick else 6, 2 if args.quick else 3)
         if "lst" in sections:
             bench_lst(folder, 100_000 if args.quick else 1_000_000)
 

@@ -1,13 +1,11 @@
-"""Time and mAP of ways to train, all in one run.
+"""Time and validation mAP of ways to train, all in one run: mean and range over random seeds.
 
     python benchmarks/bench_training.py --data demo/data --image-shape 3,128,128
-    python benchmarks/bench_training.py --data PHOTOS --recipes
+    python benchmarks/bench_training.py --data PHOTOS --swap --recipes "attention head"
 
-DATA holds train.lst, val.lst and the images (in DATA, DATA/images or DATA/photos). The first two
-rows are what the warm head is judged by: two plain epochs of SGD at 0.001, and the warm head alone.
+DATA holds train.lst, val.lst and the images (in DATA, DATA/images or DATA/photos). The mAP is that
+of the best checkpoint.
 """
-import datetime
-import os
 import re
 import subprocess
 import sys
@@ -21,47 +19,40 @@ sys.path.insert(0, str(ROOT))
 from common.cli import ArgumentParser, InputError, run  # noqa: E402
 from common.mx_compat import physical_cores  # noqa: E402
 
-WARM = "--warm-head-epochs 15 --warm-head-mirror"
-JUDGED = {
-    "two plain epochs, SGD 0.001": "--num-epoch 2 --lr 0.001",
-    "warm head alone": f"{WARM} --num-epoch 0"}
+SMALL = "--image-shape 3,224,224"
+WARM = "--warm-head-epochs 5 --warm-head-mirror"
+ATTENTION = f"--head attention {WARM} --lr-schedule cosine"
 RECIPES = {
-    "two plain epochs, half of the cores (MXNet's own choice)": "--num-epoch 2 --lr 0.001",
-    "plain, SGD 0.01, 3 epochs": "--num-epoch 3 --lr 0.01 --lr-schedule cosine",
-    **{f"warm head, then {name}": f"{WARM} --lr-schedule cosine {flags}" for name, flags in (
-        ("SGD 0.003, 3 epochs", "--num-epoch 3 --lr 0.003"),
-        ("SGD 0.01, 3 epochs", "--num-epoch 3 --lr 0.01"),
-        ("SGD 0.01, 5 epochs (run_train.sh)", "--num-epoch 5 --lr 0.01"),
-        ("SGD 0.03, 3 epochs", "--num-epoch 3 --lr 0.03"),
-        ("Adam 0.0003, 3 epochs", "--num-epoch 3 --optimizer adam --lr 0.0003"),
-        ("SGD 0.01, 3 epochs, asymmetric loss", "--num-epoch 3 --lr 0.01 --loss asl"),
-        ("SGD 0.01, 3 epochs, --pos-weight auto", "--num-epoch 3 --lr 0.01 --pos-weight auto"))}}
+    "two plain epochs, SGD 0.001": "--num-epoch 2 --lr 0.001",
+    "linear head, 224x224": f"{SMALL} {WARM} --num-epoch 0",
+    "linear head": f"{WARM} --num-epoch 0",
+    "attention head": f"{ATTENTION} --num-epoch 0",
+    **{f"attention head, then {epochs} epochs of SGD {rate} behind {stages} frozen stages":
+       f"{ATTENTION} --freeze-stages {stages} --num-epoch {epochs} --lr {rate}"
+       for epochs, rate, stages in ((3, 0.003, 4), (3, 0.02, 4), (3, 0.003, 3), (3, 0.02, 3),
+                                    (5, 0.02, 3))},
+    "attention head, then 3 epochs of everything, SGD 0.01":
+        f"{ATTENTION} --num-epoch 3 --lr 0.01"}
 
 
-def train(args, flags, cores=None):
-    """Run train_multilabel.py; what each validation said: seconds since the start, and mAP.
-
-    `cores` are for MXNet to compute on; None leaves that to the script.
-    """
+def train(args, flags, seed):
+    """Run train_multilabel.py: seconds of the whole process, and the best mAP."""
     data = Path(args.data)
     images = next(f for f in (data / "images", data / "photos", data) if f.is_dir())
+    lists = [str(data / f"{name}.lst") for name in ("train", "val")][::-1 if args.swap else 1]
+    shape = [] if "--image-shape" in flags else ["--image-shape", args.image_shape]
     with tempfile.TemporaryDirectory() as result:
         command = [sys.executable, str(ROOT / "train_multilabel.py"), "--model", args.model,
-                   "--data-train", str(data / "train.lst"), "--data-val", str(data / "val.lst"),
-                   "--image-train", str(images), "--save-result", result,
-                   "--image-shape", args.image_shape, "--squash", "--batch-size", "32",
-                   "--checkpoint-minutes", "0", "--gpus", "", *flags.split()]
+                   "--data-train", lists[0], "--data-val", lists[1],
+                   "--image-train", str(images), "--save-result", result, *shape, "--squash",
+                   "--batch-size", "32", "--checkpoint-minutes", "0", "--gpus", "",
+                   "--seed", str(seed), *flags.split()]
         start = time.time()
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                              env={**os.environ, "OMP_NUM_THREADS": str(cores)} if cores else None)
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         seconds = time.time() - start
     if done.returncode:
         raise InputError(f"{' '.join(command)}: {done.stdout.splitlines()[-1]}")
-    course = []
-    for stamp, value in re.findall(r"(\S+ \S+) - .*Validation-mAP=([.\d]+)", done.stdout):
-        at = datetime.datetime.strptime(stamp, "%Y-%m-%d %H:%M:%S,%f").timestamp()
-        course.append((at - start, float(value)))
-    return seconds, course
+    return seconds, float(re.findall(r"Best: .*mAP ([.\d]+)", done.stdout)[-1])
 
 
 def main(argv=None):
@@ -69,24 +60,19 @@ def main(argv=None):
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default=str(ROOT / "demo" / "data"))
     parser.add_argument("--model", default=str(ROOT / "pretrained" / "efficientnet_lite0"))
-    parser.add_argument("--image-shape", default="3,224,224")
-    parser.add_argument("--recipes", action="store_true", help="try the other recipes too")
+    parser.add_argument("--image-shape", default="auto")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="random seeds of each")
+    parser.add_argument("--swap", action="store_true", help="train on val.lst instead")
+    parser.add_argument("--recipes", default="", metavar="TEXT", help="only names that hold this")
     args = parser.parse_args(argv)
-    cores = physical_cores()
-    print(f"{args.data} at {args.image_shape}, {cores} cores")
-    print(f"{'seconds':>8} {'mAP':>7}  recipe")
-    courses = {}
-    for name, flags in {**JUDGED, **(RECIPES if args.recipes else {})}.items():
-        seconds, course = train(args, flags, max(cores // 2, 1) if "half" in name else None)
-        courses[name] = course
-        print(f"{seconds:8.1f} {course[-1][1]:7.4f}  {name}", flush=True)
-    plain, warm = (courses[name] for name in JUDGED)
-    reached = next((at for at, value in warm if value >= plain[-1][1]), None)
-    if reached is None:
-        print("The warm head did not reach what two plain epochs reach.")
-    else:
-        print(f"mAP {plain[-1][1]:.4f} after {plain[-1][0]:.1f} s plain, after {reached:.1f} s by "
-              f"the warm head: {reached / plain[-1][0]:.2f} of the time")
+    print(f"{args.data} at {args.image_shape}, {physical_cores()} cores, {args.seeds} seeds")
+    print(f"{'seconds':>8} {'mAP':>7} {'range':>15}  recipe")
+    for name, flags in RECIPES.items():
+        if args.recipes not in name:
+            continue
+        seconds, scores = zip(*(train(args, flags, seed) for seed in range(args.seeds)))
+        print(f"{min(seconds):8.1f} {sum(scores) / len(scores):7.4f} "
+              f"{min(scores):7.4f}-{max(scores):.4f}  {name}", flush=True)
 
 
 if __name__ == "__main__":

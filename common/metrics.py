@@ -13,7 +13,7 @@ CP, CR and CF1 average over classes, OP, OR and OF1 are over all decisions, as i
 A division by zero gives NaN, as in scikit-learn with zero_division=nan: precision of a class
 without predicted positives, recall of a class without present labels, F1 where both are lacking.
 """
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -26,17 +26,9 @@ BASELINES = {"acc": "the more frequent answer per class", "mAP": "random ranking
 def ranking(label, score):
     """The counts of one class at every threshold, the strictest first.
 
-    Parameters
-    ----------
-    label : np.ndarray, (samples,)
-        One of them must be known.
-    score : np.ndarray, (samples,)
-        Higher means likelier present. Samples of equal score are on the same side of a threshold.
-
-    Returns
-    -------
-    scores, true_positives, predicted : np.ndarray, (thresholds,)
-        The different scores, and how many samples have this score or a higher one.
+    `label`, of which one must be known, and `score`, higher for likelier present, are (samples,).
+    Samples of equal score are on the same side of a threshold. Returns the different scores, and
+    how many true positives and how many samples have this score or a higher one: (thresholds,).
     """
     known = label >= 0
     present, score = label[known] > 0.5, score[known]
@@ -66,7 +58,7 @@ def average_precision(label, score):
 
 @dataclass
 class Counts:
-    """Counts of correct and wrong decisions; those of several batches add up."""
+    """Counts of correct and wrong decisions; each field adds up over batches."""
 
     true_positives: np.ndarray  # (classes,), int64, as the next three
     false_positives: np.ndarray
@@ -74,9 +66,6 @@ class Counts:
     true_negatives: np.ndarray
     exact: int  # samples whose known labels were all predicted correctly
     samples: int  # samples with a known label
-
-    def __add__(self, other):
-        return Counts(*(mine + its for mine, its in zip(astuple(self), astuple(other))))
 
 
 def decision_cells(label, predicted):

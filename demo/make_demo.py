@@ -29,6 +29,7 @@ PAIRS = [("ring", "stripes"), ("star", "spiral"), ("zigzag", "checkerboard")]
 MAX_CLASSES = 5
 MIN_VISIBLE = 0.6
 MARK = "demo.json"  # tells what the folder holds
+IMAGE = "{}_{:05d}.jpg"  # the file of a split's image, by its row
 VERSION = 2  # raise it when the same seed draws another picture
 TURN = 2 * np.pi
 
@@ -162,7 +163,7 @@ def write_split(folder, split, count, seed):
         # Seeded by the image, not by the run: other counts give the same images.
         rng = np.random.default_rng([seed, split == "val", row])
         picture, seen = draw(rng)
-        name = f"{split}_{row:05d}.jpg"
+        name = IMAGE.format(split, row)
         jpeg = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 90])[1]
         (folder / "images" / name).write_bytes(jpeg.tobytes())
         labels = "\t".join(f"{kind in seen:.6f}" for kind in CLASSES)
@@ -183,15 +184,12 @@ def is_kept(out, settings):
     if found != settings:
         raise InputError(f"{out}: holds a set drawn with other settings, {found}; "
                          "remove it or choose another --out")
-    try:
-        rows = [row for split in ("train", "val")
-                for row in (out / f"{split}.lst").read_text().splitlines()]
-        needed = [out / "labels.txt"] + [out / "images" / row.split("\t")[-1] for row in rows]
-        gone = [path for path in needed if not path.is_file()]
-    except OSError as error:
-        gone = [error.filename]
-    if gone:
-        raise InputError(f"{gone[0]}: gone from the set; remove {out} and draw it again")
+    needed = ["labels.txt", "train.lst", "val.lst", *(
+        f"images/{IMAGE.format(split, row)}" for split in ("train", "val")
+        for row in range(settings[f"num_{split}"]))]
+    for name in needed:
+        if not (out / name).is_file():
+            raise InputError(f"{out / name}: gone from the set; remove {out} and draw it again")
     return True
 
 

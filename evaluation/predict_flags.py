@@ -58,6 +58,9 @@ def parse_args(argv=None):
     output.add_argument("--above", metavar="P",
                         help="short form: the classes whose probability is above P, or, with the "
                              "word thresholds, above each class's own threshold")
+    output.add_argument("--maps", metavar="DIR",
+                        help="draw where each predicted class was seen: DIR/IMAGE-CLASS.jpg, of "
+                             "networks trained with --head attention")
 
     evaluation = parser.add_argument_group("evaluation (with --data)")
     evaluation.add_argument("--measures", metavar="FILE", help="write all metrics as JSON")

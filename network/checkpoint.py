@@ -31,19 +31,10 @@ CONSTANTS = ("rgb_mean", "rgb_std")
 def normalised_data(mean, std, dtype="float32"):
     """The input of every network here: uint8 RGB pixels, cast and normalised in the graph.
 
-    Parameters
-    ----------
-    mean, std : sequence of 3 floats
-        Red, green and blue, on the scale of 0 to 255; std above 0.
-    dtype : str
-        Type of the network's activations.
-
-    Returns
-    -------
-    symbol : mx.sym.Symbol
-        `(cast(data) - rgb_mean) / rgb_std`, (batch, 3, height, width).
-    constants : dict of str to mx.nd.NDArray
-        `rgb_mean` and `rgb_std`, each (1, 3, 1, 1) float32, to go into arg_params.
+    `mean` and `std` (above 0) are of red, green and blue, on the scale of 0 to 255; `dtype` is the
+    type of the network's activations. Returns the symbol `(cast(data) - rgb_mean) / rgb_std`,
+    (batch, 3, height, width), and a dict of the constants `rgb_mean` and `rgb_std`, each
+    (1, 3, 1, 1) float32, to go into arg_params.
     """
     constants = {}
     for name, values in zip(CONSTANTS, (mean, std)):

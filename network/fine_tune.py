@@ -4,6 +4,7 @@
     features, classifier = split_head(net)
 """
 import json
+import math
 import re
 
 import numpy as np
@@ -19,6 +20,10 @@ AFTER_CLASSIFIER = (
     "SoftmaxOutput", "softmax", "log_softmax", "SoftmaxActivation", "LogisticRegressionOutput",
     "sigmoid", "Custom", "Activation", "relu", "Flatten", "flatten", "Reshape", "reshape",
     "squeeze", "Pooling", "Dropout", "Cast", "_copy", "BlockGrad")
+# What may stand between a feature map and the values that a classifier takes.
+AFTER_FEATURE_MAP = ("Pooling", "mean", "Flatten", "flatten", "Reshape", "reshape", "squeeze",
+                     "Dropout", "Cast", "_copy")
+ATTENTION = "fc_attention"  # layer that adds the parts of the attention head
 
 
 def find_features(sym):
@@ -34,7 +39,7 @@ def find_features(sym):
         raise InputError("the network has several outputs; name the layer to build on with "
                          f"--layer-before-fullc: {likely_layers(sym)}")
     last = node = nodes[graph["heads"][0][0]]
-    while node["op"] in AFTER_CLASSIFIER:
+    while node["op"] in AFTER_CLASSIFIER or node["name"] == ATTENTION:
         node = nodes[node["inputs"][0][0]]
     return (nodes[node["inputs"][0][0]] if node["op"] in CLASSIFIERS else last)["name"]
 
@@ -47,11 +52,41 @@ def likely_layers(sym):
     return ", ".join(reversed(layers[-8:]))
 
 
-def get_fine_tune_model(sym, arg_params, num_classes, layer_name=None, dtype="float32", **loss):
+def find_feature_map(sym, name, image_shape):
+    """Name of the layer whose feature map, (batch, channels, height, width), layer `name` pools.
+
+    That is `name` itself where it has positions. An InputError says that there is no such layer.
+    """
+    layers = sym.get_internals()
+    with mxnet_errors(f"the network does not work on images of {image_shape}"):
+        _, shapes, _ = layers.infer_shape_partial(data=(1, *image_shape))
+    shapes = dict(zip(layers.list_outputs(), shapes))
+    nodes = json.loads(sym.tojson())["nodes"]
+    node = next(node for node in nodes if node["name"] == name)
+
+    def shape(node):
+        return shapes.get(node["name"] + "_output", ())
+
+    while math.prod(shape(node)[2:]) <= 1 and node["op"] in AFTER_FEATURE_MAP:
+        node = nodes[node["inputs"][0][0]]
+    if len(shape(node)) != 4:
+        raise InputError(f"--head attention wants features with positions, which {name} and what "
+                         "it pools have not; --layer-before-fullc names a layer that has: "
+                         f"{likely_layers(sym)}")
+    return node["name"]
+
+
+def get_fine_tune_model(sym, arg_params, num_classes, layer_name=None, dtype="float32",
+                        attention=None, **loss):
     """Cut the classifier off a pretrained network and put a multi-label head in its place.
 
-    The head is FullyConnected `fc`, sigmoid `sig` and CrossEntropyLoss `softmax` (so that the
-    label is `softmax_label`). A feature map is first averaged over its positions.
+    The head ends in sigmoid `sig` and CrossEntropyLoss `softmax` (so that the label is
+    `softmax_label`). Its classifier is a FullyConnected `fc` on the features, of which a feature
+    map is first averaged over its positions. With `attention` it is class-specific residual
+    attention: a 1x1 Convolution `fc` gives each class a map over the positions, and the logit is
+    the map's mean plus `attention` times its maximum. Source: Zhu and Wu, "Residual Attention: A
+    Simple but Effective Method for Multi-Label Recognition", ICCV 2021
+    (https://arxiv.org/abs/2108.02456).
 
     Parameters
     ----------
@@ -63,6 +98,8 @@ def get_fine_tune_model(sym, arg_params, num_classes, layer_name=None, dtype="fl
         Layer whose output the classifier takes; None finds it (see `find_features`).
     dtype : str
         Type of the features; where it is not float32 they are cast for the head.
+    attention : float, optional
+        Weight of the maximum, at least 0.
     **loss
         Options of CrossEntropyLoss, see crossentropy_op.loss_options.
 
@@ -77,30 +114,41 @@ def get_fine_tune_model(sym, arg_params, num_classes, layer_name=None, dtype="fl
     name = layer_name or find_features(sym)
     inputs = sym.list_inputs()  # parameters and labels are no layers
     outputs = [output for output in layers.list_outputs() if output not in inputs]
-    output = next((o for o in (name + "_output", name) if o in outputs), None)
-    if output is None:
+    if not {name, name + "_output"} & set(outputs):
         raise InputError(f"--layer-before-fullc: the network has no layer {layer_name!r}; "
                          f"likely ones: {likely_layers(sym)}")
-    net = layers[output]
+    image_shape = checkpoint.get_attributes(sym).get("image_shape", [3, 224, 224])
+    if attention is not None:
+        name = find_feature_map(sym, name, image_shape)
+    net = layers[next(output for output in (name + "_output", name) if output in outputs)]
     kept = net.list_arguments()
     if any(argument.endswith("label") for argument in kept):
         raise InputError(f"--layer-before-fullc: {name} comes after the network's own loss; likely "
                          f"ones: {likely_layers(sym)}")
-    image_shape = checkpoint.get_attributes(sym).get("image_shape", [3, 224, 224])
     with mxnet_errors(f"the network does not work on images of {image_shape}"):
         _, (shape,), _ = net.infer_shape_partial(data=(1, *image_shape))
     if dtype != "float32":
         net = mx.sym.Cast(net, dtype="float32", name="features_float32")
-    if len(shape) == 4:
-        net = mx.sym.Pooling(net, global_pool=True, pool_type="avg", kernel=(1, 1), name="fc_pool")
-        net = mx.sym.Flatten(net, name="fc_flatten")
     # A backbone that has a layer called fc of its own keeps it.
-    net = mx.sym.FullyConnected(net, num_hidden=num_classes,
-                                name="fc_multilabel" if "fc_weight" in kept else "fc")
+    fc = "fc_multilabel" if "fc_weight" in kept else "fc"
+    if attention is None:
+        if len(shape) == 4:
+            net = _pooled(net, "avg", "fc")
+        net = mx.sym.FullyConnected(net, num_hidden=num_classes, name=fc)
+    else:
+        maps = mx.sym.Convolution(net, num_filter=num_classes, kernel=(1, 1), name=fc)
+        maximum = _pooled(maps, "max", "fc_max") * attention
+        net = mx.sym.elemwise_add(_pooled(maps, "avg", "fc_mean"), maximum, name=ATTENTION)
     net = mx.sym.sigmoid(net, name="sig")
     net = mx.sym.Custom(net, name="softmax", op_type="CrossEntropyLoss",
                         **{option: str(value) for option, value in loss.items()})
     return net, {key: arg_params[key] for key in kept if key in arg_params}
+
+
+def _pooled(net, pool_type, name):
+    net = mx.sym.Pooling(net, global_pool=True, pool_type=pool_type, kernel=(1, 1),
+                         name=f"{name}_pool")
+    return mx.sym.Flatten(net, name=f"{name}_flatten")
 
 
 def load_pretrained(args):
@@ -118,7 +166,8 @@ def load_pretrained(args):
         args.image_shape = checkpoint.get_attributes(sym).get("image_shape", [3, 224, 224])
         check_shapes(sym, arg_params, aux_params, args.image_shape, f"{args.model}-symbol.json")
     sym, constants = checkpoint.with_normalisation(sym, mean, std, args.dtype)
-    sym = checkpoint.set_attributes(sym, image_shape=args.image_shape)
+    if args.image_shape != "auto":
+        sym = checkpoint.set_attributes(sym, image_shape=args.image_shape)
     return sym, {**arg_params, **constants}, aux_params
 
 
@@ -161,8 +210,11 @@ def training_symbol(net, frozen, head_lr_mult):
 
 
 def split_head(net):
-    """The input, (batch, values), and the name of the classifier of get_fine_tune_model."""
+    """The input, (batch, values) or a feature map, and the name of get_fine_tune_model's `fc`."""
     classifier = net.get_children()[0].get_children()[0]  # the backbone may have a `sig`, too
+    if classifier.name == ATTENTION:
+        mean = classifier.get_children()[0]
+        classifier = mean.get_children()[0].get_children()[0]
     return classifier.get_children()[0], classifier.name
 
 

@@ -18,7 +18,7 @@ PIECE_PIXELS = 8 * 224 * 224
 
 
 class ForwardPass:
-    """Computes the outputs, (batch, values), of a network that takes raw pixels as `data`.
+    """Computes the output, (batch, ...), of a network that takes raw pixels as `data`.
 
     Parameters
     ----------
@@ -29,6 +29,8 @@ class ForwardPass:
         Description of the batches, uint8 (batch, 3, height, width).
     devices : list of mx.Context
         Several GPUs share each batch. On a CPU a batch is divided into pieces, which is faster.
+
+    The attribute `output_shape` is that of one image's output.
     """
 
     def __init__(self, network, arg_params, aux_params, data, devices):
@@ -42,7 +44,7 @@ class ForwardPass:
         self._module.bind([mx.io.DataDesc("data", (self._piece, *shape), data.dtype)],
                           for_training=False)
         self._module.set_params(arg_params, aux_params, allow_extra=True)
-        self.num_values = self._module.output_shapes[0][1][1]
+        self.output_shape = tuple(self._module.output_shapes[0][1][1:])
 
     def __call__(self, data, count=None, mirror=False):
         """Start to compute the Outputs of the first `count` images of a batch, None: of all.
@@ -61,7 +63,7 @@ class ForwardPass:
             self._module.forward(mx.io.DataBatch([piece]), is_train=False)
             # A copy, because the next forward overwrites the output.
             pieces.append((first, self._module.get_outputs()[0].copy()))
-        return Outputs(pieces, (count, self.num_values))
+        return Outputs(pieces, (count, *self.output_shape))
 
 
 class Outputs:
@@ -71,7 +73,7 @@ class Outputs:
         self._pieces, self._shape = pieces, shape
 
     def values(self):
-        """Wait for the outputs and return them: np.ndarray, (count, values), float32."""
+        """Wait for the outputs and return them: np.ndarray, (count, ...), float32."""
         values = np.empty(self._shape, np.float32)
         for first, piece in self._pieces:
             values[first:first + len(piece)] = piece.asnumpy()[:len(values) - first]

@@ -1,6 +1,6 @@
 """Whether a network works on images of a size, with its parameters and a sensible amount of memory.
 
-    check_shapes(net, arg_params, aux_params, (3, 224, 224), "net-symbol.json")
+    check_shapes(symbol, arg_params, aux_params, (3, 224, 224), "net-symbol.json")
 """
 import contextlib
 import io
@@ -38,34 +38,18 @@ def error_line(error):
     return next((line for line in told if "Error" in line), told[0] if told else str(error))
 
 
-def check_shapes(net, arg_params, aux_params, image_shape, source,
+def check_shapes(symbol, arg_params, aux_params, image_shape, source,
                  largest_layer=LARGEST_LAYER):
     """Check shapes and types of all layers and parameters, without computing anything.
 
-    Parameters
-    ----------
-    net : mx.sym.Symbol
-    arg_params, aux_params : dict of str to mx.nd.NDArray
-        There may be fewer or more than the network has.
-    image_shape : sequence of 3 ints
-    source : str
-        File or checkpoint that an error names.
-    largest_layer : float
-        Values that the image and each layer may have; math.inf where the user chose the size.
-
-    Returns
-    -------
-    tuple of int
-        Shape of the network's first output, without the batch.
-
-    Raises
-    ------
-    InputError
-        When the network does not work on such images, has a parameter of another shape, or
-        has layers that are too large.
+    Returns the shape of the network's first output, without the batch. An InputError, which begins
+    with `source`, is raised when the network does not work on images of this shape (3, height,
+    width), a parameter has another shape, or the image or a layer has more than `largest_layer`
+    values (math.inf where the user chose the size). There may be fewer or more parameters than the
+    network has.
     """
-    layers = net.get_internals()
-    raw = "rgb_mean" in net.list_arguments()
+    layers = symbol.get_internals()
+    raw = "rgb_mean" in symbol.list_arguments()
     does_not_work = f"{source}: the network does not work on images of {list(image_shape)}"
     # infer_shape prints the shapes given before it raises.
     with mxnet_errors(does_not_work), contextlib.redirect_stdout(io.StringIO()):
@@ -76,7 +60,8 @@ def check_shapes(net, arg_params, aux_params, image_shape, source,
         if layers.infer_type(data=np.uint8 if raw else np.float32)[0] is None:
             raise InputError(f"{source}: types of the network's layers do not follow from its "
                              "input's")
-    known = [*zip(net.list_arguments(), shapes), *zip(net.list_auxiliary_states(), aux_shapes)]
+    known = [*zip(symbol.list_arguments(), shapes),
+             *zip(symbol.list_auxiliary_states(), aux_shapes)]
     for name, shape in known:
         value = arg_params.get(name, aux_params.get(name))
         # A label that was saved among the parameters is not used.
@@ -99,7 +84,7 @@ def check_shapes(net, arg_params, aux_params, image_shape, source,
                          f"{largest_layer:.3g} and {LARGEST_LAYERS * largest_layer:.3g} are "
                          "allowed")
     with mxnet_errors(does_not_work), contextlib.redirect_stdout(io.StringIO()):
-        images, *shape = net.infer_shape(data=(1, *image_shape))[1][0] or [0]
+        images, *shape = symbol.infer_shape(data=(1, *image_shape))[1][0] or [0]
     if images != 1:
         raise InputError(f"{does_not_work}: it gives {images} rows for one image")
     return tuple(shape)

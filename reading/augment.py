@@ -76,6 +76,12 @@ class Augment:
         return self.min_random_area < 1 or self.max_random_aspect_ratio > 0
 
     @property
+    def only_mirrors(self):
+        """Whether nothing is random but mirroring."""
+        return not (self.fit == "crop" and self.random_crop or self.random_area
+                    or self.brightness or self.contrast or self.saturation)
+
+    @property
     def random(self):
         """Whether any augmentation is random."""
         return bool(self.random_crop or self.random_mirror or self.random_area

@@ -12,22 +12,18 @@ logger = logging.getLogger("lst_iter")
 
 
 class BadImages:
-    """Applies `LstIter`'s argument `bad_images` to its batches.
-
-    `count` is the number of images left out in this epoch so far; `reasons` has the reason for
-    each row that was ever left out.
-    """
+    """Applies `LstIter`'s argument `bad_images` to its batches."""
 
     def __init__(self, lst, policy):
         if policy not in (*BAD_IMAGES, "report"):
             raise InputError(f"bad_images is fail, skip or report, not {policy}")
         self._lst, self._policy = lst, policy
-        self.reasons = {}
+        self._reasons = {}  # for each row that was ever left out
         self.reset()
 
     def reset(self):
-        """Begin the counts of an epoch."""
-        self.count = self._num_read = 0
+        """Count from 0, at the beginning of an epoch."""
+        self._count = self._num_read = 0
 
     def check(self, batch, epoch, epoch_size, is_last):
         """Raise what must not be left out of a filled batch, and count and log the rest.
@@ -47,22 +43,22 @@ class BadImages:
             reason = f"{path}:{self._lst.line(row)}: {error}"
             if self._policy == "fail":
                 raise InputError(f"{reason} (--bad-images skip leaves such images out)")
-            if row not in self.reasons:
-                self.reasons[row] = error.reason
+            if row not in self._reasons:
+                self._reasons[row] = error.reason
                 logger.warning("%s: left out", reason)
         # The exceptions refer to the frames that they were raised in, and these to the batch.
         batch.errors.clear()
         num_images = len(batch.rows) - batch.pad
         num_read = self._num_read + num_images
-        count = self.count + sum(slot < num_images for slot in bad)
+        count = self._count + sum(slot < num_images for slot in bad)
         if self._policy == "skip" and count:
             # As a share of the whole epoch, so that it does not matter where bad images stand.
             if count / epoch_size > MAX_BAD_SHARE:
                 raise InputError(f"{path}: {count} of the first {num_read} images of epoch {epoch} "
                                  f"cannot be used, more than {MAX_BAD_SHARE:.0%} of all "
-                                 f"{epoch_size}: {next(iter(self.reasons.values()))}")
+                                 f"{epoch_size}: {next(iter(self._reasons.values()))}")
             if is_last:
                 logger.warning("%s: %d of %d images left out in epoch %d", path, count, num_read,
                                epoch)
-        self._num_read, self.count = num_read, count
+        self._num_read, self._count = num_read, count
         return bad

@@ -39,27 +39,17 @@ class ImageError(InputError):
 def read_image(path, out, augment=None, rng=None):
     """Read an image file into an array, and return its Header, with the upright size.
 
-    Parameters
-    ----------
-    path : str
-        JPEG, PNG, GIF (its first picture), BMP, WebP or TIFF, of 8 or 16 bits and any colours.
-        EXIF rotation is applied.
-    out : numpy.ndarray
-        uint8, (3, height, width), each plane contiguous. Receives RGB, 0 to 255.
-    augment : Augment, optional
-    rng : random.Random, optional
-        From `sample_rng`. None: nothing is random, crops are taken from the middle.
-
-    Raises
-    ------
-    ImageError
-        When there is no such image or it cannot be used. `out` is then undefined.
+    The file is a JPEG, PNG, GIF (its first picture), BMP, WebP or TIFF, of 8 or 16 bits and any
+    colours; EXIF rotation is applied. `out`, uint8, (3, height, width), each plane contiguous,
+    receives RGB, 0 to 255. `rng` is of `sample_rng`; without it nothing is random, and crops are
+    taken from the middle. An ImageError is raised when there is no such image or it cannot be used;
+    `out` is then undefined.
     """
     augment = augment or Augment()
     # Always the same number, so that no option changes the draws of another.
     draws = [rng.random() for _ in range(8)] if rng is not None else None
     try:
-        data = retry_transient_errors(lambda: _read_once(path, augment.max_pixels))
+        data = retry_transient_errors(lambda: read_file(path, augment.max_pixels))
         size = out.shape[2], out.shape[1]
         image, header = _crop_and_resize(data, size, augment, draws)
     except OSError as error:
@@ -75,7 +65,8 @@ def read_image(path, out, augment=None, rng=None):
     return header
 
 
-def _read_once(path, max_pixels):
+def read_file(path, max_pixels):
+    """The bytes of a regular file that is not too long for an image; OSError or BadImage."""
     with open_regular_file(path, buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         # The largest pixels take 8 bytes; a megabyte is for what else a file may carry.

@@ -24,13 +24,7 @@ import numpy as np
 from common.cli import InputError
 from common.files import open_regular_file, retry_transient_errors
 from common.text import quoted
-from reading.label_store import (
-    MAX_CLASSES,
-    SPACES,
-    IndexLabels,
-    MultiHotLabels,
-    WrongLabel,
-)
+from reading.label_store import MAX_CLASSES, SPACES, IndexLabels, MultiHotLabels, WrongLabel
 
 LABEL_FORMATS = ("multi-hot", "indices")
 BLOCK_BYTES = 1 << 20
@@ -65,16 +59,10 @@ def read_lst(path, num_classes=None, label_format="multi-hot"):
 
 
 class LstFile:
-    """A .lst file in memory; see `read_lst` for the parameters.
+    """A .lst file in memory, as `read_lst` returns it.
 
-    Attributes
-    ----------
-    path, label_format : str
-    num_classes : int
-    ids : numpy.ndarray
-        int64, (rows,): the first field of each row. IDs may repeat.
-    checksum : str
-        Hexadecimal digest of the file's bytes.
+    It has its `path`, `label_format` and `num_classes`; `ids`, int64, (rows,), the first field of
+    each row, which may repeat; and `checksum`, the hexadecimal digest of the file's bytes.
     """
 
     def __init__(self, path, num_classes=None, label_format="multi-hot"):

@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT, script, training_flags
+from conftest import ROOT, script, train_all, training_flags
 
 from common.cli import InputError
 from common.mx_compat import mx
@@ -113,8 +113,30 @@ def test_resume_makes_up_for_a_validation_that_was_not_reached(
     assert stopped.returncode == 143
     assert f"saved at epoch {epoch}, batch 9" in stopped.stderr
     text = script("train_multilabel.py", *flags(tmp_path, resume=True))
-    assert f"Epoch[{epoch}] Validation-mAP" in text and "lready" not in text
+    assert f"Epoch {epoch + 1} of {EPOCHS}: " in text and "lready" not in text
     assert_same_run(tmp_path, undisturbed)
+
+
+@pytest.fixture(scope="module")
+def dropout_network(tiny_network, tmp_path_factory):
+    """Prefix of the tiny network with a Dropout layer before its classifier."""
+    sym, arg_params, aux_params = checkpoint.load(tiny_network, 0)
+    net = mx.sym.Dropout(sym.get_internals()["flatten0_output"], p=0.5, name="dropout0")
+    net = mx.sym.FullyConnected(net, num_hidden=10, name="fc1")
+    prefix = str(tmp_path_factory.mktemp("dropout") / "tiny")
+    checkpoint.save(prefix, 0, net, arg_params, aux_params)
+    return prefix
+
+
+def test_a_resumed_run_draws_the_same_dropout(flags, dropout_network, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    runs = train_all([flags(folder, model=dropout_network, num_epoch=epochs, resume=True)
+                      for folder, epochs in ((whole, 2), (parts, 1), (parts, 2))])
+    assert [status for status, _ in runs] == [0, 0, 0]
+    assert "Resuming at epoch 1, batch 0" in runs[2][1]
+    names = [f"tiny-{number:04d}.params" for number in (1, 2)]
+    assert [(parts / name).read_bytes() for name in names] == [
+        (whole / name).read_bytes() for name in names]
 
 
 def kill_and_resume(flags, result, times):
@@ -213,7 +235,7 @@ def test_another_measure_chooses_its_best_anew(flags, copied):
     text = script("train_multilabel.py", *flags(
         copied, resume=True, num_epoch=EPOCHS + 1, monitor_metric="loss"))
     assert "--monitor-metric was mAP and is loss now" in text
-    loss = re.findall(r"Validation-loss=([.\d]+)", text)[-1]
+    loss = re.findall(r"Validation-loss=([.\d]+)", (copied / "train.log").read_text())[-1]
     assert f"Best: checkpoint {EPOCHS + 1}, validation loss {float(loss):.4f}" in text
 
 
@@ -244,6 +266,12 @@ def test_a_restart_refuses_another_runs_snapshot(flags, copied):
     text = script("train_multilabel.py", *flags(copied, resume=True),
                   env={"MULTILABEL_RUN_ID": "another"}, status=2)
     assert "saved by another run than the one to be resumed" in text.splitlines()[-1]
+
+
+def test_a_second_signal_of_the_other_kind_ends_the_process_at_once():
+    code = ("import signal; from training.stop_requests import StopRequests; StopRequests(None); "
+            "signal.raise_signal(signal.SIGTERM); signal.raise_signal(signal.SIGINT)")
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == -signal.SIGINT
 
 
 def test_a_signal_in_the_warm_head_is_answered(flags, tmp_path):
@@ -295,9 +323,9 @@ def test_a_run_that_starts_anew_moves_the_earlier_one_aside(flags, copied):
 
 
 def test_no_room_for_mapped_features_is_told(tmp_path):
-    code = ("import resource; from training.warm_head import allocate; from common.cli import run; "
-            "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); "
-            f"run(lambda argv: allocate(1000, 1000, {str(tmp_path)!r}, 1) and None)")
+    code = ("import resource; from training.stored_features import allocate; "
+            "from common.cli import run; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); "
+            f"run(lambda argv: allocate(1000, (1000,), {str(tmp_path)!r}, 1) and None)")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True,
                           stderr=subprocess.PIPE, check=False)
     assert done.returncode == 2 and "no room for 4 MB of features" in done.stderr
@@ -348,7 +376,8 @@ def test_a_folder_that_cannot_be_made_is_an_error(flags, tmp_path):
 
 def test_keeps_the_last_checkpoints_and_the_best(flags, undisturbed, tmp_path):
     text = script("train_multilabel.py", *flags(tmp_path, keep=2))
-    scores = [float(s) for s in re.findall(r"Epoch\[\d+\] Validation-mAP=([.\d]+)", text)]
+    scores = [float(s) for s in re.findall(r"Epoch\[\d+\] Validation-mAP=([.\d]+)",
+                                           (tmp_path / "train.log").read_text())]
     kept = sorted(f.name for f in tmp_path.glob("tiny-0*.params"))
     assert kept == [f"tiny-{number:04d}.params" for number in (EPOCHS - 1, EPOCHS)]
     best = int(np.argmax(scores)) + 1

@@ -26,7 +26,7 @@ def failing(monkeypatch):
     """A function that makes the next reads fail with these errors; returns what was waited."""
     def fail(*errors):
         errors, waits = list(errors), []
-        read_once = image_reader._read_once
+        read_once = image_reader.read_file
 
         def read(path, max_pixels):
             if errors:
@@ -34,7 +34,7 @@ def failing(monkeypatch):
                 raise OSError(number, os.strerror(number))
             return read_once(path, max_pixels)
 
-        monkeypatch.setattr(image_reader, "_read_once", read)
+        monkeypatch.setattr(image_reader, "read_file", read)
         monkeypatch.setattr(files.time, "sleep", waits.append)
         return waits
     return fail

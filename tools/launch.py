@@ -18,8 +18,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.cli import ArgumentParser, HelpFormatter, InputError, run  # noqa: E402
+from launching.attempt import Attempt, report  # noqa: E402
 from launching.hosts import read_hosts  # noqa: E402
-from launching.job import Job, report  # noqa: E402
 
 
 def parse_args(argv=None):
@@ -87,11 +87,11 @@ def main(argv=None):
         args.env.setdefault("MULTILABEL_RUN_ID", secrets.token_hex(8))
     restarts = 0
     while True:
-        job = Job(args, hosts)
+        attempt = Attempt(args, hosts)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, job.pass_on)
-        status = job.run()
-        if status in (0, 2) or job.signal or restarts == args.max_restarts:
+            signal.signal(number, attempt.pass_on)
+        status = attempt.run()
+        if status in (0, 2) or attempt.signal or restarts == args.max_restarts:
             return status
         restarts += 1
         report(f"starting anew with --resume ({restarts} of {args.max_restarts})")

@@ -63,7 +63,6 @@ class ArrayStream:
         return np.frombuffer(content, np.float64)
 
     def close(self):
-        """End the connection."""
         with contextlib.suppress(OSError):
             self._file.close()
         self._connection.close()

@@ -11,13 +11,16 @@ def describe_training(args, data):
         return f"{name}, {lst.num_rows:,} images"
 
     fit = "padded" if args.pad_square else "squashed" if args.squash else "cropped"
+    head = f"attention ({args.attention:g})" if args.head == "attention" else args.head
+    frozen = f"{args.freeze_stages} stages" if args.freeze_stages else args.freeze
     steps = [f"{args.warm_head_epochs} epochs of the new classifier alone"
              + ", with mirror images" * args.warm_head_mirror] * bool(args.warm_head_epochs)
     if args.num_epoch:
         steps.append(f"{args.num_epoch} epochs of fine-tuning by {args.optimizer}, learning rate "
-                     f"{args.lr:g} ({args.lr_schedule}), frozen: {args.freeze}")
+                     f"{args.lr:g} ({args.lr_schedule}), frozen: {frozen}")
     says = {"pretrained network": printable(os.path.basename(args.model)),
             "image size": f"{args.image_shape[1]}x{args.image_shape[2]}, {fit}",
-            "recipe": f"{'; '.join(steps)}; loss {args.loss}, batches of {args.batch_size}",
+            "recipe": f"{head} head; {'; '.join(steps)}; loss {args.loss}, batches of "
+                      f"{args.batch_size}",
             "training list": listed(data.train_lst)}
     return {**says, "validation list": listed(data.val_lst)} if data.val_lst else says

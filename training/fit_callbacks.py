@@ -3,10 +3,9 @@ import logging
 import math
 import time
 
-from tqdm import tqdm
-
 from common.metrics import BASELINES, baselines
 from common.mx_compat import mx
+from common.progress import Progress
 from training.snapshot import named
 from training.stop_requests import Stopped
 
@@ -21,7 +20,7 @@ class FitCallbacks:
         self.files, self.record = files, files.record
         self.stops, self.workers = stops, stops.workers
         self.num_batches = data.train.num_batches
-        self.bar = None
+        self.progress = None
         self.saved_at = time.monotonic()
         # The first epoch may have begun before the run was resumed.
         self.epoch_began = self.saved_at - self.record.seconds
@@ -45,7 +44,7 @@ class FitCallbacks:
         if not math.isfinite(loss):
             raise self.files.not_finite(f"the loss is {loss}")
         record.batch += 1
-        self._show_progress()
+        self._show_progress(dict(self.metrics.metrics[0].get_name_value())["loss"])
         if record.batch == self.num_batches:
             return
         if self.workers.synchronous:
@@ -81,10 +80,9 @@ class FitCallbacks:
         logger.info("Epoch[%d] Baselines: %s", param.epoch, ", ".join(
             f"{name} {scored[name]:.4f} ({BASELINES[name]})" for name in ("acc", "mAP")))
         for name in ("acc", "mAP"):
-            if scores.get(name, math.nan) <= scored[name]:
-                # No warning, which every worker would show.
-                logger.info("Epoch[%d] warning: validation %s %.4f does not beat its baseline",
-                            param.epoch, name, scores[name])
+            if self.files.writes and scores.get(name, math.nan) <= scored[name]:
+                logger.warning("warning: validation %s %.4f does not beat the baseline %.4f",
+                               name, scores[name], scored[name])
         self._close_epoch(scores)
 
     def _close_epoch(self, scores):
@@ -92,18 +90,16 @@ class FitCallbacks:
         record, seconds = self.record, self._seconds()
         self.epoch_began = time.monotonic()  # what is written now counts for the next one
         updates = (record.epoch + 1) * self.num_batches * self.workers.count
-        self.files.add_to_history({
-            "epoch": record.epoch, "seconds": seconds,
+        self.files.close_epoch(record.epoch + 1, {
+            "seconds": seconds,
             "images_per_second": self.data.train_lst.num_rows / max(self.training_seconds, 1e-9),
-            "learning_rate": self.module.learning_rate(updates),
-            **{f"train-{name}": value for name, value in self.metrics.get_global_name_value()},
-            **{f"val-{name}": value for name, value in scores.items()}})
-        self.files.update_best(record.epoch + 1, scores, *self.module.get_params())
+            "learning_rate": self.module.learning_rate(updates)},
+            dict(self.metrics.get_global_name_value()), scores, self.module.get_params())
         record.epoch, record.batch = record.epoch + 1, 0
         self.stops.agree()
         self._save_snapshot()
         if self.files.stopped_early:
-            logger.info("%s has not been better than checkpoint %d's for %d epochs: stopping",
+            logger.info("%s has not been better than epoch %d's for %d epochs: stopping",
                         self.args.monitor_metric, record.best["number"], record.since_best)
             raise Stopped(0)
         if record.epoch < self.args.num_epoch:
@@ -125,15 +121,15 @@ class FitCallbacks:
         """Time spent on the epoch so far."""
         return time.monotonic() - self.epoch_began
 
-    def _show_progress(self):
+    def _show_progress(self, loss):
         record = self.record
-        if self.bar is None:
-            self.bar = tqdm(total=self.num_batches, desc=f"Epoch[{record.epoch}]", unit="batch",
-                            leave=False, disable=None, initial=record.batch - 1)
-        self.bar.update(record.batch - self.bar.n)
+        if self.progress is None:
+            self.progress = Progress(f"Epoch {record.epoch + 1} of {self.args.num_epoch}",
+                                     self.num_batches, "batches", record.batch - 1)
+        self.progress.update(1, f"loss {loss:.4g}")
         if record.batch == self.num_batches:
-            self.bar.close()
-            self.bar = None
+            self.progress.close()
+            self.progress = None
 
     def _stop_if_asked(self, due=False):
         if due or self.stops.agreed:
@@ -149,9 +145,10 @@ class FitCallbacks:
         own = {**named("aux", aux_params),
                **(named("metric", self.metrics.state()) if record.batch else {})}
         # Between epochs all workers have the same.
-        own = self.workers.gather(own) if record.batch else [own]
+        per_worker = self.workers.gather(own) if record.batch else [own]
         if self.files.writes:
             progress, optimizer = self.module.optimizer_state()
             self.files.save_snapshot(
-                progress, {**named("arg", arg_params), **named("optimizer", optimizer)}, own)
+                progress, {**named("arg", arg_params), **named("optimizer", optimizer)},
+                per_worker)
         self.saved_at = time.monotonic()

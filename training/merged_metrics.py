@@ -22,12 +22,10 @@ class MergedMetrics(mx.metric.CompositeEvalMetric):
         self._totals = self.metrics  # over all workers, once these are merged
 
     def reset(self):
-        """Forget all samples."""
         self._merged = None
         super().reset()
 
     def update(self, labels, preds):
-        """Add this worker's batch."""
         self._merged = None
         super().update(labels, preds)
 
@@ -67,7 +65,7 @@ class MergedMetrics(mx.metric.CompositeEvalMetric):
             metric.load_state(part)
 
     def _parts(self, state):
-        """The state of each metric."""
+        """The state of each metric, from the state of all."""
         return [{key[len(metric.name) + 1:]: value for key, value in state.items()
                  if key.startswith(metric.name + ":")} for metric in self.metrics]
 

@@ -8,6 +8,7 @@ from common.cli import InputError
 from common.mx_compat import choose_devices, mx
 from crossentropy_op import loss_options
 from network.fine_tune import frozen_parameters
+from network.stages import find_frontier, until
 
 # Bounds of the weights that --pos-weight auto gives.
 POS_WEIGHTS = (1, 10)
@@ -67,4 +68,9 @@ def choose_recipe(args, network, data, workers):
         mx.optimizer.create(args.optimizer, **params)
     except (ValueError, TypeError, AssertionError) as error:
         raise InputError(f"--optimizer {args.optimizer}: {error}") from None
-    return Recipe(frozen_parameters(network.symbol, args.freeze), params)
+    frozen = frozen_parameters(network.symbol, args.freeze)
+    if args.freeze_stages:
+        frontier = find_frontier(network.symbol, args.image_shape, args.freeze_stages)
+        inputs = set(until(network.symbol, frontier).list_arguments()) - {"data"}
+        frozen = sorted({*frozen, *inputs})
+    return Recipe(frozen, params)

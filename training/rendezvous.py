@@ -32,12 +32,9 @@ class LostWorker(Exception):
 def connect_workers(kv):
     """Connect the workers of a kvstore of type dist_*, just made; all of them must call this.
 
-    Returns
-    -------
-    rank, hub : int
-        Rank of this worker, and of the one that is connected to all others.
-    streams : dict of int to ArrayStream
-        Connections by rank: of the hub to all others, of the others to the hub.
+    Returns the rank of this worker, the rank of the one that is connected to all others, the hub,
+    and the connections as a dict of rank to ArrayStream: of the hub to all others, of the others to
+    the hub. LostWorker is raised when a worker cannot be reached.
     """
     try:
         return _connect_to_hub(kv) if kv.rank else _connect_as_hub(kv)

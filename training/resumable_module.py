@@ -13,12 +13,13 @@ NUMBERS = ("num_update", "m_schedule")
 class ResumableModule(mx.mod.Module):
     """A Module whose label is `softmax_label`, and whose parameters are exact whenever read.
 
-    `fit` goes on from `snapshot`, which `resume.check_snapshot` has checked.
+    `fit` goes on from `snapshot`, which `resume.check_snapshot` has checked. `whole` are the
+    parameters, arg_params and aux_params, of a network of which the symbol is only a part.
     """
 
-    def __init__(self, symbol, snapshot=None, **options):
+    def __init__(self, symbol, snapshot=None, whole=({}, {}), **options):
         super().__init__(symbol, label_names=["softmax_label"], **options)
-        self._snapshot = snapshot
+        self._snapshot, self._whole = snapshot, whole
         self._metric_state = None
         self._missing_validation = None
 
@@ -41,6 +42,10 @@ class ResumableModule(mx.mod.Module):
             train_data.seek(epoch, batch)
             options["begin_epoch"] = epoch
         super().fit(train_data, eval_data, eval_metric, **options)
+
+    def set_params(self, arg_params, aux_params, **options):
+        """As Module's; parameters of the rest of the whole network are not used."""
+        super().set_params(arg_params, aux_params, **{**options, "allow_extra": True})
 
     def _validate(self, eval_data, eval_metric, epoch, options):
         """Make up for the validation in which the run was stopped."""
@@ -171,13 +176,13 @@ class ResumableModule(mx.mod.Module):
             mx.model._update_params(params, gradients, self._updater, len(self._context))
 
     def get_params(self):
-        """As Module's, but after the last backward pass has ended.
+        """As Module's, but of the whole network, and after the last backward pass has ended.
 
         On the CPU, BatchNorm updates its running statistics in it unknown to MXNet's engine. Read
         too early they lack the last batch, and Module.fit writes back what it reads.
         """
         mx.nd.waitall()
-        return super().get_params()
+        return tuple({**whole, **own} for whole, own in zip(self._whole, super().get_params()))
 
 
 def _leaves(state):

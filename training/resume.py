@@ -11,6 +11,7 @@ import numpy as np
 from common.cli import InputError
 from common.mx_compat import mx
 from network.shape_check import check_shapes
+from training.log import IN_FILE
 from training.run_files import RunFiles
 from training.run_folder import locked, move_aside, snapshot_files
 from training.snapshot import RunRecord, load_snapshot
@@ -23,8 +24,8 @@ FREE_ON_RESUME = {
     "data_train", "data_val", "image_train", "image_val", "labels", "model", "epoch", "gpus",
     "data_nthreads", "disp_batches", "num_epoch", "early_stop", "monitor_metric", "test_io",
     "save_result", "save_name", "save_period", "keep", "checkpoint_minutes", "resume",
-    "resume_anyway", "warm_head_epochs", "warm_head_mirror", "warm_head_memory", "num_examples",
-    "num_classes"}
+    "resume_anyway", "changed", "warm_head_epochs", "warm_head_mirror", "warm_head_memory",
+    "num_examples", "num_classes"}
 # Where one of these differs (--resume-anyway), the optimizer keeps nothing of what it had.
 OPTIMIZER_SETTINGS = ("--optimizer", "--mom", "--freeze", "--dtype")
 WHAT_TO_DO = "without --resume the run starts anew"
@@ -54,10 +55,14 @@ def open_run(args, network, data, metrics, workers):
                         "to do", "--early-stop" if files.stopped_early else "--num-epoch",
                         record.epoch)
         else:
-            logger.info(" ".join(f"{k}={v}" for k, v in sorted(vars(args).items())))
+            logger.info(" ".join(f"{k}={v}" for k, v in sorted(vars(args).items())
+                                 if k != "changed"), extra=IN_FILE)
+            logger.info(args.changed)
             logger.info("%d training images, %d classes, %.2f labels per image",
                         data.train_lst.num_rows, data.train.num_classes,
                         data.train_lst.positives.sum() / data.train_lst.num_rows)
+            if data.why_shape:
+                logger.info(data.why_shape)
             if snapshot:
                 logger.info("Resuming at epoch %d, batch %d", record.epoch, record.batch)
         earlier = move_aside(prefix) if writes and not snapshot else None
@@ -66,7 +71,7 @@ def open_run(args, network, data, metrics, workers):
         yield files, snapshot
 
 
-def resume_settings(args, net, data, workers):
+def resume_settings(args, symbol, data, workers):
     """What a resumed run must share with its beginning, by the names to show."""
     flags = {f"--{key.replace('_', '-')}": value for key, value in vars(args).items()
              if key not in FREE_ON_RESUME}
@@ -74,7 +79,7 @@ def resume_settings(args, net, data, workers):
         flags["--num-epoch"] = args.num_epoch
     flags["the number of workers"] = workers.count
     flags["the number of classes"] = data.train.num_classes
-    names = " ".join(net.list_arguments() + net.list_auxiliary_states())
+    names = " ".join(symbol.list_arguments() + symbol.list_auxiliary_states())
     flags["the network's checksum"] = hashlib.blake2b(names.encode(), digest_size=8).hexdigest()
     flags["the content of --data-train"] = data.train_lst.checksum
     flags["the content of --data-val"] = data.val_lst.checksum if data.val_lst else None

@@ -55,17 +55,30 @@ class RunFiles:
         if self.writes:
             checkpoint.save(f"{self.prefix}-best", 0, self.symbol, arg_params, aux_params)
 
-    def add_to_history(self, row):
-        """Write the metrics of one more epoch."""
-        self.record.history.append(row)
+    def close_epoch(self, number, row, training, validation, params):
+        """Add an epoch to the history, keep the best, and log a line; epoch 0 is the warm head.
+
+        `row` are further columns of the history, `training` and `validation` dicts of metrics.
+        """
+        self.record.history.append({
+            "epoch": number, **row, **{f"train-{name}": value for name, value in training.items()},
+            **{f"val-{name}": value for name, value in validation.items()}})
         if self.writes:
             write_history(self.prefix, self.record.history)
+        self.update_best(number, validation, *params)
+        best = self.record.best
+        logger.info("%s: %.0f s%s%s%s",
+                    f"Epoch {number} of {self.args.num_epoch}" if number else "Warm head",
+                    row["seconds"], _shown("training", training),
+                    _shown("validation", validation), "" if not best else
+                    ", the best so far" if best["number"] == number else
+                    "; best {metric} {value:.4f} (epoch {number})".format(**best))
 
-    def save_snapshot(self, progress, arrays, own):
+    def save_snapshot(self, progress, arrays, per_worker):
         """Write a snapshot at the record's position; see snapshot.save_snapshot."""
         if self.writes:
             save_snapshot(self.prefix, {"record": asdict(self.record), "progress": progress,
-                                        "settings": self.settings}, arrays, own)
+                                        "settings": self.settings}, arrays, per_worker)
 
     @property
     def stopped_early(self):
@@ -115,3 +128,8 @@ class RunFiles:
                 logger.warning("warning: %s %.4f does not beat %s", name, value, BASELINES[name])
         elif self.record.checkpoints:
             logger.info("Done: %s-%04d.params", self.prefix, self.record.checkpoints[-1])
+
+
+def _shown(title, metrics):
+    shown = ", ".join(f"{name} {metrics[name]:.4f}" for name in ("loss", "mAP") if name in metrics)
+    return shown and f"; {title} {shown}"

@@ -97,23 +97,17 @@ def named(kind, arrays):
             else value.asnumpy() for name, value in arrays.items()}
 
 
-def save_snapshot(prefix, state, arrays, own):
+def save_snapshot(prefix, state, arrays, per_worker):
     """Write a snapshot. Where that fails, the earlier one is still there.
 
-    Parameters
-    ----------
-    prefix : str
-    state : dict
-        "record" (a RunRecord's values), "settings" and "progress", all plain JSON.
-    arrays : dict of str to np.ndarray
-        What all workers share, by `named`.
-    own : list of dict of str to np.ndarray
-        What each worker has of its own, by rank; of rank 0 alone where all have the same.
+    `state` has "record" (a RunRecord's values), "settings" and "progress", all plain JSON. `arrays`
+    is what all workers share, and `per_worker` a list, by rank, of what each has of its own, or of
+    rank 0's alone where all have the same: dicts of str to np.ndarray, by `named`.
     """
     arrays = dict(arrays)
-    for rank, worker in enumerate(own):
+    for rank, own in enumerate(per_worker):
         start = WORKER.format(rank) if rank else ""
-        arrays.update((start + name, value) for name, value in worker.items())
+        arrays.update((start + name, value) for name, value in own.items())
     state = {**state, "version": VERSION, "run_id": os.environ.get(RUN_ID)}
     arrays["state"] = np.frombuffer(json.dumps(state).encode(), np.uint8)
     # By way of memory: a zip file that cannot be finished complains once more when it is deleted.

@@ -1,8 +1,11 @@
 """SIGTERM and Ctrl-C, which let a run save before it ends."""
 import logging
+import os
 import signal
 
 logger = logging.getLogger("train_multilabel")
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stopped(Exception):
@@ -17,26 +20,28 @@ class StopRequests:
     """The signals that the workers got; all of them stop at the same batch.
 
     From its construction on, SIGTERM and Ctrl-C are noted, to let the batch end and be saved. A
-    second signal ends the process at once.
+    second signal of either kind ends the process at once.
     """
 
     def __init__(self, workers):
         self.workers = workers
         self.received = None  # by this process
         self.agreed = None  # what all workers know of since `agree`
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in SIGNALS:
             signal.signal(number, self._note)
 
     def _note(self, number, frame):
         self.received = signal.Signals(number)
-        signal.signal(number, signal.SIG_DFL)
+        for either in SIGNALS:
+            signal.signal(either, signal.SIG_DFL)
+        if self.workers.rank == 0:
+            # Not by way of sys.stderr, which the signal may have found in the middle of a line.
+            os.write(2, f"\n{self.received.name}: finishing this batch, then saving; once more "
+                        "stops now, without saving\n".encode())
 
     def agree(self, due=False, loss=0.0):
-        """Tell all workers of each other's signals, and share two values.
-
-        These are whether rank 0 finds a snapshot due, and the sum of all workers' losses.
-        """
-        received = [self.received == number for number in (signal.SIGTERM, signal.SIGINT)]
+        """Exchange the workers' signals; returns rank 0's `due`, and the sum of all `loss`."""
+        received = [self.received == number for number in SIGNALS]
         due, terminate, interrupt, loss = self.workers.sum(
             [due and self.workers.rank == 0, *received, loss])
         if terminate or interrupt:

@@ -20,12 +20,16 @@ LEAST = {
     "num_epoch": 0, "batch_size": 1, "save_period": 1, "epoch": 0, "disp_batches": 1,
     "warmup_epochs": 0, "seed": 0, "lr": 0, "mom": 0, "wd": 0, "lr_factor": 0,
     "warm_head_epochs": 0, "warm_head_memory": 0, "head_lr_mult": 0, "clip_gradient": 0,
-    "early_stop": 0, "keep": 0, "checkpoint_minutes": 0, "gc_threshold": 0}
+    "early_stop": 0, "keep": 0, "checkpoint_minutes": 0, "gc_threshold": 0, "image_area": 1024,
+    "attention": 0, "freeze_stages": 0}
 MAY_BE_INFINITE = ("warm_head_memory", "checkpoint_minutes")
 
 
 def parse_args(argv=None):
-    """The flags; an InputError names a value that is out of its range."""
+    """The flags; an InputError names a value that is out of its range.
+
+    `changed` of the result is the text of those that are not as by default.
+    """
     parser = ArgumentParser(
         description="Fine-tune a pretrained MXNet network to multi-label classification.",
         allow_abbrev=False, formatter_class=HelpFormatter)
@@ -54,7 +58,15 @@ def parse_args(argv=None):
         help="layer whose output the new classifier takes (default: what feeds the network's own "
              "classifier)")
     add("--image-shape", metavar="C,H,W",
-        help="what the network gets (default: what the checkpoint says, else 3,224,224)")
+        help="what the network gets; auto: the training images' own aspect, in multiples of 32 "
+             "(default: what the checkpoint says, else 3,224,224)")
+    add("--image-area", type=int, default=480 * 320, metavar="PIXELS",
+        help="area that --image-shape auto aims at, where the images are as large")
+    add("--head", choices=["linear", "attention"], default="linear",
+        help="classifier of the mean features, or class-specific residual attention (Zhu and Wu, "
+             "ICCV 2021), which also sees where a class is")
+    add("--attention", type=float, default=0.3, metavar="X",
+        help="--head attention: weight of a class's maximum over the positions beside its mean")
     add("--rgb-mean", metavar="R,G,B",
         help="mean of the pixels, 0 to 255, for a checkpoint that does not normalise by itself "
              "(default: ImageNet's)")
@@ -62,6 +74,10 @@ def parse_args(argv=None):
     add("--freeze", default="none", metavar="WHAT",
         help="parameters to leave as they are: none, backbone (all but the new classifier), or a "
              "regular expression for their names; a frozen BatchNorm uses its stored statistics")
+    add("--freeze-stages", type=int, default=0, metavar="N",
+        help="leave the first N stages (runs of layers of one resolution) as they are; where only "
+             "mirroring is random (--squash, --pad-square or --random-crop 0), each image passes "
+             "through them once")
     add("--dtype", choices=["float32", "float16"], default="float32",
         help="type that the backbone computes in; the new head and the loss stay in float32")
 
@@ -115,8 +131,9 @@ def parse_args(argv=None):
         help="validation metric by which the best epoch is chosen")
     add("--early-stop", type=int, default=0, metavar="N",
         help="stop after N epochs without a better one; 0 for never")
-    add("--disp-batches", type=int, default=20, metavar="N",
-        help="batches between two lines of the log")
+    add("--disp-batches", type=int, metavar="N",
+        help="batches between two of MXNet's lines, shown on the screen too (default: 20, in "
+             "train.log alone)")
     add("--test-io", action="store_true",
         help="only read one epoch of --data-train and show the speed")
 
@@ -146,6 +163,10 @@ def parse_args(argv=None):
     add("--gc-threshold", type=float, default=0.5, metavar="X",
         help="threshold of 2bit compression")
     args = parser.parse_args(argv)
+    args.changed = " ".join(
+        f"--{name.replace('_', '-')}" + (f" {value}" if value is not True else "")
+        for name, value in vars(args).items()
+        if value != parser.get_default(name))
     check_args(args)
     return args
 
@@ -156,6 +177,8 @@ def check_args(args):
         args.lr = 0.0001 if args.optimizer == "adam" else 0.001
     for name, least in LEAST.items():
         flag, value = f"--{name.replace('_', '-')}", getattr(args, name)
+        if value is None:
+            continue
         if not value >= least:  # nor NaN
             raise InputError(f"{flag} must be {least} or more, not {value}")
         if math.isinf(value) and name not in MAY_BE_INFINITE:
@@ -184,11 +207,13 @@ def check_args(args):
         raise InputError(f"--warmup-epochs {args.warmup_epochs:g} must not be more than the first "
                          f"of --lr-step-epochs, {first_step:g}: the learning rate would never be "
                          "reached")
-    args.image_shape = args.image_shape and parse_numbers("--image-shape", args.image_shape, int, 3)
+    if args.image_shape and args.image_shape != "auto":
+        args.image_shape = parse_numbers("--image-shape", args.image_shape, int, 3)
+        if args.image_shape[0] != 3 or min(args.image_shape) < 1:
+            raise InputError("--image-shape must be 3,HEIGHT,WIDTH (3 for red, green and blue) or "
+                             "auto")
     args.rgb_mean = args.rgb_mean and parse_numbers("--rgb-mean", args.rgb_mean, float, 3)
     args.rgb_std = args.rgb_std and parse_numbers("--rgb-std", args.rgb_std, float, 3)
-    if args.image_shape and (args.image_shape[0] != 3 or min(args.image_shape) < 1):
-        raise InputError("--image-shape must be 3,HEIGHT,WIDTH (3 for red, green and blue)")
     for name, value in LOSSES[args.loss].items():
         if getattr(args, name) is None:
             setattr(args, name, value)

@@ -6,27 +6,27 @@ such a head distorts the pretrained features less: Kumar et al., "Fine-Tuning ca
 Pretrained Features and Underperform Out-of-Distribution", ICLR 2022
 (https://arxiv.org/abs/2202.10054).
 """
-import json
 import logging
-import os
-import tempfile
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
-from common.cli import InputError
 from common.mx_compat import mx
-from network.checkpoint import with_layer
+from common.progress import Progress
 from network.fine_tune import split_head
 from network.forward_pass import ForwardPass
-from training.optimization import INITIALIZER
+from network.stages import FEATURES, tail
+from training.stored_features import FeatureIter, channel_statistics, collect, extract
 
 logger = logging.getLogger("train_multilabel")
 
 BATCH_SIZE = 32
-LEARNING_RATE = 0.001
-ROWS_PER_MESSAGE = 4096
+LEARNING_RATE = 0.003
+WARM_UP = 0.2  # share of the updates in which the learning rate rises
+# The penalty of a weight w on standardised features is w**2 / (2 * this * rows).
+INVERSE_PENALTY = 0.0003
+LEAST_RATE = 1e-3  # of a class's present labels that its first bias is set for
+CONSTANTS = ("mean", "scale")
 
 
 class WarmHead(NamedTuple):
@@ -34,109 +34,9 @@ class WarmHead(NamedTuple):
 
     epochs: int  # passes over the stored features
     mirror: bool  # whether each training image's mirror image gives features too
-    seed: int  # random seed of the sample order and of the first weights
+    seed: int  # random seed of the sample order
     folder: str  # where features are stored that take more than max_bytes
     max_bytes: float
-
-
-class FeatureIter(mx.io.DataIter):
-    """Batches of stored features; the last one is filled up with rows of label -1.
-
-    Parameters
-    ----------
-    features, labels : np.ndarray, (rows, values) and (rows, classes), float32
-        Features may be a memory map: only the rows of a batch are read.
-    batch_size : int
-    seed : int, optional
-        Random seed of the sample order, new in each epoch; None keeps the order.
-    """
-
-    def __init__(self, features, labels, batch_size, seed=None):
-        super().__init__(batch_size)
-        self.features, self.labels, self.seed = features, labels, seed
-        self.provide_data = [mx.io.DataDesc("features", (batch_size, features.shape[1]))]
-        self.provide_label = [mx.io.DataDesc("softmax_label", (batch_size, labels.shape[1]))]
-        self.epoch = -1
-        self.reset()
-
-    def reset(self):
-        """Begin the next epoch."""
-        self.epoch += 1
-        self.start = 0
-        self.order = np.arange(len(self.features))
-        if self.seed is not None:
-            np.random.RandomState([self.seed, self.epoch]).shuffle(self.order)
-
-    def next(self):
-        """The next batch."""
-        if self.start >= len(self.order):
-            raise StopIteration
-        rows = self.order[self.start:self.start + self.batch_size]
-        self.start += self.batch_size
-        pad = self.batch_size - len(rows)
-        data = np.pad(self.features[rows], ((0, pad), (0, 0)))
-        label = np.pad(self.labels[rows], ((0, pad), (0, 0)), constant_values=-1)
-        return mx.io.DataBatch([mx.nd.array(data)], [mx.nd.array(label)], pad=pad)
-
-
-def extract(forward, iterator, mirror, folder, max_bytes, on_batch=lambda _: None):
-    """Pass an epoch of an LstIter's images through a ForwardPass once; padding is left out.
-
-    With `mirror` each image also passes mirrored, as a further row. Features that take more than
-    `max_bytes` stay in a memory-mapped file of the folder. What `on_batch` raises after a batch
-    ends the pass. Returns features and labels, (rows, values) and (rows, classes).
-    """
-    turns = (False, True) if mirror else (False,)
-    features = allocate(iterator.num_rows * len(turns), forward.num_values, folder, max_bytes)
-    labels, row = [np.empty((0, iterator.num_classes), np.float32)], 0
-    with tqdm(total=iterator.num_rows, desc="Features", unit="image", leave=False,
-              disable=None) as bar:
-        for batch in iterator:
-            count = iterator.batch_size - batch.pad
-            label = batch.label[0].asnumpy()[:count]
-            for outputs in [forward(batch.data[0], count, mirror=turn) for turn in turns]:
-                features[row:row + count] = outputs.values()
-                labels.append(label)
-                row += count
-            bar.update(count)
-            on_batch(batch)
-    return features[:row], np.concatenate(labels)
-
-
-def collect(workers, features, labels, folder, max_bytes):
-    """Features and labels from `extract` of all workers at rank 0; elsewhere this worker's."""
-    if workers.count == 1:
-        return features, labels
-    counts = workers.sum(np.eye(workers.count)[workers.rank] * len(features)).astype(int)
-    if workers.rank == 0:
-        all_features = allocate(counts.sum(), features.shape[1], folder, max_bytes)
-        all_labels = np.empty((counts.sum(), labels.shape[1]), np.float32)
-        places = np.cumsum(counts) - counts
-    # In parts, so that rank 0 never holds more than a part of each worker's beside its own.
-    for start in range(0, counts.max(), ROWS_PER_MESSAGE):
-        end = start + ROWS_PER_MESSAGE
-        parts = workers.gather({"features": np.asarray(features[start:end]),
-                                "labels": labels[start:end]})
-        for place, part in zip(places, parts) if parts else ():
-            rows = slice(place + start, place + start + len(part["labels"]))
-            all_features[rows], all_labels[rows] = part["features"], part["labels"]
-    return (features, labels) if workers.rank else (all_features, all_labels)
-
-
-def allocate(rows, values, folder, max_bytes):
-    """An array of float32, (rows, values), which above `max_bytes` lives in a file."""
-    size = int(rows) * values * 4
-    if size <= max_bytes or not size:
-        return np.empty((rows, values), np.float32)
-    # The file has no name, so that nothing of it remains however the process ends.
-    file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  lives as long as the map
-    try:
-        # Writing to a map for which the disk has no room would kill the process without a word.
-        os.posix_fallocate(file.fileno(), 0, size)
-    except OSError as error:
-        raise InputError(f"{folder}: no room for {size / 1e6:.0f} MB of features: "
-                         f"{error.strerror}; --warm-head-memory keeps them in memory") from None
-    return np.memmap(file, np.float32, "w+", shape=(int(rows), int(values)))
 
 
 def train_head(network, data, metrics, devices, options, on_batch=lambda _: None):
@@ -173,29 +73,67 @@ def train_head(network, data, metrics, devices, options, on_batch=lambda _: None
                              *storage)
         for iterator, mirror in zip(data, (options.mirror, False))]
     del backbone  # frees its memory
-    trained = workers.broadcast(None if workers.rank else _train(
+    head, scores = map(workers.broadcast, (None, None) if workers.rank else _train(
         network, features.name, stored, metrics, devices, options, on_batch))
-    return ({name: mx.nd.array(value) for name, value in trained.items() if np.ndim(value)},
-            {name: float(value) for name, value in trained.items() if not np.ndim(value)})
+    return ({name: mx.nd.array(value) for name, value in head.items()},
+            {name: float(value) for name, value in scores.items()})
 
 
 def _train(network, features, stored, metrics, devices, options, on_batch):
     """Train the network's own head on stored features; its arrays, and the last scores."""
-    head = with_layer(json.loads(network.symbol.tojson()), features, mx.sym.Variable("features"))
+    rows = max(len(stored[0][0]), 1)
+    num_updates = max(options.epochs * -(-rows // BATCH_SIZE), 1)
+    schedule = mx.lr_scheduler.CosineScheduler(num_updates, LEARNING_RATE,
+                                               warmup_steps=int(WARM_UP * num_updates))
+    head, params = _on_standardised_features(network, features, *stored[0])
     scores = {}
-    module = mx.mod.Module(head, ["features"], ["softmax_label"], context=devices.contexts[0],
-                           logger=WarmHeadLog(logger, {}))
-    mx.random.seed(options.seed)
-    np.random.seed(options.seed)
+    progress = Progress("Warm head", num_updates, "batches")
+    module = mx.mod.Module(head, [FEATURES], ["softmax_label"], context=devices.contexts[0],
+                           fixed_param_names=CONSTANTS, logger=WarmHeadLog(logger, {}))
     module.fit(
         FeatureIter(*stored[0], BATCH_SIZE, options.seed),
         eval_data=stored[1] and FeatureIter(*stored[1], BATCH_SIZE),
-        eval_metric=metrics[0], validation_metric=metrics[1], batch_end_callback=on_batch,
+        eval_metric=metrics[0], validation_metric=metrics[1],
+        batch_end_callback=[lambda _: progress.update(1), on_batch],
         eval_end_callback=lambda p: scores.update(p.eval_metric.get_name_value()),
-        initializer=INITIALIZER, optimizer="adam",
-        optimizer_params={"learning_rate": LEARNING_RATE}, num_epoch=options.epochs)
-    trained = {name: value.asnumpy() for name, value in module.get_params()[0].items()}
-    return {**trained, **scores}
+        arg_params=params, optimizer="adam",
+        optimizer_params={"learning_rate": LEARNING_RATE, "lr_scheduler": schedule,
+                          "wd": 1 / (INVERSE_PENALTY * rows)},
+        num_epoch=options.epochs)
+    progress.close()
+    params = {name: value.asnumpy() for name, value in module.get_params()[0].items()}
+    weight = params["standardised_weight"] * params["scale"]
+    shift = (weight * params["mean"]).reshape(len(weight), -1).sum(axis=1)
+    classifier = split_head(network.symbol)[1]
+    return {f"{classifier}_weight": weight,
+            f"{classifier}_bias": params["standardised_bias"] - shift}, scores
+
+
+def _on_standardised_features(network, features, values, labels):
+    """The network's head on the layer `features`, whose weights see standardised features.
+
+    Also its first parameters: no weights, and biases that give each class its rate. The `values`
+    have a `mean` and a standard deviation, 1 / `scale`, per channel; shifting and scaling the
+    weights in their place costs nothing per image.
+    """
+    mean, deviation = channel_statistics(values)
+    shape = (labels.shape[1], len(mean)) + (1,) * (values.ndim - 2)
+    known = labels >= 0
+    rate = np.sum(labels, axis=0, where=known) / np.maximum(known.sum(axis=0), 1)
+    rate = np.clip(rate, LEAST_RATE, 1 - LEAST_RATE)
+    # Large weights of channels that hardly vary let fine-tuning's first steps ruin the backbone.
+    scale = 1 / np.maximum(deviation, max(np.median(deviation), 1e-12))
+    params = {"standardised_weight": np.zeros(shape),
+              "standardised_bias": np.log(rate / (1 - rate)),
+              "mean": mean.reshape(1, *shape[1:]), "scale": scale.reshape(1, *shape[1:])}
+    variables = {name: mx.sym.Variable(name, shape=value.shape) for name, value in params.items()}
+    weight = mx.sym.broadcast_mul(variables["standardised_weight"], variables["scale"])
+    shift = mx.sym.sum(mx.sym.broadcast_mul(weight, variables["mean"]), axis=0, exclude=True)
+    head = tail(network.symbol, features)
+    classifier = split_head(network.symbol)[1]
+    head = head(**{f"{classifier}_weight": weight,
+                   f"{classifier}_bias": variables["standardised_bias"] - shift})
+    return head, {name: mx.nd.array(value) for name, value in params.items()}
 
 
 class WarmHeadLog(logging.LoggerAdapter):

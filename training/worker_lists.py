@@ -15,14 +15,9 @@ class WorkersList:
     With {rank} each worker has a list of its own; `tools/make_lst.py shard` makes such lists. An
     InputError says what is wrong with a list, or that the workers' lists do not fit together.
 
-    Attributes
-    ----------
-    lst, folder : LstFile or PaddedLst, str
-        The list that this worker reads, and where its images are.
-    readers : Workers
-        The workers that share `lst`.
-    num_rows, checksum, positives, negatives
-        As of an LstFile, over all workers' lists.
+    This worker reads `lst`, an LstFile or PaddedLst, which `readers` (Workers) share, and its
+    images from `folder`. `num_rows`, `checksum`, `positives` and `negatives` are as those of an
+    LstFile, but over all workers' lists.
     """
 
     def __init__(self, path, folder, workers, num_classes=None, label_format="multi-hot"):
@@ -69,18 +64,18 @@ class PaddedLst:
         return self._length
 
     def labels(self, rows):
-        """As LstFile's; -1 in padding."""
+        """Labels of some rows, as LstFile's; -1 in padding."""
         rows = np.asarray(rows)
         labels = self._lst.labels(self._real(rows))
         labels[rows >= len(self._lst)] = -1
         return labels
 
     def name(self, row):
-        """As LstFile's; that of the first row for padding."""
+        """File name in a row; that of the first row for padding."""
         return self._lst.name(int(self._real(row)))
 
     def line(self, row):
-        """As LstFile's; that of the first row for padding."""
+        """Line number of a row; that of the first row for padding."""
         return self._lst.line(int(self._real(row)))
 
     def _real(self, rows):

@@ -21,21 +21,13 @@ from training.rendezvous import LostWorker, connect_workers
 class Workers:
     """All workers of a run, as seen by one of them. A single process is a run of one worker.
 
-    All workers must call the same methods in the same order. Each raises LostWorker when another
-    worker has ended or cannot be reached. `arrays` are a dict of str to np.ndarray.
+    All workers of the kvstore `kv`, just made (None: a single process), create this object at the
+    same time, and call the same methods in the same order. Each method raises LostWorker when
+    another worker has ended or cannot be reached. `arrays` are a dict of str to np.ndarray.
 
-    Parameters
-    ----------
-    kv : mx.kvstore.KVStore, optional
-        Just made; all its workers create this object at the same time. None: a single process.
-
-    Attributes
-    ----------
-    rank, count : int
-        This worker's number, from 0, and the number of workers. DMLC_RANK gives the rank, where
-        the launcher sets it for all: the kvstore's own changes from start to start.
-    synchronous : bool
-        Whether all take each batch together; not so with "dist_async".
+    `rank` is this worker's number, from 0, and `count` the number of workers. DMLC_RANK gives the
+    rank, where the launcher sets it for all: the kvstore's own changes from start to start. All
+    take each batch together where `synchronous`, which is not so with "dist_async".
     """
 
     def __init__(self, kv=None):

@@ -44,15 +44,10 @@ class Process:
             self.supervisor.stdin.write(b"%d\n" % number)
 
 
-class Job:
-    """Scheduler, servers and workers of one attempt.
+class Attempt:
+    """Scheduler, servers and workers of one attempt, by the flags of tools/launch.py.
 
-    Parameters
-    ----------
-    args : argparse.Namespace
-        The flags of tools/launch.py.
-    hosts : list of str
-        Machines that servers and workers are assigned to in turn; empty for this machine.
+    Servers and workers are assigned to `hosts` in turn; an empty list is this machine.
     """
 
     def __init__(self, args, hosts):

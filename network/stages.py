@@ -1,0 +1,74 @@
+"""The stages of a network, and the network from the end of one on.
+
+    find_stages(symbol, (3, 224, 224))      # [("stem_relu6", (32, 112, 112)), ...]
+    tail(symbol, "block3_2_add")            # takes `features` in place of that layer's output
+"""
+import json
+
+from common.cli import InputError
+from common.mx_compat import mx
+from network.checkpoint import with_layer
+from network.fine_tune import split_head
+from network.shape_check import mxnet_errors
+
+FEATURES = "features"
+WIDER = 4  # times as many channels as the narrowest layer of a stage: of ResNets the last layers
+
+
+def find_stages(net, image_shape):
+    """The last layer of each stage but the head's, and its shape (channels, height, width).
+
+    A stage is a run of layers of one resolution. Its last layer is one through which all that
+    follows must pass; a next stage that begins by adding channels before it reduces the resolution
+    (as inverted residuals do) does not count.
+    """
+    backbone = split_head(net)[0]
+    layers = backbone.get_internals()
+    with mxnet_errors(f"the network does not work on images of {image_shape}"):
+        _, shapes, _ = layers.infer_shape(data=(1, *image_shape))
+    shapes = dict(zip(layers.list_outputs(), shapes))
+    nodes = json.loads(backbone.tojson())["nodes"]
+    last_use = {}
+    for number, node in enumerate(nodes):
+        for source, *_ in node["inputs"]:
+            last_use[source] = number
+    stages, open_until = [], 0
+    for number, node in enumerate(nodes):
+        if node["op"] == "null" and node["name"] != "data":
+            continue  # a parameter
+        # Nothing before this layer is used after it.
+        alone, open_until = open_until <= number, max(open_until, last_use.get(number, number))
+        shape = shapes.get(node["name"] + "_output", ())[1:]
+        if (not alone or len(shape) != 3 or shape[1:] == (1, 1)
+                or node["name"].startswith(("rgb_", "data"))):
+            continue
+        if not stages or stages[-1][0][1][1:] != shape[1:]:
+            stages.append([])
+        stages[-1].append((node["name"], shape))
+    return [[layer for layer in stage
+             if layer[1][0] <= WIDER * min(shape[0] for _, shape in stage)][-1]
+            for stage in stages]
+
+
+def find_frontier(net, image_shape, frozen_stages):
+    """Name of the last layer of the first `frozen_stages` stages; at least one stage must follow.
+
+    An InputError says how many stages the network has.
+    """
+    stages = find_stages(net, image_shape)
+    if frozen_stages >= len(stages):
+        raise InputError(f"--freeze-stages {frozen_stages}: the network has {len(stages)} stages "
+                         f"({', '.join('x'.join(map(str, shape)) for _, shape in stages)}), of "
+                         "which the last is left to train")
+    return stages[frozen_stages - 1][0]
+
+
+def until(net, name):
+    """The network up to layer `name`."""
+    return net.get_internals()[name + "_output"]
+
+
+def tail(net, name):
+    """The network from layer `name` on, whose output is its input `features`, of any float type."""
+    return with_layer(json.loads(net.tojson()), name,
+                      mx.sym.Cast(mx.sym.Variable(FEATURES), dtype="float32"))

@@ -1,0 +1,85 @@
+"""--freeze-stages: where stages end, and that stored outputs train as the whole network does."""
+import re
+
+import numpy as np
+import pytest
+from conftest import script, training_flags
+
+from common.cli import InputError
+from common.mx_compat import mx
+from network import checkpoint
+from network.fine_tune import get_fine_tune_model
+from network.stages import find_frontier, find_stages
+
+EFFICIENTNET_STAGES = [(16, 112, 112), (24, 56, 56), (40, 28, 28), (112, 14, 14), (320, 7, 7)]
+
+
+def trained_params(result, number):
+    return {name: value.asnumpy() for params in checkpoint.load(str(result / "tiny"), number)[1:]
+            for name, value in params.items()}
+
+
+def test_the_stages_of_an_inverted_residual_network_end_where_it_is_narrow():
+    from convert.efficientnet_lite import network
+    symbol, _ = get_fine_tune_model(network("efficientnet_lite0")[0], {}, 8)
+    stages = find_stages(symbol, (3, 224, 224))
+    assert [shape for _, shape in stages] == EFFICIENTNET_STAGES
+    assert stages[3][0] == "block5_3_add"
+
+
+def test_the_stages_of_a_residual_network_end_after_its_additions():
+    symbol = mx.gluon.model_zoo.vision.resnet50_v1()(mx.sym.Variable("data"))
+    symbol, _ = get_fine_tune_model(symbol, {}, 8)
+    stages = find_stages(symbol, (3, 224, 224))
+    assert [shape for _, shape in stages] == [
+        (64, 112, 112), (256, 56, 56), (512, 28, 28), (1024, 14, 14), (2048, 7, 7)]
+    with pytest.raises(InputError, match="5 stages"):
+        find_frontier(symbol, (3, 224, 224), 5)
+
+
+def test_stored_outputs_train_what_the_whole_network_trains(tiny_network, small_demo, tmp_path):
+    flags = {"squash": True, "random_mirror": 0, "num_epoch": 2}
+    texts = [script("train_multilabel.py", *training_flags(
+        tiny_network, small_demo, tmp_path / name, **flags, **more))
+        for name, more in (("stored", {"freeze_stages": 1}), ("whole", {"freeze": "(conv|bn)0"}))]
+    assert "once through all up to relu0" in texts[0] and "once through" not in texts[1]
+    first = trained_params(tmp_path / "stored", 1)
+    whole = trained_params(tmp_path / "whole", 1)
+    pretrained = checkpoint.load(tiny_network, 0)[1]
+    assert set(first) == set(whole)
+    for name, value in first.items():
+        np.testing.assert_allclose(value, whole[name], atol=2e-3, err_msg=name)
+    np.testing.assert_array_equal(first["conv0_weight"], pretrained["conv0_weight"].asnumpy())
+    assert np.abs(first["conv1_weight"] - pretrained["conv1_weight"].asnumpy()).max() > 0.02
+    losses = [float(value) for result in ("stored", "whole") for value in re.findall(
+        r"Epoch\[1\] Validation-loss=([.\d]+)",
+        (tmp_path / result / "train.log").read_text())]
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)
+
+
+def test_a_resumed_run_on_stored_outputs_equals_an_undisturbed_one(
+        tiny_network, small_demo, tmp_path):
+    def train(name, **more):
+        script("train_multilabel.py", *training_flags(
+            tiny_network, small_demo, tmp_path / name, squash=True, freeze_stages=1,
+            warm_head_epochs=1, **more))
+
+    train("undisturbed")
+    train("stopped", num_epoch=1)
+    train("stopped", resume=True)
+    one, other = (trained_params(tmp_path / name, 2) for name in ("undisturbed", "stopped"))
+    for name, value in one.items():
+        np.testing.assert_array_equal(value, other[name], err_msg=name)
+
+
+def test_random_crops_pass_through_the_frozen_stages_in_each_epoch(
+        tiny_network, small_demo, tmp_path):
+    text = script("train_multilabel.py", *training_flags(
+        tiny_network, small_demo, tmp_path, freeze_stages=1, num_epoch=1))
+    assert "once through" not in text
+    after = trained_params(tmp_path, 1)
+    pretrained = checkpoint.load(tiny_network, 0)
+    for params in pretrained[1:]:
+        for name, value in params.items():
+            if re.match("(conv|bn)0", name):
+                np.testing.assert_array_equal(after[name], value.asnumpy())

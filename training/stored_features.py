@@ -1,0 +1,156 @@
+"""Features of images, stored in memory or in a file, and batches of them for Module.fit."""
+import math
+import os
+import tempfile
+
+import numpy as np
+
+from common.cli import InputError
+from common.mx_compat import mx
+from common.progress import Progress
+from network.stages import FEATURES
+from reading.batch_sampler import BatchSampler
+
+ROWS_PER_MESSAGE = 4096
+ROWS_PER_SUM = 256
+
+
+class FeatureIter(mx.io.DataIter):
+    """Batches of stored features; rows that fill up the last one have the label -1.
+
+    Parameters
+    ----------
+    features : np.ndarray, (rows, values) float32 or (rows, channels, height, width) float16
+        May be a memory map: only the rows of a batch are read.
+    labels : np.ndarray, (rows, classes), float32
+    batch_size : int
+    seed : int, optional
+        Random seed of the sample order, new in each epoch; None keeps the order.
+    mirror : bool
+        Each two rows are an image and its mirror image, of which an epoch takes one at random.
+
+    The attributes and methods are those of LstIter.
+    """
+
+    def __init__(self, features, labels, batch_size, seed=None, mirror=False):
+        super().__init__(batch_size)
+        self.features, self.labels, self.seed, self.mirror = features, labels, seed, mirror
+        self.num_rows, self.num_classes = len(labels) // (1 + mirror), labels.shape[1]
+        self._sampler = BatchSampler(self.num_rows, batch_size, seed is not None, seed or 0)
+        self.provide_data = [
+            mx.io.DataDesc(FEATURES, (batch_size, *features.shape[1:]), features.dtype)]
+        self.provide_label = [mx.io.DataDesc("softmax_label", (batch_size, labels.shape[1]))]
+        self.seek(0, 0)
+
+    @property
+    def num_batches(self):
+        """Number of batches in this epoch."""
+        return self._sampler.num_batches(self.epoch)
+
+    def reset(self):
+        """Begin the next epoch, unless nothing of this one has been read yet."""
+        if self._begun:
+            self.seek(self.epoch + 1, 0)
+
+    def seek(self, epoch, batch):
+        """Continue at a batch of an epoch, both from 0."""
+        self.epoch, self._begun = epoch, False
+        self._batches = self._sampler.batches(epoch, batch)
+        if self.mirror:
+            draw = np.random.RandomState([self.seed, epoch, 1])
+            self._turns = draw.randint(2, size=self.num_rows)
+
+    def next(self):
+        """The next batch."""
+        self._begun = True
+        rows, _, pad = next(self._batches)
+        if self.mirror:
+            rows = 2 * rows + self._turns[rows]
+        data, label = self.features[rows], self.labels[rows]
+        label[self.batch_size - pad:] = -1
+        return mx.io.DataBatch([mx.nd.array(data, dtype=data.dtype)], [mx.nd.array(label)],
+                               pad=pad)
+
+
+def extract(forward, iterator, mirror, folder, max_bytes, on_batch=lambda _: None):
+    """Pass an epoch of an LstIter's images through a ForwardPass once; padding is left out.
+
+    With `mirror` each image also passes mirrored, as the row after its own. Features that take
+    more than `max_bytes` stay in a memory-mapped file of the folder. What `on_batch` raises after
+    a batch ends the pass. Returns features and labels: (rows, values) float32, or of feature maps
+    (rows, channels, height, width) float16, and (rows, classes).
+    """
+    turns = (False, True) if mirror else (False,)
+    shape, count = forward.output_shape, iterator.num_rows
+    features = allocate(count * len(turns), shape, folder, max_bytes)
+    by_image = features.reshape(count, len(turns), *shape)
+    labels, row = np.empty((count, iterator.num_classes), np.float32), 0
+    iterator.reset()
+    with Progress("Features", count, "images") as progress:
+        for batch in iterator:
+            count = iterator.batch_size - batch.pad
+            labels[row:row + count] = batch.label[0].asnumpy()[:count]
+            for turn, outputs in enumerate(
+                    [forward(batch.data[0], count, mirror=turn) for turn in turns]):
+                values = outputs.values()
+                if values.size and not np.abs(values).max() <= np.finfo(features.dtype).max:
+                    raise InputError("the backbone's features are not finite, or too large to be "
+                                     "stored: is --rgb-std right for this network?")
+                by_image[row:row + count, turn] = values
+            row += count
+            progress.update(count)
+            on_batch(batch)
+    return features[:row * len(turns)], np.repeat(labels[:row], len(turns), axis=0)
+
+
+def collect(workers, features, labels, folder, max_bytes):
+    """Features and labels from `extract` of all workers at rank 0; elsewhere this worker's."""
+    if workers.count == 1:
+        return features, labels
+    counts = workers.sum(np.eye(workers.count)[workers.rank] * len(features)).astype(int)
+    if workers.rank == 0:
+        all_features = allocate(counts.sum(), features.shape[1:], folder, max_bytes)
+        all_labels = np.empty((counts.sum(), labels.shape[1]), np.float32)
+        places = np.cumsum(counts) - counts
+    # In parts, so that rank 0 never holds more than a part of each worker's beside its own.
+    for start in range(0, counts.max(), ROWS_PER_MESSAGE):
+        end = start + ROWS_PER_MESSAGE
+        parts = workers.gather({"features": np.asarray(features[start:end]),
+                                "labels": labels[start:end]})
+        for place, part in zip(places, parts) if parts else ():
+            rows = slice(place + start, place + start + len(part["labels"]))
+            all_features[rows], all_labels[rows] = part["features"], part["labels"]
+    return (features, labels) if workers.rank else (all_features, all_labels)
+
+
+def allocate(rows, shape, folder, max_bytes):
+    """An array for the features of `rows` images, which above `max_bytes` lives in a file."""
+    dtype = np.dtype(np.float16 if len(shape) > 1 else np.float32)
+    shape = (int(rows), *map(int, shape))
+    size = math.prod(shape) * dtype.itemsize
+    if size <= max_bytes or not size:
+        return np.empty(shape, dtype)
+    # The file has no name, so that nothing of it remains however the process ends.
+    file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  lives as long as the map
+    try:
+        # Writing to a map for which the disk has no room would kill the process without a word.
+        os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        raise InputError(f"{folder}: no room for {size / 1e6:.0f} MB of features: "
+                         f"{error.strerror}; --warm-head-memory keeps them in memory") from None
+    return np.memmap(file, dtype, "w+", shape=shape)
+
+
+def channel_statistics(features):
+    """Mean and standard deviation over the rows of each channel's mean over its positions.
+
+    Both are (channels,), float64.
+    """
+    total, squares = np.zeros((2, features.shape[1]))
+    for start in range(0, len(features), ROWS_PER_SUM):
+        rows = features[start:start + ROWS_PER_SUM]
+        rows = rows.reshape(*rows.shape[:2], -1).mean(axis=2, dtype=np.float64)
+        total += rows.sum(axis=0)
+        squares += (rows ** 2).sum(axis=0)
+    mean = total / max(len(features), 1)
+    return mean, np.sqrt(np.maximum(squares / max(len(features), 1) - mean ** 2, 0))
