@@ -85,8 +85,8 @@ class Evaluation:
         self.support = self.per_class["0.5"]["support"]
         negatives = np.count_nonzero(label >= 0, axis=0) - self.support
         self.baselines = baselines(self.support, negatives)
-        decisions[f"top-{TOP}"] = top_k(prob, TOP)
         self.intervals = bootstrap(label, prob, decisions)
+        decisions[f"top-{TOP}"] = top_k(prob, TOP)
         decisions["constant"] = np.broadcast_to(self.support > negatives, label.shape)
         decisions["always"] = np.ones(label.shape, bool)
         self.overall = {rule: decision_metrics(count_decisions(label, positive))

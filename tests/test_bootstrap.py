@@ -54,6 +54,7 @@ def test_intervals_are_those_of_scipys_standard_error(sample):
     np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:Degrees of freedom")
 def test_calibration_intervals_come_from_the_same_drawings(sample):
     label, prob = sample
     edges, shares = np.linspace(0, 1, 16), []

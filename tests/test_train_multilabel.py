@@ -173,6 +173,12 @@ def test_logs_in_mxnets_format_and_says_what_needs_no_image(trained):
     _, log = trained
     for name in ("Train-loss", "Train-acc", "Validation-loss", "Validation-acc", "Validation-mAP"):
         assert re.search(rf"Epoch\[1\] {name}=[.\d]+", log), name
+    for name in ("acc", "mAP"):
+        scores, baselines = (re.findall(rf"Epoch\[\d\] {text}", log) for text in (
+            rf"Validation-{name}=([.\d]+)", rf"Baselines: .*{name} ([.\d]+)"))
+        beaten = [float(score) > float(base) for score, base in zip(scores, baselines)]
+        warned = log.count(f"warning: validation {name} ")
+        assert len(beaten) == 2 and warned == beaten.count(False)
     assert re.search(r"Epoch\[1\] Baselines: acc 0\.\d+ .*, mAP 0\.\d+ \(random rankings\)", log)
     assert "Epoch[1] Time cost=" in log
 

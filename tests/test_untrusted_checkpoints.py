@@ -278,6 +278,8 @@ def test_a_hostile_parameter_file_is_refused_in_one_line(data, message, tmp_path
     ("image_shape", "[3, 32]"), ("image_shape", "[3, 32.0, 32]"), ("image_shape", "32"),
     ("fit", '"stretch"'), ("fit", '["crop"]'), ("resize", "-5"), ("resize", '"40"'),
     ("resize", "9" * 5000), ("background", "[1, 2]"), ("background", "[0, 0, 256]"),
+    ("training", '["a"]'), ("training", '{"a": 1}'), ("full_decode", "1"),
+    ("thresholds_list", '["a"]'), ("thresholds_list", '["a", 1]'),
     ("version", "1"), ("fit", "[" * 100000), ("colour", '"red"')],
     ids=lambda value: value[:30])
 def test_an_attribute_that_cannot_be_is_an_error_that_names_file_and_attribute(name, text):

@@ -82,7 +82,7 @@ class FitCallbacks:
         logger.info("Epoch[%d] Baselines: %s", param.epoch, ", ".join(
             f"{name} {scored[name]:.4f} ({BASELINES[name]})" for name in ("acc", "mAP")))
         for name in ("acc", "mAP"):
-            if scores.get(name, math.nan) <= scored[name] and self.files.writes:
+            if self.files.writes and scores.get(name, math.nan) <= scored[name]:
                 logger.warning("warning: validation %s %.4f does not beat the baseline %.4f",
                                name, scores[name], scored[name])
         self._close_epoch(scores)
