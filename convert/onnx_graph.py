@@ -101,8 +101,11 @@ class _Converter:
 
     def convert(self, node):
         """Add the outputs of a node to the values."""
-        inputs = [self._value(node, name) for name in node.input]
         layer = Layer(node, self._opset, self._batch, self._names)
+        absent = [name for name in node.input if name and name not in self.values]
+        if absent:
+            raise layer.error(f"its input {absent[0]!r:.100} is not there")
+        inputs = [self.values[name] if name else None for name in node.input]
         if node.domain not in ("", "ai.onnx"):
             raise layer.error(f"the domain {node.domain!r:.50} is not known")
         if node.op_type in ("Shape", "Size"):
@@ -118,12 +121,6 @@ class _Converter:
         else:
             results = self._layers(layer, node, inputs)
         self.values.update(zip(node.output, results))
-
-    def _value(self, node, name):
-        if name and name not in self.values:
-            raise InputError(f"node {node.name!r:.100} ({node.op_type:.50}): its input "
-                             f"{name!r:.100} is not there")
-        return self.values[name] if name else None
 
     def _fold(self, layer, node, inputs):
         """Constants that a node of constants computes."""

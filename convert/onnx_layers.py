@@ -221,9 +221,17 @@ def instance_norm(layer, x, scale, bias, epsilon=1e-5):
 
 @operator("GroupNormalization", stash_type=1)
 def group_norm(layer, x, scale, bias, num_groups, epsilon=1e-5):
-    # Before operator set 21 there was one gamma per group.
-    return mx.sym.GroupNorm(x.symbol, *scale_and_shift(layer, scale, bias, x.shape[1]),
-                            num_groups=num_groups, eps=epsilon)
+    options = {"num_groups": num_groups, "eps": epsilon}
+    if layer.opset < 21:  # one gamma per group, as in MXNet
+        gamma, beta = scale_and_shift(layer, scale, bias, num_groups)
+        return mx.sym.GroupNorm(x.symbol, gamma, beta, **options)
+    fixed = [layer.parameter(Constant(np.full(num_groups, value)), role, frozen=True)
+             for value, role in ((1, "unit_gamma"), (0, "zero_beta"))]
+    shape = (1, -1, *[1] * (len(x.shape) - 2))
+    gamma, beta = (mx.sym.reshape(variable, shape=shape) for variable in scale_and_shift(
+        layer, scale, bias, x.shape[1]))
+    result = mx.sym.broadcast_mul(mx.sym.GroupNorm(x.symbol, *fixed, **options), gamma)
+    return mx.sym.broadcast_add(result, beta)
 
 
 @operator("LRN")

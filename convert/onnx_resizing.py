@@ -25,15 +25,20 @@ def space_to_depth(layer, x, blocksize):
 
 @operator("Upsample")
 def upsample(layer, x, scales, mode="nearest"):
-    return resize(layer, x, None, scales, mode=mode,
-                  coordinate_transformation_mode="asymmetric", nearest_mode="floor")
+    return _resized(layer, x, (scales, None), None, mode=mode,
+                    coordinate_transformation_mode="asymmetric", nearest_mode="floor")
 
 
 @operator("Resize", cubic_coeff_a=-0.75, exclude_outside=0, extrapolation_value=0.0, antialias=0,
           keep_aspect_ratio_policy="stretch")
-def resize(layer, x, *how, mode="nearest", axes=None, **rounding):
-    # Before operator set 11 there was no region of interest between the image and the scales.
-    roi, scales, sizes = ((None, *how) if layer.opset < 11 else (*how, None, None))[:3]
+def resize(layer, x, *how, axes=None, **options):
+    if layer.opset < 11:  # the scales only
+        return upsample(layer, x, *how, **options)
+    return _resized(layer, x, (*how, None, None)[1:3], axes, **options)  # how[0]: of crops only
+
+
+def _resized(layer, x, scales_and_sizes, axes, mode="nearest", **rounding):
+    scales, sizes = scales_and_sizes
     rank = len(x.shape)
     factors, goal = dict.fromkeys(range(rank), 1.0), list(x.shape)
     axes = axes_of(layer, axes or range(rank), rank)
