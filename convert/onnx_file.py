@@ -57,7 +57,8 @@ def convert(path, mean=None, std=None, image_shape=None):
         logits, arg_params, aux_params = _convert(model, image, (mean, std))
         shape = [3, image.height, image.width]
         check_shapes(logits, arg_params, aux_params, shape, "it")
-        _compare(reference, (logits, arg_params, aux_params), image)
+        difference = _compare(reference, (logits, arg_params, aux_params), image)
+        print(f"{path}: logits differ from onnxruntime's by {difference:.1g} of the largest")
         _check_gradients(logits, arg_params, aux_params, shape)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
@@ -102,7 +103,10 @@ def _session(onnxruntime, model):
 
 
 def _compare(reference, imported, image):
-    """Refuse a network whose logits differ from onnxruntime's on a few images."""
+    """Largest difference of logits to onnxruntime's, as part of the largest logit.
+
+    A network that differs by TOLERANCE or more is refused.
+    """
     logits, arg_params, aux_params = imported
     batch = image.batch or 1
     # Another number than the model's own shows whether it runs on that one only.

@@ -4,8 +4,11 @@ import json
 import numpy as np
 
 from common.mx_compat import mx
+from convert.checkpoint_export import mxnet_predictor
 from convert.onnx_graph import convert_graph
 from convert.onnx_layer import BATCH, Tensor
+from convert.onnx_writer import onnx_predictor, to_onnx
+from network import checkpoint
 
 OPSET = 17
 
@@ -53,11 +56,36 @@ def ours(model, images):
     return out.reshape(len(images), -1), result.symbol
 
 
-def assert_same(nodes, weights=None, shape=(4, 6, 5), opset=OPSET, batch=None, low=-3):
-    """Hold our network to onnxruntime's on three images; returns the symbol's operators."""
+def exported(model, shape):
+    """The converted network of a model, on the pixels of an image, exported to ONNX again."""
+    pixels = mx.sym.Cast(mx.sym.Variable("data"), dtype="float32") / 64 - 1
+    channels = mx.sym.Concat(*[pixels * (1 - 0.1 * i) for i in range(3)], dim=1)
+    x = mx.sym.slice_axis(channels, axis=1, begin=0, end=shape[0])
+    batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
+    tensors = {"x": Tensor(x, (BATCH, *shape), trained=False)}
+    result, arg_params, aux_params = convert_graph(model, tensors, batch)
+    # Where the batch is not in the first axis, the probabilities' axis is.
+    net = checkpoint.set_attributes(mx.sym.Flatten(result.symbol) if result.shape[0] == BATCH
+                                    else mx.sym.reshape(result.symbol, shape=(-1, 1)),
+                                    image_shape=[3, *shape[1:]])
+    params = [{name: mx.nd.array(value) for name, value in group.items()}
+              for group in (arg_params, aux_params)]
+    images = np.random.RandomState(0).randint(0, 256, (3, 3, *shape[1:])).astype(np.uint8)
+    content = to_onnx(net, *params).SerializeToString()
+    return onnx_predictor(content)(images), mxnet_predictor(net, *params)(images)
+
+
+def assert_same(nodes, weights=None, shape=(4, 6, 5), opset=OPSET, batch=None, low=-3, back=True):
+    """Hold our network to onnxruntime's on three images; returns the symbol's operators.
+
+    With `back` the network is exported to ONNX again, and compared once more.
+    """
     model = model_of(nodes, weights, shape, opset, batch)
     images = np.random.RandomState(0).uniform(low, 3, (3, *shape)).astype(np.float32)
     expected = theirs(model, images)
     got, symbol = ours(model, images)
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5 * max(1, np.abs(expected).max()))
+    if back:
+        again, once = exported(model_of(nodes, weights, shape, opset, batch), shape)
+        np.testing.assert_allclose(again, once, rtol=1e-4, atol=1e-5 * max(1, np.abs(once).max()))
     return [node["op"] for node in json.loads(symbol.tojson())["nodes"] if node["op"] != "null"]

@@ -102,7 +102,8 @@ def test_convolution(kernel, stride, dilation, groups, bias, pads):
 
 
 @settings(QUICK, max_examples=40)
-@given(operator=st.sampled_from(["MaxPool", "AveragePool"]), kernel=st.tuples(*[st.integers(1, 4)] * 2),
+@given(operator=st.sampled_from(["MaxPool", "AveragePool"]),
+       kernel=st.tuples(*[st.integers(1, 4)] * 2),
        stride=st.integers(1, 3), ceil_mode=st.integers(0, 1), count=st.integers(0, 1),
        pads=st.one_of(st.lists(st.integers(0, 2), min_size=4, max_size=4),
                       st.sampled_from(["SAME_UPPER", "SAME_LOWER", "VALID"])))
@@ -223,8 +224,8 @@ def test_attention_with_the_batch_in_the_second_axis():
 
 def test_squeeze_and_unsqueeze():
     for axes in ([1], [-1], [1, 4]):
-        assert_same([("Unsqueeze", "x", "a", {"axes": axes}), ("Squeeze", "a", "y", {"axes": axes})],
-                    opset=11)
+        assert_same([("Unsqueeze", "x", "a", {"axes": axes}),
+                     ("Squeeze", "a", "y", {"axes": axes})], opset=11)
         assert_same([("Unsqueeze", "x axes", "a", {}), ("Relu", "a", "y", {})],
                     {"axes": ints(*axes)}, opset=13)
     assert_same([("GlobalAveragePool", "x", "a", {}), ("Squeeze", "a axes", "y", {})],
@@ -293,9 +294,9 @@ def test_upsample():
 
 
 def test_arithmetic_with_shapes_is_folded():
-    nodes = [("Shape", "x", "a", {}), ("Gather", "a zero", "b", {}), ("Unsqueeze", "b axes", "c", {}),
-             ("Div", "side two", "d", {}), ("Concat", "c d rest", "e", {"axis": 0}),
-             ("Reshape", "x e", "y", {})]
+    nodes = [("Shape", "x", "a", {}), ("Gather", "a zero", "b", {}),
+             ("Unsqueeze", "b axes", "c", {}), ("Div", "side two", "d", {}),
+             ("Concat", "c d rest", "e", {"axis": 0}), ("Reshape", "x e", "y", {})]
     assert assert_same(nodes, {"zero": np.array(0), "axes": ints(0), "side": ints(8),
                                "two": ints(2), "rest": ints(-1)}) == ["Reshape"]
 
