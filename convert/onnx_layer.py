@@ -99,8 +99,12 @@ class Layer:
     @functools.cached_property
     def name(self):
         """Beginning of the names of its layers."""
-        return self._free_name(re.sub(rf"_{self.op}(_\d+)?$", "", _clean(self.label)),
-                               ("layer", self.label))
+        parts = self.label.strip("/").split("/")
+        # PyTorch writes /layer1/layer1.0/conv1/Conv.
+        parts = [part for part, after in zip(parts, [*parts[1:], ""])
+                 if not after.startswith(f"{part}.")]
+        name = re.sub(rf"_{re.escape(self.op)}(_\d+)?$", "", _clean("_".join(parts)))
+        return self._free_name(name, ("layer", self.label))
 
     def error(self, text):
         """An InputError that names the node and its operator."""
@@ -130,8 +134,8 @@ class Layer:
     def _parameter_name(self, constant, role, shape):
         base = self.name
         if constant.origin and "::" not in constant.origin and not constant.origin.isdigit():
-            base = re.sub(r"[._](weight|bias|gamma|beta|kernel|running_mean|running_var|mean|var)$",
-                          "", _clean(constant.origin))
+            base = re.sub(r"([._](weight|bias|gamma|beta|kernel|running_mean|running_var))+$", "",
+                          _clean(constant.origin))
         return self._free_name(f"{base}_{role}", (id(constant.value), role, shape))
 
     def _free_name(self, name, key):
