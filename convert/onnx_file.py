@@ -145,7 +145,7 @@ def _run(session, pixels):
 
 
 def _check_gradients(logits, arg_params, aux_params, shape):
-    """Refuse a network with a weight that training could not change, or would spoil."""
+    """Refuse a network that cannot be trained; tell weights that random pixels do not reach."""
     random = np.random.RandomState(1)
     images = mx.nd.array(random.randint(0, 256, (4, *shape)), dtype="uint8")
     attributes = logits.attr_dict()
@@ -161,9 +161,11 @@ def _check_gradients(logits, arg_params, aux_params, shape):
         executor.backward([mx.nd.array(random.normal(size=out.shape))])
         sums = {name: float(mx.nd.abs(value).sum().asscalar())
                 for name, value in gradients.items()}
-    for name, total in sums.items():
-        if not np.isfinite(total):
-            raise InputError(f"its weight {name} has an infinite gradient, or none that is a "
-                             "number")
-        if not total:
-            raise InputError(f"its weight {name} has no gradient: training could not change it")
+    infinite = [name for name, total in sums.items() if not np.isfinite(total)]
+    if infinite or not any(sums.values()):
+        raise InputError(f"its weight {min(infinite or sums)} has no finite gradient, so that it "
+                         "cannot be trained")
+    unreached = [name for name, total in sums.items() if not total]
+    if unreached:
+        print(f"{len(unreached)} of {len(sums)} weights have no gradient on random pixels: "
+              f"{', '.join(unreached):.300}")

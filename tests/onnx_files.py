@@ -1,5 +1,6 @@
 """Small ONNX models for tests, and what our network and onnxruntime compute of them."""
 import json
+import tempfile
 
 import numpy as np
 
@@ -9,6 +10,7 @@ from convert.onnx_graph import convert_graph
 from convert.onnx_layer import BATCH, Tensor
 from convert.onnx_writer import onnx_predictor, to_onnx
 from network import checkpoint
+from network.symbol_check import checked_symbol
 
 OPSET = 17
 
@@ -45,6 +47,10 @@ def ours(model, images):
     batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
     x = Tensor(mx.sym.Variable("data"), (BATCH, *images.shape[1:]), trained=False)
     result, arg_params, aux_params = convert_graph(model, {"x": x}, batch)
+    with tempfile.NamedTemporaryFile("w", suffix="-symbol.json") as file:
+        file.write(result.symbol.tojson())
+        file.flush()
+        checked_symbol(file.name)  # what a checkpoint may contain
     arrays, statistics = ({name: mx.nd.array(value) for name, value in params.items()}
                           for params in (arg_params, aux_params))
     executor = result.symbol.bind(mx.cpu(), {**arrays, "data": mx.nd.array(images)},

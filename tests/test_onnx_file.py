@@ -295,10 +295,21 @@ def test_weights_have_names_by_which_they_decay_and_freeze(onnx, tmp_path):
     assert sorted(aux_params) == ["mean_moving_mean", "variance_moving_var"]
 
 
-def test_a_weight_without_a_gradient_is_refused(onnx, tmp_path):
+def test_weights_without_a_gradient_are_told(onnx, tmp_path, capsys):
     nodes, weights = layers(onnx)
+    convert(save(onnx, tmp_path / "net.onnx", nodes, weights))
+    assert "no gradient" not in capsys.readouterr().out
     weights["low"], weights["high"] = np.float32(5), np.float32(5)
-    with pytest.raises(InputError, match="its weight w_weight has no gradient"):
+    convert(save(onnx, tmp_path / "net.onnx", nodes, weights))
+    assert ("3 of 5 weights have no gradient on random pixels: w_weight, gamma_gamma, beta_beta"
+            in capsys.readouterr().out)
+
+
+def test_a_network_without_gradients_is_refused(onnx, tmp_path):
+    nodes, weights = layers(onnx)
+    nodes[6:] = [onnx.helper.make_node("Clip", ["f", "high", "high"], ["z"]),
+                 onnx.helper.make_node("Flatten", ["z"], ["y"])]
+    with pytest.raises(InputError, match="its weight beta_beta has no finite gradient"):
         convert(save(onnx, tmp_path / "net.onnx", nodes, weights))
 
 

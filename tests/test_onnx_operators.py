@@ -356,13 +356,15 @@ def test_functions_of_the_model_are_inlined():
     (("BatchNormalization", "x c c c c", "y", {"training_mode": 1}), "training_mode"),
     (("Reshape", "x shape", "y", {}), r"shape \['batch', 4, 6, 5\] does not fit"),
     (("Conv", "x x", "y", {}), "weight is computed from the image"),
+    (("Conv", "x line", "y", {}), "only images are read"),
     (("Relu", "absent", "y", {}), "input 'absent' is not there"),
     (("Relu", "x c c", "y", {}), "node 'y'"),
     (("Expand", "c huge", "y", {}), "would fill the memory"),
     (("Gather", "x x", "y", {}), "indices are computed from the image")])
 def test_what_is_not_understood_names_the_node(node, says):
     model = model_of([node], {"scales": np.ones(4, np.float32), "c": weights(4),
-                              "shape": ints(2, 59), "huge": ints(2**40, 4)})
+                              "line": weights(4, 4, 3), "shape": ints(2, 59),
+                              "huge": ints(2**40, 4)})
     with pytest.raises(InputError, match=says) as error:
         ours(model, weights(2, 4, 6, 5))
     assert str(error.value).startswith("node 'y' (")
