@@ -31,7 +31,11 @@ def import_onnx(flag):
 
 @contextlib.contextmanager
 def mapping_for_mxnet():
-    """A context in which `onnx.mapping` is there: onnx 1.18 removed it, MXNet 1.9.1 reads it."""
+    """A context in which onnx is as MXNet 1.9.1 wants it.
+
+    `onnx.mapping` is there, which onnx 1.18 removed; and the check of a graph, which takes it for
+    one of onnx's newest operator set, does nothing.
+    """
     import onnx
 
     numbers = {np.dtype(name): int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(name)))
@@ -39,14 +43,15 @@ def mapping_for_mxnet():
     mapping = types.ModuleType("onnx.mapping")
     mapping.NP_TYPE_TO_TENSOR_TYPE = numbers
     mapping.TENSOR_TYPE_TO_NP_TYPE = {number: dtype for dtype, number in numbers.items()}
-    places = [(vars(onnx), "mapping"), (sys.modules, "onnx.mapping")]
-    own = [namespace.get(name) for namespace, name in places]
-    for namespace, name in places:
-        namespace[name] = mapping
+    places = [(vars(onnx), "mapping", mapping), (sys.modules, "onnx.mapping", mapping),
+              (vars(onnx.checker), "check_graph", lambda graph: None)]
+    own = [namespace.get(name) for namespace, name, _ in places]
+    for namespace, name, value in places:
+        namespace[name] = value
     try:
         yield
     finally:
-        for (namespace, name), value in zip(places, own):
+        for (namespace, name, _), value in zip(places, own):
             namespace[name] = value
             if value is None:
                 del namespace[name]

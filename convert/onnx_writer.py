@@ -4,13 +4,12 @@
     predict = onnx_predictor(model.SerializeToString())
     probability = predict(pixels)
 """
-import ast
 import json
-
-import numpy as np
 
 from common.cli import InputError
 from common.mx_compat import mx
+from convert.onnx_export import CONVERTERS
+from convert.onnx_layer import BATCH
 from convert.onnx_packages import import_onnx, mapping_for_mxnet
 from network import checkpoint
 
@@ -39,9 +38,10 @@ def to_onnx(net, arg_params, aux_params):
     attributes = checkpoint.get_attributes(net)
     shape = attributes["image_shape"]
     _, ((_, classes),), _ = net.infer_shape(data=(1, *shape))
+    net = _with_shapes(net, shape)
     nodes = json.loads(net.tojson())["nodes"]
     arg_params = _with_fixed_gammas(nodes, arg_params)  # MXNet's exporter overlooks fix_gamma
-    MXNetGraph.registry_[OPSET]["slice"] = _convert_slice
+    MXNetGraph.registry_[OPSET].update(CONVERTERS)
     known = {op for opset, ops in MXNetGraph.registry_.items() if opset <= OPSET for op in ops}
     unknown = sorted({node["op"] for node in nodes} - known)
     if unknown:
@@ -69,11 +69,33 @@ def to_onnx(net, arg_params, aux_params):
     return model
 
 
+def _with_shapes(net, image_shape):
+    """The network with what a converter has to know of its shapes.
+
+    That is numbers in each Reshape, and -1 for the batch, because ONNX has no codes that join or
+    divide sides; and the number of dimensions at each LeakyReLU.
+    """
+    graph = json.loads(net.tojson())
+    layers = net.get_internals()
+    _, shapes, _ = layers.infer_shape(data=(BATCH, *image_shape))
+    shapes = dict(zip(layers.list_outputs(), shapes))
+    for node in graph["nodes"]:
+        if node["op"] in ("Reshape", "reshape"):
+            shape = [-1 if side % BATCH == 0 else side for side in shapes[f"{node['name']}_output"]]
+            node["attrs"] = {"shape": str(tuple(shape))}
+        elif node["op"] == "LeakyReLU":
+            node["attrs"]["__rank__"] = str(len(shapes[f"{node['name']}_output"]))
+    return mx.sym.load_json(json.dumps(graph))
+
+
 def _tidy(graph, shape, classes):
-    """Take the weights out of the graph's inputs, name its output and its free batch size."""
+    """Take weights out of the graph's inputs and unused ones out of it; name output and batch."""
     weights = {tensor.name for tensor in graph.initializer}
     for value in [value for value in graph.input if value.name in weights]:
         graph.input.remove(value)
+    used = {name for node in graph.node for name in node.input}
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
+        graph.initializer.remove(tensor)
     (pixels,), (result,) = graph.input, graph.output
     graph.node[-1].output[0] = result.name = "probability"
     for value, sides in ((pixels, shape), (result, [classes])):
@@ -91,30 +113,6 @@ def onnx_predictor(model):
     _, onnxruntime = import_onnx("--out")
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     return lambda pixels: session.run(["probability"], {"data": pixels})[0]
-
-
-def _convert_slice(node, **kwargs):
-    """MXNet's slice as ONNX's. MXNet's own converter refuses negative steps, which ONNX has."""
-    from mxnet.onnx.mx2onnx._op_translations._op_translations_opset12 import (
-        create_tensor,
-        get_inputs,
-    )
-    from onnx.helper import make_node
-
-    name, inputs, attributes = get_inputs(node, kwargs)
-    begin, end, step = (ast.literal_eval(attributes.get(key, "()"))
-                        for key in ("begin", "end", "step"))
-    steps = [by or 1 for by in step] or [1] * len(begin)
-    last = np.iinfo(np.int64).max
-    for what, values in (
-            ("starts", [at if at is not None else 0 if by > 0 else last
-                        for at, by in zip(begin, steps)]),
-            ("ends", [at if at is not None else last if by > 0 else -last
-                      for at, by in zip(end, steps)]),
-            ("axes", list(range(len(begin)))), ("steps", steps)):
-        inputs.append(f"{name}_{what}")
-        create_tensor(values, inputs[-1], kwargs["initializer"])
-    return [make_node("Slice", inputs, [name], name=name)]
 
 
 def _with_fixed_gammas(nodes, arg_params):

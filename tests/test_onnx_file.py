@@ -1,4 +1,4 @@
-"""convert/onnx_file.py: ONNX classifiers through MXNet's importer."""
+"""convert/onnx_file.py: ONNX classifiers as networks to fine-tune."""
 import os
 import sys
 
@@ -12,6 +12,7 @@ from convert import onnx_file
 from convert.onnx_packages import mapping_for_mxnet
 from network import checkpoint
 from network.checkpoint import IMAGENET_MEAN, IMAGENET_STD
+from network.fine_tune import get_fine_tune_model
 
 
 @pytest.fixture
@@ -156,35 +157,204 @@ def test_what_torch_exports_is_read(opset, onnx, pixels, tmp_path):
     np.testing.assert_allclose(logits_of(str(tmp_path / "net"), pixels), expected, atol=1e-4)
 
 
+def transformer(onnx, batch=1):
+    """One layer of a vision transformer: patches, a class token, attention, GELU, two classes."""
+    make, draw = onnx.helper.make_node, np.random.RandomState(0)
+    shapes = {"w": (8, 3, 8, 8), "token": (1, 1, 8), "place": (1, 17, 8), "gamma": 8, "beta": 8,
+              "qkv": (8, 24), "qkv_bias": 24, "mlp": (8, 8), "fc": (2, 8), "fc_bias": 2}
+    weights = {name: draw.normal(size=shape).astype(np.float32) / 2
+               for name, shape in shapes.items()}
+    weights.update(
+        patches=np.array([batch, 8, 16]), heads=np.array([batch, 17, 3, 2, 4]),
+        joined=np.array([batch, 17, 8]), half=np.float32(0.5), first=np.array(0),
+        axes=np.array([0]), **{name: np.array(i) for i, name in enumerate(("zero", "one", "two"))})
+    weights["token"] = np.repeat(weights["token"], batch, 0)
+    nodes = [
+        make("Conv", ["x", "w"], ["a"], strides=[8, 8]), make("Reshape", ["a", "patches"], ["b"]),
+        make("Transpose", ["b"], ["c"], perm=[0, 2, 1]),
+        make("Concat", ["token", "c"], ["d"], axis=1), make("Add", ["d", "place"], ["e"]),
+        make("LayerNormalization", ["e", "gamma", "beta"], ["f"]),
+        make("MatMul", ["f", "qkv"], ["g"]), make("Add", ["qkv_bias", "g"], ["h"]),
+        make("Reshape", ["h", "heads"], ["i"]),
+        make("Transpose", ["i"], ["j"], perm=[2, 0, 3, 1, 4]),
+        *(make("Gather", ["j", number], [name], axis=0)
+          for number, name in (("zero", "q"), ("one", "k"), ("two", "v"))),
+        make("Transpose", ["k"], ["kt"], perm=[0, 1, 3, 2]), make("MatMul", ["q", "kt"], ["l"]),
+        make("Mul", ["l", "half"], ["m"]), make("Softmax", ["m"], ["n"], axis=-1),
+        make("MatMul", ["n", "v"], ["o"]), make("Transpose", ["o"], ["p"], perm=[0, 2, 1, 3]),
+        make("Reshape", ["p", "joined"], ["r"]), make("Add", ["r", "e"], ["s"]),
+        make("MatMul", ["s", "mlp"], ["t"]), make("Gelu", ["t"], ["u"]),
+        make("Gather", ["u", "zero"], ["z"], axis=1),
+        make("Gemm", ["z", "fc", "fc_bias"], ["y"], transB=1)]
+    return nodes, weights
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_transformer_converts(batch, onnx, pixels, tmp_path):
+    path = save(onnx, tmp_path / "net.onnx", *transformer(onnx, batch), opset=20,
+                image=(batch, 3, 32, 32))
+    plain = save(onnx, tmp_path / "plain.onnx", *transformer(onnx), opset=20)
+    main(["--onnx", path, "--prefix", str(tmp_path / "net")])
+    np.testing.assert_allclose(logits_of(str(tmp_path / "net"), pixels),
+                               reference(plain, pixels), atol=1e-4)
+
+
+def test_a_network_of_images_with_channels_last_converts(onnx, pixels, tmp_path):
+    nodes, weights = layers(onnx)
+    expected = reference(save(onnx, tmp_path / "plain.onnx", nodes, weights), pixels)
+    nodes[0].input[0] = "first"
+    nodes.insert(0, onnx.helper.make_node("Transpose", ["x"], ["first"], perm=[0, 3, 1, 2]))
+    path = save(onnx, tmp_path / "net.onnx", nodes, weights, image=(1, 32, 32, 3))
+    main(["--onnx", path, "--prefix", str(tmp_path / "net")])
+    np.testing.assert_allclose(logits_of(str(tmp_path / "net"), pixels), expected, atol=1e-4)
+    sym = checkpoint.load(str(tmp_path / "net"), 0)[0]
+    assert checkpoint.get_attributes(sym)["image_shape"] == [3, 32, 32]
+
+
+def test_a_convolutional_network_takes_images_of_another_size(onnx, tmp_path):
+    nodes, weights = layers(onnx)
+    weights["shape"] = np.array([1, 8])
+    nodes[6] = onnx.helper.make_node("Reshape", ["f", "shape"], ["g"])
+    path = save(onnx, tmp_path / "net.onnx", nodes, weights)
+    free = save(onnx, tmp_path / "free.onnx", *layers(onnx), image=(1, 3, "h", "w"))
+    main(["--onnx", path, "--prefix", str(tmp_path / "net")])
+    pixels = np.random.RandomState(1).randint(0, 256, (3, 3, 48, 40)).astype(np.uint8)
+    np.testing.assert_allclose(logits_of(str(tmp_path / "net"), pixels),
+                               reference(free, pixels), atol=1e-4)
+
+
+def test_the_size_can_be_given_where_the_file_leaves_it_free(onnx, tmp_path, capsys):
+    path = save(onnx, tmp_path / "net.onnx", *layers(onnx), image=("n", 3, "h", "w"))
+    main(["--onnx", path, "--prefix", str(tmp_path / "net"), "--image-shape", "3,48,64"])
+    sym = checkpoint.load(str(tmp_path / "net"), 0)[0]
+    assert checkpoint.get_attributes(sym)["image_shape"] == [3, 48, 64]
+    assert "logits differ from onnxruntime's by" in capsys.readouterr().out
+    path = save(onnx, tmp_path / "net.onnx", *layers(onnx))
+    with pytest.raises(InputError, match="images of 32x32 pixels; leave out --image-shape"):
+        main(["--onnx", path, "--prefix", str(tmp_path / "net"), "--image-shape", "3,48,64"])
+
+
+def test_mean_and_std_may_be_of_the_scale_of_0_to_1(onnx, pixels, tmp_path):
+    path = save(onnx, tmp_path / "net.onnx", *layers(onnx))
+    main(["--onnx", path, "--prefix", str(tmp_path / "net"), "--rgb-mean", "0.5,0.5,0.5",
+          "--rgb-std", "0.5,0.5,0.25"])
+    np.testing.assert_allclose(logits_of(str(tmp_path / "net"), pixels), reference(
+        path, pixels, (127.5,) * 3, (127.5, 127.5, 63.75)), atol=1e-4)
+
+
+@pytest.mark.parametrize("says, mean, std", [
+    ({"Image.NominalPixelRange": "Normalized_0_1"}, 0, 255),
+    ({"Image.NominalPixelRange": "Normalized_1_1"}, 127.5, 127.5),
+    ({"image_mean": "[0.5, 0.5, 0.5]", "image_std": "[0.2, 0.2, 0.2]"}, 127.5, 51)])
+def test_what_the_file_says_of_its_normalisation_is_used(says, mean, std, onnx, pixels, tmp_path):
+    path = save(onnx, tmp_path / "net.onnx", *layers(onnx))
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, says)
+    onnx.save(model, path)
+    main(["--onnx", path, "--prefix", str(tmp_path / "net")])
+    np.testing.assert_allclose(logits_of(str(tmp_path / "net"), pixels),
+                               reference(path, pixels, (mean,) * 3, (std,) * 3), atol=1e-4)
+
+
+def test_blue_green_red_is_refused(onnx, tmp_path):
+    path = save(onnx, tmp_path / "net.onnx", *layers(onnx))
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, {"Image.BitmapPixelFormat": "Bgr8"})
+    onnx.save(model, path)
+    with pytest.raises(InputError, match="only red, green, blue is read"):
+        convert(path)
+
+
+@pytest.mark.parametrize("ending", ["Gemm", "MatMul and Add", "1x1 Conv", "MatMul"])
+def test_the_classifier_is_found(ending, onnx, tmp_path):
+    make = onnx.helper.make_node
+    nodes, weights = layers(onnx)
+    weights["matrix"] = weights["fc"].T.copy()
+    weights["filters"] = weights["fc"][:, :, None, None]
+    nodes[7:] = {
+        "Gemm": nodes[7:],
+        "MatMul": [make("MatMul", ["g", "matrix"], ["y"])],
+        "MatMul and Add": [make("MatMul", ["g", "matrix"], ["h"]),
+                           make("Add", ["fc_bias", "h"], ["i"]), make("Softmax", ["i"], ["y"])],
+        "1x1 Conv": [make("Conv", ["f", "filters", "fc_bias"], ["h"]),
+                     make("Flatten", ["h"], ["y"])]
+    }[ending]
+    sym, arg_params, aux_params, _ = convert(save(onnx, tmp_path / "net.onnx", nodes, weights))
+    net, kept = get_fine_tune_model(sym, arg_params, 3)
+    assert set(kept) == {"rgb_mean", "rgb_std", "w_weight", "gamma_gamma", "beta_beta"}
+    assert net.infer_shape(data=(2, 3, 32, 32))[1] == [(2, 3)]
+
+
+def test_weights_have_names_by_which_they_decay_and_freeze(onnx, tmp_path):
+    nodes, weights = layers(onnx)
+    nodes[0].input[1], weights["layer1.0.conv.weight"] = "layer1.0.conv.weight", weights.pop("w")
+    nodes[7].input[1], weights["onnx::Gemm_7"] = "onnx::Gemm_7", weights.pop("fc")
+    nodes[7].name = "/classifier/classifier.1/Gemm"
+    _, arg_params, aux_params, _ = convert(save(onnx, tmp_path / "net.onnx", nodes, weights))
+    assert {"layer1.0.conv_weight", "classifier.1_weight", "gamma_gamma"} <= set(arg_params)
+    assert sorted(aux_params) == ["mean_moving_mean", "variance_moving_var"]
+
+
+def test_weights_without_a_gradient_are_told(onnx, tmp_path, capsys):
+    nodes, weights = layers(onnx)
+    convert(save(onnx, tmp_path / "net.onnx", nodes, weights))
+    assert "no gradient" not in capsys.readouterr().out
+    weights["low"], weights["high"] = np.float32(5), np.float32(5)
+    convert(save(onnx, tmp_path / "net.onnx", nodes, weights))
+    assert ("3 of 5 weights have no gradient on random pixels: w_weight, gamma_gamma, beta_beta"
+            in capsys.readouterr().out)
+
+
+def test_a_network_without_gradients_is_refused(onnx, tmp_path):
+    nodes, weights = layers(onnx)
+    nodes[6:] = [onnx.helper.make_node("Clip", ["f", "high", "high"], ["z"]),
+                 onnx.helper.make_node("Flatten", ["z"], ["y"])]
+    with pytest.raises(InputError, match="its weight beta_beta has no finite gradient"):
+        convert(save(onnx, tmp_path / "net.onnx", nodes, weights))
+
+
+def test_constants_that_would_fill_the_memory_are_refused(onnx, tmp_path):
+    make = onnx.helper.make_node
+    nodes, weights = layers(onnx)
+    weights["huge"] = np.array([2**40, 5])
+    nodes += [make("Expand", ["fc_bias", "huge"], ["e1"]), make("ReduceMax", ["e1"], ["m"]),
+              make("Add", ["y", "m"], ["z"])]
+    path = save(onnx, tmp_path / "net.onnx", nodes, weights, outputs=("z",))
+    with pytest.raises(InputError, match=r"\(Expand\): its constants"):
+        convert(path)
+
+
 def convert(path):
     return onnx_file.convert(path, IMAGENET_MEAN, IMAGENET_STD)
 
 
-def test_an_option_that_the_importer_ignores_is_found_out(onnx, tmp_path):
+def test_padding_that_an_average_does_not_count_is_not_counted(onnx, pixels, tmp_path):
     nodes, weights = layers(onnx)
-    pool = onnx.helper.make_node("AveragePool", ["c"], ["d"], kernel_shape=[3, 3],
-                                 strides=[2, 2], pads=[1, 1, 1, 1], count_include_pad=0)
-    path = save(onnx, tmp_path / "net.onnx", [*nodes[:3], pool, *nodes[4:]], weights)
-    with pytest.raises(InputError, match="computes something else"):
-        convert(path)
+    nodes[3] = onnx.helper.make_node("AveragePool", ["c"], ["d"], kernel_shape=[3, 3],
+                                     strides=[2, 2], pads=[1, 1, 1, 1], count_include_pad=0)
+    assert_converts(onnx, pixels, tmp_path, nodes, weights)
+
+
+def assert_converts(onnx, pixels, tmp_path, nodes, weights, **options):
+    path = save(onnx, tmp_path / "net.onnx", nodes, weights, **options)
+    main(["--onnx", path, "--prefix", str(tmp_path / "net")])
+    np.testing.assert_allclose(logits_of(str(tmp_path / "net"), pixels),
+                               reference(path, pixels), atol=1e-4)
 
 
 def test_an_unknown_operator_is_named(onnx, tmp_path):
     nodes, weights = layers(onnx)
-    nodes[4] = onnx.helper.make_node("HardSwish", ["d"], ["e"])
+    nodes[4] = onnx.helper.make_node("Celu", ["d"], ["e"], name="activation")
     path = save(onnx, tmp_path / "net.onnx", nodes, weights, opset=14)
-    with pytest.raises(InputError, match="does not read the operators HardSwish"):
+    with pytest.raises(InputError, match=r"node 'activation' \(Celu\): this operator is not known"):
         convert(path)
 
 
-def test_a_form_that_the_importer_does_not_read_is_told(onnx, tmp_path):
+def test_axes_that_are_an_input_are_read(onnx, pixels, tmp_path):
     nodes, weights = layers(onnx)
     weights["axes"] = np.array([2, 3])
     nodes[5] = onnx.helper.make_node("ReduceMean", ["e", "axes"], ["f"])
-    path = save(onnx, tmp_path / "net.onnx", nodes, weights, opset=18)
-    with pytest.raises(InputError) as error:
-        convert(path)
-    assert str(error.value).startswith(path)
+    assert_converts(onnx, pixels, tmp_path, nodes, weights, opset=18)
 
 
 @pytest.mark.parametrize("options, says", [
@@ -204,17 +374,15 @@ def test_a_model_exported_for_training_is_refused(onnx, tmp_path):
         convert(path)
 
 
-def test_a_fixed_batch_is_told(onnx, tmp_path):
+def test_a_fixed_batch_becomes_free(onnx, pixels, tmp_path):
     nodes, weights = layers(onnx)
-    weights["shape"] = np.array([1, 8])
+    expected = reference(save(onnx, tmp_path / "plain.onnx", nodes, weights), pixels)
     nodes[6] = onnx.helper.make_node("Reshape", ["f", "shape"], ["g"])
-    path = save(onnx, tmp_path / "net.onnx", nodes, weights)
-    with pytest.raises(InputError, match="cannot run it on 2 images"):
-        convert(path)
-    weights["shape"] = np.array([2, 8])
-    path = save(onnx, tmp_path / "net.onnx", nodes, weights, image=(2, 3, 32, 32))
-    with pytest.raises(InputError, match="cannot run it on 3 images"):
-        convert(path)
+    for batch in (1, 2):
+        weights["shape"] = np.array([batch, 8])
+        path = save(onnx, tmp_path / "net.onnx", nodes, weights, image=(batch, 3, 32, 32))
+        main(["--onnx", path, "--prefix", str(tmp_path / "net")])
+        np.testing.assert_allclose(logits_of(str(tmp_path / "net"), pixels), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("batch", [2, 4])

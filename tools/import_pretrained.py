@@ -3,6 +3,7 @@
     python tools/import_pretrained.py efficientnet_lite0 --prefix pretrained/efficientnet_lite0
     python tools/import_pretrained.py --gluon resnet18_v2 --prefix pretrained/resnet18_v2
     python tools/import_pretrained.py --torch-resnet resnet50.pth --prefix pretrained/resnet50
+    python tools/import_pretrained.py --onnx convnext_tiny.onnx --prefix pretrained/convnext_tiny
 
 Writes PREFIX-symbol.json and PREFIX-0000.params: `data` takes raw RGB pixels (uint8), the
 network normalises them as its authors did, and the symbol file says to which size an image is
@@ -14,10 +15,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.cli import ArgumentParser, HelpFormatter, InputError, run  # noqa: E402
+from common.cli import ArgumentParser, HelpFormatter, InputError, parse_numbers, run  # noqa: E402
 from common.files import make_parent_folder  # noqa: E402
 from convert import onnx_file, torch_resnet  # noqa: E402
 from convert.gluon_zoo import import_gluon  # noqa: E402
+from convert.onnx_input import in_pixels  # noqa: E402
 from convert.published_weights import PUBLISHED, import_efficientnet_lite  # noqa: E402
 from convert.torch_file import read_tensors  # noqa: E402
 from network import checkpoint  # noqa: E402
@@ -51,16 +53,17 @@ def build_parser():
                        help="state dict of a torchvision-style ResNet-18, 34, 50, 101 or 152: "
                        ".pth (old or zip format) or .safetensors; torch is not needed")
     files.add_argument("--onnx", metavar="FILE",
-                       help="image classifier of the operators that MXNet 1.9.1 reads "
-                       "(convolution, batch normalisation, ReLU, clip, pooling, Gemm, concat, ...; "
-                       "operator sets up to 12 by design, later ones where those operators did "
-                       "not change); the result is compared with onnxruntime's; needs "
+                       help="image classifier, as PyTorch's exporters or others write it, of "
+                       "operator set 7 or later; compared with onnxruntime's result; needs "
                        "requirements-export.txt")
     files.add_argument("--rgb-mean", type=three_numbers, metavar="R,G,B",
-                       default=checkpoint.IMAGENET_MEAN,
-                       help="mean that its images were normalised with, 0 to 255")
+                       help="mean that its images were normalised with, 0 to 255 or 0 to 1 "
+                       "(default: what an ONNX file says of itself, else ImageNet's)")
     files.add_argument("--rgb-std", type=three_numbers, metavar="R,G,B",
-                       default=checkpoint.IMAGENET_STD, help="and standard deviation")
+                       help="and standard deviation; below 1 both are of the scale of 0 to 1")
+    files.add_argument("--image-shape", metavar="3,H,W",
+                       help="size of the images where an ONNX file leaves it free (default: "
+                       "3,224,224)")
     return parser
 
 
@@ -82,26 +85,34 @@ def import_network(args):
         raise InputError("--random goes with --gluon, and --gluon with the NAME of a model")
     if args.file and args.name not in PUBLISHED:
         raise InputError("--file goes with " + ", ".join(PUBLISHED))
+    if args.image_shape and not args.onnx:
+        raise InputError("--image-shape goes with --onnx")
     if args.onnx:
-        return with_crop(*onnx_file.convert(args.onnx, args.rgb_mean, args.rgb_std))
+        shape = args.image_shape and parse_numbers("--image-shape", args.image_shape, int, 3)
+        if shape and (shape[0] != 3 or min(shape) < 1):
+            raise InputError("--image-shape must be 3,HEIGHT,WIDTH (3 for red, green and blue)")
+        return with_crop(*onnx_file.convert(args.onnx, args.rgb_mean, args.rgb_std, shape))
     if args.torch_resnet:
         state = read_tensors(args.torch_resnet)
+        normalisation = in_pixels(args.rgb_mean or checkpoint.IMAGENET_MEAN,
+                                  args.rgb_std or checkpoint.IMAGENET_STD)
         try:
-            return with_crop(*torch_resnet.convert(state, args.rgb_mean, args.rgb_std))
+            return with_crop(*torch_resnet.convert(state, *normalisation))
         except InputError as error:
             raise InputError(f"{args.torch_resnet}: {error}") from None
     if args.gluon:
-        return with_crop(*import_gluon(args.name, args.random, args.seed))
+        *network, size = import_gluon(args.name, args.random, args.seed)
+        return with_crop(*network, (3, size, size))
     if args.name not in PUBLISHED:
         raise InputError(f"{args.name}: not known; there are " + ", ".join(PUBLISHED)
                          + ", and with --gluon the models of MXNet's zoo")
     return import_efficientnet_lite(args.name, args.file)
 
 
-def with_crop(sym, arg_params, aux_params, size=224):
+def with_crop(sym, arg_params, aux_params, image_shape=(3, 224, 224)):
     """Store in the symbol that images are cropped to their middle 7/8, as is usual."""
-    sym = checkpoint.set_attributes(
-        sym, image_shape=[3, size, size], resize=-(-size * 8 // 7), fit="crop")
+    sym = checkpoint.set_attributes(sym, image_shape=list(image_shape), fit="crop",
+                                    resize=-(-min(image_shape[1:]) * 8 // 7))
     return sym, arg_params, aux_params
 
 

@@ -1,0 +1,224 @@
+"""An ONNX graph as an MXNet symbol with its parameters.
+
+    tensors = {"x": Tensor(mx.sym.Variable("data"), (BATCH, 3, 224, 224), trained=False)}
+    symbol, arg_params, aux_params = convert_graph(model, tensors, batch=1)
+
+Nodes of constants, and those that only compute with shapes, are folded: onnx's reference evaluator
+computes them. Each other node becomes layers by its function in the table of operators.
+"""
+import contextlib
+import io
+import math
+
+import numpy as np
+
+from common.cli import InputError
+from common.mx_compat import mx
+from convert import (  # noqa: F401  they fill OPERATORS
+    onnx_layers,
+    onnx_math,
+    onnx_rearranging,
+    onnx_resizing,
+)
+from convert.onnx_layer import BATCH, OPERATORS, Constant, Layer, Tensor
+from convert.onnx_patterns import simplified
+from convert.onnx_shapes import batch_axis
+from network.shape_check import mxnet_errors
+
+OLDEST_OPSET = 7
+MOST_FOLDED = 1 << 28  # values that all folded constants may have together
+MOST_NODES = 100_000
+# Operators that are folded where all of their inputs are constants.
+FOLDED_NAMES = """
+    Abs Add And Cast CastLike Ceil Clip Concat Constant ConstantOfShape Cos Div Equal Exp Expand
+    Flatten Floor Gather GatherElements GatherND Greater GreaterOrEqual Identity Less LessOrEqual
+    Log MatMul Max Min Mod Mul Neg Not Or Pow Range Reciprocal ReduceMax ReduceMean ReduceMin
+    ReduceProd ReduceSum Reshape Round ScatterElements ScatterND Sigmoid Sign Sin Size Slice
+    Softmax Split Sqrt Squeeze Sub Sum Tanh Tile Transpose Trilu Unsqueeze Where Xor"""
+FOLDED = frozenset(FOLDED_NAMES.split())
+SHAPE_INPUT = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1, "Tile": 1}  # number of the input
+
+
+def convert_graph(model, tensors, batch):
+    """The symbol of a model's only output, arg_params and aux_params.
+
+    An InputError names the node and the operator that are not understood.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+        Is changed. Functions of its own are inlined.
+    tensors : dict of str to Tensor
+        The image input, by its name.
+    batch : int
+        The batch size that the exporter wrote into the graph; 1 where it left it free.
+    """
+    opset = _operator_set(model)
+    if model.functions:
+        import onnx.inliner
+
+        model = onnx.inliner.inline_local_functions(model)
+    if len(model.graph.node) > MOST_NODES:
+        raise InputError(f"{len(model.graph.node)} nodes; at most {MOST_NODES} are read")
+    converter = _Converter(opset, batch)
+    converter.values.update(tensors)
+    for tensor in model.graph.initializer:
+        converter.values[tensor.name] = Constant(converter.stored(tensor), tensor.name)
+    name = model.graph.output[0].name
+    for node in simplified(model.graph.node, name, converter.values):
+        converter.convert(node)
+    result = converter.values.get(name)
+    if not isinstance(result, Tensor):
+        raise InputError(f"its output {name!r:.100} does not depend on the image")
+    return result, converter.arg_params, converter.aux_params
+
+
+def _operator_set(model):
+    versions = {entry.domain: entry.version for entry in model.opset_import}
+    opset = versions.get("", versions.get("ai.onnx", 0))
+    if opset < OLDEST_OPSET:
+        raise InputError(f"it has operator set {opset}; those from {OLDEST_OPSET} on are read")
+    return opset
+
+
+class _Converter:
+    """Values by their names, as one node after the other adds them."""
+
+    def __init__(self, opset, batch):
+        import onnx
+
+        self._onnx, self._opset, self._batch = onnx, opset, batch
+        self.values, self.arg_params, self.aux_params = {}, {}, {}
+        self._names, self._folded, self._variables = {}, 0, {}
+
+    def stored(self, tensor):
+        """The array of a stored weight."""
+        try:
+            return self._onnx.numpy_helper.to_array(tensor)
+        except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+            raise InputError(f"its weight {tensor.name!r:.100} cannot be read: {error!s:.200}"
+                             ) from None
+
+    def convert(self, node):
+        """Add the outputs of a node to the values."""
+        layer = Layer(node, self._opset, self._batch, self._names)
+        absent = [name for name in node.input if name and name not in self.values]
+        if absent:
+            raise layer.error(f"its input {absent[0]!r:.100} is not there")
+        inputs = [self.values[name] if name else None for name in node.input]
+        if node.domain not in ("", "ai.onnx"):
+            raise layer.error(f"the domain {node.domain!r:.50} is not known")
+        if node.op_type in ("Shape", "Size"):
+            sides = np.array(inputs[0].shape, np.int64)
+            if node.op_type == "Size":
+                sides = sides.prod()
+            elif node.attribute:
+                options = _attributes(self._onnx, node)
+                sides = sides[options.get("start"):options.get("end")]
+            results = [Constant(sides)]
+        elif node.op_type in FOLDED and not any(isinstance(v, Tensor) for v in inputs):
+            results = self._fold(layer, node, inputs)
+        else:
+            results = self._layers(layer, node, inputs)
+        self.values.update(zip(node.output, results))
+
+    def _fold(self, layer, node, inputs):
+        """Constants that a node of constants computes."""
+        onnx = self._onnx
+        number = SHAPE_INPUT.get(node.op_type)
+        arrays = [value and value.value for value in inputs]
+        if number is not None and number < len(arrays):
+            # A constant that is repeated for each image need not be: it is broadcast where used.
+            shape = np.array(arrays[number])
+            arrays[number] = np.where(shape % BATCH == 0, shape // BATCH, shape)
+        weights = {name: array for name, array in zip(node.input, arrays) if name}
+        graph = onnx.helper.make_graph(
+            [node], "constants", [], [onnx.ValueInfoProto(name=name) for name in node.output],
+            [onnx.numpy_helper.from_array(np.asarray(array), name)
+             for name, array in weights.items()])
+        model = onnx.helper.make_model(
+            graph, opset_imports=[onnx.helper.make_opsetid("", self._opset)])
+        self._count_values(layer, model)
+        try:
+            from onnx.reference import ReferenceEvaluator
+
+            results = ReferenceEvaluator(model).run(None, {})
+        except Exception as error:  # of any kind: each operator of the evaluator raises its own
+            raise layer.error(f"its constants cannot be computed: {error!s:.200}") from None
+        origins = {value.origin for value in inputs if value and value.origin
+                   and value.value.dtype.kind == "f"}
+        origin = origins.pop() if len(origins) == 1 else ""
+        return [Constant(np.asarray(result), origin) for result in results]
+
+    def _count_values(self, layer, model):
+        """Refuse constants that would fill the memory, before they are computed."""
+        try:
+            graph = self._onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+        except self._onnx.shape_inference.InferenceError as error:
+            raise layer.error(f"its constants do not fit together: {error!s:.200}") from None
+        for value in graph.output:
+            if not value.type.tensor_type.HasField("shape"):
+                raise layer.error("the shape of its constants cannot be found")
+            self._folded += math.prod(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+        if self._folded > MOST_FOLDED:
+            raise layer.error("its constants would fill the memory")
+
+    def _layers(self, layer, node, inputs):
+        """What the operator's function makes of a node: Tensors."""
+        placeholders = [
+            value._replace(symbol=mx.sym.Variable(f"input{number}"))
+            if isinstance(value, Tensor) else value for number, value in enumerate(inputs)]
+        function = _checked_operator(layer, node, _attributes(self._onnx, node))
+        with mxnet_errors(f"node {layer.label!r:.100} ({layer.op:.50})"), \
+                mx.name.Prefix(f"{layer.name}_"):
+            results = function(layer, *placeholders)
+            results = results if isinstance(results, list) else [results]
+            for value, placeholder in zip(inputs, placeholders):
+                if results[0] is placeholder:  # nothing to do
+                    return [value]
+            inner = [v.inner for v in results if isinstance(v, Tensor)]
+            group = mx.sym.Group([v.symbol if isinstance(v, Tensor) else v for v in results])
+            known = group.list_inputs()
+            used = {f"input{number}": value for number, value in enumerate(inputs)
+                    if isinstance(value, Tensor) and f"input{number}" in known}
+            with contextlib.redirect_stdout(io.StringIO()):  # it prints the shapes before it raises
+                _, shapes, _ = group.infer_shape(**{name: v.shape for name, v in used.items()})
+            # A weight that several nodes take is one variable.
+            shared = {name: self._variables.setdefault(name, variable)
+                      for name, variable in layer.variables.items() if name in known}
+            group = group(**{name: v.symbol for name, v in used.items()}, **shared)
+        self.arg_params.update(layer.parameters)
+        self.aux_params.update(layer.statistics)
+        trained = bool(layer.parameters) or any(value.trained for value in used.values())
+        inner = inner[0] if inner else any(value.inner for value in used.values())
+        return [Tensor(group[i], shape, trained, inner and _is_multiple(shape))
+                for i, shape in enumerate(shapes)]
+
+
+def _is_multiple(shape):
+    """Whether the batch shares an axis with another number."""
+    axis = batch_axis(shape)
+    return axis is not None and shape[axis] > BATCH
+
+
+def _attributes(onnx, node):
+    result = {}
+    for attribute in node.attribute:
+        value = onnx.helper.get_attribute_value(attribute)
+        result[attribute.name] = value.decode("utf-8", "replace") if isinstance(value, bytes) \
+            else value
+    return result
+
+
+def _checked_operator(layer, node, attributes):
+    """The function of a node's operator, its attributes bound."""
+    known = OPERATORS.get(node.op_type)
+    if known is None:
+        raise layer.error("this operator is not known")
+    for name, value in known.only.items():
+        if attributes.pop(name, value) != value:
+            raise layer.error(f"its option {name} has another value than {value!r}")
+    unknown = sorted(set(attributes) - known.attributes)
+    if unknown and not known.any_attributes:
+        raise layer.error(f"its option {unknown[0]!r:.100} is not known")
+    return lambda *args: known.function(*args, **attributes)
