@@ -27,7 +27,8 @@ from network.shape_check import mxnet_errors
 
 OLDEST_OPSET = 7
 MOST_FOLDED = 1 << 28  # values that all folded constants may have together
-MOST_NODES = 100_000
+MOST_NODES = 100_000  # of which most are folded
+MOST_LAYERS = 5000  # that are not; a checkpoint may have 10,000 nodes, with parameters
 # Operators that are folded where all of their inputs are constants.
 FOLDED_NAMES = """
     Abs Add And Cast CastLike Ceil Clip Concat Constant ConstantOfShape Cos Div Equal Exp Expand
@@ -89,7 +90,7 @@ class _Converter:
 
         self._onnx, self._opset, self._batch = onnx, opset, batch
         self.values, self.arg_params, self.aux_params = {}, {}, {}
-        self._names, self._folded, self._variables = {}, 0, {}
+        self._names, self._folded, self._variables, self._num_layers = {}, 0, {}, 0
 
     def stored(self, tensor):
         """The array of a stored weight."""
@@ -165,6 +166,9 @@ class _Converter:
 
     def _layers(self, layer, node, inputs):
         """What the operator's function makes of a node: Tensors."""
+        self._num_layers += 1
+        if self._num_layers > MOST_LAYERS:
+            raise layer.error(f"the network has more than {MOST_LAYERS} layers")
         placeholders = [
             value._replace(symbol=mx.sym.Variable(f"input{number}"))
             if isinstance(value, Tensor) else value for number, value in enumerate(inputs)]

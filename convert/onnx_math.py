@@ -28,15 +28,15 @@ def axes_of(layer, axes, rank):
     return result
 
 
-def as_symbol(layer, value, rank=None):
+def as_symbol(layer, value, rank=None, role="value"):
     """A Tensor or Constant with `rank` dimensions as a symbol; a Constant becomes a parameter."""
     rank = rank or len(value.shape)
     if isinstance(value, Tensor):
         return reshaped(value, (1,) * (rank - len(value.shape)) + tuple(value.shape))
     array = np.asarray(value.value)
     array = array.reshape((1,) * (rank - array.ndim) + array.shape)
-    return layer.parameter(value, "weight" if array.ndim > 3 else "constant", array,
-                           frozen=_is_fixed(value))
+    fixed = _is_fixed(value)
+    return layer.parameter(value, "constant" if fixed else role, array, fixed)
 
 
 def of_one_image(layer, value, shape):
