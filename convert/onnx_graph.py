@@ -8,6 +8,7 @@ layers by its function in the table of operators.
 """
 import contextlib
 import io
+import json
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from convert.onnx_layer import BATCH, OPERATORS, Constant, Layer, Tensor
 from convert.onnx_patterns import simplified
 from convert.onnx_shapes import batch_axis
 from network.shape_check import mxnet_errors
+from network.symbol_check import checked_graph
 
 OLDEST_OPSET = 7
 MOST_NODES = 100_000  # of which most are folded
@@ -132,6 +134,7 @@ class _Converter:
                     return [value]
             inner = [v.inner for v in results if isinstance(v, Tensor)]
             group = mx.sym.Group([v.symbol if isinstance(v, Tensor) else v for v in results])
+            checked_graph(json.loads(group.tojson()))  # MXNet would divide by a stride of 0
             known = group.list_inputs()
             used = {f"input{number}": value for number, value in enumerate(inputs)
                     if isinstance(value, Tensor) and f"input{number}" in known}

@@ -362,6 +362,7 @@ def test_functions_of_the_model_are_inlined():
     (("Reshape", "x shape", "y", {}), r"shape \['batch', 4, 6, 5\] does not fit"),
     (("Conv", "x x", "y", {}), "weight is computed from the image"),
     (("Conv", "x line", "y", {}), "only images are read"),
+    (("Flatten", "x", "y", {"axis": 2**40}), "axis 1099511627776"),
     (("Relu", "absent", "y", {}), "input 'absent' is not there"),
     (("Relu", "x c c", "y", {}), "node 'y'"),
     (("Expand", "c huge", "y", {}), "would fill the memory"),
@@ -386,3 +387,12 @@ def test_a_network_of_too_many_layers_is_told(monkeypatch):
     nodes = [("Relu", "x", "a", {}), ("Neg", "a", "b", {}), ("Abs", "b", "y", {})]
     with pytest.raises(InputError, match=r"node 'y' \(Abs\): the network has more than 2 layers"):
         ours(model_of(nodes), weights(1, 4, 6, 5))
+
+
+@pytest.mark.parametrize("options, says", [
+    ({"strides": [0, 1]}, "stride of node"), ({"pads": [2**40] * 4}, "pad of node"),
+    ({"dilations": [-1, 1]}, "dilate of node"), ({"group": 0}, "num_group of node")])
+def test_options_by_which_mxnet_would_divide_or_allocate_are_checked(options, says):
+    with pytest.raises(InputError, match=says):
+        ours(model_of(one("Conv", "x w", **options), {"w": weights(4, 4, 2, 2)}),
+             weights(1, 4, 6, 5))
