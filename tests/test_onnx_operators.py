@@ -79,6 +79,19 @@ def test_arithmetic_of_two_values_of_the_image():
         assert_same([("Sigmoid", "x", "a", {}), (operator, "x a", "y", {})], low=0.1)
 
 
+def test_a_layer_scale_is_a_convolution():
+    nodes = [("Conv", "x w", "a", {}), ("Mul", "scale a", "y", {})]
+    for shape in ((4, 1, 1), (1, 4, 1, 1)):
+        operators = assert_same(nodes, {"w": weights(4, 4, 1, 1), "scale": weights(*shape)})
+        assert operators == ["Convolution", "Convolution"]
+
+
+def test_squeeze_and_excitation_broadcasts_before_it_multiplies():
+    nodes = [("GlobalAveragePool", "x", "a", {}), ("Sigmoid", "a", "b", {}),
+             ("Mul", "b x", "y", {})]
+    assert assert_same(nodes)[-2:] == ["broadcast_like", "elemwise_mul"]
+
+
 @pytest.mark.parametrize("operator", ["Max", "Min", "Sum"])
 def test_three_inputs(operator):
     assert_same([("Neg", "x", "a", {}), (operator, "x a c", "y", {})], {"c": weights(4, 1, 1)})
