@@ -3,12 +3,12 @@
     tensors = {"x": Tensor(mx.sym.Variable("data"), (BATCH, 3, 224, 224), trained=False)}
     symbol, arg_params, aux_params = convert_graph(model, tensors, batch=1)
 
-Nodes of constants, and those that only compute with shapes, are folded: onnx's reference evaluator
-computes them. Each other node becomes layers by its function in the table of operators.
+Nodes of constants, and those that only compute with shapes, are folded. Each other node becomes
+layers by its function in the table of operators.
 """
 import contextlib
 import io
-import math
+import json
 
 import numpy as np
 
@@ -20,23 +20,16 @@ from convert import (  # noqa: F401  they fill OPERATORS
     onnx_rearranging,
     onnx_resizing,
 )
+from convert.onnx_folding import FOLDED, Folding
 from convert.onnx_layer import BATCH, OPERATORS, Constant, Layer, Tensor
 from convert.onnx_patterns import simplified
 from convert.onnx_shapes import batch_axis
 from network.shape_check import mxnet_errors
+from network.symbol_check import checked_graph
 
 OLDEST_OPSET = 7
-MOST_FOLDED = 1 << 28  # values that all folded constants may have together
-MOST_NODES = 100_000
-# Operators that are folded where all of their inputs are constants.
-FOLDED_NAMES = """
-    Abs Add And Cast CastLike Ceil Clip Concat Constant ConstantOfShape Cos Div Equal Exp Expand
-    Flatten Floor Gather GatherElements GatherND Greater GreaterOrEqual Identity Less LessOrEqual
-    Log MatMul Max Min Mod Mul Neg Not Or Pow Range Reciprocal ReduceMax ReduceMean ReduceMin
-    ReduceProd ReduceSum Reshape Round ScatterElements ScatterND Sigmoid Sign Sin Size Slice
-    Softmax Split Sqrt Squeeze Sub Sum Tanh Tile Transpose Trilu Unsqueeze Where Xor"""
-FOLDED = frozenset(FOLDED_NAMES.split())
-SHAPE_INPUT = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1, "Tile": 1}  # number of the input
+MOST_NODES = 100_000  # of which most are folded
+MOST_LAYERS = 5000  # that are not; a checkpoint may have 10,000 nodes, with parameters
 
 
 def convert_graph(model, tensors, batch):
@@ -89,7 +82,8 @@ class _Converter:
 
         self._onnx, self._opset, self._batch = onnx, opset, batch
         self.values, self.arg_params, self.aux_params = {}, {}, {}
-        self._names, self._folded, self._variables = {}, 0, {}
+        self._names, self._variables, self._num_layers = {}, {}, 0
+        self._folding = Folding(opset)
 
     def stored(self, tensor):
         """The array of a stored weight."""
@@ -117,54 +111,16 @@ class _Converter:
                 sides = sides[options.get("start"):options.get("end")]
             results = [Constant(sides)]
         elif node.op_type in FOLDED and not any(isinstance(v, Tensor) for v in inputs):
-            results = self._fold(layer, node, inputs)
+            results = self._folding.fold(layer, node, inputs)
         else:
             results = self._layers(layer, node, inputs)
         self.values.update(zip(node.output, results))
 
-    def _fold(self, layer, node, inputs):
-        """Constants that a node of constants computes."""
-        onnx = self._onnx
-        number = SHAPE_INPUT.get(node.op_type)
-        arrays = [value and value.value for value in inputs]
-        if number is not None and number < len(arrays):
-            # A constant that is repeated for each image need not be: it is broadcast where used.
-            shape = np.array(arrays[number])
-            arrays[number] = np.where(shape % BATCH == 0, shape // BATCH, shape)
-        weights = {name: array for name, array in zip(node.input, arrays) if name}
-        graph = onnx.helper.make_graph(
-            [node], "constants", [], [onnx.ValueInfoProto(name=name) for name in node.output],
-            [onnx.numpy_helper.from_array(np.asarray(array), name)
-             for name, array in weights.items()])
-        model = onnx.helper.make_model(
-            graph, opset_imports=[onnx.helper.make_opsetid("", self._opset)])
-        self._count_values(layer, model)
-        try:
-            from onnx.reference import ReferenceEvaluator
-
-            results = ReferenceEvaluator(model).run(None, {})
-        except Exception as error:  # of any kind: each operator of the evaluator raises its own
-            raise layer.error(f"its constants cannot be computed: {error!s:.200}") from None
-        origins = {value.origin for value in inputs if value and value.origin
-                   and value.value.dtype.kind == "f"}
-        origin = origins.pop() if len(origins) == 1 else ""
-        return [Constant(np.asarray(result), origin) for result in results]
-
-    def _count_values(self, layer, model):
-        """Refuse constants that would fill the memory, before they are computed."""
-        try:
-            graph = self._onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-        except self._onnx.shape_inference.InferenceError as error:
-            raise layer.error(f"its constants do not fit together: {error!s:.200}") from None
-        for value in graph.output:
-            if not value.type.tensor_type.HasField("shape"):
-                raise layer.error("the shape of its constants cannot be found")
-            self._folded += math.prod(dim.dim_value for dim in value.type.tensor_type.shape.dim)
-        if self._folded > MOST_FOLDED:
-            raise layer.error("its constants would fill the memory")
-
     def _layers(self, layer, node, inputs):
         """What the operator's function makes of a node: Tensors."""
+        self._num_layers += 1
+        if self._num_layers > MOST_LAYERS:
+            raise layer.error(f"the network has more than {MOST_LAYERS} layers")
         placeholders = [
             value._replace(symbol=mx.sym.Variable(f"input{number}"))
             if isinstance(value, Tensor) else value for number, value in enumerate(inputs)]
@@ -178,6 +134,7 @@ class _Converter:
                     return [value]
             inner = [v.inner for v in results if isinstance(v, Tensor)]
             group = mx.sym.Group([v.symbol if isinstance(v, Tensor) else v for v in results])
+            checked_graph(json.loads(group.tojson()))  # MXNet would divide by a stride of 0
             known = group.list_inputs()
             used = {f"input{number}": value for number, value in enumerate(inputs)
                     if isinstance(value, Tensor) and f"input{number}" in known}

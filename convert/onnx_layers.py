@@ -156,7 +156,7 @@ def product(layer, a, b, bias=None, transB=0):
     if min(map(len, shapes)) < 2:
         raise layer.error("a product with a vector")
     outer = np.broadcast_shapes(shapes[0][:-2], shapes[1][:-2])
-    factors = [broadcast(as_symbol(layer, v, rank), (1,) * (rank - len(shape)) + shape,
+    factors = [broadcast(as_symbol(layer, v, rank, "weight"), (1,) * (rank - len(shape)) + shape,
                          (*outer, *shape[-2:]), a if isinstance(a, Tensor) else b)
                for v, shape in zip((a, b), shapes)]
     if rank == 2:

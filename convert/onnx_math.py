@@ -28,15 +28,15 @@ def axes_of(layer, axes, rank):
     return result
 
 
-def as_symbol(layer, value, rank=None):
+def as_symbol(layer, value, rank=None, role="value"):
     """A Tensor or Constant with `rank` dimensions as a symbol; a Constant becomes a parameter."""
     rank = rank or len(value.shape)
     if isinstance(value, Tensor):
         return reshaped(value, (1,) * (rank - len(value.shape)) + tuple(value.shape))
     array = np.asarray(value.value)
     array = array.reshape((1,) * (rank - array.ndim) + array.shape)
-    return layer.parameter(value, "weight" if array.ndim > 3 else "constant", array,
-                           frozen=_is_fixed(value))
+    fixed = _is_fixed(value)
+    return layer.parameter(value, "constant" if fixed else role, array, fixed)
 
 
 def of_one_image(layer, value, shape):
@@ -83,9 +83,34 @@ def combined(layer, name, a, b):
     if not any(isinstance(v, Tensor) and v.trained for v in (a, b)):
         # What is computed with the pixels before the first layer is not trained.
         a, b = (v._replace(origin="") if isinstance(v, Constant) else v for v in (a, b))
+    if name == "Mul":
+        faster = _scaled_channels(layer, a, b)
+        faster = _scaled_channels(layer, b, a) if faster is None else faster
+        if faster is not None:
+            return faster
     rank = max(map(len, shapes))
     function = same if shapes[0] == shapes[1] else broadcasting
     return function(as_symbol(layer, a, rank), as_symbol(layer, b, rank))
+
+
+def _scaled_channels(layer, x, scale):
+    """x with each channel times a number, by layers whose backward pass is faster; or None.
+
+    That of broadcast_mul took 2 times as long as broadcasting first, for squeeze and excitation,
+    and 9 times as long as a convolution, for a layer scale.
+    """
+    if not isinstance(x, Tensor) or len(x.shape) != 4 or x.shape[2] * x.shape[3] == 1:
+        return None
+    if isinstance(scale, Tensor):
+        if tuple(scale.shape) != (*x.shape[:2], 1, 1):
+            return None
+        return x.symbol * mx.sym.broadcast_like(scale.symbol, x.symbol, lhs_axes=(2, 3),
+                                                rhs_axes=(2, 3))
+    if scale.shape not in ((x.shape[1], 1, 1), (1, x.shape[1], 1, 1)) or _is_fixed(scale):
+        return None
+    weight = layer.parameter(scale, "value", scale.value.reshape(-1, 1, 1, 1))
+    return mx.sym.Convolution(x.symbol, weight, kernel=(1, 1), num_filter=x.shape[1],
+                              num_group=x.shape[1], no_bias=True)
 
 
 @operator("Add")

@@ -32,9 +32,12 @@ def reshape(layer, x, shape, allowzero=0):
 
 @operator("Flatten")
 def flatten(layer, x, axis=1):
-    if axis in (1, 1 - len(x.shape)):
-        return x if len(x.shape) == 2 else mx.sym.Flatten(x.symbol)
-    axis %= len(x.shape)
+    rank = len(x.shape)
+    axis += rank if axis < 0 else 0
+    if not 0 <= axis <= rank:
+        raise layer.error(f"axis {axis} of a value with {rank} dimensions")
+    if axis == 1:
+        return x if rank == 2 else mx.sym.Flatten(x.symbol)
     return reshaped(x, (math.prod(x.shape[:axis]), math.prod(x.shape[axis:])))
 
 

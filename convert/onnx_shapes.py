@@ -29,12 +29,13 @@ def resolve(x, target, batch, allowzero=0):
     result = _fill(plain, target, allowzero)
     if result is None:
         return None
-    # The batch comes back where elements of two images are as far apart as before.
+    # The batch belongs to the side where elements of two images are as far apart as before: as the
+    # outer part of the side, or as the inner one.
     stride = math.prod(plain[axis + 1:] if x.inner else plain[axis:]) // (1 if x.inner else batch)
     for number, side in enumerate(result):
         after = math.prod(result[number + 1:])
         outer = side * after == stride * batch
-        # Features, in the last axis, are not joined with the batch.
+        # The last axis has features, and the batch is not joined with them.
         if outer and number and number == len(result) - 1 and side > batch:
             continue
         if side % batch == 0 and (outer or (after == stride and not _fits_later(

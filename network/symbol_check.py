@@ -91,13 +91,14 @@ def checked_symbol(path):
     except InputError as error:
         raise InputError(f"{path}: not an MXNet symbol file, or cut short: {error}") from None
     try:
-        return json.dumps(_checked_graph(graph))
+        return json.dumps(checked_graph(graph))
     except InputError as error:
         raise InputError(f"{path}: refused: {error}; take a symbol file as MXNet writes it, of an "
                          "image classifier") from None
 
 
-def _checked_graph(graph):
+def checked_graph(graph):
+    """A parsed graph with what is known to be harmless only; an InputError says what is not."""
     nodes, heads = (_list(graph, key) for key in ("nodes", "heads"))
     if not heads or not 0 < len(nodes) <= MOST_NODES:
         raise InputError(f"{len(nodes)} nodes and {len(heads)} outputs; at most {MOST_NODES} nodes "

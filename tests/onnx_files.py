@@ -70,7 +70,7 @@ def exported(model, shape):
     batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
     tensors = {"x": Tensor(x, (BATCH, *shape), trained=False)}
     result, arg_params, aux_params = convert_graph(model, tensors, batch)
-    # Where the batch is not in the first axis, the probabilities' axis is.
+    # A result whose first axis is not the batch becomes one column of numbers.
     net = checkpoint.set_attributes(mx.sym.Flatten(result.symbol) if result.shape[0] == BATCH
                                     else mx.sym.reshape(result.symbol, shape=(-1, 1)),
                                     image_shape=[3, *shape[1:]])

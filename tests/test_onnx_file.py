@@ -211,6 +211,33 @@ def test_a_network_of_images_with_channels_last_converts(onnx, pixels, tmp_path)
     assert checkpoint.get_attributes(sym)["image_shape"] == [3, 32, 32]
 
 
+def test_a_network_as_tf2onnx_writes_it_converts(onnx, pixels, tmp_path):
+    make, draw = onnx.helper.make_node, np.random.RandomState(0)
+    weights = {"w": draw.normal(size=(8, 3, 3, 3)), "depthwise": draw.normal(size=(8, 1, 3, 3)),
+               "scale": draw.uniform(0.5, 1, (1, 8, 1, 1)), "bias": draw.normal(size=(1, 8, 1, 1)),
+               "matrix": draw.normal(size=(8, 5)), "offset": draw.normal(size=5),
+               "zero": np.array(0), "six": np.array(6)}
+    weights = {name: array.astype(np.float32) for name, array in weights.items()}
+    nodes = [
+        make("Transpose", ["x"], ["a"], perm=[0, 3, 1, 2]),
+        make("Conv", ["a", "w"], ["b"], strides=[2, 2], auto_pad="SAME_UPPER"),
+        make("Mul", ["b", "scale"], ["c"]), make("Add", ["c", "bias"], ["d"]),
+        make("Min", ["d", "six"], ["e"]), make("Max", ["e", "zero"], ["f"]),
+        make("Conv", ["f", "depthwise"], ["g"], group=8, auto_pad="SAME_UPPER"),
+        make("Transpose", ["g"], ["h"], perm=[0, 2, 3, 1]),
+        make("Sigmoid", ["h"], ["i"]), make("Mul", ["h", "i"], ["j"]),
+        make("ReduceMean", ["j"], ["k"], axes=[1, 2], keepdims=0),
+        make("MatMul", ["k", "matrix"], ["l"]), make("Add", ["l", "offset"], ["m"]),
+        make("Softmax", ["m"], ["y"])]
+    path = save(onnx, tmp_path / "net.onnx", nodes, weights, image=("n", 32, 32, 3))
+    logits = save(onnx, tmp_path / "logits.onnx", nodes[:-1], weights, image=("n", 32, 32, 3),
+                  outputs=("m",))
+    main(["--onnx", path, "--prefix", str(tmp_path / "net"), "--rgb-mean", "127.5,127.5,127.5",
+          "--rgb-std", "127.5,127.5,127.5"])
+    expected = reference(logits, pixels.transpose(0, 2, 3, 1), (127.5,), (127.5,))
+    np.testing.assert_allclose(logits_of(str(tmp_path / "net"), pixels), expected, atol=1e-4)
+
+
 def test_a_convolutional_network_takes_images_of_another_size(onnx, tmp_path):
     nodes, weights = layers(onnx)
     weights["shape"] = np.array([1, 8])

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from onnx_files import assert_same, model_of, ours, theirs
 
 from common.cli import InputError
+from convert import onnx_graph
 
 pytest.importorskip("onnx", reason="onnx and onnxruntime are optional")
 pytest.importorskip("onnxruntime", reason="onnx and onnxruntime are optional")
@@ -76,6 +77,19 @@ def test_arithmetic_of_two_values_of_the_image():
     for operator in ("Add", "Sub", "Mul", "Div", "Min", "Max", "Pow"):
         assert_same([("GlobalAveragePool", "x", "a", {}), (operator, "x a", "y", {})], low=0.1)
         assert_same([("Sigmoid", "x", "a", {}), (operator, "x a", "y", {})], low=0.1)
+
+
+def test_a_layer_scale_is_a_convolution():
+    nodes = [("Conv", "x w", "a", {}), ("Mul", "scale a", "y", {})]
+    for shape in ((4, 1, 1), (1, 4, 1, 1)):
+        operators = assert_same(nodes, {"w": weights(4, 4, 1, 1), "scale": weights(*shape)})
+        assert operators == ["Convolution", "Convolution"]
+
+
+def test_squeeze_and_excitation_broadcasts_before_it_multiplies():
+    nodes = [("GlobalAveragePool", "x", "a", {}), ("Sigmoid", "a", "b", {}),
+             ("Mul", "b x", "y", {})]
+    assert assert_same(nodes)[-2:] == ["broadcast_like", "elemwise_mul"]
 
 
 @pytest.mark.parametrize("operator", ["Max", "Min", "Sum"])
@@ -361,6 +375,7 @@ def test_functions_of_the_model_are_inlined():
     (("Reshape", "x shape", "y", {}), r"shape \['batch', 4, 6, 5\] does not fit"),
     (("Conv", "x x", "y", {}), "weight is computed from the image"),
     (("Conv", "x line", "y", {}), "only images are read"),
+    (("Flatten", "x", "y", {"axis": 2**40}), "axis 1099511627776"),
     (("Relu", "absent", "y", {}), "input 'absent' is not there"),
     (("Relu", "x c c", "y", {}), "node 'y'"),
     (("Expand", "c huge", "y", {}), "would fill the memory"),
@@ -378,3 +393,19 @@ def test_what_is_not_understood_names_the_node(node, says):
 def test_an_old_operator_set_is_told():
     with pytest.raises(InputError, match="it has operator set 6"):
         ours(model_of(one("Relu"), opset=6), weights(1, 4, 6, 5))
+
+
+def test_a_network_of_too_many_layers_is_told(monkeypatch):
+    monkeypatch.setattr(onnx_graph, "MOST_LAYERS", 2)
+    nodes = [("Relu", "x", "a", {}), ("Neg", "a", "b", {}), ("Abs", "b", "y", {})]
+    with pytest.raises(InputError, match=r"node 'y' \(Abs\): the network has more than 2 layers"):
+        ours(model_of(nodes), weights(1, 4, 6, 5))
+
+
+@pytest.mark.parametrize("options, says", [
+    ({"strides": [0, 1]}, "stride of node"), ({"pads": [2**40] * 4}, "pad of node"),
+    ({"dilations": [-1, 1]}, "dilate of node"), ({"group": 0}, "num_group of node")])
+def test_options_by_which_mxnet_would_divide_or_allocate_are_checked(options, says):
+    with pytest.raises(InputError, match=says):
+        ours(model_of(one("Conv", "x w", **options), {"w": weights(4, 4, 2, 2)}),
+             weights(1, 4, 6, 5))
