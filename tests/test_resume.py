@@ -244,7 +244,8 @@ def test_runs_that_share_a_folder_have_a_history_each(flags, copied):
     script("train_multilabel.py", *flags(copied, save_name="other", num_epoch=1))
     assert measures(copied) == before and len(measures(copied, "other")) == 1
     script("train_multilabel.py", *flags(copied, resume=True, num_epoch=EPOCHS + 1))
-    assert [int(float(row["epoch"])) for row in measures(copied)] == list(range(EPOCHS + 1))
+    assert [int(float(row["epoch"])) for row in measures(copied)] == list(
+        range(1, EPOCHS + 2))
 
 
 def test_a_run_that_was_stopped_early_stays_stopped(flags, tmp_path):
@@ -269,7 +270,8 @@ def test_a_restart_refuses_another_runs_snapshot(flags, copied):
 
 
 def test_a_second_signal_of_the_other_kind_ends_the_process_at_once():
-    code = ("import signal; from training.stop_requests import StopRequests; StopRequests(None); "
+    code = ("import signal; from training.stop_requests import StopRequests; "
+            "from training.workers import Workers; requests = StopRequests(Workers()); "
             "signal.raise_signal(signal.SIGTERM); signal.raise_signal(signal.SIGINT)")
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == -signal.SIGINT
 

@@ -507,5 +507,6 @@ def test_photos_of_many_classes_are_ranked_better_than_at_random(ccp, tiny_netwo
     labels = np.array([row.split("\t")[1:-1] for row in rows], float)
     labels, rng = labels[:, labels.any(axis=0)], np.random.RandomState(0)
     random = [average_precision_score(labels, rng.rand(*labels.shape)) for _ in range(20)]
-    reached = float(re.findall(r"Validation-mAP=([.\d]+)", text)[-1])
+    reached = float(re.findall(r"Validation-mAP=([.\d]+)",
+                               (tmp_path / "train.log").read_text())[-1])
     assert reached > 1.1 * max(random)

@@ -15,7 +15,7 @@ from network.forward_pass import ForwardPass
 from train_multilabel import get_fine_tune_model
 from training.data import Devices, Network
 from training.stored_features import FeatureIter, extract
-from training.warm_head import INVERSE_PENALTY, WarmHead, train_head
+from training.warm_head import WarmHead, train_head
 from training.workers import Workers
 
 
@@ -96,6 +96,7 @@ def test_feature_batches_show_every_row_once_an_epoch():
 def test_the_head_is_regularised_logistic_regression(
         network, small_demo, tmp_path, monkeypatch):
     monkeypatch.setattr("training.warm_head.BATCH_SIZE", 35)  # divides the 70 images
+    monkeypatch.setattr("training.warm_head.INVERSE_PENALTY", 0.01)
     with images(small_demo) as train, images(small_demo) as again:
         head, scores = train_head(
             Network(*network), (train, again), (measures(), measures()),
@@ -109,9 +110,9 @@ def test_the_head_is_regularised_logistic_regression(
     deviation = features.std(axis=0)
     features = (features - features.mean(axis=0)) / np.maximum(deviation, np.median(deviation))
     for column, values in zip(labels.T, logit.T):
-        model = LogisticRegression(C=INVERSE_PENALTY, max_iter=5000).fit(features, column)
-        np.testing.assert_allclose(values, model.decision_function(features), atol=0.01)
-        assert np.ptp(values) > 0.05
+        model = LogisticRegression(C=0.01, max_iter=5000).fit(features, column)
+        np.testing.assert_allclose(values, model.decision_function(features), atol=0.03)
+        assert np.ptp(values) > 0.3
 
 
 def test_the_attention_head_trains_on_feature_maps(network, small_demo, tmp_path):
@@ -147,7 +148,8 @@ def test_stops_after_the_warm_head_with_an_ordinary_checkpoint(
         tiny_network, small_demo, tmp_path):
     flags = training_flags(tiny_network, small_demo, tmp_path, num_epoch=0, warm_head_epochs=5,
                            warm_head_mirror=True)
-    text = script("train_multilabel.py", *flags)
+    script("train_multilabel.py", *flags)
+    text = (tmp_path / "train.log").read_text()
     assert re.search(r"Warm head\[4\] Validation-mAP=0\.\d+", text)
     assert not re.search(r"Epoch\[", text)
     sym, arg_params, aux_params = checkpoint.load(str(tmp_path / "tiny"), 0)
