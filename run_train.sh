@@ -54,8 +54,8 @@ fi
     --data-train "$DATA_TRAIN" --image-train "$IMAGE_TRAIN" \
     --data-val "$DATA_VAL" --image-val "$IMAGE_VAL" --labels "$LABELS" \
     --image-shape "$IMAGE_SHAPE" --squash --batch-size "$BATCH_SIZE" \
-    --head attention --warm-head-epochs 5 --warm-head-mirror \
-    --freeze-stages 3 --num-epoch "$NUM_EPOCH" --lr "$LR" --lr-schedule cosine \
+    --head auto --warm-head-epochs 5 --warm-head-mirror \
+    --freeze-stages auto --num-epoch "$NUM_EPOCH" --lr "$LR" --lr-schedule cosine \
     --save-result "$SAVE_RESULT" --save-name "$SAVE_NAME" "$@" || exit
 
 best=$SAVE_RESULT/$SAVE_NAME-best

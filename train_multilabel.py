@@ -18,8 +18,14 @@ from common.mx_compat import mx
 from common.version import VERSION
 from network import checkpoint
 from network.attributes import NO_THRESHOLDS
-from network.fine_tune import get_fine_tune_model, load_pretrained, training_symbol
+from network.fine_tune import (
+    get_fine_tune_model,
+    has_feature_map,
+    load_pretrained,
+    training_symbol,
+)
 from network.shape_check import check_shapes, error_line
+from network.stages import automatic_stages
 from reading.class_names import read_class_names
 from reading.data_args import augment_from_args
 from training.data import Devices, Network, measure_reading, open_data, open_iterator
@@ -103,10 +109,15 @@ def train(args, devices):
 
 def build_network(args, pretrained, data, loss):
     """The pretrained network with a new classifier, and what checkpoints say of its input."""
+    if args.head == "auto":
+        args.head = "attention" if has_feature_map(
+            pretrained.symbol, args.layer_before_fullc, args.image_shape) else "linear"
     symbol, arg_params = get_fine_tune_model(
         pretrained.symbol, pretrained.arg_params, data.train.num_classes,
         args.layer_before_fullc, args.dtype,
         args.attention if args.head == "attention" else None, **loss)
+    if args.freeze_stages == "auto":
+        args.freeze_stages = automatic_stages(symbol, args.image_shape)
     reading = augment_from_args(args, train=False)
     class_names = args.labels and read_class_names(args.labels, data.train.num_classes)
     # Thresholds of an earlier fine-tuning are none of this one's.

@@ -76,6 +76,15 @@ def find_feature_map(sym, name, image_shape):
     return node["name"]
 
 
+def has_feature_map(sym, layer_name, image_shape):
+    """Whether the layer (None: the one that find_features finds) has positions, or pools some."""
+    try:
+        find_feature_map(sym, layer_name or find_features(sym), image_shape)
+    except InputError:
+        return False
+    return True
+
+
 def get_fine_tune_model(sym, arg_params, num_classes, layer_name=None, dtype="float32",
                         attention=None, **loss):
     """Cut the classifier off a pretrained network and put a multi-label head in its place.

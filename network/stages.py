@@ -12,17 +12,18 @@ from network.fine_tune import split_head
 from network.shape_check import mxnet_errors
 
 FEATURES = "features"
+FROZEN_STAGES = 3
 WIDER = 4  # times as many channels as the narrowest layer of a stage: of ResNets the last layers
 
 
-def find_stages(net, image_shape):
+def find_stages(symbol, image_shape):
     """The last layer of each stage but the head's, and its shape (channels, height, width).
 
     A stage is a run of layers of one resolution. Its last layer is one through which all that
     follows must pass; a next stage that begins by adding channels before it reduces the resolution
     (as inverted residuals do) does not count.
     """
-    backbone = split_head(net)[0]
+    backbone = split_head(symbol)[0]
     layers = backbone.get_internals()
     with mxnet_errors(f"the network does not work on images of {image_shape}"):
         _, shapes, _ = layers.infer_shape(data=(1, *image_shape))
@@ -50,25 +51,30 @@ def find_stages(net, image_shape):
             for stage in stages]
 
 
-def find_frontier(net, image_shape, frozen_stages):
+def automatic_stages(symbol, image_shape):
+    """How many stages --freeze-stages auto freezes: 3, but never the last; 0 of a transformer."""
+    return max(min(FROZEN_STAGES, len(find_stages(symbol, image_shape)) - 1), 0)
+
+
+def find_frontier(symbol, image_shape, frozen_stages):
     """Name of the last layer of the first `frozen_stages` stages; at least one stage must follow.
 
     An InputError says how many stages the network has.
     """
-    stages = find_stages(net, image_shape)
+    stages = find_stages(symbol, image_shape)
     if frozen_stages >= len(stages):
+        shapes = ", ".join("x".join(map(str, shape)) for _, shape in stages) or "none"
         raise InputError(f"--freeze-stages {frozen_stages}: the network has {len(stages)} stages "
-                         f"({', '.join('x'.join(map(str, shape)) for _, shape in stages)}), of "
-                         "which the last is left to train")
+                         f"({shapes}), of which the last is left to train")
     return stages[frozen_stages - 1][0]
 
 
-def until(net, name):
+def until(symbol, name):
     """The network up to layer `name`."""
-    return net.get_internals()[name + "_output"]
+    return symbol.get_internals()[name + "_output"]
 
 
-def tail(net, name):
+def tail(symbol, name):
     """The network from layer `name` on, whose output is its input `features`, of any float type."""
-    return with_layer(json.loads(net.tojson()), name,
+    return with_layer(json.loads(symbol.tojson()), name,
                       mx.sym.Cast(mx.sym.Variable(FEATURES), dtype="float32"))

@@ -83,3 +83,21 @@ def test_random_crops_pass_through_the_frozen_stages_in_each_epoch(
         for name, value in params.items():
             if re.match("(conv|bn)0", name):
                 np.testing.assert_array_equal(after[name], value.asnumpy())
+
+
+def test_head_and_stages_are_chosen_by_the_network(tiny_network, small_demo, tmp_path):
+    symbol, arg_params, aux_params = checkpoint.load(tiny_network, 0)
+    flat = mx.sym.Flatten(symbol.get_internals()["relu1_output"])
+    flat = mx.sym.Activation(mx.sym.FullyConnected(flat, num_hidden=20, name="fc0"),
+                             act_type="relu", name="relu2")
+    flat = mx.sym.FullyConnected(flat, num_hidden=10, name="fc1")
+    shapes = dict(zip(flat.list_arguments(), flat.infer_shape(data=(1, 3, 32, 32))[0]))
+    arg_params.update({name: mx.nd.random.normal(shape=shapes[name]) / 10
+                       for name in ("fc0_weight", "fc0_bias", "fc1_weight", "fc1_bias")})
+    checkpoint.save(str(tmp_path / "flat"), 0, flat, arg_params, aux_params)
+    for model, head in ((tiny_network, "attention"), (tmp_path / "flat", "linear")):
+        script("train_multilabel.py", *training_flags(
+            model, small_demo, tmp_path / head, head="auto", freeze_stages="auto", squash=True,
+            warm_head_epochs=1, num_epoch=1))
+        assert " freeze_stages=1 full_decode=False" in (tmp_path / head / "train.log").read_text()
+        assert f" head={head} " in (tmp_path / head / "train.log").read_text()

@@ -62,9 +62,10 @@ def parse_args(argv=None):
              "(default: what the checkpoint says, else 3,224,224)")
     add("--image-area", type=int, default=480 * 320, metavar="PIXELS",
         help="area that --image-shape auto aims at, where the images are as large")
-    add("--head", choices=["linear", "attention"], default="linear",
+    add("--head", choices=["linear", "attention", "auto"], default="linear",
         help="classifier of the mean features, or class-specific residual attention (Zhu and Wu, "
-             "ICCV 2021), which also sees where a class is")
+             "ICCV 2021), which also sees where a class is; auto: attention if the features have "
+             "positions")
     add("--attention", type=float, default=0.3, metavar="X",
         help="--head attention: weight of a class's maximum over the positions beside its mean")
     add("--rgb-mean", metavar="R,G,B",
@@ -74,8 +75,10 @@ def parse_args(argv=None):
     add("--freeze", default="none", metavar="WHAT",
         help="parameters to leave as they are: none, backbone (all but the new classifier), or a "
              "regular expression for their names; a frozen BatchNorm uses its stored statistics")
-    add("--freeze-stages", type=int, default=0, metavar="N",
-        help="leave the first N stages (runs of layers of one resolution) as they are; where only "
+    add("--freeze-stages", type=lambda text: text if text == "auto" else int(text), default=0,
+        metavar="N",
+        help="leave the first N stages (runs of layers of one resolution) as they are, auto: 3 if "
+             "the network has more; where only "
              "mirroring is random (--squash, --pad-square or --random-crop 0), each image passes "
              "through them once")
     add("--dtype", choices=["float32", "float16"], default="float32",
@@ -177,7 +180,7 @@ def check_args(args):
         args.lr = 0.0001 if args.optimizer == "adam" else 0.001
     for name, least in LEAST.items():
         flag, value = f"--{name.replace('_', '-')}", getattr(args, name)
-        if value is None:
+        if value in (None, "auto"):
             continue
         if not value >= least:  # nor NaN
             raise InputError(f"{flag} must be {least} or more, not {value}")
