@@ -4,6 +4,7 @@
     tail(symbol, "block3_2_add")            # takes `features` in place of that layer's output
 """
 import json
+import math
 
 from common.cli import InputError
 from common.mx_compat import mx
@@ -12,7 +13,7 @@ from network.fine_tune import split_head
 from network.shape_check import mxnet_errors
 
 FEATURES = "features"
-FROZEN_STAGES = 3
+LARGE_IMAGE = 100_000  # pixels
 WIDER = 4  # times as many channels as the narrowest layer of a stage: of ResNets the last layers
 
 
@@ -52,8 +53,13 @@ def find_stages(symbol, image_shape):
 
 
 def automatic_stages(symbol, image_shape):
-    """How many stages --freeze-stages auto freezes: 3, but never the last; 0 of a transformer."""
-    return max(min(FROZEN_STAGES, len(find_stages(symbol, image_shape)) - 1), 0)
+    """How many stages --freeze-stages auto freezes: 3, and 4 for images of over 100,000 pixels.
+
+    On photos of 480x320 pixels 4 were as good as 3, in half of the time and memory; on drawings of
+    128x128 pixels 3 were better. The last stage is always trained; transformers have none.
+    """
+    stages = 4 if math.prod(image_shape[1:]) > LARGE_IMAGE else 3
+    return max(min(stages, len(find_stages(symbol, image_shape)) - 1), 0)
 
 
 def find_frontier(symbol, image_shape, frozen_stages):

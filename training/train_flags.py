@@ -77,8 +77,8 @@ def parse_args(argv=None):
              "regular expression for their names; a frozen BatchNorm uses its stored statistics")
     add("--freeze-stages", type=lambda text: text if text == "auto" else int(text), default=0,
         metavar="N",
-        help="leave the first N stages (runs of layers of one resolution) as they are, auto: 3 if "
-             "the network has more; where only "
+        help="leave the first N stages (runs of layers of one resolution) as they are; auto: 3 "
+             "of small images, 4 of large ones, never the last; where only "
              "mirroring is random (--squash, --pad-square or --random-crop 0), each image passes "
              "through them once")
     add("--dtype", choices=["float32", "float16"], default="float32",
