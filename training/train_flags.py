@@ -75,8 +75,7 @@ def parse_args(argv=None):
     add("--freeze", default="none", metavar="WHAT",
         help="parameters to leave as they are: none, backbone (all but the new classifier), or a "
              "regular expression for their names; a frozen BatchNorm uses its stored statistics")
-    add("--freeze-stages", type=lambda text: text if text == "auto" else int(text), default=0,
-        metavar="N",
+    add("--freeze-stages", type=number_of_stages, default=0, metavar="N",
         help="leave the first N stages (runs of layers of one resolution) as they are; auto: 3 "
              "of small images, 4 of large ones, never the last; where only "
              "mirroring is random (--squash, --pad-square or --random-crop 0), each image passes "
@@ -172,6 +171,11 @@ def parse_args(argv=None):
         if value != parser.get_default(name))
     check_args(args)
     return args
+
+
+def number_of_stages(text):
+    """The value of --freeze-stages: a number, or "auto"."""
+    return text if text == "auto" else int(text)
 
 
 def check_args(args):
