@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from common.cli import InputError, log_to_stderr, run
 from common.mx_compat import choose_devices
+from common.progress import Progress
 from common.text import printable
 from evaluation.class_maps import ClassMaps, write_maps
 from evaluation.classifier import Classifier
@@ -108,7 +109,7 @@ def write_predictions(args, classifier, images, predictions):
                 stack.enter_context(open_output(args.out)), classifier.class_names,
                 classifier.thresholds, args.format, args.top,
                 classifier.thresholds if args.above == "thresholds" else args.above)
-        bar = stack.enter_context(tqdm(total=len(images), unit="image", disable=None))
+        progress = stack.enter_context(Progress("Predicting", len(images), "images"))
         for batch, prob in predictions:
             batch_names = [images.name(row) for row in batch.index[:len(prob)]]
             for slot, name in enumerate(batch_names):
@@ -117,7 +118,7 @@ def write_predictions(args, classifier, images, predictions):
                 elif out:
                     out.write(name, prob[slot])
                 elif slot in batch.bad:
-                    bar.write(f"{printable(name)}: {batch.bad[slot]}", sys.stderr)
+                    tqdm.write(f"{printable(name)}: {batch.bad[slot]}", sys.stderr)
             good = [slot for slot in range(len(prob)) if slot not in batch.bad]
             num_bad += len(prob) - len(good)
             if args.data:  # else nothing is kept, so that memory stays the same
@@ -125,7 +126,7 @@ def write_predictions(args, classifier, images, predictions):
                 names += [batch_names[slot] for slot in good]
                 labels.append(np.where(label < 0, -1, label > 0.5).astype(np.int8))
                 probs.append(prob[good])
-            bar.update(len(prob))
+            progress.update(len(prob))
     if not names:
         return None, num_bad
     return LabelledImages(names, args.image, np.concatenate(labels), np.concatenate(probs),

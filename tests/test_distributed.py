@@ -101,7 +101,7 @@ def test_a_worker_killed_in_mid_epoch_is_made_good_by_a_restart(flags, undisturb
     os.kill(pid_of(job, "worker", 2), signal.SIGKILL)
     text = finish(job)
     assert "worker 2 ended with exit status 137" in text
-    assert re.search(r"Resuming at epoch [123], batch \d", text)
+    assert re.search(r"Resuming at epoch [234], batch \d", text)
     # Rank 0 logs, the others are quiet.
     assert "[worker 0]" in text and not re.search(r"\[worker 1\].*(Epoch|Saved|images)", text)
     same_run(tmp_path, undisturbed)
@@ -279,7 +279,7 @@ def test_dist_async_trains_and_goes_on_after_whole_epochs(flags, tmp_path):
     run = {"kv_store": "dist_async", "lr": 0.05}
     finish(launched(flags(tmp_path, num_epoch=2, **run)))
     text = finish(launched(flags(tmp_path, resume=True, **run)))
-    assert "Resuming at epoch 2, batch 0" in text
+    assert "Resuming at epoch 3, batch 0" in text
     rows = measures(tmp_path)
     assert len(rows) == EPOCHS and float(rows[-1]["train-loss"]) < float(rows[0]["train-loss"])
     # The step after epoch 1, counted in all workers' batches.

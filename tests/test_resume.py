@@ -111,7 +111,7 @@ def test_resume_makes_up_for_a_validation_that_was_not_reached(
         [sys.executable, "-c", STOP_BEFORE_VALIDATION, str(epoch), *flags(tmp_path)], cwd=ROOT,
         stderr=subprocess.PIPE, text=True)
     assert stopped.returncode == 143
-    assert f"saved at epoch {epoch}, batch 9" in stopped.stderr
+    assert f"saved at epoch {epoch + 1}, batch 9" in stopped.stderr
     text = script("train_multilabel.py", *flags(tmp_path, resume=True))
     assert f"Epoch {epoch + 1} of {EPOCHS}: " in text and "lready" not in text
     assert_same_run(tmp_path, undisturbed)
@@ -133,7 +133,7 @@ def test_a_resumed_run_draws_the_same_dropout(flags, dropout_network, tmp_path):
     runs = train_all([flags(folder, model=dropout_network, num_epoch=epochs, resume=True)
                       for folder, epochs in ((whole, 2), (parts, 1), (parts, 2))])
     assert [status for status, _ in runs] == [0, 0, 0]
-    assert "Resuming at epoch 1, batch 0" in runs[2][1]
+    assert "Resuming at epoch 2, batch 0" in runs[2][1]
     names = [f"tiny-{number:04d}.params" for number in (1, 2)]
     assert [(parts / name).read_bytes() for name in names] == [
         (whole / name).read_bytes() for name in names]
@@ -213,7 +213,7 @@ def test_resuming_another_run_is_refused_by_name(change, named, flags, copied):
 def test_resume_anyway_goes_on_all_the_same(flags, copied):
     text = script("train_multilabel.py", *flags(
         copied, resume_anyway=True, num_epoch=EPOCHS + 1, batch_size=4, lr=0.01))
-    assert f"Resuming at epoch {EPOCHS}, batch 0" in text
+    assert f"Resuming at epoch {EPOCHS + 1}, batch 0" in text
     assert (copied / f"tiny-{EPOCHS + 1:04d}.params").exists()
 
 

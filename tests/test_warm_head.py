@@ -180,5 +180,5 @@ def test_a_killed_run_does_not_warm_its_head_again(tiny_network, small_demo, tmp
     stopped = training_flags(tiny_network, small_demo, tmp_path, warm_head_epochs=3, num_epoch=0)
     script("train_multilabel.py", *stopped)
     text = script("train_multilabel.py", *flags, "--resume")
-    assert "Resuming at epoch 0, batch 0" in text and "Warm head" not in text
+    assert "Resuming at epoch 1, batch 0" in text and "Warm head" not in text
     assert (tmp_path / "tiny-0002.params").exists()

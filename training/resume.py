@@ -24,7 +24,7 @@ FREE_ON_RESUME = {
     "data_train", "data_val", "image_train", "image_val", "labels", "model", "epoch", "gpus",
     "data_nthreads", "disp_batches", "num_epoch", "early_stop", "monitor_metric", "test_io",
     "save_result", "save_name", "save_period", "keep", "checkpoint_minutes", "resume",
-    "resume_anyway", "changed", "warm_head_epochs", "warm_head_mirror", "warm_head_memory",
+    "resume_anyway", "described", "warm_head_epochs", "warm_head_mirror", "warm_head_memory",
     "num_examples", "num_classes"}
 # Where one of these differs (--resume-anyway), the optimizer keeps nothing of what it had.
 OPTIMIZER_SETTINGS = ("--optimizer", "--mom", "--freeze", "--dtype")
@@ -55,16 +55,18 @@ def open_run(args, network, data, metrics, workers):
                         "to do", "--early-stop" if files.stopped_early else "--num-epoch",
                         record.epoch)
         else:
-            logger.info(" ".join(f"{k}={v}" for k, v in sorted(vars(args).items())
-                                 if k != "changed"), extra=IN_FILE)
-            logger.info(args.changed)
+            changed, groups = args.described
+            for title, names in groups.items():
+                logger.info("%s: %s", title, " ".join(f"{n}={getattr(args, n)}" for n in names),
+                            extra=IN_FILE)
+            logger.info(changed)
             logger.info("%d training images, %d classes, %.2f labels per image",
                         data.train_lst.num_rows, data.train.num_classes,
                         data.train_lst.positives.sum() / data.train_lst.num_rows)
             if data.why_shape:
                 logger.info(data.why_shape)
             if snapshot:
-                logger.info("Resuming at epoch %d, batch %d", record.epoch, record.batch)
+                logger.info("Resuming at %s", record.position)
         earlier = move_aside(prefix) if writes and not snapshot else None
         if earlier:
             logger.info("The files of the earlier run of this name are in %s now", earlier)

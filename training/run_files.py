@@ -100,7 +100,7 @@ class RunFiles:
         """The InputError that ends a run whose numbers have left their range."""
         kept = ("the last good checkpoint is kept" if self.record.checkpoints
                 else "there is no checkpoint yet")
-        return InputError(f"epoch {self.record.epoch}, batch {self.record.batch}: {reason}; {kept}."
+        return InputError(f"{self.record.position}: {reason}; {kept}."
                           " Try a smaller --lr, --warmup-epochs 1 or --clip-gradient 1")
 
     def log_summary(self, class_precision, val_lst):

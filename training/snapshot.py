@@ -50,6 +50,11 @@ class RunRecord:
     history: list = field(default_factory=list)  # of dicts, a row per epoch; evaluation.history
     seconds: float = 0.0  # spent on the epoch so far
 
+    @property
+    def position(self):
+        """Where the run is, as people count: the first epoch is 1."""
+        return f"epoch {self.epoch + 1}, batch {self.batch}"
+
     @classmethod
     def from_json(cls, values):
         """The record whose `asdict` these are; ValueError or TypeError for anything else."""

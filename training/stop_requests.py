@@ -51,8 +51,8 @@ class StopRequests:
     def stop_saved_run(self, record):
         """Raise Stopped if all workers know of a signal; the run is saved at its record."""
         if self.agreed:
-            logger.info("Stopped by %s, and saved at epoch %d, batch %d: the same command with "
-                        "--resume goes on there", self.agreed.name, record.epoch, record.batch)
+            logger.info("Stopped by %s, and saved at %s: the same command with "
+                        "--resume goes on there", self.agreed.name, record.position)
             raise Stopped(128 + self.agreed)
 
     def stop_unsaved_run(self, where):

@@ -28,12 +28,21 @@ MAY_BE_INFINITE = ("warm_head_memory", "checkpoint_minutes")
 def parse_args(argv=None):
     """The flags; an InputError names a value that is out of its range.
 
-    `changed` of the result is the text of those that are not as by default.
+    `described` of the result is for the log: the flags that are not as by default, as text, and
+    the names of all by group.
     """
     parser = ArgumentParser(
         description="Fine-tune a pretrained MXNet network to multi-label classification.",
         allow_abbrev=False, formatter_class=HelpFormatter)
-    add = parser.add_argument_group("data").add_argument
+    groups = {}
+
+    def group(title):
+        """The function that declares flags of a group."""
+        names, add_argument = groups.setdefault(title, []), parser.add_argument_group(
+            title).add_argument
+        return lambda *flags, **options: names.append(add_argument(*flags, **options).dest)
+
+    add = group("data")
     add("--data-train", required=True, metavar="LST",
         help="training .lst; of several workers each reads a part, or with {rank} in the name (or "
              "in that of other lists and folders) what is its own")
@@ -50,7 +59,7 @@ def parse_args(argv=None):
         help="class names in column order, one per line, kept in the checkpoint")
     add_data_args(parser)
 
-    add = parser.add_argument_group("model").add_argument
+    add = group("model")
     add("--model", required=True, metavar="PREFIX", action=CheckpointPrefix,
         help="pretrained checkpoint: its path before -symbol.json")
     add("--epoch", type=int, default=0, metavar="N", help="number of the pretrained .params file")
@@ -83,8 +92,7 @@ def parse_args(argv=None):
     add("--dtype", choices=["float32", "float16"], default="float32",
         help="type that the backbone computes in; the new head and the loss stay in float32")
 
-    add = parser.add_argument_group(
-        "warm head (the new classifier alone, before fine-tuning)").add_argument
+    add = group("warm head (the new classifier alone, before fine-tuning)")
     add("--warm-head-epochs", type=int, default=0, metavar="N",
         help="passes over features that each image gives once; 0 for none")
     add("--warm-head-mirror", action="store_true",
@@ -92,7 +100,7 @@ def parse_args(argv=None):
     add("--warm-head-memory", type=float, default=2000, metavar="MB",
         help="features above this go into a memory-mapped file")
 
-    add = parser.add_argument_group("loss").add_argument
+    add = group("loss")
     add("--loss", choices=sorted(LOSSES), default="bce",
         help="binary cross-entropy, focal, or asymmetric loss")
     add("--gamma-pos", type=float, metavar="G",
@@ -107,7 +115,7 @@ def parse_args(argv=None):
     add("--label-smoothing", type=float, default=0, metavar="S",
         help="turns labels into y (1 - S) + S / 2")
 
-    add = parser.add_argument_group("training").add_argument
+    add = group("training")
     add("--num-epoch", type=int, default=2, metavar="N",
         help="epochs of fine-tuning; 0 stops after the warm head")
     add("--batch-size", type=int, default=64, metavar="N", help="images per batch")
@@ -139,7 +147,7 @@ def parse_args(argv=None):
     add("--test-io", action="store_true",
         help="only read one epoch of --data-train and show the speed")
 
-    add = parser.add_argument_group("checkpoints").add_argument
+    add = group("checkpoints")
     add("--save-result", default="result", metavar="DIR",
         help="folder for checkpoints, train.log and NAME-history.csv")
     add("--save-name", default="multilabel", metavar="NAME", help="name of the checkpoints in it")
@@ -155,7 +163,7 @@ def parse_args(argv=None):
     add("--resume-anyway", action="store_true",
         help="go on even where the flags or the data have changed")
 
-    add = parser.add_argument_group("devices").add_argument
+    add = group("devices")
     add("--gpus", metavar="LIST",
         help="GPUs by number, 0,1 say; '' for the CPU (default: all visible GPUs, else the CPU)")
     add("--kv-store", default="device", metavar="TYPE",
@@ -165,10 +173,12 @@ def parse_args(argv=None):
     add("--gc-threshold", type=float, default=0.5, metavar="X",
         help="threshold of 2bit compression")
     args = parser.parse_args(argv)
-    args.changed = " ".join(
+    changed = " ".join(
         f"--{name.replace('_', '-')}" + (f" {value}" if value is not True else "")
-        for name, value in vars(args).items()
-        if value != parser.get_default(name))
+        for name, value in vars(args).items() if value != parser.get_default(name))
+    grouped = {name for names in groups.values() for name in names}
+    groups["reading images"] = sorted(set(vars(args)) - grouped)
+    args.described = changed, groups
     check_args(args)
     return args
 
