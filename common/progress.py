@@ -5,7 +5,7 @@ import time
 
 from tqdm import tqdm
 
-SECONDS_BETWEEN_LINES = 10
+SECONDS_BETWEEN_LINES = 5
 UPDATES_BEFORE_ESTIMATE = 4
 
 logger = logging.getLogger(__name__)
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 class Progress:
     """A bar with speed and time left; without a terminal lines in the log.
 
-    One says after a few updates how long it will take, others follow every 10 s of work.
+    One says after a few updates how long it will take, others follow every 5 s of work.
 
         with Progress("Reading", 480, "images") as progress:
             progress.update(32)

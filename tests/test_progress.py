@@ -7,6 +7,7 @@ from common.progress import Progress
 
 def test_lines_tell_the_time_that_is_left(monkeypatch, caplog):
     caplog.set_level(logging.INFO)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 10)
     clock = iter([0.0, *(5.0 + 2 * n for n in range(30))])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     with Progress("Reading", 300, "images") as reading:
