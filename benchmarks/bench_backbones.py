@@ -4,8 +4,8 @@
 
 Each file is imported by tools/import_pretrained.py --onnx, trained for one epoch on 16 drawn images
 by train_multilabel.py, and exported by tools/export_onnx.py, which compares probabilities. The
-speed is that of a training step (forward, backward, update) of 8 images, per second of processor
-time, which other programs disturb less than the clock: the best of a few steps.
+speed is that of a training step (forward, backward, update) of 8 images on all cores: the best of a
+few steps.
 """
 import contextlib
 import io
@@ -43,7 +43,7 @@ def quietly(main, *args):
 
 
 def images_per_second(prefix, epoch):
-    """Images per second of processor time, in training a fine-tuned checkpoint."""
+    """Images per second in training a fine-tuned checkpoint."""
     net, arg_params, aux_params = checkpoint.load(prefix, epoch)
     shape = checkpoint.get_attributes(net)["image_shape"]
     module = mx.mod.Module(net, label_names=["softmax_label"])
@@ -56,11 +56,11 @@ def images_per_second(prefix, epoch):
     batch = mx.io.DataBatch([mx.nd.array(pixels, dtype="uint8")], [mx.nd.zeros((BATCH, classes))])
     seconds = []
     for _ in range(STEPS):
-        start = time.process_time()
+        start = time.perf_counter()
         module.forward_backward(batch)
         module.update()
         mx.nd.waitall()
-        seconds.append(time.process_time() - start)
+        seconds.append(time.perf_counter() - start)
     return BATCH / min(seconds)
 
 
@@ -95,7 +95,7 @@ def main(argv=None):
     parser.add_argument("files", nargs="+", metavar="FILE")
     parser.add_argument("--import-only", action="store_true", help="do not train or export")
     args = parser.parse_args(argv)
-    print("| file | difference of logits | trains | exports again | images per CPU second |")
+    print("| file | difference of logits | trains | exports again | images/s, training |")
     print("|---|--:|---|---|--:|")
     with tempfile.TemporaryDirectory() as temporary:
         data = Path(temporary, "data")
