@@ -113,29 +113,9 @@ def _scaled_channels(layer, x, scale):
                               num_group=x.shape[1], no_bias=True)
 
 
-@operator("Add")
-def add(layer, a, b):
-    return combined(layer, "Add", a, b)
-
-
-@operator("Sub")
-def subtract(layer, a, b):
-    return combined(layer, "Sub", a, b)
-
-
-@operator("Mul")
-def multiply(layer, a, b):
-    return combined(layer, "Mul", a, b)
-
-
-@operator("Div")
-def divide(layer, a, b):
-    return combined(layer, "Div", a, b)
-
-
-@operator("Pow")
-def power(layer, a, b):
-    return combined(layer, "Pow", a, b)
+@operator("Add", "Sub", "Mul", "Div", "Pow")
+def arithmetic(layer, a, b):
+    return combined(layer, layer.op, a, b)
 
 
 @operator("Min", "Max", "Sum")
