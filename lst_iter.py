@@ -18,7 +18,7 @@ from common.text import printable
 from reading import contact_sheet
 from reading.augment import Augment, sample_rng
 from reading.bad_images import BadImages
-from reading.batch_sampler import BatchSampler
+from reading.batch_sampler import BatchSampler, SampledIter
 from reading.class_names import names_beside, read_class_names
 from reading.data_args import add_data_args, augment_from_args
 from reading.image_reader import NEUTRAL, ImageError, read_image
@@ -28,7 +28,7 @@ from reading.prefetch import Batch, Prefetcher
 MAX_DEFAULT_THREADS = 16
 
 
-class LstIter(mx.io.DataIter):
+class LstIter(SampledIter):
     """Iterator over the images of a .lst file, decoded and augmented by threads in advance.
 
     The same seed gives the same batches with any number of threads.
@@ -128,16 +128,6 @@ class LstIter(mx.io.DataIter):
         self.provide_label = [mx.io.DataDesc(label_name, (batch_size, lst.num_classes),
                                              np.float32, "NC")]
         self.seek(0, 0)
-
-    @property
-    def num_batches(self):
-        """Number of batches in this epoch; the same in all shards."""
-        return self._sampler.num_batches(self.epoch)
-
-    def reset(self):
-        """Begin the next epoch, unless nothing of this one has been read yet."""
-        if self._begun:
-            self.seek(self.epoch + 1, 0)
 
     def seek(self, epoch, batch):
         """Continue at a batch of an epoch, both from 0; `num_batches` is the end of the epoch.

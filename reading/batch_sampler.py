@@ -8,6 +8,7 @@ import math
 import numpy as np
 
 from common.cli import InputError
+from common.mx_compat import mx
 
 LAST_BATCH_HANDLES = ("pad", "discard", "roll_over")
 
@@ -103,3 +104,21 @@ class BatchSampler:
                 order = np.random.RandomState(words).permutation(self._list_rows)
             self._last_epoch = epoch, order[self._part] if self.num_rows else order
         return self._last_epoch[1]
+
+
+class SampledIter(mx.io.DataIter):
+    """A DataIter over the epochs of the BatchSampler `_sampler`; `_begun` once a batch was read.
+
+    The attribute `epoch` is the number of this epoch, from 0. A subclass adds
+    `seek(epoch, batch)`, which sets `epoch` and `_begun`.
+    """
+
+    @property
+    def num_batches(self):
+        """Number of batches in this epoch; the same in all shards."""
+        return self._sampler.num_batches(self.epoch)
+
+    def reset(self):
+        """Begin the next epoch, unless nothing of this one has been read yet."""
+        if self._begun:
+            self.seek(self.epoch + 1, 0)

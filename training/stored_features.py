@@ -9,13 +9,13 @@ from common.cli import InputError
 from common.mx_compat import mx
 from common.progress import Progress
 from network.stages import FEATURES
-from reading.batch_sampler import BatchSampler
+from reading.batch_sampler import BatchSampler, SampledIter
 
 ROWS_PER_MESSAGE = 4096
 ROWS_PER_SUM = 256
 
 
-class FeatureIter(mx.io.DataIter):
+class FeatureIter(SampledIter):
     """Batches of stored features; rows that fill up the last one have the label -1.
 
     Parameters
@@ -41,16 +41,6 @@ class FeatureIter(mx.io.DataIter):
             mx.io.DataDesc(FEATURES, (batch_size, *features.shape[1:]), features.dtype)]
         self.provide_label = [mx.io.DataDesc("softmax_label", (batch_size, labels.shape[1]))]
         self.seek(0, 0)
-
-    @property
-    def num_batches(self):
-        """Number of batches in this epoch."""
-        return self._sampler.num_batches(self.epoch)
-
-    def reset(self):
-        """Begin the next epoch, unless nothing of this one has been read yet."""
-        if self._begun:
-            self.seek(self.epoch + 1, 0)
 
     def seek(self, epoch, batch):
         """Continue at a batch of an epoch, both from 0."""
