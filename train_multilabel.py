@@ -161,7 +161,8 @@ def fit(args, network, data, recipe, metrics, devices, job):
     compression = {"type": args.gc_type, "threshold": args.gc_threshold}
     whole = network[1:]
     if can_be_stored(args, devices.workers):
-        network, data = on_stored_activations(args, network, data, devices, job.stops)
+        network, data = on_stored_activations(args, network, recipe.frontier, data, devices,
+                                              job.stops)
     module = ResumableModule(
         training_symbol(network.symbol, recipe.frozen, args.head_lr_mult), job.snapshot, whole,
         data_names=[data.train.provide_data[0].name], context=devices.contexts, logger=logger,

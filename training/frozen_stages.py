@@ -7,7 +7,7 @@ the stages that are trained.
 import logging
 
 from network.forward_pass import ForwardPass
-from network.stages import find_frontier, tail, until
+from network.stages import tail, until
 from reading.data_args import augment_from_args
 from training.data import Network, open_iterator
 from training.stored_features import FeatureIter, extract
@@ -20,13 +20,12 @@ def can_be_stored(args, workers):
     return bool(args.freeze_stages) and workers.count == 1 and augment_from_args(args).only_mirrors
 
 
-def on_stored_activations(args, network, data, devices, stops):
-    """The network behind its frozen stages, and Data that iterates over what these give.
+def on_stored_activations(args, network, frontier, data, devices, stops):
+    """The network behind the layer `frontier`, and Data that iterates over what that gives.
 
     Each image passes through the frozen stages once, and where training mirrors it at random once
     more.
     """
-    frontier = find_frontier(network.symbol, args.image_shape, args.freeze_stages)
     frozen = ForwardPass(until(network.symbol, frontier), network.arg_params, network.aux_params,
                          data.train.provide_data[0], devices.contexts)
     logger.info("Frozen stages: passing %d images once through all up to %s",

@@ -1,6 +1,6 @@
 """From flags to devices, loss options, learning rates and the optimizer."""
 import sys
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import numpy as np
 
@@ -18,9 +18,10 @@ INITIALIZER = mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2)
 
 
 class Recipe(NamedTuple):
-    """Names of the frozen parameters, and the optimizer's parameters with the schedule."""
+    """What is frozen, and the optimizer's parameters with the schedule."""
 
-    frozen: list
+    frozen: list  # names of parameters
+    frontier: Optional[str]  # the last layer of the frozen stages; None without --freeze-stages
     optimizer: dict
 
 
@@ -68,9 +69,9 @@ def choose_recipe(args, network, data, workers):
         mx.optimizer.create(args.optimizer, **params)
     except (ValueError, TypeError, AssertionError) as error:
         raise InputError(f"--optimizer {args.optimizer}: {error}") from None
-    frozen = frozen_parameters(network.symbol, args.freeze)
+    frozen, frontier = frozen_parameters(network.symbol, args.freeze), None
     if args.freeze_stages:
         frontier = find_frontier(network.symbol, args.image_shape, args.freeze_stages)
         inputs = set(until(network.symbol, frontier).list_arguments()) - {"data"}
         frozen = sorted({*frozen, *inputs})
-    return Recipe(frozen, params)
+    return Recipe(frozen, frontier, params)
