@@ -30,6 +30,7 @@ from reading.class_names import read_class_names
 from reading.data_args import augment_from_args
 from training.data import Devices, Network, measure_reading, open_data, open_iterator
 from training.description import describe_training
+from training.faster_graph import faster_training
 from training.fit_callbacks import FitCallbacks
 from training.frozen_stages import can_be_stored, on_stored_activations
 from training.log import log_to
@@ -163,9 +164,11 @@ def fit(args, network, data, recipe, metrics, devices, job):
     if can_be_stored(args, devices.workers):
         network, data = on_stored_activations(args, network, recipe.frontier, data, devices,
                                               job.stops)
+    images = data.train.provide_data[0]
     module = ResumableModule(
-        training_symbol(network.symbol, recipe.frozen, args.head_lr_mult), job.snapshot, whole,
-        data_names=[data.train.provide_data[0].name], context=devices.contexts, logger=logger,
+        faster_training(training_symbol(network.symbol, recipe.frozen, args.head_lr_mult),
+                        images, data.train.provide_label[0], devices),
+        job.snapshot, whole, data_names=[images.name], context=devices.contexts, logger=logger,
         fixed_param_names=sorted({*recipe.frozen} & {*network.symbol.list_arguments()}),
         compression_params=compression if args.gc_type != "none" else None)
     mx.random.seed(args.seed)

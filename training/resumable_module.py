@@ -5,6 +5,7 @@ import numpy as np
 
 from common.cli import InputError
 from common.mx_compat import mx
+from training.faster_graph import is_constant
 
 # The numbers in which MXNet's optimizers count their updates.
 NUMBERS = ("num_update", "m_schedule")
@@ -17,8 +18,10 @@ class ResumableModule(mx.mod.Module):
     parameters, arg_params and aux_params, of a network of which the symbol is only a part.
     """
 
-    def __init__(self, symbol, snapshot=None, whole=({}, {}), **options):
-        super().__init__(symbol, label_names=["softmax_label"], **options)
+    def __init__(self, symbol, snapshot=None, whole=({}, {}), fixed_param_names=(), **options):
+        constants = filter(is_constant, symbol.list_arguments())
+        super().__init__(symbol, label_names=["softmax_label"],
+                         fixed_param_names=[*fixed_param_names, *constants], **options)
         self._snapshot, self._whole = snapshot, whole
         self._metric_state = None
         self._missing_validation = None
@@ -44,8 +47,9 @@ class ResumableModule(mx.mod.Module):
         super().fit(train_data, eval_data, eval_metric, **options)
 
     def set_params(self, arg_params, aux_params, **options):
-        """As Module's; parameters of the rest of the whole network are not used."""
-        super().set_params(arg_params, aux_params, **{**options, "allow_extra": True})
+        """As Module's; takes the whole network's parameters, and leaves constants as they are."""
+        super().set_params(arg_params, aux_params,
+                           **{**options, "allow_extra": True, "allow_missing": True})
 
     def _validate(self, eval_data, eval_metric, epoch, options):
         """Make up for the validation in which the run was stopped."""
@@ -176,13 +180,15 @@ class ResumableModule(mx.mod.Module):
             mx.model._update_params(params, gradients, self._updater, len(self._context))
 
     def get_params(self):
-        """As Module's, but of the whole network, and after the last backward pass has ended.
+        """As Module's, but the whole network's, and after the last backward pass has ended.
 
         On the CPU, BatchNorm updates its running statistics in it unknown to MXNet's engine. Read
         too early they lack the last batch, and Module.fit writes back what it reads.
         """
         mx.nd.waitall()
-        return tuple({**whole, **own} for whole, own in zip(self._whole, super().get_params()))
+        return tuple({**whole, **{name: value for name, value in own.items()
+                                  if not is_constant(name)}}
+                     for whole, own in zip(self._whole, super().get_params()))
 
 
 def _leaves(state):

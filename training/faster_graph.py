@@ -1,0 +1,209 @@
+"""The same network in operators that MXNet trains faster on CPUs.
+
+    faster = faster_training(symbol, batches.provide_data[0], batches.provide_label[0], devices)
+
+What oneDNN, MXNet's library for CPUs, has no operator for, MXNet computes in a plain memory layout,
+and converts to and from oneDNN's blocked one before and after; and for some shapes oneDNN has no
+good kernel. Only training knows the new network. Its parameters have the same names, shapes and
+gradients, so that checkpoints keep the original one.
+
+- BatchNorm and the relu after it become one operator.
+- BatchNorm and the clip to [0, c] after it become two of these. With -gamma and c - beta in place
+  of gamma and beta, the first gives relu(c - x), which is c - min(x, c); the second changes the
+  sign and adds c, which gives relu(min(x, c)).
+- A depthwise convolution whose kernel is 5 or 7 columns wide becomes the sum of three that are 3
+  wide, two of them on the feature map shifted left and right. oneDNN finds the gradient of wider
+  kernels by multiplying matrices, which takes a hundred times as long.
+"""
+import json
+import platform
+import re
+from collections import defaultdict
+
+from common.mx_compat import mx
+
+BLOCK = 16  # channels in a block of oneDNN's layout for AVX-512
+FUSED = "_contrib_BatchNormWithReLU"
+CONSTANT = "faster_graph_constant"  # begins the names of inputs that never change
+
+
+def faster_training(symbol, data, label, devices):
+    """The network to train in place of `symbol`; that itself where there is no faster one.
+
+    `data` and `label` describe an iterator's batches. Whether MXNet can compute the new network
+    shows only when it does, so one image is tried. All workers train the same network.
+    """
+    faster = _faster_on_cpu(symbol, data, label, devices.contexts)
+    found = devices.workers.sum([faster is not None])[0] == devices.workers.count
+    return faster if found else symbol
+
+
+def _faster_on_cpu(symbol, data, label, contexts):
+    """The new network, or None if it is not for these devices or MXNet cannot compute it."""
+    if not (all(context.device_type == "cpu" for context in contexts)
+            and platform.machine() == "x86_64" and mx.runtime.Features().is_enabled("MKLDNN")):
+        return None
+    faster = _Rewriting(symbol, data).symbol()
+    try:
+        trial = faster.simple_bind(contexts[0], type_dict={data.name: data.dtype}, **{
+            data.name: (1, *data.shape[1:]), label.name: (1, *label.shape[1:])})
+        for array in (*trial.arg_arrays, *trial.aux_arrays):
+            array[:] = 1
+        trial.forward(is_train=True)
+        trial.backward()
+        mx.nd.waitall()
+    except (mx.MXNetError, RuntimeError):
+        return None
+    return faster
+
+
+def is_constant(name):
+    """Whether an input is a constant of the new network, which no checkpoint has."""
+    return name.startswith(CONSTANT)
+
+
+class _Rewriting:
+    """Makes the new graph from MXNet's JSON of the old one, node by node."""
+
+    def __init__(self, symbol, data):
+        self._graph = json.loads(symbol.tojson())
+        self._old, self._new = self._graph["nodes"], []
+        self._places = []  # of each old node, the number of the new one that gives its output
+        self._users, self._constants = defaultdict(list), {}
+        for node in self._old:
+            for source, *_ in node["inputs"]:
+                self._users[source].append(node)
+        shapes, _, _ = symbol.infer_shape(**{data.name: data.shape})
+        self._shapes = dict(zip(symbol.list_arguments(), shapes))
+
+    def symbol(self):
+        """The new network."""
+        rewritings = {"Convolution": self._convolution, "Activation": self._relu,
+                      "relu": self._relu, "clip": self._clip}
+        for number, node in enumerate(self._old):
+            inputs = [[self._places[source], *rest] for source, *rest in node["inputs"]]
+            entry = None
+            if node["op"] in rewritings:
+                entry = rewritings[node["op"]](node, inputs, self._users[number])
+            self._places.append((entry or self._append(node, inputs))[0])
+        self._graph.update(
+            nodes=self._new,
+            heads=[[self._places[number], *rest] for number, *rest in self._graph["heads"]],
+            arg_nodes=[number for number, node in enumerate(self._new) if node["op"] == "null"])
+        del self._graph["node_row_ptr"]
+        return mx.sym.load_json(json.dumps(self._graph))
+
+    def _relu(self, node, inputs, users):
+        norm = self._batch_norm(node)
+        if not norm or node.get("attrs", {}).get("act_type", "relu") != "relu":
+            return None
+        entry = self._add(FUSED, norm["name"], self._new[inputs[0][0]]["inputs"],
+                          **norm.get("attrs", {}))
+        return self._in_one_layout(entry, node, norm, users)
+
+    def _clip(self, node, inputs, users):
+        norm = self._batch_norm(node)
+        least, most = (float(node["attrs"][key]) for key in ("a_min", "a_max"))
+        if (not norm or least != 0 or most <= 0
+                or norm.get("attrs", {}).get("fix_gamma", "True") not in ("False", "0")):
+            return None
+        data, gamma, beta, *statistics = self._new[inputs[0][0]]["inputs"]
+        rest = self._add(FUSED, norm["name"], [
+            data, self._add("negative", f"{node['name']}_gamma", [gamma]),
+            self._add("_rminus_scalar", f"{node['name']}_beta", [beta], scalar=most),
+            *statistics], **norm["attrs"])
+        shape = self._shapes[self._old[norm["inputs"][1][0]]["name"]]
+        entry = self._add(
+            FUSED, f"{node['name']}_clipped",
+            [rest, *(self._constant(shape, value) for value in (-1, most, 0, 1))],
+            fix_gamma=False, use_global_stats=True, eps=0)
+        return self._in_one_layout(entry, node, norm, users)
+
+    def _batch_norm(self, node):
+        """The BatchNorm after a convolution that the node alone uses, or None."""
+        source = node["inputs"][0][0]
+        norm = self._old[source]
+        if (norm["op"] == "BatchNorm" and len(self._users[source]) == 1
+                and norm.get("attrs", {}).get("axis", "1") == "1"
+                and self._old[norm["inputs"][0][0]]["op"] == "Convolution"):
+            return norm
+        return None
+
+    def _in_one_layout(self, entry, node, norm, users):
+        """The entry, or a copy through which the gradient comes in the plain layout.
+
+        The convolutions before and after it agree on a layout where all their channels fill whole
+        blocks. Between different blocks oneDNN has no fast BatchNorm, and none with a relu.
+        """
+        convolutions = [layer for layer in (self._old[norm["inputs"][0][0]], *users)
+                        if layer["op"] == "Convolution"]
+        if all(self._fills_blocks(layer) for layer in convolutions):
+            return entry
+        return self._add("slice_axis", node["name"], [entry], axis=0, begin=0, end=None)
+
+    def _fills_blocks(self, convolution):
+        filters, channels = self._weight_shape(convolution)[:2]
+        channels *= int(convolution["attrs"].get("num_group", 1))
+        return filters % BLOCK == 0 and (channels % BLOCK == 0 or channels == 3)
+
+    def _weight_shape(self, convolution):
+        return self._shapes[self._old[convolution["inputs"][1][0]]["name"]]
+
+    def _convolution(self, node, inputs, _):
+        attrs, name, shape = node["attrs"], node["name"], self._weight_shape(node)
+        filters, channels, rows, columns = (*shape, 0)[:4]
+        pad, dilate = (_numbers(attrs.get(key, "")) for key in ("pad", "dilate"))
+        if (columns not in (5, 7) or pad[1:] != [columns // 2] or {1, *dilate} != {1}
+                or channels != 1 or filters % BLOCK or int(attrs["num_group"]) != filters):
+            return None
+        data, weight, *bias = inputs
+        side = columns // 2 - 1  # columns on each side of the three in the middle
+        # MXNet does not find the shape of a parameter that is sliced first.
+        self._new[weight[0]].setdefault("attrs", {})["__shape__"] = str(tuple(shape))
+
+        def columns_of(begin, end):
+            return self._add("slice_axis", f"{name}_columns{begin}", [weight], axis=3, begin=begin,
+                             end=end)
+
+        def shifted(direction, kernel):
+            kernel, entry = self._constant((filters, 1, 1, 3), [[kernel]]), data
+            for step in range(side):
+                entry = self._add("Convolution", f"{name}_{direction}{step}", [entry, kernel],
+                                  kernel=(1, 3), pad=(0, 1), num_filter=filters,
+                                  num_group=filters, no_bias=True)
+            return entry
+
+        def part(place, entry, columns, bias=()):
+            if len(columns) > 1:
+                columns = [self._add("concat", f"{name}_kernel_{place}", columns, num_args=2,
+                                     dim=3)]
+            return self._add("Convolution", f"{name}_{place}", [entry, *columns, *bias], **{
+                **attrs, "kernel": (rows, 3), "pad": (pad[0], 1), "no_bias": not bias})
+
+        blank = self._constant((filters, 1, rows, 3 - side), 0)
+        return self._add("add_n", name, [
+            part("left", shifted("right", [1, 0, 0]), [columns_of(0, side), blank]),
+            part("middle", data, [columns_of(side, side + 3)], bias),
+            part("right", shifted("left", [0, 0, 1]), [blank, columns_of(side + 3, columns)])],
+            num_args=3)
+
+    def _constant(self, shape, value):
+        """An input that MXNet's initializers set to a value: a number or nested lists."""
+        key = tuple(shape), json.dumps(value)
+        if key not in self._constants:
+            self._constants[key] = self._add(
+                "null", f"{CONSTANT}{len(self._constants)}", [], __shape__=tuple(shape),
+                __init__=json.dumps(["constant", {"value": value}]))
+        return self._constants[key]
+
+    def _add(self, op, name, inputs, **attrs):
+        return self._append({"op": op, "name": name, "attrs": {
+            key: str(value) for key, value in attrs.items()}}, inputs)
+
+    def _append(self, node, inputs):
+        self._new.append({**node, "inputs": inputs})
+        return [len(self._new) - 1, 0, 0]
+
+
+def _numbers(text):
+    return [int(number) for number in re.findall(r"\d+", text)]
