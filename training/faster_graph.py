@@ -43,18 +43,20 @@ def _faster_on_cpu(symbol, data, label, contexts):
     if not (all(context.device_type == "cpu" for context in contexts)
             and platform.machine() == "x86_64" and mx.runtime.Features().is_enabled("MKLDNN")):
         return None
-    faster = _Rewriting(symbol, data).symbol()
-    try:
-        trial = faster.simple_bind(contexts[0], type_dict={data.name: data.dtype}, **{
-            data.name: (1, *data.shape[1:]), label.name: (1, *label.shape[1:])})
-        for array in (*trial.arg_arrays, *trial.aux_arrays):
-            array[:] = 1
-        trial.forward(is_train=True)
-        trial.backward()
-        mx.nd.waitall()
-    except (mx.MXNetError, RuntimeError):
-        return None
-    return faster
+    for everywhere in (False, True):
+        try:
+            faster = _Rewriting(symbol, data, everywhere).symbol()
+            trial = faster.simple_bind(contexts[0], type_dict={data.name: data.dtype}, **{
+                data.name: (1, *data.shape[1:]), label.name: (1, *label.shape[1:])})
+            for array in (*trial.arg_arrays, *trial.aux_arrays):
+                array[:] = 1
+            trial.forward(is_train=True)
+            trial.backward()
+            mx.nd.waitall()
+            return faster
+        except (mx.MXNetError, RuntimeError):
+            continue
+    return None
 
 
 def is_constant(name):
@@ -63,9 +65,15 @@ def is_constant(name):
 
 
 class _Rewriting:
-    """Makes the new graph from MXNet's JSON of the old one, node by node."""
+    """Makes the new graph from MXNet's JSON of the old one, node by node.
 
-    def __init__(self, symbol, data):
+    Where convolutions before and after an activation may use different layouts, and with
+    `everywhere` at each activation, gradients pass through the plain layout. Between layouts of
+    different blocks oneDNN has no fast BatchNorm, and none with a relu.
+    """
+
+    def __init__(self, symbol, data, everywhere):
+        self._everywhere = everywhere
         self._graph = json.loads(symbol.tojson())
         self._old, self._new = self._graph["nodes"], []
         self._places = []  # of each old node, the number of the new one that gives its output
@@ -95,11 +103,12 @@ class _Rewriting:
 
     def _relu(self, node, inputs, users):
         norm = self._batch_norm(node)
-        if not norm or node.get("attrs", {}).get("act_type", "relu") != "relu":
+        if not norm or node.get("attrs", {}).get("act_type", "relu") != "relu" or any(
+                user["op"] != "Convolution" for user in users):
             return None
         entry = self._add(FUSED, norm["name"], self._new[inputs[0][0]]["inputs"],
                           **norm.get("attrs", {}))
-        return self._in_one_layout(entry, node, norm, users)
+        return self._with_plain_gradient(entry, node, norm, users)
 
     def _clip(self, node, inputs, users):
         norm = self._batch_norm(node)
@@ -117,7 +126,7 @@ class _Rewriting:
             FUSED, f"{node['name']}_clipped",
             [rest, *(self._constant(shape, value) for value in (-1, most, 0, 1))],
             fix_gamma=False, use_global_stats=True, eps=0)
-        return self._in_one_layout(entry, node, norm, users)
+        return self._with_plain_gradient(entry, node, norm, users)
 
     def _batch_norm(self, node):
         """The BatchNorm after a convolution that the node alone uses, or None."""
@@ -129,21 +138,19 @@ class _Rewriting:
             return norm
         return None
 
-    def _in_one_layout(self, entry, node, norm, users):
-        """The entry, or a copy through which the gradient comes in the plain layout.
-
-        The convolutions before and after it agree on a layout where all their channels fill whole
-        blocks. Between different blocks oneDNN has no fast BatchNorm, and none with a relu.
-        """
-        convolutions = [layer for layer in (self._old[norm["inputs"][0][0]], *users)
-                        if layer["op"] == "Convolution"]
-        if all(self._fills_blocks(layer) for layer in convolutions):
+    def _with_plain_gradient(self, entry, node, norm, users):
+        """The entry, or a copy if gradients have to pass through the plain layout."""
+        around = (self._old[norm["inputs"][0][0]], *users)
+        if not self._everywhere and all(self._fills_blocks(layer) for layer in around):
             return entry
         return self._add("slice_axis", node["name"], [entry], axis=0, begin=0, end=None)
 
-    def _fills_blocks(self, convolution):
-        filters, channels = self._weight_shape(convolution)[:2]
-        channels *= int(convolution["attrs"].get("num_group", 1))
+    def _fills_blocks(self, layer):
+        """Whether it is a convolution all of whose channels fill whole blocks, of any size."""
+        if layer["op"] != "Convolution":
+            return False
+        filters, channels = self._weight_shape(layer)[:2]
+        channels *= int(layer["attrs"].get("num_group", 1))
         return filters % BLOCK == 0 and (channels % BLOCK == 0 or channels == 3)
 
     def _weight_shape(self, convolution):

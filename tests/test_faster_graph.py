@@ -1,0 +1,174 @@
+"""The network that training computes gives what the network as it is gives."""
+import json
+import platform
+from collections import Counter
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from common.mx_compat import mx
+from training import faster_graph
+from training.data import Devices
+from training.faster_graph import FUSED, faster_training
+from training.resumable_module import ResumableModule
+from training.workers import Workers
+
+# Elsewhere training keeps the network as it is.
+on_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="for x86-64 only")
+ALONE = Devices([mx.cpu()], None, Workers())
+
+
+def convolution(data, name, filters=32, kernel=(1, 1), **options):
+    pad = options.pop("pad", tuple(side // 2 for side in kernel))
+    return mx.sym.Convolution(data, name=name, num_filter=filters, kernel=kernel, pad=pad, **options)
+
+
+def layer(data, name, act, norm=None, **options):
+    """Convolution, BatchNorm and an activation."""
+    data = convolution(data, f"{name}_conv", **options)
+    data = mx.sym.BatchNorm(data, name=f"{name}_norm", **{"fix_gamma": False, **(norm or {})})
+    return act(data, f"{name}_act")
+
+
+def clip(data, name, least=0, most=6):
+    return mx.sym.clip(data, least, most, name=name)
+
+
+def relu(data, name):
+    return mx.sym.Activation(data, act_type="relu", name=name)
+
+
+def network(data):
+    """The data, with something to train before it and a loss behind it."""
+    data = mx.sym.Flatten(mx.sym.Pooling(data, global_pool=True, pool_type="avg", kernel=(1, 1)))
+    data = mx.sym.FullyConnected(data, num_hidden=3, name="fc")
+    return mx.sym.LogisticRegressionOutput(data, name="softmax")
+
+
+def depthwise(kernel, filters=32, **options):
+    return {"filters": filters, "num_group": filters, "kernel": kernel, **options}
+
+
+DATA = mx.sym.Variable("data")
+STEM = layer(DATA, "stem", clip, filters=32, kernel=(3, 3))
+NARROW = layer(DATA, "stem", relu, filters=24, kernel=(3, 3))
+NETWORKS = {
+    "clip": STEM,
+    "clip to 1": layer(STEM, "one", lambda data, name: clip(data, name, 0, 1)),
+    "relu": layer(STEM, "relu", relu, filters=48),
+    "relu, the operator": layer(STEM, "relu", lambda data, name: mx.sym.relu(data, name=name)),
+    "relu of a BatchNorm without gamma": layer(STEM, "relu", relu, {"fix_gamma": True}),
+    "stored statistics": layer(STEM, "stored", clip, {"use_global_stats": True}),
+    "channels that fill no blocks": layer(layer(NARROW, "wide", clip, filters=40), "x", clip),
+    "from 24 to 32 and back": layer(layer(NARROW, "wide", clip), "narrow", relu, filters=24),
+    "depthwise 5x5": layer(STEM, "five", clip, **depthwise((5, 5))),
+    "depthwise 5x5, stride 2": layer(STEM, "five", clip, **depthwise((5, 5), stride=(2, 2))),
+    "depthwise 7x7": layer(STEM, "seven", relu, **depthwise((7, 7))),
+    "depthwise 7x7, stride 2": layer(STEM, "seven", relu, **depthwise((7, 7), stride=(2, 2))),
+    "depthwise 3x5": layer(STEM, "three", clip, **depthwise((3, 5))),
+    "depthwise without bias": layer(STEM, "five", clip, **depthwise((5, 5), no_bias=True)),
+    "several of one size": layer(layer(STEM, "one", clip, **depthwise((5, 5))), "two", clip,
+                                 **depthwise((5, 5))),
+}
+
+
+def step(symbol, shape=(4, 3, 23, 18)):
+    """Output, gradients and auxiliary states after a step in training, and an output after it."""
+    module = ResumableModule(symbol)
+    module.bind([("data", shape)], [("softmax_label", (shape[0], 3))], inputs_need_grad=True)
+    random = np.random.RandomState(3)
+    shapes = dict(zip(symbol.list_arguments(), symbol.infer_shape(data=shape)[0]))
+    params = {name: mx.nd.array(random.normal(name.endswith("gamma"), 0.3, shapes[name]))
+              for name in sorted(shapes)
+              if name not in ("data", "softmax_label") and not faster_graph.is_constant(name)}
+    module.init_params(mx.init.Zero(), arg_params=params, allow_missing=True)
+    batch = mx.io.DataBatch([mx.nd.array(random.normal(size=shape))],
+                            [mx.nd.array(random.randint(2, size=(shape[0], 3)))])
+    module.forward_backward(batch)
+    output = module.get_outputs()[0].asnumpy()
+    gradients = {name: value.asnumpy() for name, value
+                 in module._exec_group.execs[0].grad_dict.items() if value is not None}
+    _, aux = module.get_params()
+    module.forward(batch, is_train=False)
+    return {"output": output, "after": module.get_outputs()[0].asnumpy(), **gradients,
+            **{name: value.asnumpy() for name, value in aux.items()}}
+
+
+def rewritten(symbol, devices=ALONE):
+    return faster_training(symbol, mx.io.DataDesc("data", (4, 3, 23, 18)),
+                           mx.io.DataDesc("softmax_label", (4, 3)), devices)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_gives_the_same_output_gradients_and_statistics(name):
+    symbol = network(NETWORKS[name])
+    faster = rewritten(symbol)
+    before, after = step(symbol), step(faster)
+    assert before.keys() == after.keys()
+    for key, values in before.items():
+        scale = max(np.abs(values).max(), 0.1)
+        np.testing.assert_allclose(after[key], values, atol=1e-4 * scale, rtol=0, err_msg=key)
+
+
+def operators(symbol):
+    return Counter(node["op"] for node in json.loads(symbol.tojson())["nodes"])
+
+
+@on_x86
+@pytest.mark.parametrize(("name", "fused"), [
+    ("clip", 2), ("relu", 3), ("stored statistics", 4), ("channels that fill no blocks", 5)])
+def test_batch_norm_and_activation_are_one_operator(name, fused):
+    counts = operators(rewritten(network(convolution(NETWORKS[name], "last"))))
+    assert [counts[op] for op in (FUSED, "BatchNorm", "clip", "Activation")] == [fused, 0, 0, 0]
+
+
+@on_x86
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name.startswith("depthwise")])
+def test_no_wide_depthwise_kernel_is_left(name):
+    nodes = json.loads(rewritten(network(NETWORKS[name])).tojson())["nodes"]
+    kernels = {node["attrs"]["kernel"] for node in nodes if node["op"] == "Convolution"}
+    assert all(kernel.endswith(", 3)") for kernel in kernels), kernels
+
+
+def two_users(data):
+    norm = mx.sym.BatchNorm(convolution(data, "conv"), fix_gamma=False, name="norm")
+    return clip(norm, "act") + norm
+
+
+@pytest.mark.parametrize("data", [
+    two_users(DATA), clip(DATA, "act"),
+    layer(DATA, "below", lambda data, name: clip(data, name, -1, 6)),
+    layer(DATA, "fixed", clip, {"fix_gamma": True}),
+    layer(DATA, "tanh", lambda data, name: mx.sym.Activation(data, act_type="tanh", name=name)),
+    convolution(convolution(DATA, "wide"), "dilated", kernel=(5, 5), num_group=32, dilate=(2, 2)),
+    convolution(convolution(DATA, "wide"), "cut", kernel=(5, 5), num_group=32, pad=(0, 0)),
+    convolution(convolution(DATA, "wide"), "grouped", kernel=(5, 5), num_group=16)],
+    ids=["BatchNorm used twice", "clip of images", "clip below 0", "no gamma", "tanh", "dilated",
+         "no padding", "groups of two"])
+def test_what_is_not_meant_stays_as_it_is(data):
+    symbol = network(data)
+    assert operators(rewritten(symbol)) == operators(symbol)
+
+
+def test_gpus_train_the_network_as_it_is():
+    symbol = network(STEM)
+    assert rewritten(symbol, ALONE._replace(contexts=[mx.gpu(0)])) is symbol
+
+
+def test_where_mxnet_cannot_compute_it_the_network_stays(monkeypatch):
+    # On processors with AVX-512 this cannot be computed without plain gradients.
+    monkeypatch.setattr(faster_graph._Rewriting, "_fills_blocks", lambda *_: True)
+    symbol = network(NETWORKS["from 24 to 32 and back"])
+    assert step(rewritten(symbol))["output"] == pytest.approx(step(symbol)["output"], abs=1e-4)
+    monkeypatch.setattr(faster_graph, "FUSED", "BatchNorm_v0")
+    assert rewritten(symbol) is symbol
+
+
+@on_x86
+def test_all_workers_train_the_same_network():
+    symbol = network(STEM)
+    for able, expected in ((2, "another"), (1, "the same")):
+        workers = SimpleNamespace(count=2, sum=lambda _, able=able: [able])
+        found = rewritten(symbol, ALONE._replace(workers=workers))
+        assert ("the same" if found is symbol else "another") == expected
