@@ -5,11 +5,11 @@
     python benchmarks/bench_step.py --model pretrained/resnet50_v1
 
 A step is forward, backward and update of every layer for one batch of drawn images, on all cores.
-The sides take turns of some steps; the figures are the medians without the first step of a turn. PyTorch, if it is installed,
-computes the same network from the same parameters in its faster layout, channels last. The last
-column compares the parameters after all steps with those of the network as it is: the norm of the
-difference as a part of the norm, for all parameters together. The row "rounding" is the network as
-it is, begun with parameters changed in their last bit.
+The sides take turns of some steps; the figures are the medians without the first step of a turn.
+PyTorch, if it is installed, computes the same network from the same parameters in its faster
+layout, channels last. The last column compares the parameters after all steps with those of the
+network as it is: the norm of the difference as a part of the norm, for all parameters together. The
+row "rounding" is the network as it is, begun with parameters changed in their last bit.
 """
 import json
 import re

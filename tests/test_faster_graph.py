@@ -20,8 +20,8 @@ ALONE = Devices([mx.cpu()], None, Workers())
 
 
 def convolution(data, name, filters=32, kernel=(1, 1), **options):
-    pad = options.pop("pad", tuple(side // 2 for side in kernel))
-    return mx.sym.Convolution(data, name=name, num_filter=filters, kernel=kernel, pad=pad, **options)
+    options = {"pad": tuple(side // 2 for side in kernel), **options}
+    return mx.sym.Convolution(data, name=name, num_filter=filters, kernel=kernel, **options)
 
 
 def layer(data, name, act, norm=None, **options):
@@ -56,6 +56,7 @@ NARROW = layer(DATA, "stem", relu, filters=24, kernel=(3, 3))
 NETWORKS = {
     "clip": STEM,
     "clip to 1": layer(STEM, "one", lambda data, name: clip(data, name, 0, 1)),
+    "clip of a convolution": clip(convolution(STEM, "convolution"), "act"),
     "relu": layer(STEM, "relu", relu, filters=48),
     "relu, the operator": layer(STEM, "relu", lambda data, name: mx.sym.relu(data, name=name)),
     "relu of a BatchNorm without gamma": layer(STEM, "relu", relu, {"fix_gamma": True}),
@@ -117,7 +118,8 @@ def operators(symbol):
 
 @on_x86
 @pytest.mark.parametrize(("name", "fused"), [
-    ("clip", 2), ("relu", 3), ("stored statistics", 4), ("channels that fill no blocks", 5)])
+    ("clip", 2), ("clip of a convolution", 4), ("relu", 3), ("stored statistics", 4),
+    ("channels that fill no blocks", 5)])
 def test_batch_norm_and_activation_are_one_operator(name, fused):
     counts = operators(rewritten(network(convolution(NETWORKS[name], "last"))))
     assert [counts[op] for op in (FUSED, "BatchNorm", "clip", "Activation")] == [fused, 0, 0, 0]

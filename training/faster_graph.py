@@ -10,7 +10,8 @@ gradients, so that checkpoints keep the original one.
 - BatchNorm and the relu after it become one operator.
 - BatchNorm and the clip to [0, c] after it become two of these. With -gamma and c - beta in place
   of gamma and beta, the first gives relu(c - x), which is c - min(x, c); the second changes the
-  sign and adds c, which gives relu(min(x, c)).
+  sign and adds c, which gives relu(min(x, c)). So does a clip after a convolution, whose BatchNorm
+  files of other libraries often leave out.
 - A depthwise convolution whose kernel is 5 or 7 columns wide becomes the sum of three that are 3
   wide, two of them on the feature map shifted left and right. oneDNN finds the gradient of wider
   kernels by multiplying matrices, which takes a hundred times as long.
@@ -108,40 +109,48 @@ class _Rewriting:
             return None
         entry = self._add(FUSED, norm["name"], self._new[inputs[0][0]]["inputs"],
                           **norm.get("attrs", {}))
-        return self._with_plain_gradient(entry, node, norm, users)
+        return self._with_plain_gradient(entry, node, self._input(norm), users)
 
     def _clip(self, node, inputs, users):
         norm = self._batch_norm(node)
+        convolution = self._input(norm or node)
         least, most = (float(node["attrs"][key]) for key in ("a_min", "a_max"))
-        if (not norm or least != 0 or most <= 0
-                or norm.get("attrs", {}).get("fix_gamma", "True") not in ("False", "0")):
+        if (least != 0 or most <= 0 or convolution["op"] != "Convolution"
+                or norm and norm.get("attrs", {}).get("fix_gamma", "True") not in ("False", "0")):
             return None
-        data, gamma, beta, *statistics = self._new[inputs[0][0]]["inputs"]
-        rest = self._add(FUSED, norm["name"], [
-            data, self._add("negative", f"{node['name']}_gamma", [gamma]),
-            self._add("_rminus_scalar", f"{node['name']}_beta", [beta], scalar=most),
-            *statistics], **norm["attrs"])
-        shape = self._shapes[self._old[norm["inputs"][1][0]]["name"]]
-        entry = self._add(
-            FUSED, f"{node['name']}_clipped",
-            [rest, *(self._constant(shape, value) for value in (-1, most, 0, 1))],
-            fix_gamma=False, use_global_stats=True, eps=0)
-        return self._with_plain_gradient(entry, node, norm, users)
+        name, shape = node["name"], self._weight_shape(convolution)[:1]
+
+        def rest(name, entry):
+            """relu(most - entry)"""
+            constants = [self._constant(shape, value) for value in (-1, most, 0, 1)]
+            return self._add(FUSED, name, [entry, *constants], fix_gamma=False,
+                             use_global_stats=True, eps=0)
+
+        if norm:
+            data, gamma, beta, *statistics = self._new[inputs[0][0]]["inputs"]
+            first = self._add(FUSED, norm["name"], [
+                data, self._add("negative", f"{name}_gamma", [gamma]),
+                self._add("_rminus_scalar", f"{name}_beta", [beta], scalar=most), *statistics],
+                **norm["attrs"])
+        else:
+            first = rest(f"{name}_rest", inputs[0])
+        return self._with_plain_gradient(rest(f"{name}_clipped", first), node, convolution, users)
+
+    def _input(self, node):
+        return self._old[node["inputs"][0][0]]
 
     def _batch_norm(self, node):
         """The BatchNorm after a convolution that the node alone uses, or None."""
-        source = node["inputs"][0][0]
-        norm = self._old[source]
-        if (norm["op"] == "BatchNorm" and len(self._users[source]) == 1
+        norm = self._input(node)
+        if (norm["op"] == "BatchNorm" and len(self._users[node["inputs"][0][0]]) == 1
                 and norm.get("attrs", {}).get("axis", "1") == "1"
-                and self._old[norm["inputs"][0][0]]["op"] == "Convolution"):
+                and self._input(norm)["op"] == "Convolution"):
             return norm
         return None
 
-    def _with_plain_gradient(self, entry, node, norm, users):
+    def _with_plain_gradient(self, entry, node, convolution, users):
         """The entry, or a copy if gradients have to pass through the plain layout."""
-        around = (self._old[norm["inputs"][0][0]], *users)
-        if not self._everywhere and all(self._fills_blocks(layer) for layer in around):
+        if not self._everywhere and all(map(self._fills_blocks, (convolution, *users))):
             return entry
         return self._add("slice_axis", node["name"], [entry], axis=0, begin=0, end=None)
 
