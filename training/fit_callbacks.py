@@ -44,7 +44,7 @@ class FitCallbacks:
         if not math.isfinite(loss):
             raise self.files.not_finite(f"the loss is {loss}")
         record.batch += 1
-        mean_loss = dict(self.metrics.metrics[0].get_name_value())["loss"]
+        mean_loss = dict(self.metrics.metrics[0].get_global_name_value())["loss"]
         self._show_progress("Epoch", record.batch, self.num_batches, f"loss {mean_loss:.4g}")
         if record.batch == self.num_batches:
             return
