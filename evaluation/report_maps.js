@@ -1,6 +1,7 @@
 // Class maps: where the network saw a class, in colours over the photo of the dialog.
 const classMaps = (() => {
   const ENLARGED = 24;  // pixels of the canvas per position of a map
+  const EVERYWHERE = 200;  // of 255: above this all colours look alike
   const element = (tag, name, text) => Object.assign(
     document.createElement(tag), { className: name, textContent: text || "" });
   // The open photo: its maps, the layer over it, the rows of its classes, and two classes or -1.
@@ -32,7 +33,7 @@ const classMaps = (() => {
       left: `${100 * left}%`, top: `${100 * top}%`,
       width: `${100 * width}%`, height: `${100 * height}%` });
     layer.hidden = true;
-    layer.append(canvas, element("p", "", "Nowhere above the threshold"));
+    layer.append(canvas, element("p", "", ""));
     made.append(picture, layer);
     open = { maps: photo.maps, layer, canvas, rows: new Map(), pointed: -1, pinned: -1 };
     return made;
@@ -67,7 +68,10 @@ const classMaps = (() => {
     draw(open.canvas, open.maps, bytes, colours);
     const name = open.rows.get(shown).querySelector("button").textContent;
     open.canvas.setAttribute("aria-label", `Where ${name} was seen`);
-    open.layer.lastChild.hidden = bytes.some((value) => value > 0);
+    const note = open.layer.lastChild;
+    note.textContent = Math.max(...bytes) === 0 ? "Nowhere above the threshold"
+      : Math.min(...bytes) >= EVERYWHERE ? "Everywhere: no place stands out" : "";
+    note.hidden = !note.textContent;
   }
 
   // Lets the row of a class show its map: at once under a mouse or with the focus of a keyboard,
