@@ -19,7 +19,7 @@ from common.cli import InputError, log_to_stderr, run
 from common.mx_compat import choose_devices
 from common.progress import Progress
 from common.text import printable
-from evaluation.class_maps import ClassMaps, write_maps
+from evaluation.class_maps import PhotoMaps, write_maps
 from evaluation.classifier import Classifier
 from evaluation.comparison import read_measures
 from evaluation.evaluation import Evaluation, LabelledImages
@@ -27,6 +27,7 @@ from evaluation.output import input_error_if_unwritable, open_output
 from evaluation.predict_flags import parse_args
 from evaluation.predictions_file import PredictionsFile
 from evaluation.report import write_report
+from evaluation.report_photos import PhotoOptions
 from evaluation.thresholds import fit_thresholds
 from reading.image_list import ImageList
 from reading.lst_file import read_lst
@@ -43,27 +44,35 @@ def main(argv=None):
     if args.above == "thresholds" and classifier.thresholds_epoch is None:
         raise InputError(f"--above thresholds: {args.model}-symbol.json has none; --fit-thresholds "
                          "with --data chooses them")
+    if args.maps and not classifier.has_maps:
+        raise InputError(f"{args.model}-symbol.json: has no class maps: only networks trained with "
+                         "--head attention have")
     images = list_images(args, len(classifier.class_names))
     if classifier.thresholds_epoch not in (None, args.epoch) and not args.fit_thresholds:
         logger.warning("warning: the thresholds were chosen for --epoch %d",
                        classifier.thresholds_epoch)
-    decoding = {"full_decode": True} if args.full_decode else {}  # else as in training
+    reading = {"batch_size": args.batch_size, "num_threads": args.data_nthreads,
+               "max_pixels": args.max_pixels}
+    if args.full_decode:  # else as in training
+        reading["full_decode"] = True
     # These now, so that a mistake does not show after an hour of prediction.
     comparison = args.compare and read_measures(args.compare, classifier.class_names)
     make_output_folders(args)
-    with classifier.open(images, args.image, args.batch_size, args.data_nthreads,
-                         max_pixels=args.max_pixels, **decoding) as batches:
-        predictions = classifier.predict(batches, devices, args.tta)
+    with classifier.open(images, args.image, **reading) as batches:
         if args.maps:
-            predictions = write_maps(predictions, args.maps, ClassMaps(
-                classifier, batches.provide_data[0], devices), images.name)
+            predictions = write_maps(classifier.predict_with_maps(batches, devices, args.tta),
+                                     args.maps, classifier, images.name)
+        else:
+            predictions = classifier.predict(batches, devices, args.tta)
         labelled, num_bad = write_predictions(args, classifier, images, predictions)
     if num_bad:
         logger.warning("%d of %d images could not be used", num_bad, len(images))
     if labelled:
         if args.fit_thresholds:
             choose_thresholds(args, classifier, labelled, images)
-        evaluate(args, classifier, labelled, images, comparison)
+        maps = PhotoMaps(classifier, devices, **reading) if classifier.has_maps else None
+        options = PhotoOptions(args.report_photos, args.max_pixels, maps)
+        evaluate(args, classifier, labelled, images, options, comparison)
     return 1 if num_bad else 0
 
 
@@ -148,8 +157,8 @@ def choose_thresholds(args, classifier, labelled, lst):
                 thresholds.max(), classifier.prefix)
 
 
-def evaluate(args, classifier, labelled, lst, comparison=None):
-    """Log the metrics, and write --measures and --report."""
+def evaluate(args, classifier, labelled, lst, options, comparison=None):
+    """Log the metrics, and write --measures and, with PhotoOptions, --report."""
     chosen = None if classifier.thresholds_epoch is None else classifier.thresholds
     evaluation = Evaluation(classifier.class_names, labelled.label, labelled.prob, chosen,
                             chosen is not None and classifier.fitted_on(lst))
@@ -159,8 +168,7 @@ def evaluate(args, classifier, labelled, lst, comparison=None):
         with open_output(args.measures) as file:
             json.dump(evaluation.as_json(labelled.names), file, indent=1, ensure_ascii=False)
     if args.report:
-        path = write_report(args.report, classifier, evaluation, labelled, args.max_pixels,
-                            args.report_photos, comparison)
+        path = write_report(args.report, classifier, evaluation, labelled, options, comparison)
         logger.info("Report: %s", path)
 
 

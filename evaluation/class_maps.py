@@ -1,8 +1,12 @@
-"""Where in an image a class was seen: the maps of an attention head, drawn over the image.
+"""Where in an image a class was seen: the class maps of an attention head, in colours.
 
-    maps = ClassMaps(classifier, batches.provide_data[0], [mx.cpu()])
-    for batch, prob in write_maps(classifier.predict(batches, devices), "maps", maps, names):
+    predictions = classifier.predict_with_maps(batches, devices)
+    for batch, prob in write_maps(predictions, "maps", classifier, names):
         print(prob.shape)
+
+A position of a class is black up to the class's threshold and yellow at a probability of 1; see
+`Classifier.predict_with_maps` for its probability. The scale is the same for all images, so that a
+class that was seen nowhere leaves the image dark.
 """
 import os
 import re
@@ -11,65 +15,80 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from common.cli import InputError
 from common.files import write_atomically
-from network.fine_tune import ATTENTION, split_head
-from network.forward_pass import ForwardPass
-from network.shape_check import mxnet_errors
-from network.stages import until
+from common.progress import Progress
+from reading.image_list import ImageList
+
+OPACITY = 0.55  # of the colours over the image
+# Colours of the bytes 0 to 255 (blue, green, red), from dark to light for every kind of sight.
+COLOURS = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_INFERNO)[:, 0]
+MAP_COLOURS = {"opacity": OPACITY,
+               "scale": ["#{2:02x}{1:02x}{0:02x}".format(*colour) for colour in COLOURS.tolist()]}
 
 
-class ClassMaps:
-    """Computes the class maps of a Classifier whose head is class-specific residual attention.
-
-    An InputError says that its head is another.
-    """
-
-    def __init__(self, classifier, data, devices):
-        source = f"{classifier.prefix}-symbol.json"
-        if f"{ATTENTION}_output" not in classifier.symbol.get_internals().list_outputs():
-            raise InputError(f"{source}: has no class maps: only networks trained with "
-                             "--head attention have")
-        with mxnet_errors(f"{source}: the class maps cannot be computed"):
-            maps = until(classifier.symbol, split_head(classifier.symbol)[1])
-            self._forward = ForwardPass(maps, classifier.arg_params, classifier.aux_params, data,
-                                        devices)
-        self.class_names, self.thresholds = classifier.class_names, classifier.thresholds
-        self._batch = self._maps = None
-
-    def draw(self, batch, slot, classes):
-        """Yield the image of a slot of a batch for each class, with its map in colours over it.
-
-        uint8, (height, width, 3), blue, green, red. Red is where the class's logit is highest,
-        blue where it is lowest.
-        """
-        if batch is not self._batch:
-            self._batch, self._maps = batch, self._forward(batch.data[0]).values()
-        image = batch.data[0][slot].asnumpy().transpose(1, 2, 0)[:, :, ::-1]
-        for one in classes:
-            values = self._maps[slot, one]
-            values = (values - values.min()) / max(float(np.ptp(values)), 1e-6)
-            values = cv2.resize(values, image.shape[1::-1], interpolation=cv2.INTER_CUBIC)
-            colours = cv2.applyColorMap(np.uint8(255 * values.clip(0, 1)), cv2.COLORMAP_JET)
-            yield cv2.addWeighted(np.ascontiguousarray(image), 0.55, colours, 0.45, 0)
+def intensities(maps, thresholds):
+    """Probabilities, (classes, rows, columns), as bytes: 0 up to the threshold, 255 at 1."""
+    thresholds = np.asarray(thresholds)[:, None, None]
+    above = (maps - thresholds) / np.maximum(1 - thresholds, 1e-6)
+    return np.uint8(np.rint(255 * above.clip(0, 1)))
 
 
-def write_maps(predictions, folder, maps, image_names):
-    """Yield the (batch, prob) of `predictions`; write a JPEG per predicted class of each image.
+def draw(image, grid):
+    """An image, uint8 (height, width, 3) blue, green, red, in grey, under the colours of a map."""
+    grid = cv2.resize(grid, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
+    return cv2.addWeighted(grey, 1 - OPACITY, COLOURS[grid], OPACITY, 0)
+
+
+def write_maps(predictions, folder, classifier, image_names):
+    """Yield (batch, prob) of `predict_with_maps`; write a JPEG per predicted class of each image.
 
     Its name is the number of the image, from 0, its file's name and the class's, with "_" for
     what does not suit a file name. `image_names` gives the name of a row.
     """
-    for batch, prob in predictions:
-        for slot, (row, values) in enumerate(zip(batch.index, prob)):
-            classes = np.flatnonzero(values > maps.thresholds)
+    for batch, prob, maps in predictions:
+        for slot, row in enumerate(batch.index[:len(prob)]):
             if slot in batch.bad:
                 continue
-            for one, picture in zip(classes, maps.draw(batch, slot, classes)):
-                parts = os.path.basename(image_names(row)), maps.class_names[one]
+            image = np.ascontiguousarray(batch.data[0][slot].asnumpy()[::-1].transpose(1, 2, 0))
+            classes = np.flatnonzero(prob[slot] > classifier.thresholds)
+            grids = intensities(maps[slot, classes], classifier.thresholds[classes])
+            for one, grid in zip(classes, grids):
+                parts = os.path.basename(image_names(row)), classifier.class_names[one]
                 name = "-".join([f"{row:06d}", *(re.sub(r"[^\w.]+", "_", part)[:80]
                                                 for part in parts)])
+                _, jpeg = cv2.imencode(".jpg", draw(image, grid))
                 write_atomically(os.path.join(folder, f"{name}.jpg"),
-                                 lambda path, picture=picture: Path(path).write_bytes(
-                                     cv2.imencode(".jpg", picture)[1]))
+                                 lambda path, jpeg=jpeg: Path(path).write_bytes(jpeg))
         yield batch, prob
+
+
+class PhotoMaps:
+    """Computes the class maps of the photos in a report, in a pass of its own.
+
+    So the maps of all other images need not be kept. `reading` are the options of
+    `Classifier.open`.
+    """
+
+    def __init__(self, classifier, devices, **reading):
+        self._classifier, self._devices, self._reading = classifier, devices, reading
+        self.area = classifier.area
+
+    def compute(self, paths, classes, max_bytes):
+        """The `intensities` of each image's classes, a dict of class to uint8 (rows, columns).
+
+        Of the classes of an image the first that fit into `max_bytes` count; of an image that
+        cannot be read none.
+        """
+        images = ImageList(paths, len(self._classifier.class_names))
+        found, thresholds = [], self._classifier.thresholds
+        with self._classifier.open(images, **self._reading) as batches, \
+                Progress("Class maps", len(paths), "photos") as progress:
+            for batch, _, maps in self._classifier.predict_with_maps(batches, self._devices):
+                for slot in range(len(maps)):
+                    most = 0 if slot in batch.bad else max_bytes // maps[slot, 0].size
+                    chosen = classes[len(found)][:most]
+                    found.append(dict(zip(chosen, intensities(maps[slot, chosen],
+                                                              thresholds[chosen]))))
+                progress.update(len(maps))
+        return found

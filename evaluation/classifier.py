@@ -10,14 +10,15 @@ import os
 import numpy as np
 
 from common.cli import InputError
+from common.mx_compat import mx
 from common.text import printable
 from evaluation.thresholds import DEFAULT
 from lst_iter import LstIter
 from network import checkpoint
-from network.fine_tune import in_float32, without_loss
+from network.fine_tune import class_maps, in_float32, without_loss
 from network.forward_pass import ForwardPass
 from network.shape_check import check_shapes, mxnet_errors
-from reading.image_reader import Augment
+from reading.image_reader import Augment, sample_area
 
 
 class Classifier:
@@ -27,6 +28,8 @@ class Classifier:
 
     Attributes
     ----------
+    has_maps : bool
+        Whether it has class maps (--head attention), see `predict_with_maps`.
     class_names : list of str
         Their numbers where the checkpoint names none.
     thresholds : np.ndarray, (classes,)
@@ -66,6 +69,8 @@ class Classifier:
             raise InputError(f"{source}: the network's output is {shape} per image, not one "
                              "probability per class")
         classes, = shape
+        self._maps = class_maps(self.symbol)
+        self.has_maps = self._maps is not None
         self.class_names = says.get("class_names") or [str(c) for c in range(classes)]
         self.thresholds_epoch = says.get("thresholds_epoch")
         self.thresholds_list = says.get("thresholds_list")
@@ -97,6 +102,10 @@ class Classifier:
                        num_threads=num_threads, bad_images="report",
                        augment=Augment.of_checkpoint(self._attributes, **augment))
 
+    def area(self, full):
+        """Where the network's input lies in an image of (width, height); see `sample_area`."""
+        return sample_area(full, self.data_shape[:0:-1], Augment.of_checkpoint(self._attributes))
+
     def predict(self, batches, devices, mirror=False):
         """Probabilities of the classes in every image.
 
@@ -113,7 +122,32 @@ class Classifier:
         prob : np.ndarray, (batch_size - pad, classes), float32
             Finite; an InputError where training has diverged.
         """
-        network = self._network, self.arg_params, self.aux_params
+        for batch, prob, _ in self._outputs(self._network, batches, devices, mirror):
+            yield batch, prob
+
+    def predict_with_maps(self, batches, devices, mirror=False):
+        """As `predict`, which is not slower: also what each position of an image says of a class.
+
+        Yields
+        ------
+        batch, prob
+            See `predict`.
+        maps : np.ndarray, (batch_size - pad, classes, rows, columns), float32
+            The probability that the network gives to an image which is everywhere as it is at a
+            position of this one. A class is above its threshold only where a position is: the
+            class's logit is a weighted mean of the positions' logits. The mirror image has no
+            part in the maps.
+        """
+        maps, attention = self._maps
+        # The head adds the mean of the class map's logits, and their maximum times `attention`.
+        maps = mx.sym.sigmoid(maps * (1 + attention))
+        network = mx.sym.Group([self._network, maps])
+        for batch, prob, outputs in self._outputs(network, batches, devices, mirror):
+            yield batch, prob, outputs.values(1)
+
+    def _outputs(self, network, batches, devices, mirror):
+        """Yield (batch, prob, Outputs), the last those of the images as they are."""
+        network = network, self.arg_params, self.aux_params
         if devices[0].device_type == "cpu":
             network = in_float32(*network)
         with mxnet_errors(f"{self.prefix}-symbol.json: the network cannot be computed"):
@@ -135,7 +169,7 @@ class Classifier:
         if not np.isfinite(prob).all():
             raise InputError(f"{self.prefix}-{self.epoch:04d}.params: the network's output is NaN "
                              "or infinity: training has diverged, take an earlier epoch")
-        return batch, prob
+        return batch, prob, outputs[0]
 
     def save_thresholds(self, thresholds, lst):
         """Write thresholds chosen on an LstFile into the symbol file, in place of any there."""

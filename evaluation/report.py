@@ -19,10 +19,10 @@ from common.label_errors import suspects
 from common.text import printable
 from common.version import VERSION
 from evaluation import report_charts as charts
+from evaluation.class_maps import MAP_COLOURS
 from evaluation.evaluation import CELLS, TOP
 from evaluation.history import history_files, read_history
-from evaluation.report_photos import MAX_PHOTOS, choose_photos, count_images, describe_photos
-from reading.image_reader import Augment
+from evaluation.report_photos import PhotoOptions, choose_photos, count_images, describe_photos
 
 logger = logging.getLogger(__name__)
 
@@ -40,20 +40,21 @@ HEADS = {
     "FP": "false positives", "FN": "false negatives", "TN": "true negatives"}
 
 
-def write_report(folder, classifier, evaluation, samples, max_pixels=Augment.max_pixels,
-                 max_photos=MAX_PHOTOS, comparison=None):
+def write_report(folder, classifier, evaluation, samples, options=None, comparison=None):
     """Write index.html into an existing folder, and return its path.
 
-    `evaluation` is the Evaluation of `samples`, LabelledImages, and `comparison` the Comparison
-    with another run. At most `max_photos` photos are shown, none of more than `max_pixels`.
+    `evaluation` is the Evaluation of `samples`, LabelledImages, `options` a PhotoOptions, and
+    `comparison` the Comparison with another run.
     """
+    options = options or PhotoOptions()
     label, prob, thresholds = samples.label, samples.prob, evaluation.class_thresholds()
     names = evaluation.class_names
     extra = {"suspects": list(zip(*(places.tolist() for places in suspects(label, prob))))}
     if comparison:
         extra.update(zip(("fixed", "broken"), comparison.changed(samples.names, evaluation.wrong)))
     photos, sheets = describe_photos(
-        choose_photos(label, prob, thresholds, extra, max_photos), samples, thresholds, max_pixels)
+        choose_photos(label, prob, thresholds, extra, options.max_photos), samples, thresholds,
+        options)
     curves, mean_curve = charts.precision_recall_curves(label, prob)
     history = _history(classifier.prefix)
     title = f"{os.path.basename(classifier.prefix)}, epoch {classifier.epoch}"
@@ -70,10 +71,12 @@ def write_report(folder, classifier, evaluation, samples, max_pixels=Augment.max
                                           evaluation.intervals["calibration"], label, prob),
         "coOccurrence": charts.co_occurrence_charts(label, prob > thresholds),
         "history": history if len(history) > 1 else []}
+    if options.maps:
+        data["mapColours"] = MAP_COLOURS
     hidden = empty_sections(evaluation, label) + ([] if history else ["training"])
     page = fill_template(hide_sections(_read("report_page.html"), hidden), {
         "style": _read("report_page.css"),
-        "script": _read("report_charts.js") + _read("report_page.js"),
+        "script": "".join(map(_read, ("report_charts.js", "report_maps.js", "report_page.js"))),
         "data": script_json(data), "title": html.escape(title),
         "facts": _facts(classifier, evaluation, samples, comparison),
         "tiles": _tiles(evaluation, comparison), "overall": _overall_table(evaluation),

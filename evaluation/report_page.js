@@ -97,12 +97,16 @@
     return made;
   }
 
-  // The dialog. Its stage holds the photo alone, so that pictures of the same size fit over it.
+  // The dialog
+
+  if (data.mapColours) get("photo-classes").before(classMaps.hint(data.mapColours, data.photos));
+
   function show(place) {
     state.open = place;
     const [number, reason] = state.listed[place];
     const photo = data.photos[number];
-    dialog.querySelector(".stage").replaceChildren(picture(photo));
+    dialog.querySelector(".stage").replaceChildren(
+      photo.maps ? classMaps.frame(picture(photo), photo) : picture(photo));
     get("photo-name").textContent = photo.name;
     get("photo-path").textContent = photo.path;
     get("photo-classes").tBodies[0].replaceChildren(...Object.keys(kinds).flatMap((kind) =>
@@ -117,6 +121,7 @@
         value.style.setProperty("--threshold", Math.min(Math.max(data.thresholds[c], 0), 1));
         value.append(element("i"));
         row.append(name, value);
+        if (photo.maps && c in photo.maps.classes) classMaps.listen(row, c, data.mapColours);
         return row;
       })));
     get("before").disabled = place === 0;

@@ -2,21 +2,35 @@
 import base64
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Optional
 
 import cv2
 import numpy as np
 
 from common.text import printable
-from reading.image_reader import NEUTRAL, Augment, ImageError, read_image
+from evaluation.class_maps import PhotoMaps
+from reading.image_reader import Augment, ImageError, read_image, sample_area
 
 PHOTOS_PER_SHEET = 60  # on the sheets that are not of one class
 PHOTOS_PER_CLASS = 12  # of a class's false negatives, and of its false positives
 MAX_PHOTOS = 1000  # in the whole report, unless --report-photos says otherwise
-MAX_BYTES = 21_000_000  # of all JPEGs; in the page, as text, they take a third more
+# Of all JPEGs and class maps; in the page, as text, they take a third more.
+MAX_BYTES = 21_000_000
+MAX_MAP_BYTES = 4_000_000  # of the class maps among them
 SIDES = (1024, 768, 512, 384, 256)  # long sides in pixels, the first that fits
 # JPEG qualities; the last is for noise.
 QUALITIES = (80, 60, 40, 15)
 BYTES_PER_PIXEL = 0.15  # photos at the first quality take more
+
+
+@dataclass
+class PhotoOptions:
+    """What the report shows of photos."""
+
+    max_photos: int = MAX_PHOTOS
+    max_pixels: int = Augment.max_pixels  # images of more are not shown
+    maps: Optional[PhotoMaps] = None  # where each class was seen
 
 
 def choose_photos(label, prob, thresholds, sheets=None, max_photos=MAX_PHOTOS):
@@ -97,51 +111,70 @@ def _largest_gaps(gap, cells):
     return samples[order].tolist()
 
 
-def describe_photos(sheets, samples, thresholds, max_pixels=Augment.max_pixels):
+def describe_photos(sheets, samples, thresholds, options=None):
     """The data of the photos on the sheets of `choose_photos`, for the page's script.
-
-    Images of more than `max_pixels` are not shown.
 
     Returns
     -------
     photos : list of dict
         name, path, jpeg (base64), width and height, and by kind of decision (see `_decisions`) a
-        list of [class, probability].
+        list of [class, probability]; with class maps also `maps`: shape (rows, columns), area (see
+        `sample_area`), and classes, the bytes (base64) of `PhotoMaps.compute` by class.
     sheets : dict of str to list of [int, int]
         With numbers of photos in place of numbers of samples.
     """
+    options = options or PhotoOptions()
     chosen = sorted({s for sheet in sheets.values() for s, _ in sheet})
     place = {s: number for number, s in enumerate(chosen)}
-    max_bytes = MAX_BYTES / max(1, len(chosen))
+    paths = [os.path.join(samples.root, samples.names[s]) for s in chosen]
+    maps = _class_maps(options.maps, paths, samples.label[chosen], samples.prob[chosen], thresholds)
+    map_bytes = sum(grid.size for grids in maps for grid in grids.values())
+    max_bytes = (MAX_BYTES - map_bytes) / max(1, len(chosen))
 
-    def describe(s):
-        name, prob = samples.names[s], samples.prob[s]
-        path = os.path.join(samples.root, name)
-        text, width, height = embedded_jpeg(path, max_bytes, max_pixels)
-        photo = {"name": printable(name), "path": printable(os.path.abspath(path), None),
+    def describe(s, path, grids):
+        prob = samples.prob[s]
+        text, width, height, full = embedded_jpeg(path, max_bytes, options.max_pixels)
+        photo = {"name": printable(samples.names[s]),
+                 "path": printable(os.path.abspath(path), None),
                  "jpeg": text, "width": width, "height": height}
         for kind, cells in _decisions(samples.label[s], prob, thresholds).items():
             classes = np.flatnonzero(cells)
             classes = classes[np.argsort(-prob[classes])]
             photo[kind] = [[int(c), round(float(prob[c]), 4)] for c in classes]
+        if text and grids:
+            photo["maps"] = {
+                "shape": next(iter(grids.values())).shape,
+                "area": [round(share, 5) for share in options.maps.area(full)],
+                "classes": {int(c): _base64(grid) for c, grid in grids.items()}}
         return photo
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        photos = list(pool.map(describe, chosen))
+        photos = list(pool.map(describe, chosen, paths, maps))
     return photos, {name: [[place[s], c] for s, c in sheet] for name, sheet in sheets.items()}
+
+
+def _class_maps(maps, paths, label, prob, thresholds):
+    """By photo the class maps of the classes that its dialog lists: predicted or labelled ones."""
+    if not maps or not paths:
+        return [{}] * len(paths)
+    listed = np.logical_or.reduce(list(_decisions(label, prob, thresholds).values()))
+    # Labelled ones first, then the most probable: maps beyond the limit are left out.
+    order = np.lexsort((-prob, label < 0.5))
+    classes = [row[cells[row]] for row, cells in zip(order, listed)]
+    return maps.compute(paths, classes, MAX_MAP_BYTES // len(paths))
 
 
 def embedded_jpeg(path, max_bytes, max_pixels=Augment.max_pixels):
     """The whole image as a JPEG of at most so many bytes, if 256 pixels can do that.
 
-    Returns base64 text, width, height; an empty text and a square of an image that can no longer
-    be read.
+    Returns base64 text, its width and height, and the image's own (width, height); an empty text
+    and a square of an image that can no longer be read.
     """
     try:
         for side in SIDES:
             if side > SIDES[-1] and BYTES_PER_PIXEL * side ** 2 > max_bytes:
                 continue
-            image = _whole(path, side, max_pixels)
+            image, full = _whole(path, side, max_pixels)
             for quality in QUALITIES[:-1] if side > SIDES[-1] else QUALITIES:
                 _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
                 if len(data) <= max_bytes:
@@ -149,25 +182,22 @@ def embedded_jpeg(path, max_bytes, max_pixels=Augment.max_pixels):
             if len(data) <= max_bytes:
                 break
     except ImageError:
-        return "", SIDES[-1], SIDES[-1]
-    return base64.b64encode(data.tobytes()).decode("ascii"), image.shape[1], image.shape[0]
+        return "", SIDES[-1], SIDES[-1], (SIDES[-1], SIDES[-1])
+    return _base64(data), image.shape[1], image.shape[0], full
+
+
+def _base64(array):
+    return base64.b64encode(array.tobytes()).decode("ascii")
 
 
 def _whole(path, side, max_pixels):
-    """The image in blue, green, red, with a long side of at most so many pixels; none are added."""
-    pixels = np.empty((3, side, side), np.uint8)
-    header = read_image(path, pixels, Augment(fit="pad", max_pixels=max_pixels))
-    longest = max(header.width, header.height)
-    if longest < side:
-        return _whole(path, longest, max_pixels)
-    image = without_padding(pixels.transpose(1, 2, 0))
-    return np.ascontiguousarray(image[:, :, ::-1])
-
-
-def without_padding(image):
-    """Cut the rows and columns off the edges, (height, width, 3), that hold only padding."""
-    filled = (image != NEUTRAL).any(axis=2)
-    rows, columns = np.flatnonzero(filled.any(axis=1)), np.flatnonzero(filled.any(axis=0))
-    if not len(rows):
-        return image
-    return image[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
+    """The image in blue, green, red, with a long side of at most so many pixels; its own size."""
+    pixels, augment = np.empty((3, side, side), np.uint8), Augment(fit="pad", max_pixels=max_pixels)
+    header = read_image(path, pixels, augment)
+    full = header.width, header.height
+    if max(full) < side:
+        return _whole(path, max(full), max_pixels)
+    left, top, width, height = sample_area(full, (side, side), augment)
+    x, y = round(-left / width * side), round(-top / height * side)
+    image = pixels[::-1, y:y + round(side / height), x:x + round(side / width)]
+    return np.ascontiguousarray(image.transpose(1, 2, 0)), full

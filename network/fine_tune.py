@@ -24,6 +24,8 @@ AFTER_CLASSIFIER = (
 AFTER_FEATURE_MAP = ("Pooling", "mean", "Flatten", "flatten", "Reshape", "reshape", "squeeze",
                      "Dropout", "Cast", "_copy")
 ATTENTION = "fc_attention"  # layer that adds the parts of the attention head
+# From the probabilities of an attention head back to its class maps.
+ATTENTION_PATH = ["sigmoid", "elemwise_add", "Flatten", "Pooling", "Convolution"]
 
 
 def find_features(sym):
@@ -225,6 +227,34 @@ def split_head(net):
         mean = classifier.get_children()[0]
         classifier = mean.get_children()[0].get_children()[0]
     return classifier.get_children()[0], classifier.name
+
+
+def class_maps(net):
+    """The class maps of a network with an attention head, and the weight of their maximum.
+
+    The maps are a symbol, (batch, classes, height, width), that lies as the image does, also where
+    the network turns its images first. None where the head is another.
+    """
+    net = without_loss(net)
+    graph = json.loads(net.tojson())
+    nodes = graph["nodes"]
+    path = [nodes[graph["heads"][0][0]]]
+    while path[-1]["inputs"] and len(path) < len(ATTENTION_PATH):
+        path.append(nodes[path[-1]["inputs"][0][0]])
+    if [node["op"] for node in path] != ATTENTION_PATH:
+        return None
+    pooling, maximum = path[3], nodes[path[1]["inputs"][1][0]]
+    if maximum["op"] != "_mul_scalar" or pooling["attrs"].get("global_pool") != "True":
+        return None
+    maps = net.get_internals()[path[-1]["name"] + "_output"]
+    turn = np.ones(2, int)
+    for node in nodes:
+        steps = re.findall(r"None|-?\d+", node.get("attrs", {}).get("step", ""))
+        if node["op"] == "slice" and len(steps) == 4:
+            turn *= [-1 if step.startswith("-") else 1 for step in steps[2:]]
+    if turn.min() < 0:
+        maps = mx.sym.slice(maps, begin=(None,) * 4, end=(None,) * 4, step=(1, 1, *turn.tolist()))
+    return maps, float(maximum["attrs"]["scalar"])
 
 
 def without_loss(symbol):

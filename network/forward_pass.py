@@ -18,11 +18,12 @@ PIECE_PIXELS = 8 * 224 * 224
 
 
 class ForwardPass:
-    """Computes the output, (batch, ...), of a network that takes raw pixels as `data`.
+    """Computes the outputs, (batch, ...), of a network that takes raw pixels as `data`.
 
     Parameters
     ----------
     network : mx.sym.Symbol
+        With one output or several (mx.sym.Group).
     arg_params, aux_params : dict of str to mx.nd.NDArray
         May hold more parameters than the network has.
     data : mx.io.DataDesc
@@ -30,7 +31,7 @@ class ForwardPass:
     devices : list of mx.Context
         Several GPUs share each batch. On a CPU a batch is divided into pieces, which is faster.
 
-    The attribute `output_shape` is that of one image's output.
+    The attribute `output_shape` is that of the first output of one image.
     """
 
     def __init__(self, network, arg_params, aux_params, data, devices):
@@ -44,7 +45,8 @@ class ForwardPass:
         self._module.bind([mx.io.DataDesc("data", (self._piece, *shape), data.dtype)],
                           for_training=False)
         self._module.set_params(arg_params, aux_params, allow_extra=True)
-        self.output_shape = tuple(self._module.output_shapes[0][1][1:])
+        self._shapes = [tuple(shape[1:]) for _, shape in self._module.output_shapes]
+        self.output_shape = self._shapes[0]
 
     def __call__(self, data, count=None, mirror=False):
         """Start to compute the Outputs of the first `count` images of a batch, None: of all.
@@ -61,21 +63,22 @@ class ForwardPass:
             first = min(first, len(data) - self._piece)
             piece = data[first:first + self._piece]
             self._module.forward(mx.io.DataBatch([piece]), is_train=False)
-            # A copy, because the next forward overwrites the output.
-            pieces.append((first, self._module.get_outputs()[0].copy()))
-        return Outputs(pieces, (count, *self.output_shape))
+            # Copies, because the next forward overwrites the outputs.
+            pieces.append((first, [output.copy() for output in self._module.get_outputs()]))
+        return Outputs(pieces, [(count, *shape) for shape in self._shapes])
 
 
 class Outputs:
     """Outputs of the first images of a batch, which MXNet may still be computing."""
 
-    def __init__(self, pieces, shape):
-        self._pieces, self._shape = pieces, shape
+    def __init__(self, pieces, shapes):
+        self._pieces, self._shapes = pieces, shapes
 
-    def values(self):
-        """Wait for the outputs and return them: np.ndarray, (count, ...), float32."""
-        values = np.empty(self._shape, np.float32)
-        for first, piece in self._pieces:
+    def values(self, number=0):
+        """Wait for one of the outputs and return it: np.ndarray, (count, ...), float32."""
+        values = np.empty(self._shapes[number], np.float32)
+        for first, outputs in self._pieces:
+            piece = outputs[number]
             values[first:first + len(piece)] = piece.asnumpy()[:len(values) - first]
         return values
 

@@ -65,6 +65,22 @@ def read_image(path, out, augment=None, rng=None):
     return header
 
 
+def sample_area(full, size, augment):
+    """Where a sample without random augmentation lies in its image: left, top, width, height.
+
+    In shares of the image's sides; what is outside of 0 to 1 is padding. `full` is the upright
+    image's (width, height) in pixels, `size` the sample's.
+    """
+    box, inner = _layout(full, size, augment, None)
+    shares = []
+    for axis in (0, 1):
+        pixel = box[axis + 2] / inner[axis] / full[axis]  # of the sample
+        padding = (size[axis] - inner[axis]) // 2
+        shares.append((box[axis] / full[axis] - padding * pixel, size[axis] * pixel))
+    (left, width), (top, height) = shares
+    return left, top, width, height
+
+
 def read_file(path, max_pixels):
     """The bytes of a regular file that is not too long for an image; OSError or BadImage."""
     with open_regular_file(path, buffering=0) as file:

@@ -1,4 +1,6 @@
-"""The attention head: its logits, its class maps, and the pictures of them."""
+"""The attention head: its logits, its class maps, and where they are shown."""
+import base64
+import json
 import re
 
 import cv2
@@ -8,11 +10,15 @@ from conftest import script, training_flags
 
 from common.cli import InputError
 from common.mx_compat import mx
-from evaluation.class_maps import ClassMaps
+from evaluation import classifier as classifier_module
+from evaluation.class_maps import COLOURS, OPACITY, PhotoMaps, draw, intensities
 from evaluation.classifier import Classifier
 from lst_iter import LstIter
 from network import checkpoint
 from network.fine_tune import get_fine_tune_model
+from network.forward_pass import ForwardPass
+from predict_multilabel import main
+from reading.augment import Augment
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +33,15 @@ def trained(tiny_network, small_demo, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def batch(small_demo):
-    return next(LstIter(batch_size=8, data_shape=(3, 64, 64), path_root=str(small_demo / "images"),
-                        path_imglist=str(small_demo / "val.lst")))
+    batch = next(LstIter(batch_size=8, data_shape=(3, 64, 64), path_root=str(small_demo / "images"),
+                         path_imglist=str(small_demo / "val.lst")))
+    batch.pad, batch.bad = 0, {}
+    return batch
+
+
+class Batches(list):
+    provide_data = [mx.io.DataDesc("data", (8, 3, 64, 64), np.uint8)]
+    batch_size = 8
 
 
 def class_maps(prefix, batch):
@@ -47,30 +60,59 @@ def class_maps(prefix, batch):
 def test_logits_are_the_mean_and_a_share_of_the_maximum_of_the_maps(trained, batch):
     maps = class_maps(trained, batch)
     logit = maps.mean(axis=(2, 3)) + 0.5 * maps.max(axis=(2, 3))
-    classifier = Classifier(str(trained), 0)
-    batch.pad, batch.bad = 0, {}
-
-    class Batches(list):
-        provide_data = [mx.io.DataDesc("data", batch.data[0].shape, np.uint8)]
-        batch_size = 8
-
-    (_, prob), = classifier.predict(Batches([batch]), [mx.cpu()])
+    (_, prob), = Classifier(str(trained), 0).predict(Batches([batch]), [mx.cpu()])
     np.testing.assert_allclose(prob, 1 / (1 + np.exp(-logit)), atol=1e-5)
     assert np.ptp(maps, axis=(2, 3)).min() > 0
 
 
-def test_pictures_are_red_where_the_map_is_highest(trained, batch):
-    maps = class_maps(trained, batch)
-    data = mx.io.DataDesc("data", batch.data[0].shape, np.uint8)
-    drawn = ClassMaps(Classifier(str(trained), 0), data, [mx.cpu()])
-    side = 64 / maps.shape[3]
-    for slot in range(4):
-        for one, picture in enumerate(drawn.draw(batch, slot, range(8))):
-            image = batch.data[0][slot].asnumpy().transpose(1, 2, 0)[:, :, ::-1]
-            redness = (picture - 0.55 * image) @ [-1, 0, 1]
-            y, x = np.unravel_index(maps[slot, one].argmax(), maps.shape[2:])
-            here = redness[int((y + 0.5) * side), int((x + 0.5) * side)]
-            assert here > redness.mean()
+def test_a_position_is_the_image_that_looks_like_it_everywhere(trained, batch):
+    expected = 1 / (1 + np.exp(-1.5 * class_maps(trained, batch)))
+    (_, prob, maps), = Classifier(str(trained), 0).predict_with_maps(Batches([batch]), [mx.cpu()])
+    np.testing.assert_allclose(maps, expected, atol=1e-5)
+    assert (maps.max(axis=(2, 3)) >= prob - 1e-6).all()
+    assert (maps.min(axis=(2, 3)) <= prob + 1e-6).all()
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_one_pass_gives_the_maps_and_the_very_same_probabilities(trained, batch, mirror,
+                                                                 monkeypatch):
+    networks = []
+
+    class Recorded(ForwardPass):
+        def __init__(self, network, *args):
+            networks.append(json.loads(network.tojson())["nodes"])
+            super().__init__(network, *args)
+
+    monkeypatch.setattr(classifier_module, "ForwardPass", Recorded)
+    classifier, batches = Classifier(str(trained), 0), Batches([batch, batch])
+    alone = [prob for _, prob in classifier.predict(batches, [mx.cpu()], mirror)]
+    with_maps = [prob for _, prob, _ in classifier.predict_with_maps(batches, [mx.cpu()], mirror)]
+    np.testing.assert_array_equal(alone, with_maps)
+    assert [sum(node["op"] == "Convolution" for node in nodes) for nodes in networks] == [3, 3]
+
+
+def test_the_scale_begins_at_the_threshold_and_ends_at_one():
+    maps = np.broadcast_to(np.float32([[0.1, 0.4], [0.75, 1]]), (3, 2, 2))
+    np.testing.assert_array_equal(intensities(maps, [0.4, 0.05, 1.0]), [
+        [[0, 0], [round(255 * 0.35 / 0.6), 255]],
+        [[round(255 * 0.05 / 0.95), round(255 * 0.35 / 0.95)], [round(255 * 0.7 / 0.95), 255]],
+        [[0, 0], [0, 0]]])
+
+
+def test_colours_are_read_by_their_lightness_alone():
+    lightness = cv2.cvtColor(COLOURS[None], cv2.COLOR_BGR2LAB)[0, :, 0].astype(int)
+    assert lightness[0] <= 2 and lightness[-1] >= 240 and (np.diff(lightness) >= -1).all()
+
+
+def test_a_picture_has_the_colours_of_the_map_over_the_image_in_grey():
+    image = np.random.RandomState(0).randint(0, 256, (66, 99, 3)).astype(np.uint8)
+    grid = np.uint8([[255, 0, 0], [0, 0, 90]])
+    picture = draw(image, grid)
+    grey = image @ [0.114, 0.587, 0.299]
+    for (row, column), value in np.ndenumerate(grid):
+        middle = 33 * row + 16, 33 * column + 16
+        expected = (1 - OPACITY) * grey[middle] + OPACITY * COLOURS[value]
+        np.testing.assert_allclose(picture[middle], expected, atol=1)
 
 
 def test_maps_of_the_predicted_classes_are_written(trained, small_demo, tmp_path):
@@ -84,12 +126,109 @@ def test_maps_of_the_predicted_classes_are_written(trained, small_demo, tmp_path
     assert cv2.imread(str(pictures[0])).shape == (64, 64, 3)
 
 
+def page_data(folder):
+    text = (folder / "index.html").read_text(encoding="utf-8")
+    return json.loads(re.search(r'id="data">(.*?)</script>', text, re.S).group(1))
+
+
+def grid_of(maps, c):
+    return np.frombuffer(base64.b64decode(maps["classes"][str(c)]), np.uint8).reshape(maps["shape"])
+
+
 def test_a_linear_head_has_no_maps(tiny_network, small_demo, tmp_path):
     script("train_multilabel.py", *training_flags(
         tiny_network, small_demo, tmp_path, warm_head_epochs=1, num_epoch=0))
-    text = script("predict_multilabel.py", "--model", tmp_path / "tiny", "--epoch", 0, "--maps",
-                  tmp_path / "maps", small_demo / "images", status=2)
-    assert "has no class maps: only networks trained with --head attention have" in text
+    flags = ["--model", str(tmp_path / "tiny"), "--epoch", "0", "--data",
+             str(small_demo / "val.lst"), "--image", str(small_demo / "images")]
+    with pytest.raises(InputError, match="has no class maps: only networks trained with --head "
+                                         "attention have"):
+        main([*flags, "--maps", str(tmp_path / "maps")])
+    assert not (tmp_path / "maps").exists()
+    main([*flags, "--report", str(tmp_path / "report")])
+    data = page_data(tmp_path / "report")
+    assert "mapColours" not in data and not any("maps" in photo for photo in data["photos"])
+
+
+def test_the_report_has_the_maps_of_the_classes_that_a_photo_lists(trained, small_demo, tmp_path):
+    main(["--model", str(trained), "--epoch", "0", "--data", str(small_demo / "val.lst"), "--image",
+          str(small_demo / "images"), "--report", str(tmp_path)])
+    data = page_data(tmp_path)
+    assert len(data["photos"]) == 20 and len(data["mapColours"]["scale"]) == 256
+    samples = LstIter(20, (3, 64, 64), str(small_demo / "val.lst"), str(small_demo / "images"),
+                      augment=Augment(fit="squash"))
+    batch, place = samples.next(), {samples.lst.name(row): row for row in range(20)}
+    prob = 1 / (1 + np.exp(-1.5 * class_maps(trained, batch)))
+    expected = 255 * ((prob - 0.5) / 0.5).clip(0, 1)
+    listed = 0
+    for photo in data["photos"]:
+        classes = [c for kind in ("true_positives", "false_positives", "false_negatives", "unknown")
+                   for c, _ in photo[kind]]
+        assert sorted(map(int, photo.get("maps", {"classes": []})["classes"])) == sorted(classes)
+        for c in classes:
+            np.testing.assert_allclose(grid_of(photo["maps"], c), expected[place[photo["name"]], c],
+                                       atol=0.51)
+        listed += len(classes)
+    assert listed > 20
+
+
+def brightness_network(prefix, turned, **attributes):
+    """A network whose one class is the brightness of 16x16 pixels."""
+    net = mx.sym.Variable("data")
+    if turned:
+        net = mx.sym.slice(net, begin=(None,) * 4, end=(None,) * 4, step=(1, 1, -1, -1))
+    net = mx.sym.Pooling(net, kernel=(16, 16), stride=(16, 16), pool_type="avg", name="features")
+    net = mx.sym.FullyConnected(mx.sym.Flatten(net), num_hidden=2, name="last")
+    net, constants = checkpoint.with_normalisation(net, (127, 127, 127), (128, 128, 128))
+    net = checkpoint.set_attributes(net, image_shape=attributes["image_shape"])
+    net, _ = get_fine_tune_model(net, {}, 1, layer_name="features", attention=0.3)
+    parameters = {"fc_weight": mx.nd.full((1, 3, 1, 1), 4), "fc_bias": mx.nd.zeros((1,))}
+    net = checkpoint.set_attributes(net, **attributes)
+    checkpoint.save(str(prefix), 0, net, {**constants, **parameters}, {})
+    return Classifier(str(prefix), 0)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("attributes, shape, square, cell", [
+    # The centre crop of 400x240 pixels is 240x240 from x = 80 on: cells of 60 pixels.
+    ({"fit": "crop"}, (64, 64), (80, 0, 60, 60), (0, 0)),
+    ({"fit": "crop"}, (64, 64), (260, 120, 60, 60), (2, 3)),
+    # Of 240 pixels resized to 128 the crop's 64 are 120, in the middle: cells of 30 pixels.
+    ({"fit": "crop", "resize": 128}, (64, 64), (140, 150, 30, 30), (3, 0)),
+    # 400x200 pixels from y = 20 on, as 64x32: cells of 100 pixels.
+    ({"fit": "crop"}, (32, 64), (300, 20, 100, 100), (0, 3)),
+    ({"fit": "squash"}, (64, 64), (300, 180, 100, 60), (3, 3)),
+    ({"fit": "squash"}, (48, 32), (0, 160, 200, 80), (2, 0)),
+    # 400x240 as 64x38 under 13 rows of padding: 38 rows of 64 hold the image.
+    ({"fit": "pad"}, (64, 64), (100, 19, 100, 101), (1, 1)),
+    # 400x240 as 160x96 beside 16 columns of padding.
+    ({"fit": "pad"}, (96, 192), (0, 40, 40, 40), (1, 1)),
+])
+def test_a_map_lies_over_what_was_seen(tmp_path, turned, attributes, shape, square, cell):
+    classifier = brightness_network(tmp_path / "net", turned, image_shape=[3, *shape], **attributes)
+    photo, (x, y, width, height) = np.zeros((240, 400, 3), np.uint8), square
+    photo[y:y + height, x:x + width] = 255
+    path = str(tmp_path / "photo.png")
+    cv2.imwrite(path, photo)
+    maps = PhotoMaps(classifier, [mx.cpu()], batch_size=1)
+    (grids,) = maps.compute([path], [np.array([0])], 1000)
+    assert grids[0].shape == (shape[0] // 16, shape[1] // 16)
+    assert np.unravel_index(grids[0].argmax(), grids[0].shape) == cell
+    assert np.sort(grids[0], axis=None)[-2] < 50 < grids[0].max()
+    left, top, across, down = maps.area((400, 240))
+    rows, columns = grids[0].shape
+    np.testing.assert_allclose(
+        [(left + across * cell[1] / columns) * 400, (top + down * cell[0] / rows) * 240,
+         across / columns * 400, down / rows * 240], square, atol=1.1)
+
+
+def test_images_that_are_gone_and_maps_beyond_the_limit_are_left_out(tmp_path):
+    classifier = brightness_network(tmp_path / "net", False, image_shape=[3, 64, 64])
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((64, 64, 3), np.uint8))
+    paths, maps = [str(tmp_path / name) for name in ("gone.png", "a.png")], PhotoMaps(
+        classifier, [mx.cpu()], batch_size=8)
+    classes = [np.array([0])] * 2
+    assert [list(grids) for grids in maps.compute(paths, classes, 16)] == [[], [0]]
+    assert maps.compute(paths, classes, 15) == [{}, {}]
 
 
 def test_features_without_positions_are_refused():

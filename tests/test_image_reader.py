@@ -17,7 +17,7 @@ from common.cli import InputError
 from reading import image_reader
 from reading.augment import FITS, Augment, sample_rng
 from reading.image_header import BadImage, read_header
-from reading.image_reader import ImageError, read_image
+from reading.image_reader import ImageError, read_image, sample_area
 
 PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "ccp" / "photos"
 RED, BLUE = (200, 40, 40), (40, 40, 200)
@@ -556,3 +556,27 @@ def test_any_bytes_have_a_header_or_a_reason(start, rest):
     except BadImage:
         return
     assert header.width > 0 and header.height > 0
+
+
+@pytest.mark.parametrize("full", [(300, 200), (160, 410), (97, 97)])
+@pytest.mark.parametrize("shape", [(64, 64), (48, 80)])
+@pytest.mark.parametrize("options", [
+    {}, {"resize": 96}, {"fit": "pad"}, {"fit": "squash"}], ids=str)
+def test_the_area_of_a_sample_is_where_its_pixels_come_from(read, full, shape, options):
+    width, height = full
+    x, y = np.meshgrid((np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height)
+    places = np.uint8(np.rint(np.stack([0 * x, 240 * y, 240 * x], axis=2)))  # blue, green, red
+    augment = Augment(**options)
+    sample = read(cv2.imencode(".png", places)[1].tobytes(), shape, augment)
+    left, top, across, down = sample_area(full, shape[::-1], augment)
+    rows, columns = shape
+    expected_x = left + across * (np.arange(columns) + 0.5) / columns
+    expected_y = top + down * (np.arange(rows) + 0.5) / rows
+    inside = sample[..., 2] < 100  # padding is grey
+    assert inside.mean() > 0.2
+    for channel, expected in ((0, expected_x[None, :]), (1, expected_y[:, None])):
+        off = np.abs(sample[..., channel] / 240 - expected)[inside]
+        assert off.max() < 0.6 / min(full) + 1 / 240
+    inner_x, inner_y = inside.any(axis=0), inside.any(axis=1)
+    assert (inner_x == ((expected_x > 0) & (expected_x < 1))).all()
+    assert (inner_y == ((expected_y > 0) & (expected_y < 1))).all()

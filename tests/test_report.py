@@ -18,17 +18,18 @@ from common.cli import InputError
 from common.label_errors import suspects
 from common.version import VERSION
 from evaluation import report, report_photos
+from evaluation.class_maps import COLOURS, OPACITY
 from evaluation.comparison import read_measures
 from evaluation.evaluation import Evaluation, LabelledImages
 from evaluation.history import write_history
 from evaluation.report import script_json, write_report
 from evaluation.report_charts import calibration, co_occurrence, precision_recall_curves
 from evaluation.report_photos import (
+    PhotoOptions,
     choose_photos,
     count_images,
     describe_photos,
     embedded_jpeg,
-    without_padding,
 )
 
 HOSTILE = ["<img src=x onerror=alert(1)>", "</script><script>alert(2)</script>",
@@ -234,18 +235,23 @@ def size_of(text):
 
 def test_a_photo_is_the_whole_image_without_padding_and_never_enlarged(tmp_path):
     cv2.imwrite(str(tmp_path / "wide.png"), np.full((50, 200, 3), 90, np.uint8))
-    text, width, height = embedded_jpeg(str(tmp_path / "wide.png"), 50_000)
-    assert (width, height) == (200, 50) == size_of(text)
+    text, width, height, full = embedded_jpeg(str(tmp_path / "wide.png"), 50_000)
+    assert (width, height) == (200, 50) == size_of(text) == full
     assert embedded_jpeg(str(tmp_path / "gone.png"), 50_000)[0] == ""
-    grey = np.full((4, 4, 3), 127, np.uint8)
-    assert without_padding(grey).shape == (4, 4, 3)
+
+
+def test_a_photo_keeps_edges_of_the_colour_of_padding(tmp_path):
+    image = np.full((1500, 3000, 3), 127, np.uint8)
+    image[700:800, 1400:1600] = 255
+    cv2.imwrite(str(tmp_path / "grey.png"), image)
+    assert embedded_jpeg(str(tmp_path / "grey.png"), 1e6)[1:] == (1024, 512, (3000, 1500))
 
 
 @pytest.mark.parametrize("max_bytes, longest", [(1e6, 1024), (60_000, 512), (3_000, 256)])
 def test_a_photo_is_as_large_as_its_share_of_the_page_allows(tmp_path, max_bytes, longest):
     image = np.random.RandomState(0).randint(0, 256, (60, 80, 3)).astype(np.uint8)
     cv2.imwrite(str(tmp_path / "a.png"), cv2.resize(image, (1600, 1200)))
-    text, width, height = embedded_jpeg(str(tmp_path / "a.png"), max_bytes)
+    text, width, height, _ = embedded_jpeg(str(tmp_path / "a.png"), max_bytes)
     assert (width, height) == size_of(text) == (longest, longest * 3 // 4)
     assert len(text) * 3 / 4 <= max_bytes or longest == 256
 
@@ -314,6 +320,43 @@ def test_a_thousand_images_stay_below_30_mb(tmp_path):
     many = LabelledImages([names[n % 4] for n in range(1200)], str(tmp_path), label, prob)
     page = write(tmp_path, many, [f"class {c}" for c in range(60)])
     assert len(embedded(page)["photos"]) > 800 and len(page) < 30e6
+
+
+class FixedMaps:
+    """In place of PhotoMaps: of classes 0 and 1 bright in two places, of 2 in all, else in none."""
+
+    def compute(self, paths, classes, max_bytes):
+        two = np.zeros((15, 10), np.uint8)
+        two[0, 0], two[14, 5] = 255, 100
+        grids = {0: two, 1: two, 2: np.full_like(two, 255)}
+        return [{c: grids.get(c, 0 * two) for c in chosen[:max_bytes // two.size]}
+                for chosen in classes]
+
+    def area(self, full):
+        return 0.25, 0.0, 0.5, 1.0
+
+
+def test_maps_and_photos_share_the_bytes_of_the_page(samples, monkeypatch):
+    label = np.zeros((30, 80), np.int8)
+    label[:, 79] = 1
+    prob = np.tile(np.linspace(0.6, 0.9, 80, dtype=np.float32), (30, 1))
+    prob[:, 79] = 0.1
+    many, shares = replace(samples, label=label, prob=prob), []
+
+    def recorded(path, max_bytes, max_pixels):
+        shares.append(max_bytes)
+        return embedded_jpeg(path, max_bytes, max_pixels)
+
+    monkeypatch.setattr(report_photos, "embedded_jpeg", recorded)
+    monkeypatch.setattr(report_photos, "MAX_BYTES", 1_000_000)
+    monkeypatch.setattr(report_photos, "MAX_MAP_BYTES", 30 * 3050)
+    sheets = {"random": [(s, -1) for s in range(30)]}
+    photos, _ = describe_photos(sheets, many, 0.5, PhotoOptions(maps=FixedMaps()))
+    for photo in photos:  # the labelled class, then the most probable
+        assert sorted(map(int, photo["maps"]["classes"])) == list(range(60, 80))
+    map_bytes = sum(len(base64.b64decode(text)) for photo in photos
+                    for text in photo["maps"]["classes"].values())
+    assert map_bytes + sum(shares) == pytest.approx(1_000_000)
 
 
 def test_of_more_classes_than_photos_each_gets_its_first(samples):
@@ -420,11 +463,61 @@ document.body.append(result);
 </script>"""
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome is installed")
-@pytest.mark.parametrize("width, dark", [(1280, True), (500, False)])  # no window is narrower
-def test_in_a_browser_it_sorts_filters_and_raises_nothing(page, samples, tmp_path, width, dark):
+USE_MAPS = """<script>
+const told = {};
+const get = (id) => document.getElementById(id);
+document.querySelector("[data-sheet=random]").click();
+document.querySelectorAll(".open")[1].click();
+const rows = [...get("photo-classes").tBodies[0].rows];
+const { classes } = JSON.parse(get("data").textContent);
+const number = (row) => classes.indexOf(row.querySelector("button").textContent);
+const mapped = rows.filter((row) => row.classList.contains("mapped"))
+  .sort((a, b) => number(a) - number(b));
+told.mapped = mapped.map(number);
+const point = (row, type, pointerType) =>
+  row.dispatchEvent(new PointerEvent(`pointer${type}`, { pointerType }));
+const layer = document.querySelector(".layer");
+const isShown = (row) => row.classList.contains("shown");
+const shown = () => (layer.hidden ? -1 : mapped.findIndex(isShown));
+const box = (part) => {
+  const { left, top, width, height } = part.getBoundingClientRect();
+  return [left, top, width, height];
+};
+told.hint = document.querySelector(".hint").textContent;
+told.first = shown();
+point(mapped[0], "enter", "mouse"); told.pointed = shown();
+told.image = box(document.querySelector(".stage img"));
+const canvas = layer.querySelector("canvas");
+told.canvas = box(canvas);
+told.pixels = [[12, 12], [0, 0], [5.5 * 24, 14.5 * 24], [8.5 * 24, 7.5 * 24]].map(([x, y]) =>
+  [...canvas.getContext("2d").getImageData(x, y, 1, 1).data]);
+told.label = canvas.getAttribute("aria-label");
+point(mapped[0], "leave", "mouse"); told.left = shown();
+mapped[1].querySelector("button").click(); told.tapped = shown();
+told.pressed = mapped[1].querySelector("button").getAttribute("aria-pressed");
+point(mapped[0], "enter", "mouse"); told.over = shown();
+point(mapped[0], "leave", "mouse"); told.back = shown();
+mapped[0].click(); told.other = shown();
+point(mapped[1], "enter", "touch"); told.touched = shown();
+mapped[0].click(); told.again = shown();
+told.notes = [0, 2, 3].map((i) => {
+  mapped[i].click();
+  return layer.querySelector("p").textContent;
+});
+told.wide = get("photo").scrollWidth - get("photo").clientWidth;
+get("after").click();
+told.turned = document.querySelectorAll(".layer:not([hidden])").length;
+told.problems = problems;
+const result = document.createElement("pre");
+result.id = "result"; result.textContent = btoa(unescape(encodeURIComponent(JSON.stringify(told))));
+document.body.append(result);
+</script>"""
+
+
+def use_in_browser(page, script, tmp_path, width, dark):
+    """What a script at the end of the page found, in a window of so many pixels."""
     path = tmp_path / "index.html"
-    path.write_text(page.replace("<head>", "<head>" + WATCH).replace("</body>", USE + "</body>"),
+    path.write_text(page.replace("<head>", "<head>" + WATCH).replace("</body>", script + "</body>"),
                     encoding="utf-8")
     done = subprocess.run(
         [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
@@ -433,7 +526,13 @@ def test_in_a_browser_it_sorts_filters_and_raises_nothing(page, samples, tmp_pat
          path.as_uri()], capture_output=True, timeout=120, check=False)
     found = re.search(rb'<pre id="result">([^<]+)</pre>', done.stdout)
     assert found, done.stderr[-2000:]
-    told = json.loads(base64.b64decode(found.group(1)))
+    return json.loads(base64.b64decode(found.group(1)))
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome is installed")
+@pytest.mark.parametrize("width, dark", [(1280, True), (500, False)])  # no window is narrower
+def test_in_a_browser_it_sorts_filters_and_raises_nothing(page, samples, tmp_path, width, dark):
+    told = use_in_browser(page, USE, tmp_path, width, dark)
     assert told["problems"] == [] and told["images"] and told["wide"] <= 0
     assert told["pale"] == [] and told["dark"] == dark
     assert told["links"] == 5 and told["rowSeen"]
@@ -461,3 +560,22 @@ def test_in_a_browser_it_sorts_filters_and_raises_nothing(page, samples, tmp_pat
                             1 + sum(len(second[kind]) for kind in kinds)]
     assert told["turned"] == first["name"] and told["closed"] is False
     assert " have " in told["tip"]
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome is installed")
+@pytest.mark.parametrize("width", [1280, 500])
+def test_in_a_browser_a_class_shows_its_map_over_the_photo(samples, tmp_path, width):
+    certain = replace(samples, prob=np.full_like(samples.prob, 0.9))
+    page = write(tmp_path, certain, options=PhotoOptions(maps=FixedMaps()))
+    told = use_in_browser(page, USE_MAPS, tmp_path, width, False)
+    assert told["problems"] == [] and told["wide"] <= 0
+    assert told["mapped"] == [0, 1, 2, 3] and "Point at a class" in told["hint"]
+    steps = ("first", "pointed", "left", "tapped", "over", "back", "other", "touched", "again")
+    assert [told[step] for step in steps] == [-1, 0, -1, 1, 0, 1, 0, 0, -1]
+    assert told["notes"] == ["", "Everywhere: no place stands out", "Nowhere above the threshold"]
+    assert told["pressed"] == "true" and told["turned"] == 0
+    assert told["label"] == f"Where {HOSTILE[0]} was seen"
+    left, top, across, down = told["image"]
+    np.testing.assert_allclose(told["canvas"], [left + across / 4, top, across / 2, down], atol=0.1)
+    expected = [[*COLOURS[value][::-1], 255 * OPACITY] for value in (255, 255, 100, 0)]
+    np.testing.assert_allclose(told["pixels"], expected, atol=6)
