@@ -30,6 +30,7 @@ from reading.class_names import read_class_names
 from reading.data_args import augment_from_args
 from training.data import Devices, Network, measure_reading, open_data, open_iterator
 from training.description import describe_training
+from training.estimate import log_estimate
 from training.faster_graph import faster_training
 from training.fit_callbacks import FitCallbacks
 from training.frozen_stages import can_be_stored, on_stored_activations
@@ -94,6 +95,8 @@ def train(args, devices):
             return 0
         job = Job(files, StopRequests(workers), snapshot)
         class_precision = None
+        if not snapshot and workers.count == 1:
+            log_estimate(args, network, recipe, data, devices)
         try:
             if args.warm_head_epochs and not snapshot:
                 network, class_precision = train_warm_head(args, network, data, loss, devices, job)
