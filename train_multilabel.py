@@ -95,9 +95,9 @@ def train(args, devices):
             return 0
         job = Job(files, StopRequests(workers), snapshot)
         class_precision = None
-        if not snapshot and workers.count == 1:
-            log_estimate(args, network, recipe, data, devices)
         try:
+            if not snapshot and workers.count == 1:
+                log_estimate(args, network, recipe, data, devices, job.stops)
             if args.warm_head_epochs and not snapshot:
                 network, class_precision = train_warm_head(args, network, data, loss, devices, job)
             if args.num_epoch:

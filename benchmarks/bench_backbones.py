@@ -29,6 +29,11 @@ import train_multilabel  # noqa: E402
 from common.cli import ArgumentParser, InputError, run  # noqa: E402
 from common.mx_compat import mx  # noqa: E402
 from network import checkpoint  # noqa: E402
+from training.data import Devices  # noqa: E402
+from training.faster_graph import faster_training  # noqa: E402
+from training.optimization import INITIALIZER  # noqa: E402
+from training.resumable_module import ResumableModule  # noqa: E402
+from training.workers import Workers  # noqa: E402
 
 BATCH = 8
 STEPS = 3
@@ -46,11 +51,13 @@ def images_per_second(prefix, epoch):
     """Images per second in training a fine-tuned checkpoint."""
     net, arg_params, aux_params = checkpoint.load(prefix, epoch)
     shape = checkpoint.get_attributes(net)["image_shape"]
-    module = mx.mod.Module(net, label_names=["softmax_label"])
     classes = net.infer_shape(data=(BATCH, *shape))[1][0][1]
-    module.bind([mx.io.DataDesc("data", (BATCH, *shape), np.uint8)],
-                [("softmax_label", (BATCH, classes))])
-    module.init_params(arg_params=arg_params, aux_params=aux_params)
+    data = mx.io.DataDesc("data", (BATCH, *shape), np.uint8)
+    label = mx.io.DataDesc("softmax_label", (BATCH, classes))
+    module = ResumableModule(faster_training(net, data, label, Devices([mx.cpu()], None,
+                                                                       Workers())))
+    module.bind([data], [label])
+    module.init_params(INITIALIZER, arg_params, aux_params, allow_missing=True)
     module.init_optimizer(optimizer_params={"learning_rate": 1e-4})
     pixels = np.random.RandomState(0).randint(0, 256, (BATCH, *shape))
     batch = mx.io.DataBatch([mx.nd.array(pixels, dtype="uint8")], [mx.nd.zeros((BATCH, classes))])

@@ -30,7 +30,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "demo")]
 
 import make_demo  # noqa: E402
 
-from common.cli import ArgumentParser, parse_numbers, run  # noqa: E402
+from common.cli import ArgumentParser, InputError, parse_numbers, run  # noqa: E402
 from common.mx_compat import mx  # noqa: E402
 from common.processors import physical_cores  # noqa: E402
 from lst_iter import LstIter  # noqa: E402
@@ -174,6 +174,8 @@ def main(argv=None):
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--steps", type=int, default=10)
     args = parser.parse_args(argv)
+    if args.steps < 4:
+        raise InputError(f"--steps {args.steps}: two turns of two steps are the least")
     shape = parse_numbers("--image-shape", args.image_shape, int, 3)
     with tempfile.TemporaryDirectory() as folder:
         batches = drawn_batch(folder, shape, args.batch_size)

@@ -20,17 +20,17 @@ from common.progress import Progress
 from reading.image_list import ImageList
 
 OPACITY = 0.55  # of the colours over the image
-# Colours of the bytes 0 to 255 (blue, green, red), from dark to light for every kind of sight.
+# Colours of the bytes 0 to 255 (blue, green, red), from dark to light, clear to the colour-blind.
 COLOURS = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_INFERNO)[:, 0]
 MAP_COLOURS = {"opacity": OPACITY,
                "scale": ["#{2:02x}{1:02x}{0:02x}".format(*colour) for colour in COLOURS.tolist()]}
 
 
 def intensities(maps, thresholds):
-    """Probabilities, (classes, rows, columns), as bytes: 0 up to the threshold, 255 at 1."""
+    """Probabilities, (classes, rows, columns), as bytes: 0 up to the threshold only, 255 at 1."""
     thresholds = np.asarray(thresholds)[:, None, None]
     above = (maps - thresholds) / np.maximum(1 - thresholds, 1e-6)
-    return np.uint8(np.rint(255 * above.clip(0, 1)))
+    return np.uint8(np.ceil(255 * above.clip(0, 1) - 0.01))  # which takes rounding errors away
 
 
 def draw(image, grid):

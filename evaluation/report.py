@@ -71,7 +71,7 @@ def write_report(folder, classifier, evaluation, samples, options=None, comparis
                                           evaluation.intervals["calibration"], label, prob),
         "coOccurrence": charts.co_occurrence_charts(label, prob > thresholds),
         "history": history if len(history) > 1 else []}
-    if options.maps:
+    if any("maps" in photo for photo in photos):
         data["mapColours"] = MAP_COLOURS
     hidden = empty_sections(evaluation, label) + ([] if history else ["training"])
     page = fill_template(hide_sections(_read("report_page.html"), hidden), {

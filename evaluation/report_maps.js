@@ -1,6 +1,7 @@
 // Class maps: where the network saw a class, in colours over the photo of the dialog.
 const classMaps = (() => {
   const ENLARGED = 24;  // pixels of the canvas per position of a map
+  const SIDE = 1024;  // about as many pixels at most on each side
   const EVERYWHERE = 200;  // of 255: above this all colours look alike
   const element = (tag, name, text) => Object.assign(
     document.createElement(tag), { className: name, textContent: text || "" });
@@ -26,7 +27,8 @@ const classMaps = (() => {
     const layer = element("div", "layer");
     const canvas = element("canvas", "");
     const { shape: [rows, columns], area: [left, top, width, height] } = photo.maps;
-    [canvas.width, canvas.height] = [columns * ENLARGED, rows * ENLARGED];
+    const enlarged = Math.min(ENLARGED, Math.ceil(SIDE / Math.max(columns, rows)));
+    [canvas.width, canvas.height] = [columns * enlarged, rows * enlarged];
     canvas.setAttribute("role", "img");
     // The network may see a part of the photo, or padding around it.
     Object.assign(canvas.style, {
@@ -69,8 +71,8 @@ const classMaps = (() => {
     const name = open.rows.get(shown).querySelector("button").textContent;
     open.canvas.setAttribute("aria-label", `Where ${name} was seen`);
     const note = open.layer.lastChild;
-    note.textContent = Math.max(...bytes) === 0 ? "Nowhere above the threshold"
-      : Math.min(...bytes) >= EVERYWHERE ? "Everywhere: no place stands out" : "";
+    note.textContent = bytes.every((value) => value === 0) ? "Nowhere above the threshold"
+      : bytes.every((value) => value >= EVERYWHERE) ? "Everywhere: no place stands out" : "";
     note.hidden = !note.textContent;
   }
 

@@ -1,6 +1,7 @@
 """The attention head: its logits, its class maps, and where they are shown."""
 import base64
 import json
+import math
 import re
 
 import cv2
@@ -94,9 +95,13 @@ def test_one_pass_gives_the_maps_and_the_very_same_probabilities(trained, batch,
 def test_the_scale_begins_at_the_threshold_and_ends_at_one():
     maps = np.broadcast_to(np.float32([[0.1, 0.4], [0.75, 1]]), (3, 2, 2))
     np.testing.assert_array_equal(intensities(maps, [0.4, 0.05, 1.0]), [
-        [[0, 0], [round(255 * 0.35 / 0.6), 255]],
-        [[round(255 * 0.05 / 0.95), round(255 * 0.35 / 0.95)], [round(255 * 0.7 / 0.95), 255]],
+        [[0, 0], [math.ceil(255 * 0.35 / 0.6), 255]],
+        [[math.ceil(255 * part / 0.95) for part in row] for row in ([0.05, 0.35], [0.7, 0.95])],
         [[0, 0], [0, 0]]])
+
+
+def test_what_is_above_the_threshold_is_never_black():
+    assert intensities(np.full((1, 1, 1), 0.501, np.float32), [0.5]) == 1
 
 
 def test_colours_are_read_by_their_lightness_alone():
@@ -165,8 +170,8 @@ def test_the_report_has_the_maps_of_the_classes_that_a_photo_lists(trained, smal
                    for c, _ in photo[kind]]
         assert sorted(map(int, photo.get("maps", {"classes": []})["classes"])) == sorted(classes)
         for c in classes:
-            np.testing.assert_allclose(grid_of(photo["maps"], c), expected[place[photo["name"]], c],
-                                       atol=0.51)
+            rest = grid_of(photo["maps"], c) - expected[place[photo["name"]], c]
+            assert (rest >= -0.02).all() and (rest < 1).all()
         listed += len(classes)
     assert listed > 20
 

@@ -25,17 +25,20 @@ class Fixed:
     def shape(self, _):
         return (16, 4, 4)
 
-    def passes(self, _, rows, turns, val_rows):
-        return 0.1 * (rows * turns + val_rows)
+    def together(self, computing, reading):
+        return computing + reading
 
-    def step(self, _, shape):
+    def forward(self, _, rows, passes, val_rows):
+        return 0.1 * (rows * passes + val_rows)
+
+    def step(self, _, frozen, shape):
         return 0.01 if shape == (16, 4, 4) else 1
 
 
 @pytest.mark.parametrize(("flags", "expected"), [
-    ({}, "4 min here: 25 s for the new classifier, 2 epochs of 111 s"),
+    ({}, "4 min here: 25 s for the new classifier, 2 epochs of 2 min"),
     ({"num_epoch": 0}, "25 s here: 25 s for the new classifier"),
-    ({"warm_head_epochs": 0}, "4 min here: 2 epochs of 111 s"),
+    ({"warm_head_epochs": 0}, "4 min here: 2 epochs of 2 min"),
     ({"warm_head_epochs": 0, "freeze_stages": 1, "random_crop": 0},
      "25 s here: 23 s for the frozen stages, 2 epochs of 1 s")])
 def test_the_parts_add_up(monkeypatch, caplog, tiny_network, flags, expected):
@@ -49,17 +52,18 @@ def test_the_parts_add_up(monkeypatch, caplog, tiny_network, flags, expected):
     rows = [SimpleNamespace(num_rows=100), SimpleNamespace(num_rows=30)]
     with caplog.at_level(logging.INFO, "train_multilabel"):
         estimate.log_estimate(args, network, Recipe([], "relu0", {}), Data(*rows, None, None, None),
-                              Devices([mx.cpu()], None, Workers()))
+                              Devices([mx.cpu()], None, Workers()), None)
     assert caplog.messages == [f"This run takes about {expected}"]
 
 
 @pytest.mark.parametrize(("seconds", "text"), [
-    (7.4, "7 s"), (99.4, "99 s"), (149, "2 min"), (5900, "98 min"), (7860, "2 h 11 min")])
-def test_in_words(seconds, text):
-    assert estimate.in_words(seconds) == text
+    (0.4, "under 1 s"), (7.4, "7 s"), (99.4, "99 s"), (149, "2 min"), (5900, "98 min"),
+    (7860, "2 h 11 min")])
+def test_duration(seconds, text):
+    assert estimate.duration(seconds) == text
 
 
-def test_a_run_tells_it_before_it_begins_and_a_resumed_one_does_not(
+def test_only_a_new_run_tells_it(
         tiny_network, small_demo, tmp_path):
     flags = {"squash": True, "warm_head_epochs": 1, "freeze_stages": 1, "num_epoch": 1}
     (status, first), (again, second) = train_all([
@@ -67,6 +71,6 @@ def test_a_run_tells_it_before_it_begins_and_a_resumed_one_does_not(
         training_flags(tiny_network, small_demo, tmp_path, **{**flags, "num_epoch": 2},
                        resume=True)])
     assert status == again == 0
-    assert re.search(r"This run takes about \d+ s here: \d+ s for the new classifier, \d+ s for "
-                     r"the frozen stages, 1 epoch of \d+ s\n.*Warm head: passing", first)
+    assert re.search(r"This run takes about (\d+|under 1) s here: .* for the new classifier, "
+                     r".* for the frozen stages, 1 epoch of .* s\n.*Warm head: passing", first)
     assert "takes about" not in second

@@ -489,8 +489,9 @@ point(mapped[0], "enter", "mouse"); told.pointed = shown();
 told.image = box(document.querySelector(".stage img"));
 const canvas = layer.querySelector("canvas");
 told.canvas = box(canvas);
-told.pixels = [[12, 12], [0, 0], [5.5 * 24, 14.5 * 24], [8.5 * 24, 7.5 * 24]].map(([x, y]) =>
-  [...canvas.getContext("2d").getImageData(x, y, 1, 1).data]);
+const enlarged = canvas.width / 10;
+told.pixels = [[0.5, 0.5], [0, 0], [5.5, 14.5], [8.5, 7.5]].map(([x, y]) =>
+  [...canvas.getContext("2d").getImageData(x * enlarged, y * enlarged, 1, 1).data]);
 told.label = canvas.getAttribute("aria-label");
 point(mapped[0], "leave", "mouse"); told.left = shown();
 mapped[1].querySelector("button").click(); told.tapped = shown();

@@ -1,112 +1,114 @@
 """How long a run will take on this machine, measured on a few images before it begins."""
 import logging
 import time
+from argparse import Namespace
 
 import numpy as np
 
 from common.mx_compat import mx
+from network.checkpoint import CONSTANTS
 from network.fine_tune import split_head, training_symbol
 from network.forward_pass import ForwardPass
 from network.stages import FEATURES, tail, until
 from training.data import open_iterator
-from training.faster_graph import faster_training
+from training.faster_graph import faster_training, training_step
 from training.frozen_stages import can_be_stored
 
 logger = logging.getLogger("train_multilabel")
 
 PIXELS = 8 * 224 * 224  # of the images that are measured together
-VALIDATION = 1 / 3  # of a training step's time: the forward pass
+FORWARD = 1 / 3  # a forward pass's part of a training step's time
 
 
-def log_estimate(args, network, recipe, data, devices):
-    """Log how long the warm head and each epoch will take."""
+def log_estimate(args, network, recipe, data, devices, stops):
+    """Log how long the warm head and each epoch of one worker's run will take."""
     rows = data.train.num_rows
     val_rows = data.val.num_rows if data.val else 0
-    measure = Measurement(args, network, data, devices)
+    measure = Measurement(args, network, data, devices, stops)
     parts, seconds = [], 0
     if args.warm_head_epochs:
         features, _ = split_head(network.symbol)
-        turns = 1 + args.warm_head_mirror
-        a_row = measure.step(tail(network.symbol, features.name), measure.shape(features))
-        seconds = (measure.passes(features, rows, turns, val_rows)
-                   + args.warm_head_epochs * (rows * turns + val_rows * VALIDATION) * a_row)
-        parts.append(f"{seconds:.0f} s for the new classifier")
+        passes = 1 + args.warm_head_mirror
+        head = tail(network.symbol, features.name)
+        step = measure.step(head, recipe.frozen, measure.shape(features))
+        seconds = (measure.forward(features, rows, passes, val_rows)
+                   + args.warm_head_epochs * (rows * passes + val_rows * FORWARD) * step)
+        parts.append(f"{duration(seconds)} for the new classifier")
     if args.num_epoch:
-        symbol, shape = network.symbol, None
+        symbol, shape, reading = network.symbol, None, measure.reading
         if can_be_stored(args, devices.workers):
             frozen = until(symbol, recipe.frontier)
-            frozen_seconds = measure.passes(frozen, rows, 1 + bool(args.random_mirror), val_rows)
-            parts.append(f"{frozen_seconds:.0f} s for the frozen stages")
+            frozen_seconds = measure.forward(frozen, rows, 1 + bool(args.random_mirror), val_rows)
+            parts.append(f"{duration(frozen_seconds)} for the frozen stages")
             seconds += frozen_seconds
-            symbol, shape = tail(symbol, recipe.frontier), measure.shape(frozen)
-        reading = 0 if shape else measure.reading
-        a_row = measure.step(training_symbol(symbol, recipe.frozen, 1), shape)
-        epoch = rows * (a_row + reading) + val_rows * (a_row * VALIDATION + reading)
+            symbol, shape, reading = tail(symbol, recipe.frontier), measure.shape(frozen), 0
+        step = measure.step(training_symbol(symbol, recipe.frozen, 1), recipe.frozen, shape)
+        epoch = (rows * measure.together(step, reading)
+                 + val_rows * measure.together(step * FORWARD, reading))
         count = f"{args.num_epoch} epochs" if args.num_epoch > 1 else "1 epoch"
-        parts.append(f"{count} of {epoch:.0f} s")
+        parts.append(f"{count} of {duration(epoch)}")
         seconds += args.num_epoch * epoch
-    logger.info("This run takes about %s here: %s", in_words(seconds), ", ".join(parts))
+    logger.info("This run takes about %s here: %s", duration(seconds), ", ".join(parts))
 
 
 class Measurement:
-    """Seconds per image of the parts of a run; of several workers each takes its own images."""
+    """Seconds per image of the parts of a run. A signal ends it between two of them."""
 
-    def __init__(self, args, network, data, devices):
-        self._network, self._data, self._devices = network, data.train.provide_data[0], devices
-        self._label = data.train.provide_label[0]
+    def __init__(self, args, network, data, devices, stops):
+        self._network, self._devices, self._stops = network, devices, stops
+        self._data, self._label = data.train.provide_data[0], data.train.provide_label[0]
         batch_size, _, height, width = self._data.shape
         self._images = min(max(PIXELS // (height * width), 2), batch_size)
+        # The run itself tells of bad images.
+        images = open_iterator(Namespace(**{**vars(args), "bad_images": "report"}), data.train_lst)
         began = time.perf_counter()
-        images = open_iterator(args, data.train_lst)
         next(images)
         self.reading = (time.perf_counter() - began) / images.batch_size
         images.close()
+
+    def together(self, computing, reading):
+        """Seconds of both: on CPUs they share the cores, beside a GPU they overlap."""
+        on_cpu = self._devices.contexts[0].device_type == "cpu"
+        return computing + reading if on_cpu else max(computing, reading)
 
     def shape(self, symbol):
         """Shape of one image's output."""
         _, (shape,), _ = symbol.infer_shape(data=(1, *self._data.shape[1:]))
         return shape[1:]
 
-    def passes(self, symbol, rows, turns, val_rows):
-        """Seconds of passing training images, `turns` times each, and validation's through it."""
+    def forward(self, symbol, rows, passes, val_rows):
+        """Seconds for training images, each in some passes, and validation's in one."""
         description = mx.io.DataDesc("data", (self._images, *self._data.shape[1:]), np.uint8)
         forward = ForwardPass(symbol, *self._network[1:], description, self._devices.contexts)
         pixels = mx.nd.zeros(description.shape, dtype=np.uint8)
-        seconds = seconds_of(lambda: forward(pixels).values()) / self._images
-        return rows * (turns * seconds + self.reading) + val_rows * (seconds + self.reading)
+        image = self._seconds_of(lambda: forward(pixels).values())
+        return (rows * self.together(passes * image, self.reading)
+                + val_rows * self.together(image, self.reading))
 
-    def step(self, symbol, stored_shape):
+    def step(self, symbol, frozen, stored_shape):
         """Seconds per image of a step in training, on images or on stored outputs of a shape."""
-        data = mx.io.DataDesc("data", (self._images, *self._data.shape[1:]), self._data.dtype)
+        data = self._data
         if stored_shape:
-            data = mx.io.DataDesc(FEATURES, (self._images, *stored_shape), np.float16)
-        label = mx.io.DataDesc(self._label.name, (self._images, *self._label.shape[1:]))
-        symbol = faster_training(symbol, data, label, self._devices)
-        executor = symbol.simple_bind(self._devices.contexts[0], type_dict={data.name: data.dtype},
-                                      **{each.name: each.shape for each in (data, label)})
-        for array in (*executor.arg_arrays, *executor.aux_arrays):
-            array[:] = 1
+            data = mx.io.DataDesc(FEATURES, (1, *stored_shape), np.float16)
+        symbol = faster_training(symbol, data, self._label, self._devices)
+        step = training_step(symbol, data, self._label, self._images, self._devices.contexts[0],
+                             {*frozen, *CONSTANTS})
+        return self._seconds_of(step) / len(self._devices.contexts)
 
-        def run():
-            executor.forward(is_train=True)
-            executor.backward()
-            mx.nd.waitall()
-        return seconds_of(run) / self._images / len(self._devices.contexts)
-
-
-def seconds_of(run):
-    """The faster of two times, without the first one of all, which allocates memory."""
-    times = []
-    for _ in range(3):
-        began = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - began)
-    return min(times[1:])
+    def _seconds_of(self, run):
+        """The faster of two times, per image; the first one of all, which takes memory, is none."""
+        times = []
+        for _ in range(3):
+            began = time.perf_counter()
+            run()
+            times.append(time.perf_counter() - began)
+            self._stops.stop_unsaved_run(" before training")
+        return min(times[1:]) / self._images
 
 
-def in_words(seconds):
-    """`50 s`, `5 min` or `2 h 10 min`."""
+def duration(seconds):
+    """`under 1 s`, `50 s`, `5 min` or `2 h 10 min`."""
     if seconds < 100:
-        return f"{seconds:.0f} s"
+        return f"{seconds:.0f} s" if seconds >= 1 else "under 1 s"
     minutes = round(seconds / 60)
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 100 else f"{minutes} min"

@@ -8,22 +8,26 @@ good kernel. Only training knows the new network. Its parameters have the same n
 gradients, so that checkpoints keep the original one.
 
 - BatchNorm and the relu after it become one operator.
-- BatchNorm and the clip to [0, c] after it become two of these. With -gamma and c - beta in place
-  of gamma and beta, the first gives relu(c - x), which is c - min(x, c); the second changes the
-  sign and adds c, which gives relu(min(x, c)). So does a clip after a convolution, whose BatchNorm
-  files of other libraries often leave out.
+- BatchNorm and the clip to [0, c] after it become two such operators. With -gamma and c - beta in
+  place of gamma and beta, the first gives relu(c - x), which is c - min(x, c); the second changes
+  the sign and adds c, which gives relu(min(x, c)). A clip right after a convolution does, too:
+  files from other libraries often have no BatchNorm there. Where a value is exactly 0 or c, the
+  gradient is 0; clip itself would pass it on.
 - A depthwise convolution whose kernel is 5 or 7 columns wide becomes the sum of three that are 3
   wide, two of them on the feature map shifted left and right. oneDNN finds the gradient of wider
-  kernels by multiplying matrices, which takes a hundred times as long.
+  kernels by multiplying matrices, which takes up to a hundred times as long.
 """
 import json
 import platform
 import re
 from collections import defaultdict
 
+from common.cli import InputError
 from common.mx_compat import mx
+from network.shape_check import mxnet_errors
 
 BLOCK = 16  # channels in a block of oneDNN's layout for AVX-512
+LARGEST_CLIP = 64  # c - (c - x) loses the last digits of a small x
 FUSED = "_contrib_BatchNormWithReLU"
 CONSTANT = "faster_graph_constant"  # begins the names of inputs that never change
 
@@ -32,11 +36,11 @@ def faster_training(symbol, data, label, devices):
     """The network to train in place of `symbol`; that itself where there is no faster one.
 
     `data` and `label` describe an iterator's batches. Whether MXNet can compute the new network
-    shows only when it does, so one image is tried. All workers train the same network.
+    shows only when it does, so one image is tried. Either all workers take a new network or none.
     """
     faster = _faster_on_cpu(symbol, data, label, devices.contexts)
-    found = devices.workers.sum([faster is not None])[0] == devices.workers.count
-    return faster if found else symbol
+    all_found = devices.workers.sum([faster is not None])[0] == devices.workers.count
+    return faster if all_found else symbol
 
 
 def _faster_on_cpu(symbol, data, label, contexts):
@@ -46,18 +50,34 @@ def _faster_on_cpu(symbol, data, label, contexts):
         return None
     for everywhere in (False, True):
         try:
-            faster = _Rewriting(symbol, data, everywhere).symbol()
-            trial = faster.simple_bind(contexts[0], type_dict={data.name: data.dtype}, **{
-                data.name: (1, *data.shape[1:]), label.name: (1, *label.shape[1:])})
-            for array in (*trial.arg_arrays, *trial.aux_arrays):
-                array[:] = 1
-            trial.forward(is_train=True)
-            trial.backward()
-            mx.nd.waitall()
+            with mxnet_errors("the faster network"):
+                faster = _Rewriting(symbol, data, everywhere).symbol()
+                training_step(faster, data, label, 1, contexts[0])()
             return faster
-        except (mx.MXNetError, RuntimeError):
+        except InputError:
             continue
     return None
+
+
+def training_step(symbol, data, label, count, context, fixed=()):
+    """A function that computes a forward and a backward pass over `count` images of ones.
+
+    Gradients of the inputs named in `fixed` are not computed.
+    """
+    fixed = {*fixed, data.name, label.name}
+    executor = symbol.simple_bind(
+        context, type_dict={data.name: data.dtype},
+        grad_req={name: "null" if name in fixed or is_constant(name) else "write"
+                  for name in symbol.list_arguments()},
+        **{each.name: (count, *each.shape[1:]) for each in (data, label)})
+    for array in (*executor.arg_arrays, *executor.aux_arrays):
+        array[:] = 1
+
+    def step():
+        executor.forward(is_train=True)
+        executor.backward()
+        mx.nd.waitall()
+    return step
 
 
 def is_constant(name):
@@ -77,7 +97,7 @@ class _Rewriting:
         self._everywhere = everywhere
         self._graph = json.loads(symbol.tojson())
         self._old, self._new = self._graph["nodes"], []
-        self._places = []  # of each old node, the number of the new one that gives its output
+        self._numbers = []  # of each old node, the new one in its place
         self._users, self._constants = defaultdict(list), {}
         for node in self._old:
             for source, *_ in node["inputs"]:
@@ -90,22 +110,24 @@ class _Rewriting:
         rewritings = {"Convolution": self._convolution, "Activation": self._relu,
                       "relu": self._relu, "clip": self._clip}
         for number, node in enumerate(self._old):
-            inputs = [[self._places[source], *rest] for source, *rest in node["inputs"]]
+            inputs = [[self._numbers[source], *rest] for source, *rest in node["inputs"]]
             entry = None
             if node["op"] in rewritings:
                 entry = rewritings[node["op"]](node, inputs, self._users[number])
-            self._places.append((entry or self._append(node, inputs))[0])
+            self._numbers.append((entry or self._append(node, inputs))[0])
         self._graph.update(
             nodes=self._new,
-            heads=[[self._places[number], *rest] for number, *rest in self._graph["heads"]],
+            heads=[[self._numbers[number], *rest] for number, *rest in self._graph["heads"]],
             arg_nodes=[number for number, node in enumerate(self._new) if node["op"] == "null"])
         del self._graph["node_row_ptr"]
         return mx.sym.load_json(json.dumps(self._graph))
 
     def _relu(self, node, inputs, users):
         norm = self._batch_norm(node)
-        if not norm or node.get("attrs", {}).get("act_type", "relu") != "relu" or any(
-                user["op"] != "Convolution" for user in users):
+        if not norm or node.get("attrs", {}).get("act_type", "relu") != "relu":
+            return None
+        # Before a pooling, the copy for plain gradients would take what the one operator saves.
+        if any(user["op"] != "Convolution" for user in users):
             return None
         entry = self._add(FUSED, norm["name"], self._new[inputs[0][0]]["inputs"],
                           **norm.get("attrs", {}))
@@ -115,12 +137,12 @@ class _Rewriting:
         norm = self._batch_norm(node)
         convolution = self._input(norm or node)
         least, most = (float(node["attrs"][key]) for key in ("a_min", "a_max"))
-        if (least != 0 or most <= 0 or convolution["op"] != "Convolution"
+        if (least != 0 or not 0 < most <= LARGEST_CLIP or convolution["op"] != "Convolution"
                 or norm and norm.get("attrs", {}).get("fix_gamma", "True") not in ("False", "0")):
             return None
-        name, shape = node["name"], self._weight_shape(convolution)[:1]
+        name, shape = node["name"], (int(convolution["attrs"]["num_filter"]),)
 
-        def rest(name, entry):
+        def subtracted(name, entry):
             """relu(most - entry)"""
             constants = [self._constant(shape, value) for value in (-1, most, 0, 1)]
             return self._add(FUSED, name, [entry, *constants], fix_gamma=False,
@@ -133,8 +155,9 @@ class _Rewriting:
                 self._add("_rminus_scalar", f"{name}_beta", [beta], scalar=most), *statistics],
                 **norm["attrs"])
         else:
-            first = rest(f"{name}_rest", inputs[0])
-        return self._with_plain_gradient(rest(f"{name}_clipped", first), node, convolution, users)
+            first = subtracted(f"{name}_subtracted", inputs[0])
+        return self._with_plain_gradient(subtracted(f"{name}_clipped", first), node,
+                                         convolution, users)
 
     def _input(self, node):
         return self._old[node["inputs"][0][0]]
@@ -155,22 +178,29 @@ class _Rewriting:
         return self._add("slice_axis", node["name"], [entry], axis=0, begin=0, end=None)
 
     def _fills_blocks(self, layer):
-        """Whether it is a convolution all of whose channels fill whole blocks, of any size."""
-        if layer["op"] != "Convolution":
+        """Whether it is a convolution whose layouts have whole blocks, of whatever size."""
+        shape = self._weight_shape(layer) if layer["op"] == "Convolution" else ()
+        if not shape:
             return False
-        filters, channels = self._weight_shape(layer)[:2]
+        filters, channels = shape[:2]
         channels *= int(layer["attrs"].get("num_group", 1))
+        # An image's 3 channels stay in the plain layout.
         return filters % BLOCK == 0 and (channels % BLOCK == 0 or channels == 3)
 
     def _weight_shape(self, convolution):
-        return self._shapes[self._old[convolution["inputs"][1][0]]["name"]]
+        """Empty where the weight is no parameter but computed."""
+        weight = self._old[convolution["inputs"][1][0]]
+        return self._shapes[weight["name"]] if weight["op"] == "null" else ()
 
     def _convolution(self, node, inputs, _):
         attrs, name, shape = node["attrs"], node["name"], self._weight_shape(node)
-        filters, channels, rows, columns = (*shape, 0)[:4]
-        pad, dilate = (_numbers(attrs.get(key, "")) for key in ("pad", "dilate"))
+        if len(shape) != 4:
+            return None
+        filters, channels, rows, columns = shape
+        pad, dilate = (_integers(attrs.get(key, "")) for key in ("pad", "dilate"))
         if (columns not in (5, 7) or pad[1:] != [columns // 2] or {1, *dilate} != {1}
-                or channels != 1 or filters % BLOCK or int(attrs["num_group"]) != filters):
+                or channels != 1 or filters % BLOCK
+                or int(attrs.get("num_group", 1)) != filters):
             return None
         data, weight, *bias = inputs
         side = columns // 2 - 1  # columns on each side of the three in the middle
@@ -221,5 +251,5 @@ class _Rewriting:
         return [len(self._new) - 1, 0, 0]
 
 
-def _numbers(text):
+def _integers(text):
     return [int(number) for number in re.findall(r"\d+", text)]

@@ -47,9 +47,11 @@ class ResumableModule(mx.mod.Module):
         super().fit(train_data, eval_data, eval_metric, **options)
 
     def set_params(self, arg_params, aux_params, **options):
-        """As Module's; takes the whole network's parameters, and leaves constants as they are."""
-        super().set_params(arg_params, aux_params,
-                           **{**options, "allow_extra": True, "allow_missing": True})
+        """As Module's; takes the whole network's parameters, and keeps its own constants."""
+        params = [{**{name: value for name, value in (own or {}).items() if is_constant(name)},
+                   **given} for own, given in ((self._arg_params, arg_params),
+                                               (self._aux_params, aux_params))]
+        super().set_params(*params, **{**options, "allow_extra": True})
 
     def _validate(self, eval_data, eval_metric, epoch, options):
         """Make up for the validation in which the run was stopped."""
