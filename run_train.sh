@@ -21,8 +21,8 @@ SAVE_NAME=${SAVE_NAME:-multilabel}
 if [ "$DATA_TRAIN" = demo/data/train.lst ]; then IMAGE_SHAPE=${IMAGE_SHAPE:-3,128,128}; fi
 IMAGE_SHAPE=${IMAGE_SHAPE:-auto}
 BATCH_SIZE=${BATCH_SIZE:-32}
-# Epochs of fine-tuning after the new classifier; empty: 3, or none for more than 1000 images, which
-# take minutes per epoch on a CPU.
+# Epochs of fine-tuning after the new classifier; empty: 3 up to 1000 images, 2 up to 1700, and none
+# for more, so that two cores take about five minutes at most for photos of 480x320.
 NUM_EPOCH=${NUM_EPOCH:-}
 LR=${LR:-0.02}
 
@@ -41,10 +41,14 @@ if [ "$DATA_TRAIN" = demo/data/train.lst ] && ! [ -f "$DATA_TRAIN" ]; then
 fi
 
 if [ -z "$NUM_EPOCH" ]; then
-    NUM_EPOCH=3
-    if [ "$(wc -l <"$DATA_TRAIN")" -gt 1000 ]; then
+    images=$(wc -l <"$DATA_TRAIN")
+    if [ "$images" -gt 1700 ]; then
         NUM_EPOCH=0
-        echo "More than 1000 images: training the new classifier alone; NUM_EPOCH=3 fine-tunes, too."
+        echo "$images images: training the new classifier alone; NUM_EPOCH=3 fine-tunes, too."
+    elif [ "$images" -gt 1000 ]; then
+        NUM_EPOCH=2
+    else
+        NUM_EPOCH=3
     fi
 fi
 
