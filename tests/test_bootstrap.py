@@ -36,6 +36,7 @@ def by_scikit_learn(label, prob):
     return np.array([np.nanmean(precision), *precision, 2 * cp * cr / (cp + cr), of1])
 
 
+@pytest.mark.slow
 def test_intervals_are_those_of_scipys_standard_error(sample):
     label, prob = sample
     labelled = np.flatnonzero((label >= 0).any(axis=1))

@@ -183,6 +183,7 @@ def test_a_killed_supervisor_takes_its_process_along(role):
     assert job.end() == 137
 
 
+@pytest.mark.slow
 def test_a_failure_after_a_signal_ends_all_with_its_status():
     start = time.monotonic()
     job = Launched("-n", 2, "-s", 1, *shell(

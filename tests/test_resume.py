@@ -294,6 +294,7 @@ def test_what_a_killed_process_was_writing_is_cleared_away(flags, tmp_path):
     assert [f.name for f in tmp_path.glob(".*")] == [".abc~tiny-2-0001.params"]
 
 
+@pytest.mark.slow
 def test_a_second_run_of_a_name_ends_at_once_until_the_first_is_gone(flags, tmp_path):
     first = start(flags(tmp_path, num_epoch=10000))
     wait_for(tmp_path, "Epoch[0] Time cost")

@@ -497,6 +497,7 @@ def test_the_symbol_file_is_plain_json_with_attributes(trained):
     assert json.loads(data["attrs"]["__rgb_image_shape__"]) == [3, 32, 32]
 
 
+@pytest.mark.slow
 def test_photos_of_many_classes_are_ranked_better_than_at_random(ccp, tiny_network, tmp_path):
     text = script("train_multilabel.py", *training_flags(
         tiny_network, ccp, tmp_path, data_train=ccp / "val.lst", image_train=ccp / "photos",

@@ -48,7 +48,8 @@ def log_estimate(args, network, recipe, data, devices, stops):
         count = f"{args.num_epoch} epochs" if args.num_epoch > 1 else "1 epoch"
         parts.append(f"{count} of {duration(epoch)}")
         seconds += args.num_epoch * epoch
-    logger.info("This run takes about %s here: %s", duration(seconds), ", ".join(parts))
+    about = "about " if seconds >= 1 else ""
+    logger.info("This run takes %s%s here: %s", about, duration(seconds), ", ".join(parts))
 
 
 class Measurement:
