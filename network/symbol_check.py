@@ -134,9 +134,9 @@ def _checked_node(node, num_outputs):
         attrs.update(more)
     for key, value in attrs.items():
         _check_attribute(f"{key} of node {name}", key, value)
-    sides = len(_numbers(attrs.get("kernel", "")))
+    sides = len(integers(attrs.get("kernel", "")))
     for key in ("stride", "dilate", "pad", "adj"):
-        if sides and len(_numbers(attrs.get(key, ""))) not in (0, sides):
+        if sides and len(integers(attrs.get(key, ""))) not in (0, sides):
             raise InputError(f"{key} of node {name} has another length than its kernel")
     inputs = [_entry(entry, num_outputs) for entry in _list(node, "inputs")]
     if op != "null" and op not in NUM_INPUTS:
@@ -175,11 +175,12 @@ def _check_attribute(where, key, value):
     if key in RANGES:
         least, most = RANGES[key]
         if not NUMBERS.fullmatch(value) or not all(
-                least <= number <= most for number in _numbers(value)):
+                least <= number <= most for number in integers(value)):
             raise InputError(f"{where} is {value!r:.80}; from {least} to {most} is allowed")
 
 
-def _numbers(text):
+def integers(text):
+    """The integers in an attribute such as "(3, 3)"."""
     return [int(number) for number in re.findall(r"-?\d+", text)]
 
 

@@ -19,12 +19,12 @@ gradients, so that checkpoints keep the original one.
 """
 import json
 import platform
-import re
 from collections import defaultdict
 
 from common.cli import InputError
 from common.mx_compat import mx
 from network.shape_check import mxnet_errors
+from network.symbol_check import integers
 
 BLOCK = 16  # channels in a block of oneDNN's layout for AVX-512
 LARGEST_CLIP = 64  # c - (c - x) loses the last digits of a small x
@@ -44,7 +44,7 @@ def faster_training(symbol, data, label, devices):
 
 
 def _faster_on_cpu(symbol, data, label, contexts):
-    """The new network, or None if it is not for these devices or MXNet cannot compute it."""
+    """The new network; None if it is the same or not for these devices, or cannot be computed."""
     if not (all(context.device_type == "cpu" for context in contexts)
             and platform.machine() == "x86_64" and mx.runtime.Features().is_enabled("MKLDNN")):
         return None
@@ -52,7 +52,8 @@ def _faster_on_cpu(symbol, data, label, contexts):
         try:
             with mxnet_errors("the faster network"):
                 faster = _Rewriting(symbol, data, everywhere).symbol()
-                training_step(faster, data, label, 1, contexts[0])()
+                if faster is not None:
+                    training_step(faster, data, label, 1, contexts[0])()
             return faster
         except InputError:
             continue
@@ -106,15 +107,19 @@ class _Rewriting:
         self._shapes = dict(zip(symbol.list_arguments(), shapes))
 
     def symbol(self):
-        """The new network."""
+        """The new network, or None if no layer is another."""
         rewritings = {"Convolution": self._convolution, "Activation": self._relu,
                       "relu": self._relu, "clip": self._clip}
+        changed = False
         for number, node in enumerate(self._old):
             inputs = [[self._numbers[source], *rest] for source, *rest in node["inputs"]]
             entry = None
             if node["op"] in rewritings:
                 entry = rewritings[node["op"]](node, inputs, self._users[number])
+            changed = changed or entry is not None
             self._numbers.append((entry or self._append(node, inputs))[0])
+        if not changed:
+            return None
         self._graph.update(
             nodes=self._new,
             heads=[[self._numbers[number], *rest] for number, *rest in self._graph["heads"]],
@@ -197,7 +202,7 @@ class _Rewriting:
         if len(shape) != 4:
             return None
         filters, channels, rows, columns = shape
-        pad, dilate = (_integers(attrs.get(key, "")) for key in ("pad", "dilate"))
+        pad, dilate = (integers(attrs.get(key, "")) for key in ("pad", "dilate"))
         if (columns not in (5, 7) or pad[1:] != [columns // 2] or {1, *dilate} != {1}
                 or channels != 1 or filters % BLOCK
                 or int(attrs.get("num_group", 1)) != filters):
@@ -249,7 +254,3 @@ class _Rewriting:
     def _append(self, node, inputs):
         self._new.append({**node, "inputs": inputs})
         return [len(self._new) - 1, 0, 0]
-
-
-def _integers(text):
-    return [int(number) for number in re.findall(r"\d+", text)]
