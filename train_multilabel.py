@@ -67,13 +67,11 @@ def main(argv=None):
     with Workers(kv) as workers:
         try:
             return train(args, Devices(contexts, kv, workers))
-        except Exception as error:
-            # MXNet raises a bare Exception for arrays that are larger than it can count.
-            if isinstance(error, MemoryError) or any(
-                    text in str(error) for text in ("Failed to allocate", "larger than 2^31")):
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, MemoryError) or "Failed to allocate" in str(error):
                 raise InputError("out of memory: a smaller --batch-size or --image-shape takes "
                                  "less") from None
-            if "MXNetError" in str(error) and not isinstance(error, InputError):
+            if "MXNetError" in str(error):
                 raise InputError(f"{args.model}: MXNet cannot train this network: "
                                  f"{error_line(error)}") from None
             raise

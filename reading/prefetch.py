@@ -5,6 +5,7 @@ are busy until the end of a batch of large and small images. Batches come out in
 """
 import collections
 import ctypes
+import math
 import os
 import queue
 import threading
@@ -41,6 +42,8 @@ def shared_array(shape):
     The NDArray owns the memory: no array of numpy's need outlive it, and nothing calls back
     into Python from MXNet's threads when it is freed, as with `mx.nd.from_numpy`.
     """
+    if math.prod(shape) >= 2 ** 31:
+        raise MemoryError("MXNet has no arrays of so many values")  # its own is a bare Exception
     array = mx.nd.empty(shape, dtype=np.uint8)
     pointer = ctypes.c_void_p()
     mx.base.check_call(mx.base._LIB.MXNDArrayGetData(array.handle, ctypes.byref(pointer)))
