@@ -24,6 +24,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools"), str(ROOT / "demo")]
 import export_onnx  # noqa: E402
 import import_pretrained  # noqa: E402
 import make_demo  # noqa: E402
+from bench_step import InMXNet  # noqa: E402
 
 import train_multilabel  # noqa: E402
 from common.cli import ArgumentParser, InputError, run  # noqa: E402
@@ -31,8 +32,6 @@ from common.mx_compat import mx  # noqa: E402
 from network import checkpoint  # noqa: E402
 from training.data import Devices  # noqa: E402
 from training.faster_graph import faster_training  # noqa: E402
-from training.optimization import INITIALIZER  # noqa: E402
-from training.resumable_module import ResumableModule  # noqa: E402
 from training.workers import Workers  # noqa: E402
 
 BATCH = 8
@@ -54,19 +53,15 @@ def images_per_second(prefix, epoch):
     classes = net.infer_shape(data=(BATCH, *shape))[1][0][1]
     data = mx.io.DataDesc("data", (BATCH, *shape), np.uint8)
     label = mx.io.DataDesc("softmax_label", (BATCH, classes))
-    module = ResumableModule(faster_training(net, data, label, Devices([mx.cpu()], None,
-                                                                       Workers())))
-    module.bind([data], [label])
-    module.init_params(INITIALIZER, arg_params, aux_params, allow_missing=True)
-    module.init_optimizer(optimizer_params={"learning_rate": 1e-4})
     pixels = np.random.RandomState(0).randint(0, 256, (BATCH, *shape))
-    batch = mx.io.DataBatch([mx.nd.array(pixels, dtype="uint8")], [mx.nd.zeros((BATCH, classes))])
+    batch = mx.io.DataBatch([mx.nd.array(pixels, dtype="uint8")], [mx.nd.zeros((BATCH, classes))],
+                            provide_data=[data], provide_label=[label])
+    faster = faster_training(net, data, label, Devices([mx.cpu()], None, Workers()))
+    network = InMXNet(faster, batch, (arg_params, aux_params))
     seconds = []
     for _ in range(STEPS):
         start = time.perf_counter()
-        module.forward_backward(batch)
-        module.update()
-        mx.nd.waitall()
+        network.step(batch)
         seconds.append(time.perf_counter() - start)
     return BATCH / min(seconds)
 

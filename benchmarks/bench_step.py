@@ -12,7 +12,6 @@ network as it is: the norm of the difference as a part of the norm, for all para
 row "rounding" is the network as it is, begun with parameters changed in their last bit.
 """
 import json
-import re
 import sys
 import tempfile
 import time
@@ -36,6 +35,7 @@ from common.processors import physical_cores  # noqa: E402
 from lst_iter import LstIter  # noqa: E402
 from network import checkpoint  # noqa: E402
 from network.fine_tune import frozen_parameters, get_fine_tune_model, training_symbol  # noqa: E402
+from network.symbol_check import integers  # noqa: E402
 from training.data import Devices  # noqa: E402
 from training.faster_graph import faster_training  # noqa: E402
 from training.optimization import INITIALIZER  # noqa: E402
@@ -46,11 +46,10 @@ SGD = {"learning_rate": 0.001, "momentum": 0.9, "wd": 0}
 
 
 class InMXNet:
-    """A network that a Module trains."""
+    """A network that a Module trains on batches that are described as by an iterator."""
 
     def __init__(self, symbol, batches, params):
-        self._module = ResumableModule(
-            symbol, fixed_param_names=[*checkpoint.CONSTANTS])
+        self._module = ResumableModule(symbol, fixed_param_names=[*checkpoint.CONSTANTS])
         self._module.bind(batches.provide_data, batches.provide_label)
         self._module.init_params(INITIALIZER, *params, allow_missing=True, allow_extra=True)
         self._module.init_optimizer(optimizer_params=SGD)
@@ -105,7 +104,7 @@ class InTorch:
         first, *rest = inputs
 
         def numbers(key):
-            return tuple(int(n) for n in re.findall(r"-?\d+", attrs.get(key, "")))
+            return tuple(integers(attrs.get(key, "")))
 
         if node["op"] == "Convolution":
             bias = rest[1] if len(rest) > 1 else None
