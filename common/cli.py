@@ -18,7 +18,42 @@ from common.version import VERSION
 
 
 class InputError(ValueError):
-    """A user's mistake, in one line: what is wrong, where (file and line), and what to do."""
+    """A user's mistake: what is wrong, where, and what to do, in one line.
+
+    Parameters
+    ----------
+    what : str
+        What is wrong and what to do. Where it holds `{flag}`, the flag's name stands there.
+    file : str, optional
+        Path of the file in which the mistake is.
+    line : int, optional
+        Its line, from 1.
+    flag : str, optional
+        The flag (`--num-classes`) or parameter (`num_classes`) that is wrong, or says otherwise.
+
+    They are attributes too; `with_flag` gives the same error under another name of the flag.
+
+    Example
+    -------
+    >>> str(InputError("57 labels, but {flag} is 58", file="train.lst", line=17,
+    ...                flag="--num-classes"))
+    'train.lst:17: 57 labels, but --num-classes is 58'
+    >>> str(InputError("must be 1 or more, not 0", flag="--batch-size"))
+    '--batch-size: must be 1 or more, not 0'
+    """
+
+    def __init__(self, what, *, file=None, line=None, flag=None):
+        self.what, self.file, self.line, self.flag = what, file, line, flag
+        parts = [what.replace("{flag}", flag or "{flag}")]
+        if flag and "{flag}" not in what:
+            parts.insert(0, flag)
+        if file is not None:
+            parts.insert(0, f"{file}:{line}" if line is not None else str(file))
+        super().__init__(": ".join(parts))
+
+    def with_flag(self, flag):
+        """The same error under another name of its flag: the one that this command's user knows."""
+        return InputError(self.what, file=self.file, line=self.line, flag=flag)
 
 
 class ArgumentParser(argparse.ArgumentParser):
