@@ -72,11 +72,11 @@ def train(args, kv, workers):
     """Milliseconds of a training step of EfficientNet-Lite0, and of its computation alone."""
     from convert import efficientnet_lite
     from network.fine_tune import get_fine_tune_model
-    from training.resumable_module import ResumableModule
+    from training.module import FineTuningModule
 
     sym, constants = efficientnet_lite.network("efficientnet_lite0")
     net, _ = get_fine_tune_model(sym, {}, CLASSES)
-    module = ResumableModule(net, fixed_param_names=list(constants))
+    module = FineTuningModule(net, fixed_param_names=list(constants))
     shape = (args.batch_size, 3, 224, 224)
     module.bind([mx.io.DataDesc("data", shape, np.uint8)],
                 [mx.io.DataDesc("softmax_label", (args.batch_size, CLASSES))])

@@ -36,10 +36,10 @@ from lst_iter import LstIter  # noqa: E402
 from network import checkpoint  # noqa: E402
 from network.fine_tune import frozen_parameters, get_fine_tune_model, training_symbol  # noqa: E402
 from network.symbol_check import integers  # noqa: E402
-from training.data import Devices  # noqa: E402
+from training.data import Compute  # noqa: E402
 from training.faster_graph import faster_training  # noqa: E402
-from training.optimization import INITIALIZER  # noqa: E402
-from training.resumable_module import ResumableModule  # noqa: E402
+from training.module import FineTuningModule  # noqa: E402
+from training.optimizer import INITIALIZER  # noqa: E402
 from training.workers import Workers  # noqa: E402
 
 SGD = {"learning_rate": 0.001, "momentum": 0.9, "wd": 0}
@@ -49,7 +49,7 @@ class InMXNet:
     """A network that a Module trains on batches that are described as by an iterator."""
 
     def __init__(self, symbol, batches, params):
-        self._module = ResumableModule(symbol, fixed_param_names=[*checkpoint.CONSTANTS])
+        self._module = FineTuningModule(symbol, fixed_param_names=[*checkpoint.CONSTANTS])
         self._module.bind(batches.provide_data, batches.provide_label)
         self._module.init_params(INITIALIZER, *params, allow_missing=True, allow_extra=True)
         self._module.init_optimizer(optimizer_params=SGD)
@@ -194,7 +194,7 @@ def main(argv=None):
     del rounded  # and its memory, which the other sides take
 
     faster = faster_training(symbol, batches.provide_data[0], batches.provide_label[0],
-                             Devices([mx.cpu()], None, Workers()))
+                             Compute([mx.cpu()], None, Workers()))
     sides = {"the network as it is": module,
              "as training computes it": InMXNet(faster, batches, (arg_params, aux_params))}
     if torch:

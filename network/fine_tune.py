@@ -12,7 +12,7 @@ import numpy as np
 from common.cli import InputError
 from common.mx_compat import mx
 from network import checkpoint
-from network.shape_check import check_shapes, mxnet_errors
+from network.shape_check import mxnet_errors
 
 CLASSIFIERS = ("FullyConnected", "Convolution")
 # What may stand between the classifier and the network's output.
@@ -162,23 +162,21 @@ def _pooled(net, pool_type, name):
     return mx.sym.Flatten(net, name=f"{name}_flatten")
 
 
-def load_pretrained(args):
-    """Load the pretrained network, and let it take raw pixels: symbol, arg_params, aux_params."""
-    sym, arg_params, aux_params = checkpoint.load(args.model, args.epoch)
+def load_pretrained(prefix, epoch, mean=None, std=None, dtype="float32"):
+    """Load a pretrained network, and let it take raw pixels: symbol, arg_params, aux_params.
+
+    `mean` and `std` of red, green and blue (0 to 255; None: ImageNet's) are for a network that does
+    not normalise by itself; for one that does they are an InputError.
+    """
+    sym, arg_params, aux_params = checkpoint.load(prefix, epoch)
     if checkpoint.has_normalisation(sym):
-        if args.rgb_mean or args.rgb_std:
-            raise InputError(f"{args.model}-symbol.json normalises by itself: leave out "
-                             "--rgb-mean and --rgb-std")
+        if mean or std:
+            raise InputError("normalises by itself: leave out --rgb-mean and --rgb-std",
+                             file=f"{prefix}-symbol.json")
         mean, std = (arg_params[name].asnumpy().ravel() for name in checkpoint.CONSTANTS)
     else:
-        mean = args.rgb_mean or checkpoint.IMAGENET_MEAN
-        std = args.rgb_std or checkpoint.IMAGENET_STD
-    if not args.image_shape:
-        args.image_shape = checkpoint.get_attributes(sym).get("image_shape", [3, 224, 224])
-        check_shapes(sym, arg_params, aux_params, args.image_shape, f"{args.model}-symbol.json")
-    sym, constants = checkpoint.with_normalisation(sym, mean, std, args.dtype)
-    if args.image_shape != "auto":
-        sym = checkpoint.set_attributes(sym, image_shape=args.image_shape)
+        mean, std = mean or checkpoint.IMAGENET_MEAN, std or checkpoint.IMAGENET_STD
+    sym, constants = checkpoint.with_normalisation(sym, mean, std, dtype)
     return sym, {**arg_params, **constants}, aux_params
 
 

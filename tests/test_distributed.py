@@ -24,8 +24,8 @@ from reading.lst_file import read_lst
 from train_multilabel import get_fine_tune_model
 from training import rendezvous
 from training.merged_metrics import MergedMetrics
+from training.module import FineTuningModule
 from training.rendezvous import LostWorker
-from training.resumable_module import ResumableModule
 from training.worker_lists import PaddedLst
 from training.worker_process import create_kvstore
 from training.workers import Workers
@@ -437,7 +437,7 @@ def test_two_devices_in_a_process_equal_one(compression, tiny_network, monkeypat
     arg_params.update(fc_weight=mx.nd.array(rng.randn(8, 16) / 4), fc_bias=mx.nd.zeros(8))
 
     def train(devices):
-        module = ResumableModule(
+        module = FineTuningModule(
             training_symbol(net, frozen, 1), context=devices,
             fixed_param_names=frozen, compression_params=compression)
         module.bind([mx.io.DataDesc("data", pixels.shape, np.uint8)],

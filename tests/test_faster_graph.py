@@ -9,14 +9,14 @@ import pytest
 
 from common.mx_compat import mx
 from training import faster_graph
-from training.data import Devices
+from training.data import Compute
 from training.faster_graph import FUSED, faster_training
-from training.resumable_module import ResumableModule
+from training.module import FineTuningModule
 from training.workers import Workers
 
 # Elsewhere training keeps the network as it is.
 on_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="for x86-64 only")
-ALONE = Devices([mx.cpu()], None, Workers())
+ALONE = Compute([mx.cpu()], None, Workers())
 
 
 def convolution(data, name, filters=32, kernel=(1, 1), **options):
@@ -81,7 +81,7 @@ NETWORKS = {
 
 def step(symbol, shape=(4, 3, 23, 18)):
     """Output, gradients and auxiliary states after a step in training, and an output after it."""
-    module = ResumableModule(symbol)
+    module = FineTuningModule(symbol)
     module.bind([("data", shape)], [("softmax_label", (shape[0], 3))], inputs_need_grad=True)
     random = np.random.RandomState(3)
     shapes = dict(zip(symbol.list_arguments(), symbol.infer_shape(data=shape)[0]))

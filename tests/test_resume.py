@@ -16,7 +16,7 @@ from conftest import ROOT, script, train_all, training_flags
 from common.cli import InputError
 from common.mx_compat import mx
 from network import checkpoint
-from training.run_folder import locked
+from training.run_files import locked
 
 EPOCHS = 3
 
@@ -72,7 +72,8 @@ def measures(result, name="tiny"):
                 for row in csv.DictReader(file)]
 
 
-@pytest.mark.parametrize("number,status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("number,status", [
+    (signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_saves_and_resume_goes_on(number, status, flags, undisturbed, tmp_path):
     process = start(flags(tmp_path, checkpoint_minutes=10))
     wait_for(tmp_path, "Epoch[0] Time cost")
@@ -90,16 +91,16 @@ def test_a_signal_saves_and_resume_goes_on(number, status, flags, undisturbed, t
 STOP_BEFORE_VALIDATION = """
 import signal, sys
 from common.cli import run
-from training.fit_callbacks import FitCallbacks
+from training.run import Run
 from train_multilabel import main
-on_epoch = FitCallbacks.on_epoch
+after_training = Run.after_training
 
-def stopped_on_epoch(self, epoch, *params):
-    if epoch == int(sys.argv[1]):
+def stopped_after_training(self, *args):
+    if self.epoch == int(sys.argv[1]):
         self.stops.received = signal.SIGTERM
-    on_epoch(self, epoch, *params)
+    return after_training(self, *args)
 
-FitCallbacks.on_epoch = stopped_on_epoch
+Run.after_training = stopped_after_training
 run(main, sys.argv[2:])
 """
 
@@ -137,6 +138,23 @@ def test_a_resumed_run_draws_the_same_dropout(flags, dropout_network, tmp_path):
     names = [f"tiny-{number:04d}.params" for number in (1, 2)]
     assert [(parts / name).read_bytes() for name in names] == [
         (whole / name).read_bytes() for name in names]
+
+
+def test_frozen_stages_stay_the_snapshots_whatever_model_is_named(
+        flags, tiny_network, tmp_path):
+    symbol, arg_params, aux_params = checkpoint.load(tiny_network, 0)
+    other = tmp_path / "other"
+    checkpoint.save(str(other), 0, symbol, {name: value + 1 for name, value in arg_params.items()},
+                    aux_params)
+    options = {"freeze_stages": 1, "squash": True, "optimizer": "adam", "lr": 0.001}
+    script("train_multilabel.py", *flags(tmp_path / "a", num_epoch=2, **options))
+    script("train_multilabel.py", *flags(tmp_path / "b", num_epoch=1, **options))
+    script("train_multilabel.py", *flags(tmp_path / "b", num_epoch=2, model=other, resume=True,
+                                         **options))
+    expected, got = (checkpoint.load(str(tmp_path / name / "tiny"), 2)[1] for name in "ab")
+    assert np.array_equal(expected["conv0_weight"].asnumpy(), arg_params["conv0_weight"].asnumpy())
+    for name, value in expected.items():
+        assert np.array_equal(got[name].asnumpy(), value.asnumpy()), name
 
 
 def kill_and_resume(flags, result, times):
@@ -228,7 +246,7 @@ def test_another_network_is_refused(flags, copied, tiny_network):
     checkpoint.save(str(copied / "other"), 0, net, arg_params, aux_params)
     text = script("train_multilabel.py", *flags(copied, resume=True, model=copied / "other"),
                   status=2)
-    assert "--resume: the network's checksum was" in text.splitlines()[-1]
+    assert "--resume: the parameter names was" in text.splitlines()[-1]
 
 
 def test_another_measure_chooses_its_best_anew(flags, copied):
@@ -274,6 +292,14 @@ def test_a_second_signal_of_the_other_kind_ends_the_process_at_once():
             "from training.workers import Workers; requests = StopRequests(Workers()); "
             "signal.raise_signal(signal.SIGTERM); signal.raise_signal(signal.SIGINT)")
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == -signal.SIGINT
+
+
+def test_nohup_keeps_sighup_from_the_run():
+    code = ("import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); "
+            "from training.stop_requests import StopRequests; "
+            "from training.workers import Workers; requests = StopRequests(Workers()); "
+            "signal.raise_signal(signal.SIGHUP); assert requests.received is None")
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_a_signal_in_the_warm_head_is_answered(flags, tmp_path):

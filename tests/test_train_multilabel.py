@@ -331,7 +331,7 @@ MISTAKES = {
     "wrong number of examples": ({"num_examples": 9}, "70 rows, but --num-examples is 9"),
     "no such layer": ({"layer_before_fullc": "x"}, "no layer 'x'; likely ones: fc1, flatten0"),
     "wrong optimizer": ({"optimizer": "sdg"}, "--optimizer sdg"),
-    "float16 on a CPU": ({"dtype": "float16", "gpus": ""}, "--dtype float16 needs a GPU"),
+    "float16 on a CPU": ({"dtype": "float16", "gpus": ""}, "--dtype float16: needs a GPU"),
     "no such GPU": ({"gpus": "77"}, "--gpus 77: MXNet sees"),
     "images elsewhere": ({"image_train": "/nowhere"}, "no such file or directory"),
     "negative rate": ({"lr": -1}, "--lr must be 0 or more"),

@@ -1,5 +1,6 @@
 """The warm head: what it stores, what it trains, and the checkpoint that it leaves."""
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ from network import checkpoint
 from network.fine_tune import split_head
 from network.forward_pass import ForwardPass
 from train_multilabel import get_fine_tune_model
-from training.data import Devices, Network
+from training.data import Compute
+from training.settings import Network
 from training.stored_features import FeatureIter, extract
-from training.warm_head import WarmHead, train_head
+from training.warm_head import train_head
 from training.workers import Workers
 
 
@@ -31,6 +33,11 @@ def network(tiny_network):
 def images(folder, name="train", **options):
     return LstIter(batch_size=16, data_shape=(3, 32, 32), path_root=str(folder / "images"),
                    path_imglist=str(folder / f"{name}.lst"), **options)
+
+
+def head_flags(epochs, mirror, folder):
+    return SimpleNamespace(warm_head_epochs=epochs, warm_head_mirror=mirror, seed=0,
+                           save_result=folder, warm_head_memory=1000)
 
 
 def measures():
@@ -100,7 +107,7 @@ def test_the_head_is_regularised_logistic_regression(
     with images(small_demo) as train, images(small_demo) as again:
         head, scores = train_head(
             Network(*network), (train, again), (measures(), measures()),
-            Devices([mx.cpu()], None, Workers()), WarmHead(200, False, 0, tmp_path, 1e9))
+            Compute([mx.cpu()], None, Workers()), head_flags(200, False, tmp_path))
         again.reset()
         features, labels = extract(backbone(network, again), again, False, tmp_path, 1e9)
     assert set(head) == {"fc_weight", "fc_bias"}
@@ -122,7 +129,7 @@ def test_the_attention_head_trains_on_feature_maps(network, small_demo, tmp_path
     with images(small_demo) as train, images(small_demo) as again:
         head, scores = train_head(
             network, (train, again), (measures(), measures()),
-            Devices([mx.cpu()], None, Workers()), WarmHead(40, True, 0, tmp_path, 1e9))
+            Compute([mx.cpu()], None, Workers()), head_flags(40, True, tmp_path))
         again.reset()
         features, labels = extract(backbone(network, again), again, False, tmp_path, 1)
         assert features.dtype == np.float16 and features.ndim == 4

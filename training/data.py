@@ -1,34 +1,19 @@
-"""The images and labels of a run, and what else travels together through it."""
+"""The lists and iterators of a run, and what computes it."""
 import logging
-import math
 import time
 from typing import NamedTuple, Optional
-
-import numpy as np
 
 from common.cli import InputError
 from common.mx_compat import mx
 from common.progress import Progress
 from lst_iter import LstIter
-from network import checkpoint
-from network.shape_check import check_shapes
-from reading.data_args import augment_from_args
-from reading.image_shape import best_shape, median_size
 from training.worker_lists import WorkersList
 from training.workers import Workers
 
 logger = logging.getLogger("train_multilabel")
 
 
-class Network(NamedTuple):
-    """A symbol and its parameters."""
-
-    symbol: mx.sym.Symbol
-    arg_params: dict
-    aux_params: dict
-
-
-class Devices(NamedTuple):
+class Compute(NamedTuple):
     """What computes: this worker's contexts, the kvstore, and all workers."""
 
     contexts: list
@@ -36,68 +21,51 @@ class Devices(NamedTuple):
     workers: Workers
 
 
+class Lists(NamedTuple):
+    """The lists of training and validation; the latter may be None."""
+
+    train: WorkersList
+    val: Optional[WorkersList]
+
+
 class Data(NamedTuple):
-    """Iterators over training and validation, and the lists behind them; validation may be None.
+    """Iterators over training and validation, of LstIter's methods; the latter may be None."""
 
-    `why_shape` says how --image-shape auto was chosen; None for any other.
-    """
-
-    train: LstIter
-    val: Optional[LstIter]
-    train_lst: WorkersList
-    val_lst: Optional[WorkersList]
-    why_shape: Optional[str]
+    train: mx.io.DataIter
+    val: Optional[mx.io.DataIter]
 
 
-def open_data(args, pretrained, workers):
-    """The Data of a run, if the training list is as long as --num-examples says.
-
-    An --image-shape of "auto" is replaced by what it comes to.
-    """
-    train_lst = WorkersList(args.data_train, args.image_train, workers, args.num_classes,
-                            args.label_format)
+def read_lists(flags, workers):
+    """The Lists of a run, if the training list is as long as --num-examples says."""
+    train = WorkersList(flags.data_train, flags.image_train, workers, flags.num_classes,
+                        flags.label_format)
     # make_lst.py shard fills the shorter lists up with a row that does not count.
-    fillers = workers.count - 1 if train_lst.lst.path != args.data_train else 0
-    if (args.num_examples is not None
-            and not 0 <= train_lst.num_rows - args.num_examples <= fillers):
-        raise InputError(f"{args.data_train} has {train_lst.num_rows} rows, but --num-examples "
-                         f"is {args.num_examples}")
-    why_shape = None
-    if args.image_shape == "auto":
-        args.image_shape, why_shape = choose_image_shape(args, train_lst, pretrained, workers)
-    train = open_iterator(args, train_lst, augmented=True)
-    if not args.data_val:
-        return Data(train, None, train_lst, None, why_shape)
-    val_lst = WorkersList(args.data_val, args.image_val or args.image_train, workers,
-                          train.num_classes, args.label_format)
-    return Data(train, open_iterator(args, val_lst), train_lst, val_lst, why_shape)
+    fillers = workers.count - 1 if train.lst.path != flags.data_train else 0
+    if (flags.num_examples is not None
+            and not 0 <= train.num_rows - flags.num_examples <= fillers):
+        raise InputError(f"{train.num_rows} rows, but {{flag}} is {flags.num_examples}",
+                         file=flags.data_train, flag="--num-examples")
+    val = flags.data_val and WorkersList(
+        flags.data_val, flags.image_val or flags.image_train, workers, train.num_classes,
+        flags.label_format)
+    return Lists(train, val or None)
 
 
-def choose_image_shape(args, images, pretrained, workers):
-    """The shape that --image-shape auto comes to for a WorkersList, and why; rank 0 decides."""
-    shape = checkpoint.get_attributes(pretrained.symbol).get("image_shape", [3, 224, 224])
-    size = None if workers.rank else median_size(images.lst, images.folder, args.max_pixels)
-    if size is None:
-        why = "the checkpoint's, because no training image can be read"
-    else:
-        found = best_shape(*size, args.image_area)
-        why = "for training images of {:.0f}x{:.0f} pixels in the median".format(*size)
-        try:
-            check_shapes(*pretrained, found, args.model, math.inf)
-            shape = found
-        except InputError:
-            why = "the checkpoint's, because the network does not work on {1}x{2}".format(*found)
-    shape = workers.broadcast({"shape": np.array(shape)})["shape"].tolist()
-    return shape, f"Image shape {','.join(map(str, shape))} (height, width): {why}"
+def open_data(settings, lists):
+    """The Data of a run: training is shuffled and augmented, validation in order."""
+    return Data(open_iterator(settings, lists.train, augmented=True),
+                lists.val and open_iterator(settings, lists.val))
 
 
-def open_iterator(args, images, augmented=False):
-    """An iterator over a WorkersList: shuffled and augmented, or in order."""
+def open_iterator(settings, lst, augmented=False):
+    """An LstIter over a WorkersList: shuffled and augmented, or in order."""
+    flags = settings.flags
     return LstIter(
-        batch_size=args.batch_size, data_shape=args.image_shape, path_imglist=images.lst,
-        path_root=images.folder, shuffle=augmented, part_index=images.readers.rank,
-        num_parts=images.readers.count, seed=args.seed, num_threads=args.data_nthreads,
-        bad_images=args.bad_images, augment=augment_from_args(args, train=augmented))
+        batch_size=flags.batch_size, data_shape=settings.image_shape, path_imglist=lst.lst,
+        path_root=lst.folder, shuffle=augmented, part_index=lst.readers.rank,
+        num_parts=lst.readers.count, seed=flags.seed, num_threads=flags.data_nthreads,
+        bad_images=flags.bad_images,
+        augment=settings.reading if augmented else settings.plain_reading)
 
 
 def measure_reading(train):

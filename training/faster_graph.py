@@ -32,14 +32,14 @@ FUSED = "_contrib_BatchNormWithReLU"
 CONSTANT = "faster_graph_constant"  # begins the names of inputs that never change
 
 
-def faster_training(symbol, data, label, devices):
+def faster_training(symbol, data, label, compute):
     """The network to train in place of `symbol`; that itself where there is no faster one.
 
     `data` and `label` describe an iterator's batches. Whether MXNet can compute the new network
     shows only when it does, so one image is tried. Either all workers take a new network or none.
     """
-    faster = _faster_on_cpu(symbol, data, label, devices.contexts)
-    all_found = devices.workers.sum([faster is not None])[0] == devices.workers.count
+    faster = _faster_on_cpu(symbol, data, label, compute.contexts)
+    all_found = compute.workers.sum([faster is not None])[0] == compute.workers.count
     return faster if all_found else symbol
 
 

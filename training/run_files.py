@@ -1,49 +1,137 @@
-"""What a run writes: checkpoints, the best of them, the history, and snapshots."""
+"""The files of one run, by folder and name: its lock, checkpoints, history, result and snapshots.
+
+An earlier run's files of the name are moved aside, none is overwritten.
+"""
 import contextlib
+import fcntl
+import json
 import logging
 import math
 import os
+import socket
+import time
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 
 from common.cli import InputError
+from common.files import atomic_file, remove_unfinished
 from common.metrics import BASELINES, baselines
 from evaluation.class_table import best_and_worst
-from evaluation.history import write_history
+from evaluation.history import history_files, write_history
 from network import checkpoint
-from training.snapshot import save_snapshot
+from training.snapshot import save_snapshot, snapshot_files
 
 logger = logging.getLogger("train_multilabel")
+
+
+def result_file(prefix):
+    """Name of the file that says what a finished run has reached, for programs."""
+    return f"{prefix}-result.json"
+
+
+def is_run_file(file, name):
+    """Whether `file` is one that a run called `name` writes, its lock and train.log left out."""
+    return (file in {*snapshot_files(name), *history_files(name), result_file(name)}
+            or checkpoint.is_checkpoint_file(file, name)
+            or checkpoint.is_checkpoint_file(file, f"{name}-best"))
+
+
+@contextlib.contextmanager
+def locked(prefix):
+    """Keep other runs from the folder and the name, and clear away what a killed one was writing.
+
+    The lock ends with the process. On a network folder it holds where the file system passes
+    locks on.
+    """
+    folder, name = os.path.split(prefix)
+    path = os.path.join(folder, f".{name}.lock")
+    handle = _lock(path)
+    try:
+        remove_unfinished(folder or ".", lambda file: is_run_file(file, name))
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+        os.close(handle)
+
+
+def _lock(path):
+    """Descriptor of the locked file, which says who has the lock."""
+    while True:
+        try:
+            # Not through a link, by which a stranger's folder could name any file.
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = ascii(os.read(handle, 100).decode(errors="replace"))[1:-1]
+            os.close(handle)
+            raise InputError(f"{path}: another run ({owner or 'just starting'}) "
+                             "writes there; wait for its end, or choose another --save-name"
+                             ) from None
+        except OSError as error:
+            logger.warning("warning: %s: no lock against a second run: %s", path, error.strerror)
+            return handle
+        # The run before may have removed the file since it was opened.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), os.stat(path)):
+                with contextlib.suppress(OSError):  # a full disk
+                    os.ftruncate(handle, 0)
+                    os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+                return handle
+        os.close(handle)
+
+
+def move_aside(prefix):
+    """Move files of earlier runs into a folder dated by the newest: its name, or None for none."""
+    folder, name = os.path.split(prefix)
+    files = [file for file in os.listdir(folder or ".") if is_run_file(file, name)]
+    if not files:
+        return None
+    ended = max(os.path.getmtime(os.path.join(folder, file)) for file in files)
+    target = f"{prefix}-until-{time.strftime('%Y-%m-%d-%H%M%S', time.localtime(ended))}"
+    try:
+        while os.path.exists(target):
+            target += "+"
+        os.mkdir(target)
+        for file in files:
+            os.replace(os.path.join(folder, file), os.path.join(target, file))
+    except OSError as error:
+        raise InputError(f"{target}: the earlier run cannot be moved there: "
+                         f"{error.strerror}") from None
+    return target
 
 
 class RunFiles:
     """Saves the results of a run under its prefix, and keeps its record.
 
-    `settings` are what a resumed run must share. Only one worker `writes`; all keep the record,
-    because all decide by it.
+    `shared` is what a resumed run must share with this one. Only one worker `is_writer`; all keep
+    the record, because all decide by it.
     """
 
-    def __init__(self, args, symbol, settings, record, writes):
-        self.args, self.symbol, self.settings, self.record = args, symbol, settings, record
-        self.writes = writes
-        self.prefix = os.path.join(args.save_result, args.save_name)
+    def __init__(self, settings, symbol, shared, record, is_writer):
+        self.flags, self.prefix, self.symbol = settings.flags, settings.prefix, symbol
+        self.shared, self.record, self.is_writer = shared, record, is_writer
 
     def save_checkpoint(self, number, arg_params, aux_params):
         """Write a checkpoint, and remove those that --keep does not keep."""
-        if not self.writes:
+        if not self.is_writer:
             return
         checkpoint.save(self.prefix, number, self.symbol, arg_params, aux_params)
         logger.info('Saved checkpoint to "%s-%04d.params"', self.prefix, number)
         record = self.record
         record.checkpoints = [n for n in record.checkpoints if n != number] + [number]
-        while self.args.keep and len(record.checkpoints) > self.args.keep:
+        while self.flags.keep and len(record.checkpoints) > self.flags.keep:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{self.prefix}-{record.checkpoints.pop(0):04d}.params")
 
     def update_best(self, number, scores, arg_params, aux_params):
         """Save checkpoint `number` as the best if its scores on validation are."""
-        record, metric = self.record, self.args.monitor_metric
+        record, metric = self.record, self.flags.monitor_metric
         value = scores.get(metric, math.nan)
         if math.isnan(value):
             return
@@ -52,7 +140,7 @@ class RunFiles:
             record.since_best += 1
             return
         record.best, record.since_best = {"number": number, "metric": metric, "value": value}, 0
-        if self.writes:
+        if self.is_writer:
             checkpoint.save(f"{self.prefix}-best", 0, self.symbol, arg_params, aux_params)
 
     def close_epoch(self, number, row, training, validation, params):
@@ -63,32 +151,33 @@ class RunFiles:
         self.record.history.append({
             "epoch": number, **row, **{f"train-{name}": value for name, value in training.items()},
             **{f"val-{name}": value for name, value in validation.items()}})
-        if self.writes:
+        if self.is_writer:
             write_history(self.prefix, self.record.history)
         self.update_best(number, validation, *params)
         best = self.record.best
         logger.info("%s: %.0f s%s%s%s",
-                    f"Epoch {number} of {self.args.num_epoch}" if number else "Warm head",
+                    f"Epoch {number} of {self.flags.num_epoch}" if number else "Warm head",
                     row["seconds"], _shown("training", training),
                     _shown("validation", validation), "" if not best else
                     ", the best so far" if best["number"] == number else
                     "; best {metric} {value:.4f} (epoch {number})".format(**best))
 
-    def save_snapshot(self, progress, arrays, per_worker):
+    def save_snapshot(self, optimizer_counters, arrays, per_worker):
         """Write a snapshot at the record's position; see snapshot.save_snapshot."""
-        if self.writes:
-            save_snapshot(self.prefix, {"record": asdict(self.record), "progress": progress,
-                                        "settings": self.settings}, arrays, per_worker)
+        if self.is_writer:
+            save_snapshot(
+                self.prefix, {"record": asdict(self.record), "progress": optimizer_counters,
+                              "settings": self.shared}, arrays, per_worker)
 
     @property
     def stopped_early(self):
         """Whether --early-stop ends the run here."""
-        return bool(self.args.early_stop and self.record.since_best >= self.args.early_stop)
+        return bool(self.flags.early_stop and self.record.since_best >= self.flags.early_stop)
 
     @property
     def finished(self):
         """Whether nothing of the run is left to do."""
-        return self.stopped_early or self.record.epoch >= self.args.num_epoch
+        return self.stopped_early or self.record.epoch >= self.flags.num_epoch
 
     def check_finite(self, params):
         """Raise an InputError that names the first of the parameters that is not finite."""
@@ -103,31 +192,40 @@ class RunFiles:
         return InputError(f"{self.record.position}: {reason}; {kept}."
                           " Try a smaller --lr, --warmup-epochs 1 or --clip-gradient 1")
 
-    def log_summary(self, class_precision, val_lst):
+    def write_summary(self, class_precision, val_lst):
         """Log the classes of the last validation, where the checkpoints are, and the best score.
+
+        The last two also go into NAME-result.json: "checkpoint" and "epoch" as --model and --epoch
+        take them, and "best" (None without validation), with "number", "metric", "value" and
+        "baseline".
 
         `class_precision` is the average precision of each class, (classes,); None or empty without
         a validation list, `val_lst`.
         """
-        if not self.writes:
+        if not self.is_writer:
             return
         if class_precision is not None and len(class_precision):
             names = (checkpoint.get_attributes(self.symbol).get("class_names")
                      or [str(number) for number in range(val_lst.num_classes)])
             for line in best_and_worst(names, class_precision, val_lst.positives):
                 logger.info("%s", line)
-        best = self.record.best
+        best, last = self.record.best, self.record.checkpoints[-1:]
+        result = {"checkpoint": self.prefix, "epoch": last[0] if last else None, "best": None}
         if best:
             name, value = best["metric"], best["value"]
             scored = val_lst and baselines(val_lst.positives, val_lst.negatives).get(name)
+            result = {"checkpoint": f"{self.prefix}-best", "epoch": 0,
+                      "best": {**best, "baseline": scored}}
             beside = f" ({BASELINES[name]} {scored:.4f})" if scored is not None else ""
             logger.info("Best: checkpoint %d, validation %s %.4f%s, kept as %s-best (--model "
                         "%s-best --epoch 0)", best["number"], name, value, beside, self.prefix,
                         self.prefix)
             if scored is not None and value <= scored:
                 logger.warning("warning: %s %.4f does not beat %s", name, value, BASELINES[name])
-        elif self.record.checkpoints:
-            logger.info("Done: %s-%04d.params", self.prefix, self.record.checkpoints[-1])
+        elif last:
+            logger.info("Done: %s-%04d.params", self.prefix, last[0])
+        with atomic_file(result_file(self.prefix)) as name:
+            Path(name).write_text(json.dumps(result, indent=1) + "\n", "utf-8")
 
 
 def _shown(title, metrics):

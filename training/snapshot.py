@@ -2,17 +2,20 @@
 
 A snapshot is one file, PREFIX-resume.npz, of arrays and plain numbers; nothing in it is run.
 
-    state               JSON: the run's record, its settings, and how far the optimizer is
+    state               JSON: the run's record, what a resumed run must share with its beginning
+                        (settings), and the optimizer's counters (progress)
     arg:NAME            parameters
     optimizer:NAME:N    what the optimizer keeps for a parameter, its momentum for instance
     aux:NAME            running statistics
     metric:NAME:KEY     the metrics of the epoch so far
 
 The snapshot before stays as PREFIX-resume-previous.npz. Of several workers rank 0 writes for all.
-In mid-epoch each has statistics and metrics of its own, which stand behind "worker1/" and so on.
+In mid-epoch each has statistics and metrics of its own, which have the prefix "worker1/" and so on.
 """
 import io
 import json
+import logging
+import math
 import os
 import struct
 import tokenize
@@ -25,13 +28,19 @@ import numpy as np
 
 from common.cli import InputError
 from common.files import atomic_file, open_regular_file
+from common.mx_compat import mx
 from evaluation.history import COLUMNS
-from training.run_folder import snapshot_files
+from network.shape_check import check_shapes
 from training.train_flags import METRICS
+
+logger = logging.getLogger("train_multilabel")
 
 VERSION = 2
 RUN_ID = "MULTILABEL_RUN_ID"  # environment variable that tools/launch.py sets
 WORKER = "worker{}/"
+WHAT_TO_DO = "without --resume the run starts anew"
+# Flags of which, where one differs (--resume-anyway), the optimizer keeps nothing of what it had.
+OPTIMIZER_FLAGS = ("--optimizer", "--mom", "--freeze", "--dtype")
 KINDS = ("arg", "aux", "metric", "optimizer")
 # What reading a broken file raises.
 DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, MemoryError,
@@ -89,15 +98,20 @@ class Snapshot(NamedTuple):
     source: str  # name of the file
     record: RunRecord
     settings: dict
-    progress: dict  # the optimizer's plain numbers
+    optimizer_counters: dict  # plain numbers
     arg_params: dict  # this and all below: of name to np.ndarray
     aux_params: dict
     metrics: dict
     optimizer: dict
 
 
-def named(kind, arrays):
-    """Arrays by their names in a snapshot; MXNet's as numpy's."""
+def snapshot_files(prefix):
+    """The newest snapshot's name, and that of the one before."""
+    return f"{prefix}-resume.npz", f"{prefix}-resume-previous.npz"
+
+
+def with_prefix(kind, arrays):
+    """Arrays by their names in a snapshot, KIND:NAME; MXNet's as numpy's."""
     return {f"{kind}:{name}": value if isinstance(value, (np.ndarray, np.generic))
             else value.asnumpy() for name, value in arrays.items()}
 
@@ -107,7 +121,7 @@ def save_snapshot(prefix, state, arrays, per_worker):
 
     `state` has "record" (a RunRecord's values), "settings" and "progress", all plain JSON. `arrays`
     is what all workers share, and `per_worker` a list, by rank, of what each has of its own, or of
-    rank 0's alone where all have the same: dicts of str to np.ndarray, by `named`.
+    rank 0's alone where all have the same: dicts of str to np.ndarray, by `with_prefix`.
     """
     arrays = dict(arrays)
     for rank, own in enumerate(per_worker):
@@ -138,18 +152,17 @@ def load_snapshot(prefix, workers):
     try:
         state = json.loads(arrays.pop("state").tobytes())
         if state.get("version") != VERSION:
-            raise InputError(f"{source}: written by another version of this project, and cannot "
-                             "be read by this one; without --resume the run starts anew")
+            raise InputError("written by another version of this project, and cannot be read by "
+                             f"this one; {WHAT_TO_DO}", file=source)
         record, run_id = RunRecord.from_json(state["record"]), state["run_id"]
-        settings, progress = dict(state["settings"]), dict(state["progress"])
+        settings, counters = dict(state["settings"]), dict(state["progress"])
     except InputError:
         raise
     except (*DAMAGED, AttributeError):
-        raise InputError(f"{source}: not a snapshot of a run; without --resume the run starts "
-                         "anew") from None
+        raise InputError(f"not a snapshot of a run; {WHAT_TO_DO}", file=source) from None
     if os.environ.get(RUN_ID, run_id) != run_id:
-        raise InputError(f"{source}: saved by another run than the one to be resumed ({RUN_ID} in "
-                         "the environment says which); unset it, or leave out --resume")
+        raise InputError(f"saved by another run than the one to be resumed ({RUN_ID} in the "
+                         "environment says which); unset it, or leave out --resume", file=source)
     start = WORKER.format(workers.rank)
     mine = {key[len(start):]: value for key, value in arrays.items() if key.startswith(start)}
     kinds = {kind: {} for kind in KINDS}
@@ -157,7 +170,7 @@ def load_snapshot(prefix, workers):
     for key, value in {**arrays, **mine}.items():
         kind, _, name = key.partition(":")
         kinds.get(kind, {})[name] = value
-    return Snapshot(source, record, settings, progress, *kinds.values())
+    return Snapshot(source, record, settings, counters, *kinds.values())
 
 
 def _read_newest(prefix):
@@ -172,8 +185,8 @@ def _read_newest(prefix):
         except DAMAGED:
             damaged = name
     if damaged:
-        raise InputError(f"{damaged}: cut short or damaged, and there is no other snapshot to go "
-                         "on from; without --resume the run starts anew")
+        raise InputError("cut short or damaged, and there is no other snapshot to go on from; "
+                         f"{WHAT_TO_DO}", file=damaged)
     return None
 
 
@@ -198,3 +211,72 @@ def read_arrays(path):
             arrays[entry.filename[:-len(".npy")]] = np.ndarray(
                 shape, dtype, content.getbuffer(), content.tell(), order="F" if transposed else "C")
     return arrays
+
+
+def check_snapshot(snapshot, settings, shared, symbol, train, metrics):
+    """The snapshot, with MXNet's arrays as parameters, if the run can go on from it.
+
+    `shared` is what a resumed run must share, `train` the training iterator, `metrics` are
+    training's. An InputError names what has changed, or what does not fit the network, the data
+    or the metrics.
+    """
+    flags, before = settings.flags, snapshot.settings
+    changed = [name for name, value in shared.items() if before.get(name) != value]
+    if changed and not flags.resume_anyway:
+        name = changed[0]
+        raise InputError(
+            f"{name} was {ascii(before.get(name))[:200]} when the run was saved, and is "
+            f"{shared[name]!r} now: the run would change; --resume-anyway goes on all the same",
+            flag="--resume")
+    if set(changed) & set(OPTIMIZER_FLAGS):
+        snapshot = snapshot._replace(optimizer=None)
+    record = snapshot.record
+    if record.best and record.best["metric"] != flags.monitor_metric:
+        logger.warning("--monitor-metric was %s and is %s now: the best is chosen anew",
+                       record.best["metric"], flags.monitor_metric)
+        record.best, record.since_best = None, 0
+    _check_metrics(snapshot, train, metrics)
+    _check_parameters(snapshot, symbol)
+    check_shapes(symbol, snapshot.arg_params, snapshot.aux_params, settings.image_shape,
+                 snapshot.source, math.inf)
+    return snapshot._replace(**{
+        kind: {name: mx.nd.array(value, dtype=value.dtype)
+               for name, value in getattr(snapshot, kind).items()}
+        for kind in ("arg_params", "aux_params")})
+
+
+def _check_parameters(snapshot, symbol):
+    for names, arrays in (
+            (set(symbol.list_arguments()) - {"data", "softmax_label"}, snapshot.arg_params),
+            (set(symbol.list_auxiliary_states()), snapshot.aux_params)):
+        for name in sorted(names ^ set(arrays)):
+            problem = "lacks" if name in names else "has, but the network has not,"
+            raise InputError(f"{problem} the parameter {ascii(name)[:100]}; {WHAT_TO_DO}",
+                             file=snapshot.source)
+        for name, value in arrays.items():
+            if value.dtype not in (np.float32, np.float16):
+                raise InputError(f"{name} is of type {value.dtype}; {WHAT_TO_DO}",
+                                 file=snapshot.source)
+
+
+def _check_metrics(snapshot, train, metrics):
+    record = snapshot.record
+    try:
+        if record.batch > train.num_batches:
+            raise ValueError(f"there is no batch {record.batch} in an epoch")
+        if not record.batch:
+            return
+        metrics.load_state(snapshot.metrics)
+        for name, value in snapshot.metrics.items():
+            if value.ndim == 2 and value.shape[1] != train.num_classes or not (
+                    value.ndim in (0, 2) and np.isfinite(value).all()):
+                raise ValueError(f"{name} is not of these classes")
+        labels, scores = (snapshot.metrics.get(f"mAP:{key}") for key in ("labels", "scores"))
+        if labels is not None and (labels.dtype, scores.dtype, labels.shape) != (
+                np.int8, np.float32, scores.shape):
+            raise ValueError("mAP's labels and scores do not go together")
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"the metrics do not fit: {ascii(str(error))[:200]}; {WHAT_TO_DO}",
+                         file=snapshot.source) from None
+    finally:
+        metrics.reset()

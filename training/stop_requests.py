@@ -1,15 +1,17 @@
-"""SIGTERM and Ctrl-C, which let a run save before it ends."""
+"""Signals that let a run save before it ends: SIGTERM, Ctrl-C, and SIGHUP (a closed terminal)."""
+import contextlib
 import logging
 import os
 import signal
 
 logger = logging.getLogger("train_multilabel")
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# The first of them wins where several workers got different ones.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Stopped(Exception):
-    """The run ends before its last epoch, with this exit status."""
+    """The run ends in a part of which nothing is saved, with this exit status."""
 
     def __init__(self, status):
         super().__init__(status)
@@ -19,44 +21,48 @@ class Stopped(Exception):
 class StopRequests:
     """The signals that the workers got; all of them stop at the same batch.
 
-    From its construction on, SIGTERM and Ctrl-C are noted, to let the batch end and be saved. A
-    second signal of either kind ends the process at once.
+    From its construction on, a signal is noted, to let the batch end and be saved. A second SIGTERM
+    or Ctrl-C ends the process at once. SIGHUP is not noted where it was ignored before (nohup).
     """
 
     def __init__(self, workers):
         self.workers = workers
         self.received = None  # by this process
-        self.agreed = None  # what all workers know of since `agree`
+        self.signal_for_all = None  # what all workers know of since `exchange_signals`
         for number in SIGNALS:
-            signal.signal(number, self._note)
+            if (number, signal.getsignal(number)) != (signal.SIGHUP, signal.SIG_IGN):
+                signal.signal(number, self._note)
 
     def _note(self, number, frame):
         self.received = signal.Signals(number)
-        for either in SIGNALS:
+        for either in (signal.SIGTERM, signal.SIGINT):
             signal.signal(either, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closing terminal sends several
         if self.workers.rank == 0:
             # Not by way of sys.stderr, which the signal may have found in the middle of a line.
-            os.write(2, f"\n{self.received.name}: finishing this batch, then saving; once more "
-                        "stops now, without saving\n".encode())
+            with contextlib.suppress(OSError):  # the terminal may be closed
+                os.write(2, f"\n{self.received.name}: finishing this batch, then saving; once more "
+                            "stops now, without saving\n".encode())
 
-    def agree(self, due=False, loss=0.0):
-        """Exchange the workers' signals; returns rank 0's `due`, and the sum of all `loss`."""
+    def exchange_signals(self, snapshot_due=False, loss=0.0):
+        """Tell all workers of signals; returns rank 0's `snapshot_due`, and the sum of all losses.
+
+        All workers call this together.
+        """
         received = [self.received == number for number in SIGNALS]
-        due, terminate, interrupt, loss = self.workers.sum(
-            [due and self.workers.rank == 0, *received, loss])
-        if terminate or interrupt:
-            self.agreed = signal.SIGTERM if terminate else signal.SIGINT
-        return due, loss
+        snapshot_due, *received, loss = self.workers.sum(
+            [snapshot_due and self.workers.rank == 0, *received, loss])
+        self.signal_for_all = next(
+            (number for number, count in zip(SIGNALS, received) if count), self.signal_for_all)
+        return snapshot_due, loss
 
-    def stop_saved_run(self, record):
-        """Raise Stopped if all workers know of a signal; the run is saved at its record."""
-        if self.agreed:
-            logger.info("Stopped by %s, and saved at %s: the same command with "
-                        "--resume goes on there", self.agreed.name, record.position)
-            raise Stopped(128 + self.agreed)
+    def log_stop(self, where):
+        """Log which signal stops the run, and `where`; returns the exit status."""
+        number = self.signal_for_all or self.received
+        logger.info("Stopped by %s%s", number.name, where)
+        return 128 + number
 
-    def stop_unsaved_run(self, where):
+    def stop_unsaved(self, where):
         """Raise Stopped if this process got a signal; nothing is saved, and `where` says why."""
         if self.received:
-            logger.info("Stopped by %s%s", self.received.name, where)
-            raise Stopped(128 + self.received)
+            raise Stopped(self.log_stop(where))

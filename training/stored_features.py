@@ -62,13 +62,13 @@ class FeatureIter(SampledIter):
                                pad=pad)
 
 
-def extract(forward, iterator, mirror, folder, max_bytes, on_batch=lambda _: None):
+def extract(forward, iterator, mirror, folder, max_bytes, check_stop=lambda: None):
     """Pass an epoch of an LstIter's images through a ForwardPass once; padding is left out.
 
     With `mirror` each image also passes mirrored, as the row after its own. Features that take
-    more than `max_bytes` stay in a memory-mapped file of the folder. What `on_batch` raises after
-    a batch ends the pass. Returns features and labels: (rows, values) float32, or of feature maps
-    (rows, channels, height, width) float16, and (rows, classes).
+    more than `max_bytes` stay in a memory-mapped file of the folder. What `check_stop`
+    raises after a batch ends the pass. Returns features and labels: (rows, values) float32, or of
+    feature maps (rows, channels, height, width) float16, and (rows, classes).
     """
     turns = (False, True) if mirror else (False,)
     shape, count = forward.output_shape, iterator.num_rows
@@ -89,7 +89,7 @@ def extract(forward, iterator, mirror, folder, max_bytes, on_batch=lambda _: Non
                 by_image[row:row + count, turn] = values
             row += count
             progress.update(count)
-            on_batch(batch)
+            check_stop()
     return features[:row * len(turns)], np.repeat(labels[:row], len(turns), axis=0)
 
 

@@ -2,6 +2,7 @@
 import math
 import os
 import re
+from collections import namedtuple
 
 from common.cli import ArgumentParser, CheckpointPrefix, HelpFormatter, InputError, parse_numbers
 from crossentropy_op import loss_options
@@ -26,10 +27,10 @@ MAY_BE_INFINITE = ("warm_head_memory", "checkpoint_minutes")
 
 
 def parse_args(argv=None):
-    """The flags; an InputError names a value that is out of its range.
+    """The flags by name, a namedtuple; an InputError names a value that is out of its range.
 
-    `described` of the result is for the log: the flags that are not as by default, as text, and
-    the names of all by group.
+    `described` among them is for the log: the flags that are not as by default, as text, and the
+    names of all by group.
     """
     parser = ArgumentParser(
         description="Fine-tune a pretrained MXNet network to multi-label classification.",
@@ -180,7 +181,8 @@ def parse_args(argv=None):
     groups["reading images"] = sorted(set(vars(args)) - grouped)
     args.described = changed, groups
     check_args(args)
-    return args
+    # A tuple, into which nobody can write.
+    return namedtuple("Flags", vars(args))(**vars(args))
 
 
 def number_of_stages(text):
@@ -231,12 +233,28 @@ def check_args(args):
                              "auto")
     args.rgb_mean = args.rgb_mean and parse_numbers("--rgb-mean", args.rgb_mean, float, 3)
     args.rgb_std = args.rgb_std and parse_numbers("--rgb-std", args.rgb_std, float, 3)
-    for name, value in LOSSES[args.loss].items():
-        if getattr(args, name) is None:
-            setattr(args, name, value)
+    loss_from_flags(args, 1 if args.pos_weight == "auto" else args.pos_weight)
     try:
-        loss_options(1 if args.pos_weight == "auto" else args.pos_weight, args.gamma_pos,
-                     args.gamma_neg, args.clip, args.label_smoothing)
         re.compile(args.freeze)
-    except (ValueError, re.error) as error:
+    except re.error as error:
+        raise InputError(str(error), flag="--freeze") from None
+
+
+def check_devices(flags, contexts):
+    """Raise an InputError if --dtype or --gc-type do not suit these devices."""
+    if flags.dtype == "float16" and contexts[0].device_type == "cpu":
+        raise InputError("needs a GPU: MXNet has no float16 convolution for CPUs",
+                         flag="--dtype float16")
+    if flags.gc_type != "none" and "dist" not in flags.kv_store and len(contexts) == 1:
+        raise InputError("compresses what several devices or machines send each other, but this "
+                         "run has one device", flag=f"--gc-type {flags.gc_type}")
+
+
+def loss_from_flags(flags, pos_weight):
+    """Options of CrossEntropyLoss: those of --loss, and the flags of the options' names."""
+    given = {name: getattr(flags, name, None) for name in loss_options()}
+    options = {**LOSSES[flags.loss], **{n: v for n, v in given.items() if v is not None}}
+    try:
+        return loss_options(**{**options, "pos_weight": pos_weight})
+    except ValueError as error:
         raise InputError(str(error)) from None

@@ -7,7 +7,6 @@ Pretrained Features and Underperform Out-of-Distribution", ICLR 2022
 (https://arxiv.org/abs/2202.10054).
 """
 import logging
-from typing import NamedTuple
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from common.progress import Progress
 from network.fine_tune import split_head
 from network.forward_pass import ForwardPass
 from network.stages import FEATURES, tail
+from training.module import FineTuningModule, Uninterrupted
 from training.stored_features import FeatureIter, channel_statistics, collect, extract
 
 logger = logging.getLogger("train_multilabel")
@@ -26,24 +26,14 @@ WARM_UP = 0.2  # share of the updates in which the learning rate rises
 # The penalty of a weight w on standardised features is w**2 / (2 * this * rows).
 INVERSE_PENALTY = 0.0003
 LEAST_RATE = 1e-3  # of a class's present labels that its first bias is set for
-CONSTANTS = ("mean", "scale")
+STANDARDISATION = ("mean", "scale")
 
 
-class WarmHead(NamedTuple):
-    """How to train the head."""
-
-    epochs: int  # passes over the stored features
-    mirror: bool  # whether each training image's mirror image gives features too
-    seed: int  # random seed of the sample order
-    folder: str  # where features are stored that take more than max_bytes
-    max_bytes: float
-
-
-def train_head(network, data, metrics, devices, options, on_batch=lambda _: None):
+def train_head(network, data, metrics, compute, flags, check_stop=lambda: None):
     """Train the classifier alone, on features that each image gives once.
 
     Of several workers each passes its own images through the backbone, and rank 0 trains the
-    classifier on the features of all. What `on_batch` raises after a batch ends the training.
+    classifier on the features of all. What `check_stop` raises after a batch ends the training.
 
     Parameters
     ----------
@@ -53,6 +43,11 @@ def train_head(network, data, metrics, devices, options, on_batch=lambda _: None
         Training and validation (or None), in order and without augmentation; each is read once.
     metrics : tuple of mx.metric.EvalMetric
         Of training and of validation.
+    compute : Compute
+    flags : namedtuple
+        warm_head_epochs, passes over the stored features; warm_head_mirror, whether each training
+        image's mirror image gives features too; seed of the sample order; save_result, the folder
+        for features that take more than warm_head_memory (MB).
 
     Returns
     -------
@@ -61,46 +56,45 @@ def train_head(network, data, metrics, devices, options, on_batch=lambda _: None
     scores : dict of str to float
         Last metrics of validation, empty without it.
     """
-    workers = devices.workers
+    workers = compute.workers
     features, _ = split_head(network.symbol)
     backbone = ForwardPass(features, network.arg_params, network.aux_params,
-                           data[0].provide_data[0], devices.contexts)
+                           data[0].provide_data[0], compute.contexts)
     logger.info("Warm head: passing %d images once through the frozen backbone",
                 sum(len(iterator.lst) for iterator in data if iterator))
-    storage = options.folder, options.max_bytes
+    storage = flags.save_result, flags.warm_head_memory * 1e6
     stored = [
-        iterator and collect(workers, *extract(backbone, iterator, mirror, *storage, on_batch),
+        iterator and collect(workers, *extract(backbone, iterator, mirror, *storage, check_stop),
                              *storage)
-        for iterator, mirror in zip(data, (options.mirror, False))]
+        for iterator, mirror in zip(data, (flags.warm_head_mirror, False))]
     del backbone  # frees its memory
     head, scores = map(workers.broadcast, (None, None) if workers.rank else _train(
-        network, features.name, stored, metrics, devices, options, on_batch))
+        network, features.name, stored, metrics, compute, flags, check_stop))
     return ({name: mx.nd.array(value) for name, value in head.items()},
             {name: float(value) for name, value in scores.items()})
 
 
-def _train(network, features, stored, metrics, devices, options, on_batch):
+def _train(network, features, stored, metrics, compute, flags, check_stop):
     """Train the network's own head on stored features; its arrays, and the last scores."""
     rows = max(len(stored[0][0]), 1)
-    num_updates = max(options.epochs * -(-rows // BATCH_SIZE), 1)
+    num_updates = max(flags.warm_head_epochs * -(-rows // BATCH_SIZE), 1)
     schedule = mx.lr_scheduler.CosineScheduler(num_updates, LEARNING_RATE,
                                                warmup_steps=int(WARM_UP * num_updates))
     head, params = _on_standardised_features(network, features, *stored[0])
     scores = {}
-    progress = Progress("Warm head", num_updates, "batches")
-    module = mx.mod.Module(head, [FEATURES], ["softmax_label"], context=devices.contexts[0],
-                           fixed_param_names=CONSTANTS, logger=WarmHeadLog(logger, {}))
+    run = HeadRun(num_updates, check_stop)
+    module = FineTuningModule(head, data_names=[FEATURES], context=compute.contexts[0],
+                              fixed_param_names=STANDARDISATION, logger=WarmHeadLog(logger, {}))
     module.fit(
-        FeatureIter(*stored[0], BATCH_SIZE, options.seed),
+        FeatureIter(*stored[0], BATCH_SIZE, flags.seed),
         eval_data=stored[1] and FeatureIter(*stored[1], BATCH_SIZE),
         eval_metric=metrics[0], validation_metric=metrics[1],
-        batch_end_callback=[lambda _: progress.update(1), on_batch],
         eval_end_callback=lambda p: scores.update(p.eval_metric.get_name_value()),
         arg_params=params, optimizer="adam",
         optimizer_params={"learning_rate": LEARNING_RATE, "lr_scheduler": schedule,
                           "wd": 1 / (INVERSE_PENALTY * rows)},
-        num_epoch=options.epochs)
-    progress.close()
+        num_epoch=flags.warm_head_epochs, run=run)
+    run.progress.close()
     params = {name: value.asnumpy() for name, value in module.get_params()[0].items()}
     weight = params["standardised_weight"] * params["scale"]
     shift = (weight * params["mean"]).reshape(len(weight), -1).sum(axis=1)
@@ -134,6 +128,19 @@ def _on_standardised_features(network, features, values, labels):
     head = head(**{f"{classifier}_weight": weight,
                    f"{classifier}_bias": variables["standardised_bias"] - shift})
     return head, {name: mx.nd.array(value) for name, value in params.items()}
+
+
+class HeadRun(Uninterrupted):
+    """Shows the progress of the warm head's training, and lets `check_stop` end it."""
+
+    def __init__(self, num_updates, check_stop):
+        self.progress, self._check_stop = Progress("Warm head", num_updates, "batches"), check_stop
+
+    def after_batch(self, module, metrics):
+        """One more batch is done."""
+        self.progress.update(1)
+        self._check_stop()
+        return False
 
 
 class WarmHeadLog(logging.LoggerAdapter):

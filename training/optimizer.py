@@ -1,0 +1,32 @@
+"""From flags to the optimizer's parameters and its schedule of learning rates."""
+import sys
+
+from common.cli import InputError
+from common.mx_compat import mx
+
+# Of the new classifier's weights.
+INITIALIZER = mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2)
+
+
+def optimizer_params(flags, batches_per_epoch):
+    """`optimizer_params` of Module.fit; an InputError says what MXNet has against --optimizer."""
+    warmup = {"base_lr": flags.lr, "warmup_steps": int(flags.warmup_epochs * batches_per_epoch)}
+    steps = sorted({int(epoch * batches_per_epoch) for epoch in flags.lr_step_epochs} - {0})
+    if flags.lr_schedule == "cosine":
+        scheduler = mx.lr_scheduler.CosineScheduler(
+            max(flags.num_epoch * batches_per_epoch, 1), **warmup)
+    elif flags.lr_schedule == "step" and steps:
+        scheduler = mx.lr_scheduler.MultiFactorScheduler(steps, flags.lr_factor, **warmup)
+    else:
+        scheduler = mx.lr_scheduler.FactorScheduler(sys.maxsize, 1, **warmup)
+    params = {"learning_rate": flags.lr, "wd": flags.wd, "lr_scheduler": scheduler,
+              "multi_precision": flags.dtype == "float16"}
+    if flags.optimizer in ("sgd", "nag"):
+        params["momentum"] = flags.mom
+    if flags.clip_gradient:
+        params["clip_gradient"] = flags.clip_gradient
+    try:
+        mx.optimizer.create(flags.optimizer, **params)
+    except (ValueError, TypeError, AssertionError) as error:
+        raise InputError(str(error), flag=f"--optimizer {flags.optimizer}") from None
+    return params

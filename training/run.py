@@ -1,0 +1,240 @@
+"""One run of training: where it begins, what is saved between batches, and when it stops."""
+import contextlib
+import logging
+import math
+import time
+
+from common.metrics import BASELINES, baselines
+from common.mx_compat import mx
+from common.progress import Progress
+from training.log import IN_FILE
+from training.module import Uninterrupted
+from training.run_files import RunFiles, locked, move_aside
+from training.snapshot import (
+    RunRecord,
+    check_snapshot,
+    load_snapshot,
+    snapshot_files,
+    with_prefix,
+)
+from training.stop_requests import StopRequests
+
+logger = logging.getLogger("train_multilabel")
+
+
+@contextlib.contextmanager
+def open_run(settings, symbol, lists, data, metrics, workers):
+    """Lock the folder and name of a run, and find out where it begins: its Run.
+
+    `metrics` are training's. Without a snapshot the run starts anew, and an earlier run's files
+    are moved aside.
+    """
+    flags, prefix, is_writer = settings.flags, settings.prefix, workers.rank == 0
+    shared = settings.shared_on_resume(symbol, lists)
+    with locked(prefix) if is_writer else contextlib.nullcontext():
+        resume = flags.resume or flags.resume_anyway
+        snapshot = load_snapshot(prefix, workers) if resume else None
+        if snapshot:
+            snapshot = check_snapshot(snapshot, settings, shared, symbol, data.train, metrics)
+        elif resume:
+            logger.log(logging.WARNING if is_writer else logging.INFO,
+                       "--resume: there is no %s: starting anew", snapshot_files(prefix)[0])
+        record = snapshot.record if snapshot else RunRecord()
+        files = RunFiles(settings, symbol, shared, record, is_writer)
+        run = Run(settings, lists, data, files, snapshot, workers)
+        if run.is_over:
+            logger.info("--resume: %s has ended this run already, after epoch %d: nothing is left "
+                        "to do", "--early-stop" if files.stopped_early else "--num-epoch",
+                        record.epoch)
+        else:
+            _log_beginning(settings, lists.train, snapshot)
+        earlier = move_aside(prefix) if is_writer and not snapshot else None
+        if earlier:
+            logger.info("The files of the earlier run of this name are in %s now", earlier)
+        yield run
+
+
+def _log_beginning(settings, lst, snapshot):
+    flags, (changed, groups) = settings.resolved_flags, settings.flags.described
+    for title, names in groups.items():
+        logger.info("%s: %s", title, " ".join(f"{name}={flags[name]}" for name in names),
+                    extra=IN_FILE)
+    logger.info(changed)
+    logger.info("%d training images, %d classes, %.2f labels per image", lst.num_rows,
+                lst.num_classes, lst.positives.sum() / lst.num_rows)
+    for note in settings.notes:
+        logger.info(note)
+    if snapshot:
+        logger.info("Resuming at %s", snapshot.record.position)
+
+
+class Run(Uninterrupted):
+    """One run of training, as FineTuningModule.fit asks it what to do between batches.
+
+    `files` (RunFiles) has the record of where the run is, `snapshot` is what it goes on from, or
+    None, `stops` has the requests to stop it. `status` is the exit status of a run that was
+    stopped by a signal, otherwise 0.
+    """
+
+    def __init__(self, settings, lists, data, files, snapshot, workers):
+        self.flags, self.lists, self.workers = settings.flags, lists, workers
+        self.num_batches = data.train.num_batches
+        self.num_validation_batches = data.val.num_batches if data.val else 0
+        self.files, self.record, self.snapshot = files, files.record, snapshot
+        self.stops = StopRequests(workers)
+        self.status = 0
+        self._progress = None
+        self._saved_at = time.monotonic()
+        # The first epoch may have begun before the run was resumed.
+        self._epoch_began = self._saved_at - self.record.seconds
+        self._training_seconds = self.record.seconds  # without the epoch's validation
+
+    @property
+    def is_over(self):
+        """Whether the run that is to be resumed has ended already."""
+        return bool(self.snapshot) and self.files.finished
+
+    @property
+    def epoch(self):
+        """The epoch to begin with, from 0."""
+        return self.record.epoch
+
+    def begin(self, module, train_data):
+        """Take over the snapshot's optimizer, and go to the next batch of training."""
+        if self.snapshot:
+            epoch, batch = self.record.epoch, self.record.batch
+            module.load_optimizer_state(self.snapshot)
+            train_data.seek(*((epoch + 1, 0) if batch == self.num_batches else (epoch, batch)))
+
+    def begin_epoch(self, metrics):
+        """Take over the snapshot's metrics in its epoch; False if only validation is left of it."""
+        if self.record.batch:
+            metrics.load_state(self.snapshot.metrics)
+        return self.record.batch < self.num_batches
+
+    def before_batch(self):
+        """Make random numbers (of dropout, of the optimizer) this batch's own."""
+        place = (self.flags.seed * 1000003 + self.record.epoch) * 1000003 + self.record.batch
+        mx.random.seed((place * 1000003 + self.workers.rank) % 2 ** 31)
+
+    def after_batch(self, module, metrics):
+        """Look after the loss, the clock, and signals."""
+        record, minutes = self.record, (time.monotonic() - self._saved_at) / 60
+        snapshot_due = self.flags.checkpoint_minutes and minutes >= self.flags.checkpoint_minutes
+        loss = metrics.metrics[0].global_sum_metric
+        if self.workers.synchronous:
+            snapshot_due, loss = self.stops.exchange_signals(snapshot_due, loss)
+        if not math.isfinite(loss):
+            raise self.files.not_finite(f"the loss is {loss}")
+        record.batch += 1
+        mean_loss = dict(metrics.metrics[0].get_global_name_value())["loss"]
+        self._show_progress("Epoch", record.batch, self.num_batches, f"loss {mean_loss:.4g}")
+        if record.batch == self.num_batches:
+            return False
+        if self.workers.synchronous:
+            return self._stop_if_asked(module, metrics, snapshot_due)
+        if self.stops.received:
+            self.status = self.stops.log_stop(": --resume goes on after the last whole epoch")
+        return bool(self.status)
+
+    def after_training(self, module, metrics):
+        """Save a checkpoint."""
+        self._training_seconds = self._seconds()
+        if self.workers.count > 1 or not self.workers.synchronous:
+            self._merge_params(module)
+        arg_params, aux_params = module.get_params()
+        self.stops.exchange_signals()
+        self.files.check_finite({**arg_params, **aux_params})
+        number = self.record.epoch + 1
+        if number == self.flags.num_epoch or number % self.flags.save_period == 0:
+            self.files.save_checkpoint(number, arg_params, aux_params)
+        return bool(self.lists.val) and self._stop_if_asked(module, metrics)
+
+    def after_validation_batch(self, module, metrics, nbatch):
+        """Look after signals; the epoch's training is saved."""
+        self._show_progress("Validation", nbatch + 1, self.num_validation_batches)
+        self.stops.exchange_signals()
+        return self._stop_if_asked(module, metrics)
+
+    def after_epoch(self, module, metrics, validation_metrics):
+        """Write history and snapshot, keep the best, and stop where nothing improves any more."""
+        record, scores = self.record, {}
+        if validation_metrics:
+            scores = dict(validation_metrics.get_global_name_value())
+            self._log_baselines(scores)
+        seconds = self._seconds()
+        self._epoch_began = time.monotonic()  # what is written now counts for the next one
+        updates = (record.epoch + 1) * self.num_batches * self.workers.count
+        self.files.close_epoch(record.epoch + 1, {
+            "seconds": seconds,
+            "images_per_second": self.lists.train.num_rows / max(self._training_seconds, 1e-9),
+            "learning_rate": module.learning_rate(updates)},
+            dict(metrics.get_global_name_value()), scores, module.get_params())
+        record.epoch, record.batch = record.epoch + 1, 0
+        self.stops.exchange_signals()
+        self._save_snapshot(module, metrics)
+        if self.files.stopped_early:
+            logger.info("%s has not been better than epoch %d's for %d epochs: stopping",
+                        self.flags.monitor_metric, record.best["number"], record.since_best)
+            return True
+        return record.epoch < self.flags.num_epoch and self._stop_if_asked(module, metrics)
+
+    def _log_baselines(self, scores):
+        """Log what needs no image to reach, and warn where the scores are no better."""
+        scored = baselines(self.lists.val.positives, self.lists.val.negatives)
+        logger.info("Epoch[%d] Baselines: %s", self.record.epoch, ", ".join(
+            f"{name} {scored[name]:.4f} ({BASELINES[name]})" for name in ("acc", "mAP")))
+        for name in ("acc", "mAP"):
+            if self.files.is_writer and scores.get(name, math.nan) <= scored[name]:
+                logger.warning("warning: validation %s %.4f does not beat the baseline %.4f",
+                               name, scores[name], scored[name])
+
+    def _merge_params(self, module):
+        """Give all workers the same parameters, and the mean of their running statistics."""
+        if not self.workers.synchronous:
+            # Once all are here, nobody changes the servers' parameters any more.
+            self.workers.sum([])
+            module.pull_params()
+        arg_params, aux_params = module.get_params()
+        module.set_params(arg_params, self.workers.mean(aux_params))
+
+    def _seconds(self):
+        """Time spent on the epoch so far."""
+        return time.monotonic() - self._epoch_began
+
+    def _show_progress(self, what, done, total, note=""):
+        """One more of an epoch's batches is done."""
+        if self._progress is None:
+            self._progress = Progress(f"{what} {self.record.epoch + 1} of {self.flags.num_epoch}",
+                                      total, "batches", done - 1)
+        self._progress.update(1, note)
+        if done == total:
+            self._progress.close()
+            self._progress = None
+
+    def _stop_if_asked(self, module, metrics, snapshot_due=False):
+        """Save a snapshot where one is due or all know of a signal; True to stop for that."""
+        number = self.stops.signal_for_all
+        if (snapshot_due or number) and self.record.batch:
+            self._save_snapshot(module, metrics)
+        if number:
+            self.status = self.stops.log_stop(f", and saved at {self.record.position}: the same "
+                                              "command with --resume goes on there")
+        return bool(number)
+
+    def _save_snapshot(self, module, metrics):
+        """Save everything at the record's position."""
+        record = self.record
+        record.seconds = self._seconds()
+        arg_params, aux_params = module.get_params()
+        self.files.check_finite(arg_params)
+        own = {**with_prefix("aux", aux_params),
+               **(with_prefix("metric", metrics.state()) if record.batch else {})}
+        # Between epochs all workers have the same.
+        per_worker = self.workers.gather(own) if record.batch else [own]
+        if self.files.is_writer:
+            counters, optimizer = module.optimizer_state()
+            self.files.save_snapshot(
+                counters, {**with_prefix("arg", arg_params), **with_prefix("optimizer", optimizer)},
+                per_worker)
+        self._saved_at = time.monotonic()

@@ -1,0 +1,212 @@
+"""What a run does, resolved once: from its flags, the pretrained network and the training list.
+
+    settings, network = resolve_settings(flags, pretrained, lists, workers)
+
+Nothing writes into flags or settings afterwards.
+"""
+import hashlib
+import json
+import math
+import os
+from dataclasses import dataclass
+from typing import NamedTuple, Optional
+
+import numpy as np
+
+from common.cli import InputError
+from common.mx_compat import mx
+from common.text import printable
+from common.version import VERSION
+from network import checkpoint
+from network.attributes import NO_THRESHOLDS
+from network.fine_tune import frozen_parameters, get_fine_tune_model, has_feature_map
+from network.shape_check import check_shapes
+from network.stages import automatic_stages, find_frontier, until
+from reading.augment import Augment
+from reading.class_names import read_class_names
+from reading.data_args import augment_from_args
+from reading.image_shape import best_shape, median_size
+from training.optimizer import optimizer_params
+from training.train_flags import loss_from_flags
+
+# Bounds of the weights that --pos-weight auto gives.
+POS_WEIGHTS = (1, 10)
+
+# Flags that may differ in a resumed run: they change where and how fast, not what is trained.
+# Images and lists may have moved; the lists' content is compared.
+MAY_CHANGE_ON_RESUME = {
+    "data_train", "data_val", "image_train", "image_val", "labels", "model", "epoch", "gpus",
+    "data_nthreads", "disp_batches", "num_epoch", "early_stop", "monitor_metric", "test_io",
+    "save_result", "save_name", "save_period", "keep", "checkpoint_minutes", "resume",
+    "resume_anyway", "described", "warm_head_epochs", "warm_head_mirror", "warm_head_memory",
+    "num_examples", "num_classes"}
+
+
+class Network(NamedTuple):
+    """A symbol and its parameters."""
+
+    symbol: mx.sym.Symbol
+    arg_params: dict
+    aux_params: dict
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run does. `flags` are as parse_args gives them; where one is `auto`, see here."""
+
+    flags: tuple
+    prefix: str  # of the checkpoints and all other files of the run
+    image_shape: list  # [3, height, width]
+    head: str  # linear or attention
+    freeze_stages: int
+    last_frozen_layer: Optional[str]  # of these stages; None without any
+    frozen: list  # names of the parameters that are not trained
+    loss: dict  # options of CrossEntropyLoss
+    reading: Augment  # of training images; others are read by `plain_reading`
+    plain_reading: Augment
+    num_workers: int
+    notes: list  # lines for the log: what was chosen and why
+
+    @property
+    def stores_activations(self):
+        """Whether what the frozen stages give is stored: one worker, at most mirrored images."""
+        return (bool(self.freeze_stages) and self.num_workers == 1
+                and self.reading.only_mirrors)
+
+    @property
+    def resolved_flags(self):
+        """A dict of the flags, with what the settings say in place of `auto` and other defaults."""
+        flags = self.flags._asdict()
+        flags.update({name: value for name, value in self.loss.items() if name in flags},
+                     pos_weight=flags["pos_weight"], head=self.head, image_shape=self.image_shape,
+                     freeze_stages=self.freeze_stages)
+        return flags
+
+    def shared_on_resume(self, symbol, lists):
+        """What a resumed run must share with its beginning, as plain JSON by the names to show."""
+        shared = {f"--{name.replace('_', '-')}": value
+                  for name, value in self.resolved_flags.items()
+                  if name not in MAY_CHANGE_ON_RESUME}
+        if self.flags.lr_schedule == "cosine":
+            shared["--num-epoch"] = self.flags.num_epoch
+        names = " ".join(symbol.list_arguments() + symbol.list_auxiliary_states())
+        shared["the number of workers"] = self.num_workers
+        shared["the number of classes"] = lists.train.num_classes
+        shared["the parameter names"] = hashlib.blake2b(names.encode(), digest_size=8).hexdigest()
+        shared["the content of --data-train"] = lists.train.checksum
+        shared["the content of --data-val"] = lists.val.checksum if lists.val else None
+        return json.loads(json.dumps(shared))
+
+
+def resolve_settings(flags, pretrained, lists, workers):
+    """The Settings of a run, and the Network that it trains: a new classifier, nothing trained yet.
+
+    `pretrained` is a Network that takes raw pixels, `lists` are from `read_lists`. All workers call
+    this together. An InputError names a flag that does not suit the network or the lists.
+    """
+    optimizer_params(flags, 1)
+    image_shape, notes = choose_image_shape(flags, pretrained, lists.train, workers)
+    pretrained = pretrained._replace(
+        symbol=checkpoint.set_attributes(pretrained.symbol, image_shape=image_shape))
+    head = flags.head
+    if head == "auto":
+        head = "attention" if has_feature_map(
+            pretrained.symbol, flags.layer_before_fullc, image_shape) else "linear"
+    loss = loss_from_flags(flags, choose_pos_weight(flags.pos_weight, lists.train))
+    symbol, arg_params = get_fine_tune_model(
+        pretrained.symbol, pretrained.arg_params, lists.train.num_classes,
+        flags.layer_before_fullc, flags.dtype,
+        flags.attention if head == "attention" else None, **loss)
+    freeze_stages, last_frozen_layer = flags.freeze_stages, None
+    if freeze_stages == "auto":
+        freeze_stages = automatic_stages(symbol, image_shape)
+    frozen = frozen_parameters(symbol, flags.freeze)
+    if freeze_stages:
+        last_frozen_layer = find_frontier(symbol, image_shape, freeze_stages)
+        inputs = set(until(symbol, last_frozen_layer).list_arguments()) - {"data"}
+        frozen = sorted({*frozen, *inputs})
+    settings = Settings(
+        flags=flags, prefix=os.path.join(flags.save_result, flags.save_name),
+        image_shape=image_shape, head=head, freeze_stages=freeze_stages,
+        last_frozen_layer=last_frozen_layer, frozen=frozen, loss=loss,
+        reading=augment_from_args(flags), plain_reading=augment_from_args(flags, train=False),
+        num_workers=workers.count, notes=notes)
+    aux_params = {name: pretrained.aux_params[name] for name in symbol.list_auxiliary_states()
+                  if name in pretrained.aux_params}
+    symbol = checkpoint.set_attributes(symbol, **_attributes(settings, lists))
+    check_shapes(symbol, arg_params, aux_params, image_shape, flags.model, math.inf)
+    return settings, Network(symbol, arg_params, aux_params)
+
+
+def choose_image_shape(flags, pretrained, lst, workers):
+    """[3, height, width] for --image-shape, and lines for the log; rank 0 decides about `auto`."""
+    own = checkpoint.get_attributes(pretrained.symbol).get("image_shape", [3, 224, 224])
+    if flags.image_shape is None:
+        check_shapes(*pretrained, own, f"{flags.model}-symbol.json")
+    if flags.image_shape != "auto":
+        return flags.image_shape or own, []
+    shape, size = own, None
+    if workers.rank == 0:
+        size = median_size(lst.lst, lst.folder, flags.max_pixels)
+    if size is None:
+        why = "the checkpoint's, because no training image can be read"
+    else:
+        found = best_shape(*size, flags.image_area)
+        why = "for training images of {:.0f}x{:.0f} pixels in the median".format(*size)
+        try:
+            check_shapes(*pretrained, found, flags.model, math.inf)
+            shape = found
+        except InputError:
+            why = "the checkpoint's, because the network does not work on {1}x{2}".format(*found)
+    shape = workers.broadcast({"shape": np.array(shape)})["shape"].tolist()
+    return shape, [f"Image shape {','.join(map(str, shape))} (height, width): {why}"]
+
+
+def choose_pos_weight(pos_weight, lst):
+    """The value of --pos-weight as CrossEntropyLoss takes it, `auto` worked out."""
+    if pos_weight == "auto":
+        return np.clip(lst.negatives / np.maximum(lst.positives, 1), *POS_WEIGHTS).round(4)
+    count = len(pos_weight.split(","))
+    if count not in (1, lst.num_classes):
+        raise InputError(f"{count} weights, but {lst.num_classes} classes; one for all of them "
+                         "will do", flag="--pos-weight")
+    return pos_weight
+
+
+def _attributes(settings, lists):
+    """What the run's checkpoints say of their input, for checkpoint.set_attributes."""
+    flags, reading = settings.flags, settings.plain_reading
+    return {
+        "class_names": flags.labels and read_class_names(flags.labels, lists.train.num_classes),
+        "image_shape": settings.image_shape, "resize": reading.resize, "fit": reading.fit,
+        "full_decode": reading.full_decode, "background": reading.background,
+        "training": _describe(settings, lists), "version": VERSION,
+        **NO_THRESHOLDS}  # those of an earlier fine-tuning do not apply to the new network
+
+
+def _describe(settings, lists):
+    """The attribute `training`: texts by what they describe; files are named without folders."""
+    def listed(lst):
+        name = printable(os.path.basename(lst.lst.path))
+        return f"{name}, {lst.num_rows:,} images"
+
+    flags = settings.flags
+    fit = {"pad": "padded", "squash": "squashed", "crop": "cropped"}[settings.reading.fit]
+    head = settings.head + f" ({flags.attention:g})" * (settings.head == "attention")
+    frozen = f"{settings.freeze_stages} stages" if settings.freeze_stages else flags.freeze
+    steps = []
+    if flags.warm_head_epochs:
+        steps.append(f"{flags.warm_head_epochs} epochs of the new classifier alone"
+                     + ", with mirror images" * flags.warm_head_mirror)
+    if flags.num_epoch:
+        steps.append(f"{flags.num_epoch} epochs of fine-tuning by {flags.optimizer}, learning "
+                     f"rate {flags.lr:g} ({flags.lr_schedule}), frozen: {frozen}")
+    described = {
+        "pretrained network": printable(os.path.basename(flags.model)),
+        "image size": f"{settings.image_shape[1]}x{settings.image_shape[2]}, {fit}",
+        "recipe": f"{head} head; {'; '.join(steps)}; loss {flags.loss}, batches of "
+                  f"{flags.batch_size}",
+        "training list": listed(lists.train)}
+    if lists.val:
+        described["validation list"] = listed(lists.val)
+    return described
