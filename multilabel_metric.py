@@ -158,6 +158,46 @@ class Accuracy(_Mean):
         return int(((prob > 0.5) == (label > 0.5))[known].sum()), int(known.sum())
 
 
+class Metrics(mx.metric.CompositeEvalMetric):
+    """Several of these metrics, whose samples can be saved and resumed together.
+
+    Example
+    -------
+    >>> metrics = Metrics([Loss(), MeanAveragePrecision()])
+    >>> metrics.update([mx.nd.array([[1, 0]])], [mx.nd.array([[.5, .5]])])
+    >>> [(name, round(value, 2)) for name, value in metrics.get_global_name_value()]
+    [('loss', 1.39), ('mAP', 1.0)]
+    """
+
+    def get_name_value(self):
+        """Names and values since reset_local, for a Speedometer's lines.
+
+        Without mAP, which would sort all samples for each line.
+        """
+        return [pair for metric in self.metrics if not hasattr(metric, "per_class")
+                for pair in metric.get_name_value()]
+
+    def class_precision(self):
+        """Average precision of each class, (classes,); None without mAP among the metrics."""
+        return next((metric.per_class() for metric in self.metrics
+                     if hasattr(metric, "per_class")), None)
+
+    def state(self):
+        """Arrays that `load_state` takes, of all metrics' samples."""
+        return {f"{metric.name}:{key}": np.asarray(value) for metric in self.metrics
+                for key, value in metric.state().items()}
+
+    def load_state(self, state):
+        """Go on from what `state` returned; KeyError, ValueError or TypeError for other arrays."""
+        for metric, part in zip(self.metrics, self.parts(state)):
+            metric.load_state(part)
+
+    def parts(self, state):
+        """The state of each metric, a list, from the state of all."""
+        return [{key[len(metric.name) + 1:]: value for key, value in state.items()
+                 if key.startswith(metric.name + ":")} for metric in self.metrics]
+
+
 class _Total(_Metric):
     """Arrays that add up over the batches since the last reset; `of_batch` returns one batch's."""
 

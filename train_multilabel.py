@@ -12,42 +12,37 @@ import time
 import numpy as np
 
 from common.cli import InputError, run
-from common.mx_compat import choose_devices, mx
+from common.mx_compat import mx
 from network.fine_tune import (  # noqa: F401  the first is for others to import
     get_fine_tune_model,
     load_pretrained,
     training_symbol,
 )
 from network.shape_check import error_line
-from training.data import Compute, measure_reading, open_data, open_iterator, read_lists
+from training.compute import Alone, open_compute
+from training.data import measure_reading, open_data, open_iterator, read_lists
 from training.faster_graph import faster_training
 from training.frozen_stages import on_stored_activations
 from training.log import log_to
-from training.merged_metrics import training_metrics, validation_metrics
+from training.metrics import training_metrics, validation_metrics
 from training.module import FineTuningModule
 from training.optimizer import INITIALIZER, optimizer_params
 from training.run import open_run
 from training.settings import Network, resolve_settings
 from training.snapshot import with_prefix
 from training.stop_requests import Stopped
-from training.train_flags import check_devices, parse_args
+from training.train_flags import parse_args
 from training.warm_head import train_head
-from training.worker_process import create_kvstore, exit_worker_on_error
-from training.workers import Workers
 
 logger = logging.getLogger("train_multilabel")
 
 
-@exit_worker_on_error
 def main(argv=None):
     """Train, and log to standard error and to train.log what was reached."""
     flags = parse_args(argv)
-    contexts = choose_devices(flags.gpus)
-    check_devices(flags, contexts)
-    kv = create_kvstore(flags.kv_store)
-    with Workers(kv) as workers:
+    with open_compute(flags) as compute:
         try:
-            return train(flags, Compute(contexts, kv, workers))
+            return train(flags, compute)
         except (MemoryError, RuntimeError) as error:
             if isinstance(error, MemoryError) or "Failed to allocate" in str(error):
                 raise InputError("out of memory: a smaller --batch-size or --image-shape takes "
@@ -70,8 +65,7 @@ def train(flags, compute):
     if flags.test_io:
         measure_reading(data.train)
         return 0
-    metrics = (training_metrics(settings.loss, workers),
-               validation_metrics(settings.loss, workers))
+    metrics = make_metrics(settings, lists, workers)
     with open_run(settings, network.symbol, lists, data, metrics[0], workers) as this_run:
         if this_run.is_over:
             return 0
@@ -93,14 +87,19 @@ def train(flags, compute):
         return this_run.status
 
 
+def make_metrics(settings, lists, workers):
+    """The metrics of training and of validation, over the samples of the workers."""
+    return (training_metrics(settings.loss, lists.train.num_classes, workers),
+            validation_metrics(settings.loss, workers))
+
+
 def train_warm_head(settings, network, lists, compute, this_run):
     """The network with a classifier trained on the frozen backbone's features: checkpoint 0.
 
     Also the average precision of each class on validation, (classes,); None at ranks above 0.
     """
     began, files = time.monotonic(), this_run.files
-    alone = Workers()  # rank 0 trains on the features of all
-    metrics = training_metrics(settings.loss, alone), validation_metrics(settings.loss, alone)
+    metrics = make_metrics(settings, lists, Alone())  # rank 0 trains on the features of all
     head, scores = train_head(
         network, [lst and open_iterator(settings, lst) for lst in lists], metrics, compute,
         settings.flags, lambda: this_run.stops.stop_unsaved(
@@ -138,7 +137,7 @@ def fit(settings, network, lists, data, metrics, compute, this_run):
         data.train, eval_data=data.val, eval_metric=metrics[0], validation_metric=metrics[1],
         batch_end_callback=mx.callback.Speedometer(flags.batch_size * workers.count,
                                                    flags.disp_batches or 20),
-        kvstore=compute.kv if "dist" in compute.kv.type else flags.kv_store,
+        kvstore=compute.kvstore,
         optimizer=flags.optimizer, optimizer_params=optimizer_params(flags, batches),
         initializer=INITIALIZER, arg_params=network.arg_params, aux_params=network.aux_params,
         allow_missing=True, num_epoch=flags.num_epoch, run=this_run)

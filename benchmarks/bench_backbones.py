@@ -30,9 +30,8 @@ import train_multilabel  # noqa: E402
 from common.cli import ArgumentParser, InputError, run  # noqa: E402
 from common.mx_compat import mx  # noqa: E402
 from network import checkpoint  # noqa: E402
-from training.data import Compute  # noqa: E402
+from training.compute import Compute  # noqa: E402
 from training.faster_graph import faster_training  # noqa: E402
-from training.workers import Workers  # noqa: E402
 
 BATCH = 8
 STEPS = 3
@@ -56,7 +55,7 @@ def images_per_second(prefix, epoch):
     pixels = np.random.RandomState(0).randint(0, 256, (BATCH, *shape))
     batch = mx.io.DataBatch([mx.nd.array(pixels, dtype="uint8")], [mx.nd.zeros((BATCH, classes))],
                             provide_data=[data], provide_label=[label])
-    faster = faster_training(net, data, label, Compute([mx.cpu()], None, Workers()))
+    faster = faster_training(net, data, label, Compute([mx.cpu()], "local"))
     network = InMXNet(faster, batch, (arg_params, aux_params))
     seconds = []
     for _ in range(STEPS):

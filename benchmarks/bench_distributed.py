@@ -97,18 +97,12 @@ def train(args, kv, workers):
 
 def measure_as_worker(args):
     """Measure as one of the workers; rank 0 prints the result."""
-    from training.worker_process import create_kvstore, exit_worker_on_error
-    from training.workers import Workers
+    from distributed.worker_process import open_worker
 
-    @exit_worker_on_error
-    def measure(_):
-        kv = create_kvstore("dist_sync")
-        with Workers(kv) as workers:
-            result = (train if args.measure == "train" else communicate)(args, kv, workers)
-            if workers.rank == 0:
-                print(RESULT + json.dumps(result), flush=True)
-
-    measure(None)
+    with open_worker("dist_sync") as (kv, workers):
+        result = (train if args.measure == "train" else communicate)(args, kv, workers)
+        if workers.rank == 0:
+            print(RESULT + json.dumps(result), flush=True)
     return 0
 
 

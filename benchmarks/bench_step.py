@@ -36,11 +36,10 @@ from lst_iter import LstIter  # noqa: E402
 from network import checkpoint  # noqa: E402
 from network.fine_tune import frozen_parameters, get_fine_tune_model, training_symbol  # noqa: E402
 from network.symbol_check import integers  # noqa: E402
-from training.data import Compute  # noqa: E402
+from training.compute import Compute  # noqa: E402
 from training.faster_graph import faster_training  # noqa: E402
 from training.module import FineTuningModule  # noqa: E402
 from training.optimizer import INITIALIZER  # noqa: E402
-from training.workers import Workers  # noqa: E402
 
 SGD = {"learning_rate": 0.001, "momentum": 0.9, "wd": 0}
 
@@ -194,7 +193,7 @@ def main(argv=None):
     del rounded  # and its memory, which the other sides take
 
     faster = faster_training(symbol, batches.provide_data[0], batches.provide_label[0],
-                             Compute([mx.cpu()], None, Workers()))
+                             Compute([mx.cpu()], "local"))
     sides = {"the network as it is": module,
              "as training computes it": InMXNet(faster, batches, (arg_params, aux_params))}
     if torch:

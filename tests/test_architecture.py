@@ -9,10 +9,10 @@ from conftest import ROOT
 FLOORS = {
     "common": 0, "crossentropy_op": 0,
     "network": 1, "reading": 1, "lst_iter": 1, "multilabel_metric": 1,
-    "training": 2, "evaluation": 2, "datasets": 2, "convert": 2, "launching": 2,
+    "training": 2, "evaluation": 2, "datasets": 2, "convert": 2, "distributed": 2,
     "tools": 3, "train_multilabel": 3, "predict_multilabel": 3}
 # Imports within a floor.
-BESIDE = {("common", "crossentropy_op"), ("lst_iter", "reading"), ("training", "evaluation")}
+BESIDE = {("common", "crossentropy_op"), ("lst_iter", "reading"), ("training", "evaluation"), ("training", "distributed")}
 
 
 def room(path):

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -16,19 +17,20 @@ from test_resume import measures, wait_for
 
 from common.cli import InputError
 from common.mx_compat import mx
+from distributed import rendezvous
+from distributed.lists import PaddedLst
+from distributed.rendezvous import LostWorker
+from distributed.worker_process import create_kvstore
+from distributed.workers import Workers
 from lst_iter import LstIter
 from multilabel_metric import Accuracy, Loss, MeanAveragePrecision
 from network import checkpoint
 from network.fine_tune import training_symbol
 from reading.lst_file import read_lst
 from train_multilabel import get_fine_tune_model
-from training import rendezvous
-from training.merged_metrics import MergedMetrics
+from training.compute import Alone, open_compute
 from training.module import FineTuningModule
-from training.rendezvous import LostWorker
-from training.worker_lists import PaddedLst
-from training.worker_process import create_kvstore
-from training.workers import Workers
+from training.train_flags import parse_args
 
 EPOCHS = 4  # as test_resume compares
 SECONDS = 180
@@ -122,13 +124,26 @@ def test_two_workers_equal_one_with_twice_the_batch(flags, tmp_path):
 @pytest.mark.parametrize("environment,kv_store,said", [
     ({}, "dist_sync", "start them with tools/launch.py"),
     ({"DMLC_ROLE": "worker"}, "device", "--kv-store dist_sync joins them"),
-    ({}, "no_such", "--kv-store no_such")])
+    ({}, "no_such", "there are local, device")])
 def test_a_kvstore_that_does_not_fit_is_told(environment, kv_store, said, monkeypatch):
     monkeypatch.delenv("DMLC_ROLE", raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(InputError, match=said):
-        create_kvstore(kv_store)
+    flags = parse_args(["--data-train", "x", "--image-train", "x", "--model", "x",
+                        "--kv-store", kv_store])
+    with pytest.raises(InputError, match=said) as told:
+        create_kvstore(kv_store) if environment else open_compute(flags).__enter__()
+    assert told.value.flag == f"--kv-store {kv_store}"
+
+
+def test_a_run_of_one_process_imports_nothing_of_distributed(flags, tmp_path):
+    code = ("import atexit, sys; from common.cli import run; from train_multilabel import main; "
+            "atexit.register(lambda: print([n for n in sys.modules if 'distributed' in n])); "
+            "run(main, sys.argv[1:])")
+    done = subprocess.run([sys.executable, "-c", code,
+                           *flags(tmp_path, num_epoch=1, kv_store="device")], cwd=ROOT,
+                          text=True, stdout=subprocess.PIPE, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 @pytest.mark.slow
@@ -406,7 +421,7 @@ def test_merged_measures_equal_those_of_one_process(monkeypatch):
     scores = rng.rand(50, 4).astype(np.float32).round(2)  # with ties
 
     def metrics(workers):
-        return MergedMetrics([Loss(), Accuracy(), MeanAveragePrecision()], workers)
+        return workers.metrics([Loss(), Accuracy(), MeanAveragePrecision()])
 
     def measure(workers):
         total = metrics(workers)
@@ -414,12 +429,12 @@ def test_merged_measures_equal_those_of_one_process(monkeypatch):
         rows = [slice(0, 50, 2), slice(1, 50, 2), slice(0, 0)][workers.rank]
         if workers.rank < 2:
             total.update([mx.nd.array(labels[rows])], [mx.nd.array(scores[rows])])
-        return total.get_name_value()
+        return total.get_global_name_value()
 
-    alone = metrics(Workers())
+    alone = metrics(Alone())
     alone.update([mx.nd.array(labels)], [mx.nd.array(scores)])
     for result in as_threads(3, measure, monkeypatch):
-        assert dict(result) == pytest.approx(dict(alone.get_name_value()), rel=1e-6)
+        assert dict(result) == pytest.approx(dict(alone.get_global_name_value()), rel=1e-6)
 
 
 @pytest.mark.parametrize("compression", [None, {"type": "2bit", "threshold": 1e-9}])

@@ -9,14 +9,13 @@ import pytest
 
 from common.mx_compat import mx
 from training import faster_graph
-from training.data import Compute
+from training.compute import Compute
 from training.faster_graph import FUSED, faster_training
 from training.module import FineTuningModule
-from training.workers import Workers
 
 # Elsewhere training keeps the network as it is.
 on_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="for x86-64 only")
-ALONE = Compute([mx.cpu()], None, Workers())
+ALONE = Compute([mx.cpu()], "local")
 
 
 def convolution(data, name, filters=32, kernel=(1, 1), **options):

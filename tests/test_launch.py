@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT
 
 from common.cli import InputError
-from launching import hosts
+from distributed import hosts
 
 LAUNCH = [sys.executable, str(ROOT / "tools" / "launch.py")]
 SECONDS = 60

@@ -10,8 +10,8 @@ from sklearn.metrics import accuracy_score, average_precision_score, log_loss
 import multilabel_metric
 from common.mx_compat import mx
 from multilabel_metric import Accuracy, Loss, MeanAveragePrecision, average_precision
-from training.merged_metrics import training_metrics
-from training.workers import Workers
+from training.compute import Alone
+from training.metrics import training_metrics
 
 
 def updated(metric, label, prob, batch=7):
@@ -104,7 +104,7 @@ def test_goes_on_from_a_state_and_merges_states(make, scored):
 
 def test_a_speedometers_lines_have_no_ranking_and_the_epochs_all(scored):
     label, prob = scored
-    metrics = training_metrics({}, Workers())
+    metrics = training_metrics({}, 80, Alone())
     metrics.update([mx.nd.array(label)], [mx.nd.array(prob)])
     assert [name for name, _ in metrics.get_name_value()] == ["loss", "acc"]
     assert [name for name, _ in metrics.get_global_name_value()] == ["loss", "acc", "mAP"]

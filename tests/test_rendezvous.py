@@ -7,9 +7,9 @@ from multiprocessing.connection import Client
 import numpy as np
 import pytest
 
-from training import rendezvous
-from training.array_stream import ArrayStream
-from training.rendezvous import LostWorker, accept_workers
+from distributed import rendezvous
+from distributed.array_stream import ArrayStream
+from distributed.rendezvous import LostWorker, accept_workers
 
 
 @pytest.fixture

@@ -289,7 +289,7 @@ def test_a_restart_refuses_another_runs_snapshot(flags, copied):
 
 def test_a_second_signal_of_the_other_kind_ends_the_process_at_once():
     code = ("import signal; from training.stop_requests import StopRequests; "
-            "from training.workers import Workers; requests = StopRequests(Workers()); "
+            "from training.compute import Alone; requests = StopRequests(Alone()); "
             "signal.raise_signal(signal.SIGTERM); signal.raise_signal(signal.SIGINT)")
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == -signal.SIGINT
 
@@ -297,7 +297,7 @@ def test_a_second_signal_of_the_other_kind_ends_the_process_at_once():
 def test_nohup_keeps_sighup_from_the_run():
     code = ("import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); "
             "from training.stop_requests import StopRequests; "
-            "from training.workers import Workers; requests = StopRequests(Workers()); "
+            "from training.compute import Alone; requests = StopRequests(Alone()); "
             "signal.raise_signal(signal.SIGHUP); assert requests.received is None")
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 

@@ -14,11 +14,10 @@ from network import checkpoint
 from network.fine_tune import split_head
 from network.forward_pass import ForwardPass
 from train_multilabel import get_fine_tune_model
-from training.data import Compute
+from training.compute import Alone, Compute
 from training.settings import Network
 from training.stored_features import FeatureIter, extract
 from training.warm_head import train_head
-from training.workers import Workers
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +106,7 @@ def test_the_head_is_regularised_logistic_regression(
     with images(small_demo) as train, images(small_demo) as again:
         head, scores = train_head(
             Network(*network), (train, again), (measures(), measures()),
-            Compute([mx.cpu()], None, Workers()), head_flags(200, False, tmp_path))
+            Compute([mx.cpu()], None, Alone()), head_flags(200, False, tmp_path))
         again.reset()
         features, labels = extract(backbone(network, again), again, False, tmp_path, 1e9)
     assert set(head) == {"fc_weight", "fc_bias"}
@@ -129,7 +128,7 @@ def test_the_attention_head_trains_on_feature_maps(network, small_demo, tmp_path
     with images(small_demo) as train, images(small_demo) as again:
         head, scores = train_head(
             network, (train, again), (measures(), measures()),
-            Compute([mx.cpu()], None, Workers()), head_flags(40, True, tmp_path))
+            Compute([mx.cpu()], None, Alone()), head_flags(40, True, tmp_path))
         again.reset()
         features, labels = extract(backbone(network, again), again, False, tmp_path, 1)
         assert features.dtype == np.float16 and features.ndim == 4

@@ -18,8 +18,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.cli import ArgumentParser, HelpFormatter, InputError, run  # noqa: E402
-from launching.attempt import Attempt, report  # noqa: E402
-from launching.hosts import read_hosts  # noqa: E402
+from distributed.attempt import Attempt, report  # noqa: E402
+from distributed.hosts import read_hosts  # noqa: E402
 
 
 def parse_args(argv=None):

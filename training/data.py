@@ -1,4 +1,4 @@
-"""The lists and iterators of a run, and what computes it."""
+"""The lists and iterators of a run."""
 import logging
 import time
 from typing import NamedTuple, Optional
@@ -7,25 +7,16 @@ from common.cli import InputError
 from common.mx_compat import mx
 from common.progress import Progress
 from lst_iter import LstIter
-from training.worker_lists import WorkersList
-from training.workers import Workers
+from reading.sample_list import SampleList
 
 logger = logging.getLogger("train_multilabel")
-
-
-class Compute(NamedTuple):
-    """What computes: this worker's contexts, the kvstore, and all workers."""
-
-    contexts: list
-    kv: mx.kvstore.KVStore
-    workers: Workers
 
 
 class Lists(NamedTuple):
     """The lists of training and validation; the latter may be None."""
 
-    train: WorkersList
-    val: Optional[WorkersList]
+    train: SampleList
+    val: Optional[SampleList]
 
 
 class Data(NamedTuple):
@@ -37,7 +28,7 @@ class Data(NamedTuple):
 
 def read_lists(flags, workers):
     """The Lists of a run, if the training list is as long as --num-examples says."""
-    train = WorkersList(flags.data_train, flags.image_train, workers, flags.num_classes,
+    train = workers.read_list(flags.data_train, flags.image_train, flags.num_classes,
                         flags.label_format)
     # make_lst.py shard fills the shorter lists up with a row that does not count.
     fillers = workers.count - 1 if train.lst.path != flags.data_train else 0
@@ -45,8 +36,8 @@ def read_lists(flags, workers):
             and not 0 <= train.num_rows - flags.num_examples <= fillers):
         raise InputError(f"{train.num_rows} rows, but {{flag}} is {flags.num_examples}",
                          file=flags.data_train, flag="--num-examples")
-    val = flags.data_val and WorkersList(
-        flags.data_val, flags.image_val or flags.image_train, workers, train.num_classes,
+    val = flags.data_val and workers.read_list(
+        flags.data_val, flags.image_val or flags.image_train, train.num_classes,
         flags.label_format)
     return Lists(train, val or None)
 
@@ -58,12 +49,12 @@ def open_data(settings, lists):
 
 
 def open_iterator(settings, lst, augmented=False):
-    """An LstIter over a WorkersList: shuffled and augmented, or in order."""
+    """An LstIter over a SampleList: shuffled and augmented, or in order."""
     flags = settings.flags
     return LstIter(
         batch_size=flags.batch_size, data_shape=settings.image_shape, path_imglist=lst.lst,
-        path_root=lst.folder, shuffle=augmented, part_index=lst.readers.rank,
-        num_parts=lst.readers.count, seed=flags.seed, num_threads=flags.data_nthreads,
+        path_root=lst.folder, shuffle=augmented, part_index=lst.shard[0],
+        num_parts=lst.shard[1], seed=flags.seed, num_threads=flags.data_nthreads,
         bad_images=flags.bad_images,
         augment=settings.reading if augmented else settings.plain_reading)
 

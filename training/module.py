@@ -114,7 +114,7 @@ class FineTuningModule(mx.mod.Module):
                           mx.model.BatchEndParam(epoch, nbatch, validation_metrics, locals()))
                     if run.after_validation_batch(self, metrics, nbatch):
                         return
-                for name, value in validation_metrics.get_name_value():
+                for name, value in validation_metrics.get_global_name_value():
                     self.logger.info("Epoch[%d] Validation-%s=%f", epoch, name, value)
                 _call(eval_end_callback,
                       mx.model.BatchEndParam(epoch, nbatch + 1, validation_metrics, locals()))

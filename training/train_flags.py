@@ -240,16 +240,6 @@ def check_args(args):
         raise InputError(str(error), flag="--freeze") from None
 
 
-def check_devices(flags, contexts):
-    """Raise an InputError if --dtype or --gc-type do not suit these devices."""
-    if flags.dtype == "float16" and contexts[0].device_type == "cpu":
-        raise InputError("needs a GPU: MXNet has no float16 convolution for CPUs",
-                         flag="--dtype float16")
-    if flags.gc_type != "none" and "dist" not in flags.kv_store and len(contexts) == 1:
-        raise InputError("compresses what several devices or machines send each other, but this "
-                         "run has one device", flag=f"--gc-type {flags.gc_type}")
-
-
 def loss_from_flags(flags, pos_weight):
     """Options of CrossEntropyLoss: those of --loss, and the flags of the options' names."""
     given = {name: getattr(flags, name, None) for name in loss_options()}

@@ -89,7 +89,7 @@ def _train(network, features, stored, metrics, compute, flags, check_stop):
         FeatureIter(*stored[0], BATCH_SIZE, flags.seed),
         eval_data=stored[1] and FeatureIter(*stored[1], BATCH_SIZE),
         eval_metric=metrics[0], validation_metric=metrics[1],
-        eval_end_callback=lambda p: scores.update(p.eval_metric.get_name_value()),
+        eval_end_callback=lambda p: scores.update(p.eval_metric.get_global_name_value()),
         arg_params=params, optimizer="adam",
         optimizer_params={"learning_rate": LEARNING_RATE, "lr_scheduler": schedule,
                           "wd": 1 / (INVERSE_PENALTY * rows)},

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from launching.hosts import free_port, own_address, ssh_command
+from distributed.hosts import free_port, own_address, ssh_command
 
 SUPERVISOR = Path(__file__).with_name("supervisor.py").read_text(encoding="utf-8")
 

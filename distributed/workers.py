@@ -15,25 +15,26 @@ import contextlib
 import numpy as np
 
 from common.mx_compat import mx
-from training.rendezvous import LostWorker, connect_workers
+from distributed.lists import read_list
+from distributed.metrics import MergedMetrics
+from distributed.rendezvous import LostWorker, connect_workers
 
 
 class Workers:
-    """All workers of a run, as seen by one of them. A single process is a run of one worker.
+    """All workers of a run, as seen by one of them.
 
-    All workers of the kvstore `kv`, just made (None: a single process), create this object at the
-    same time, and call the same methods in the same order. Each method raises LostWorker when
-    another worker has ended or cannot be reached. `arrays` are a dict of str to np.ndarray.
+    All workers of the kvstore `kv`, just made, create this object at the same time, and call the
+    same methods in the same order. Each method raises LostWorker when another worker has ended or
+    cannot be reached. `arrays` are a dict of str to np.ndarray.
 
     `rank` is this worker's number, from 0, and `count` the number of workers. DMLC_RANK gives the
     rank, where the launcher sets it for all: the kvstore's own changes from start to start. All
     take each batch together where `synchronous`, which is not so with "dist_async".
     """
 
-    def __init__(self, kv=None):
-        distributed = kv is not None and "dist" in kv.type
-        self.count = kv.num_workers if distributed else 1
-        self.synchronous = not (distributed and "async" in kv.type)
+    def __init__(self, kv):
+        self.count = kv.num_workers
+        self.synchronous = "async" not in kv.type
         # The hub is connected to all others, and these only to the hub.
         self.rank, self._hub, self._streams = 0, 0, {}
         if self.count > 1:
@@ -84,13 +85,21 @@ class Workers:
 
     def mean(self, params):
         """The mean over all workers of parameters, dict of str to mx.nd.NDArray."""
-        if self.count == 1 or not params:
+        if not params:
             return params
         parts = self.gather({name: value.asnumpy() for name, value in params.items()})
         means = self.broadcast(parts and {
             name: np.mean([part[name] for part in parts], axis=0, dtype=np.float64).astype(
                 parts[0][name].dtype) for name in params})
         return {name: mx.nd.array(value, dtype=value.dtype) for name, value in means.items()}
+
+    def read_list(self, path, folder, num_classes=None, label_format="multi-hot"):
+        """The SampleList of this worker, with its totals over all workers."""
+        return read_list(path, folder, self, num_classes, label_format)
+
+    def metrics(self, metrics):
+        """Metrics over the samples of all workers."""
+        return MergedMetrics(metrics, self)
 
     def __enter__(self):
         return self

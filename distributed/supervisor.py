@@ -1,6 +1,6 @@
 """Supervises one process of a distributed run, on the machine on which it runs.
 
-launching/attempt.py passes this file's text to `python3 -c`, here or over ssh, so it imports
+distributed/attempt.py passes this file's text to `python3 -c`, here or over ssh, so it imports
 nothing of the project. Signals to pass on come as numbers over standard input. When it ends,
 however launch.py or the connection died, the process is killed with all its children.
 """

@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection, answer_challenge, deliver_cha
 import numpy as np
 
 from common.mx_compat import mx
-from training.array_stream import ArrayStream
+from distributed.array_stream import ArrayStream
 
 KVSTORE_KEY = "workers"  # under which the hub publishes its invitation
 INVITATION = struct.Struct("!4sH16s")  # IPv4 address, port, secret key

@@ -1,1 +1,0 @@
-"""Processes of a distributed run, on one machine or several; used by tools/launch.py."""
