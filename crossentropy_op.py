@@ -16,6 +16,8 @@ Classification", ICCV 2021 (https://arxiv.org/abs/2009.14119):
 At clip 0 and equal gammas it is the focal loss of Lin et al., ICCV 2017
 (https://arxiv.org/abs/1708.02002), and at zeros, the default, plain cross-entropy.
 """
+from __future__ import annotations
+
 import builtins
 import importlib.abc
 import importlib.machinery
@@ -23,8 +25,10 @@ import re
 import sys
 import types
 import warnings
+from typing import Any, Sequence, Union
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 # What MXNet 1.9.1 reads from numpy and today's numpy no longer has. Strings are today's names.
 # Names that are None only have to exist.
@@ -95,10 +99,12 @@ import mxnet as mx  # noqa: E402
 # Below this, 1/(p(1-p)) is no longer formed: float32 ends at 1e-38, and weights need room.
 SMALLEST = 1e-30
 LARGEST_FLOAT16 = 65504.0
+Number = Union[float, str]  # options come from Python, or as text from MXNet
 
 
-def loss_options(pos_weight=1.0, gamma_pos=0.0, gamma_neg=0.0, clip=0.0, label_smoothing=0.0,
-                 grad_scale=1.0):
+def loss_options(pos_weight: Number | Sequence[Number] = 1.0, gamma_pos: Number = 0.0,
+                 gamma_neg: Number = 0.0, clip: Number = 0.0, label_smoothing: Number = 0.0,
+                 grad_scale: Number = 1.0) -> dict[str, Any]:
     """Check the options of the loss, given as numbers or as text, and return them as a dict.
 
     Parameters
@@ -135,7 +141,7 @@ def loss_options(pos_weight=1.0, gamma_pos=0.0, gamma_neg=0.0, clip=0.0, label_s
     }
 
 
-def _number(name, value, smallest, largest):
+def _number(name: str, value: Number, smallest: float, largest: float) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -147,7 +153,7 @@ def _number(name, value, smallest, largest):
     return number if number > SMALLEST else 0.0
 
 
-def cross_entropy(prob, label, **options):
+def cross_entropy(prob: ArrayLike, label: ArrayLike, **options: Any) -> np.ndarray:
     """The loss that the operator's gradient minimises, in numpy; options as `loss_options`.
 
     Parameters
@@ -191,7 +197,7 @@ class CrossEntropyLoss(mx.operator.CustomOp):
     matters.
     """
 
-    def __init__(self, options):
+    def __init__(self, options: dict[str, Any]) -> None:
         super().__init__()
         self.plain = options == loss_options()
         self.options = options
@@ -240,20 +246,20 @@ class CrossEntropyLossProp(mx.operator.CustomOpProp):
     when shapes are inferred. Where the two input shapes differ, MXNet's error names both.
     """
 
-    def __init__(self, **options):
+    def __init__(self, **options: str) -> None:
         super().__init__(need_top_grad=False)
-        self.error = None
+        self.error: Exception | None = None
         try:
             self.loss_options = loss_options(**options)
         except (TypeError, ValueError) as error:
             # Raising in this constructor crashes MXNet 1.9.1; infer_shape may raise.
             self.error = error
 
-    def list_arguments(self):
+    def list_arguments(self) -> list[str]:
         """With name="softmax" the label is called `softmax_label`."""
         return ["data", "label"]
 
-    def infer_shape(self, in_shape):
+    def infer_shape(self, in_shape: list[list[int]]) -> tuple[list, list, list]:
         """The label's shape and the output's are the data's."""
         if self.error is not None:
             raise self.error
@@ -264,10 +270,10 @@ class CrossEntropyLossProp(mx.operator.CustomOpProp):
                 f"CrossEntropyLoss: {weights} values in pos_weight, but {data[-1]} classes")
         return [data, data], [data], []
 
-    def infer_type(self, in_type):
+    def infer_type(self, in_type: list) -> tuple[list, list, list]:
         """The label may have another type than the data."""
         data = in_type[0]
         return [data, data if in_type[1] is None else in_type[1]], [data], []
 
-    def create_operator(self, ctx, in_shapes, in_dtypes):
+    def create_operator(self, ctx, in_shapes, in_dtypes) -> CrossEntropyLoss:
         return CrossEntropyLoss(self.loss_options)

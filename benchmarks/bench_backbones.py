@@ -11,27 +11,25 @@ import contextlib
 import io
 import os
 import re
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+import turns  # noqa: F401  finds the modules below
+from bench_step import InMXNet
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tools"), str(ROOT / "demo")]
+# isort: split
+import export_onnx
+import import_pretrained
+import make_demo
 
-import export_onnx  # noqa: E402
-import import_pretrained  # noqa: E402
-import make_demo  # noqa: E402
-from bench_step import InMXNet  # noqa: E402
-
-import train_multilabel  # noqa: E402
-from common.cli import ArgumentParser, InputError, run  # noqa: E402
-from common.mx_compat import mx  # noqa: E402
-from network import checkpoint  # noqa: E402
-from training.compute import Compute  # noqa: E402
-from training.faster_graph import faster_training  # noqa: E402
+import train_multilabel
+from common.cli import ArgumentParser, InputError, run
+from common.mx_compat import mx
+from network import checkpoint
+from training.compute import Compute
+from training.faster_graph import faster_training
 
 BATCH = 8
 STEPS = 3

@@ -16,15 +16,12 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+import numpy as np
+from turns import ROOT
 
-import numpy as np  # noqa: E402
-
-from common.cli import ArgumentParser, HelpFormatter, InputError, run  # noqa: E402
-from common.mx_compat import mx  # noqa: E402
+from common.cli import ArgumentParser, HelpFormatter, InputError, run
+from common.mx_compat import mx
 
 TENSORS = 50  # into which the parameters are divided, as in networks of the size of Lite0
 CLASSES = 58

@@ -4,8 +4,8 @@
     python benchmarks/bench_iter.py --lst train.lst --path-root photos --only speed
 
 All sides of a comparison run in turns in one process, and the medians are printed, because
-other programs' load moves the figures far more than anything here does. Speeds are images a
-second at 224x224 with resize, random crop and mirror, batches of 32. Without --lst the photos
+other programs' load moves the figures far more than anything here does. Speeds are images
+per second at 224x224 with resize, random crop and mirror, batches of 32. Without --lst the photos
 are made.
 """
 import os
@@ -17,25 +17,21 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cv2
 import numpy as np
+from turns import make_photos, take_turns
 
-ROOT = str(Path(__file__).resolve().parents[1])
-sys.path.insert(0, ROOT)
-
-from common.mx_compat import mx  # noqa: E402  isort: skip
-import cv2  # noqa: E402
-
-from common.cli import ArgumentParser, InputError, run  # noqa: E402
-from lst_iter import LstIter  # noqa: E402
-from reading.augment import Augment  # noqa: E402
-from reading.decode import FLAGS  # noqa: E402
-from reading.image_reader import REDUCTIONS  # noqa: E402
-from reading.lst_file import read_lst  # noqa: E402
+from common.cli import ArgumentParser, InputError, run
+from common.mx_compat import mx
+from lst_iter import LstIter
+from reading.augment import Augment
+from reading.decode import FLAGS
+from reading.image_reader import REDUCTIONS
+from reading.lst_file import read_lst
 
 SIDE = 224
 SHAPE = (3, SIDE, SIDE)
 BATCH = 32
-SIZE = (550, 830)  # of the photos that are made
 RANDOM = Augment(resize=SIDE, random_crop=True, random_mirror=True)
 SECTIONS = ("speed", "memory", "lst", "fit")
 
@@ -66,25 +62,6 @@ for epoch in range({epochs}):
 """
 
 
-def make_photos(folder, size, count):
-    """JPEGs of blurred noise at several scales, about as many bytes a pixel as photos have."""
-    width, height = size
-    rows = []
-    for number in range(count):
-        rng = np.random.RandomState(number)
-        image = np.zeros((height, width, 3), np.float32)
-        for cells in (4, 16, 64, 256):
-            noise = rng.rand(max(2, cells * height // width), cells, 3).astype(np.float32)
-            image += cv2.resize(noise, size, interpolation=cv2.INTER_CUBIC) * (160 / cells ** 0.5)
-        name = f"{number}.jpg"
-        cv2.imwrite(os.path.join(folder, name), np.clip(image, 0, 255).astype(np.uint8),
-                    [cv2.IMWRITE_JPEG_QUALITY, 90])
-        rows.append(f"{number}\t{number % 2}\t{number % 3 // 2}\t{name}\n")
-    path = os.path.join(folder, "train.lst")
-    Path(path).write_text("".join(rows))
-    return path
-
-
 def pack(lst, path_root, path):
     """The same files in a .rec, as im2rec packs them without recoding."""
     record = mx.recordio.MXIndexedRecordIO(path + ".idx", path + ".rec", "w")
@@ -106,19 +83,8 @@ def decode_all(paths, flag):
             pass
 
 
-def take_turns(jobs, turns):
-    """Seconds of each job's turns, by its name: other programs' load then meets all alike."""
-    seconds = {name: [] for name in jobs}
-    for _ in range(turns):
-        for name, job in jobs.items():
-            start = time.perf_counter()
-            job()
-            seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
 def bench_speed(path_lst, path_root, rounds, folder):
-    """Print images a second of every reader over the same files."""
+    """Print images per second of every reader over the same files."""
     lst = read_lst(path_lst)
     paths = [os.path.join(path_root, lst.name(row)) for row in range(len(lst))]
     height, width = cv2.imread(paths[0]).shape[:2]
@@ -152,7 +118,7 @@ def bench_speed(path_lst, path_root, rounds, folder):
     decode_all(paths, FLAGS[1])  # bring the files into memory
     seconds = take_turns(readers, rounds)
     ours = seconds["LstIter, 2 threads"]
-    print(f"\n{len(lst)} JPEGs of {width}x{height}, decoded at 1/{reduction}: images a second, "
+    print(f"\n{len(lst)} JPEGs of {width}x{height}, decoded at 1/{reduction}: images per second, "
           "and how many times that LstIter with 2 threads is")
     for name, values in seconds.items():
         times = statistics.median(other / mine for mine, other in zip(ours, values))
@@ -219,7 +185,7 @@ def bench_fit(path_lst, path_root, steps, rounds):
             speeds[name].append(BATCH * (len(times) - 1) / (times[-1] - times[0]))
     batches.close()
     held, fed = speeds.values()
-    print(f"\nModule.fit of a resnet18_v2, batches of {BATCH}: images a second")
+    print(f"\nModule.fit of a resnet18_v2, batches of {BATCH}: images per second")
     for name, values in speeds.items():
         print(f"  {name:32} {statistics.median(values):8.1f}")
     print(f"  fed by LstIter / held in memory  "
@@ -248,7 +214,7 @@ def main(argv=None):
     with tempfile.TemporaryDirectory() as folder:
         photos = args.lst, args.path_root
         if not args.lst:
-            photos = make_photos(folder, SIZE, 192 if args.quick else 480), folder
+            photos = make_photos(folder, 192 if args.quick else 480), folder
         if "speed" in sections:
             bench_speed(*photos, rounds, folder)
         if "memory" in sections:

@@ -8,20 +8,16 @@ to probabilities in memory; speeds and ratio are medians, the ratio over pairs o
 with their own defaults: MXNet with its fused oneDNN operators, each with the threads it chooses.
 """
 import statistics
-import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import numpy as np
+from turns import take_turns
 
-import numpy as np  # noqa: E402
-from bench_iter import take_turns  # noqa: E402
-
-from common.cli import ArgumentParser, InputError, run  # noqa: E402
-from common.processors import processors  # noqa: E402
-from convert.checkpoint_export import load_network, mxnet_predictor  # noqa: E402
-from convert.onnx_writer import onnx_predictor, to_onnx  # noqa: E402
-from network import checkpoint  # noqa: E402
-from network.fine_tune import without_loss  # noqa: E402
+from common.cli import ArgumentParser, InputError, run
+from common.processors import processors
+from convert.checkpoint_export import load_network, mxnet_predictor
+from convert.onnx_writer import onnx_predictor, to_onnx
+from network import checkpoint
+from network.fine_tune import without_loss
 
 WARM_UP = 2  # turns that do not count
 
@@ -50,8 +46,8 @@ def main(argv=None):
         pixels = np.random.RandomState(0).randint(0, 256, (size, *shape)).astype(np.uint8)
         seconds = take_turns({"MXNet": lambda pixels=pixels: predict_mxnet(pixels),
                               "onnxruntime": lambda pixels=pixels: predict_onnx(pixels)},
-                             WARM_UP + args.turns)
-        mxnet, onnx = (taken[WARM_UP:] for taken in seconds.values())
+                             args.turns, WARM_UP)
+        mxnet, onnx = seconds.values()
         ratio = statistics.median(m / o for m, o in zip(mxnet, onnx))
         print(f"batch {size:3}: MXNet {size / statistics.median(mxnet):7.1f} images/s, onnxruntime "
               f"{size / statistics.median(onnx):7.1f} images/s, ratio {ratio:.2f}", flush=True)

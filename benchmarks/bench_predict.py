@@ -12,21 +12,17 @@ median ratio of the processor time that the two take, which feels that load less
 import contextlib
 import io
 import statistics
-import sys
 import tempfile
 import time
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from turns import make_photos
 
-from bench_iter import make_photos  # noqa: E402
-
-from common.cli import ArgumentParser, HelpFormatter, InputError, run  # noqa: E402
-from common.mx_compat import choose_devices, mx  # noqa: E402
-from evaluation.classifier import Classifier  # noqa: E402
-from evaluation.predictions_file import PredictionsFile  # noqa: E402
-from network.fine_tune import without_loss  # noqa: E402
-from reading.image_list import ImageList  # noqa: E402
+from common.cli import ArgumentParser, HelpFormatter, InputError, run
+from common.mx_compat import choose_devices, mx
+from evaluation.classifier import Classifier
+from evaluation.predictions_file import PredictionsFile
+from network.fine_tune import without_loss
+from reading.image_list import ImageList
 
 
 def predict_all(classifier, batches, devices, images):
@@ -63,7 +59,7 @@ def bare_forward(classifier, batches, devices):
 
 
 def timed(side):
-    """Images a second, and seconds of processor time an image."""
+    """Images per second, and seconds of processor time per image."""
     start, start_busy = time.perf_counter(), time.process_time()
     count = side()
     return count / (time.perf_counter() - start), (time.process_time() - start_busy) / count
@@ -79,7 +75,7 @@ def main(argv=None):
     parser.add_argument("--photos", metavar="DIR", help="images (default: makes its own)")
     parser.add_argument("--num-photos", type=int, default=576, metavar="N",
                         help="how many of them, a multiple of --batch-size at best")
-    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="images a batch")
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="images per batch")
     parser.add_argument("--turns", type=int, default=7, metavar="N", help="turns of each side")
     parser.add_argument("--gpus", metavar="LIST", help="as in predict_multilabel.py")
     args = parser.parse_args(argv)
@@ -92,7 +88,7 @@ def main(argv=None):
         folder = args.photos
         if folder is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory())
-            make_photos(folder, (550, 830), args.num_photos)
+            make_photos(folder, args.num_photos)
         names = ImageList([folder], 1)
         images = ImageList([names.name(row) for row in range(len(names))][:args.num_photos],
                            len(classifier.class_names))

@@ -12,34 +12,30 @@ network as it is: the norm of the difference as a part of the norm, for all para
 row "rounding" is the network as it is, begun with parameters changed in their last bit.
 """
 import json
-import sys
 import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
+import turns  # noqa: F401  finds the modules below
 
 try:
     import torch  # before MXNet's settings of OpenMP
 except ImportError:
     torch = None
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "demo")]
+import make_demo
 
-import make_demo  # noqa: E402
-
-from common.cli import ArgumentParser, InputError, parse_numbers, run  # noqa: E402
-from common.mx_compat import mx  # noqa: E402
-from common.processors import physical_cores  # noqa: E402
-from lst_iter import LstIter  # noqa: E402
-from network import checkpoint  # noqa: E402
-from network.fine_tune import frozen_parameters, get_fine_tune_model, training_symbol  # noqa: E402
-from network.symbol_check import integers  # noqa: E402
-from training.compute import Compute  # noqa: E402
-from training.faster_graph import faster_training  # noqa: E402
-from training.module import FineTuningModule  # noqa: E402
-from training.optimizer import INITIALIZER  # noqa: E402
+from common.cli import ArgumentParser, InputError, parse_numbers, run
+from common.mx_compat import mx
+from common.processors import physical_cores
+from lst_iter import LstIter
+from network import checkpoint
+from network.fine_tune import frozen_parameters, get_fine_tune_model, training_symbol
+from network.symbol_check import integers
+from training.compute import Compute
+from training.faster_graph import faster_training
+from training.module import FineTuningModule
+from training.optimizer import INITIALIZER
 
 SGD = {"learning_rate": 0.001, "momentum": 0.9, "wd": 0}
 

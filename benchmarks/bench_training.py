@@ -6,18 +6,17 @@
 DATA holds train.lst, val.lst and the images (in DATA, DATA/images or DATA/photos). The mAP is that
 of the best checkpoint.
 """
-import re
+import json
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from turns import ROOT
 
-from common.cli import ArgumentParser, InputError, run  # noqa: E402
-from common.mx_compat import physical_cores  # noqa: E402
+from common.cli import ArgumentParser, InputError, run
+from common.processors import physical_cores
 
 SMALL = "--image-shape 3,224,224"
 WARM = "--warm-head-epochs 5 --warm-head-mirror"
@@ -46,17 +45,18 @@ def train(args, flags, seed):
                    "--data-train", lists[0], "--data-val", lists[1],
                    "--image-train", str(images), "--save-result", result, *shape, "--squash",
                    "--batch-size", "32", "--checkpoint-minutes", "0", "--gpus", "",
-                   "--seed", str(seed), *flags.split()]
+                   "--seed", str(seed), "--save-name", "multilabel", *flags.split()]
         start = time.time()
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         seconds = time.time() - start
-    if done.returncode:
-        raise InputError(f"{' '.join(command)}: {done.stdout.splitlines()[-1]}")
-    return seconds, float(re.findall(r"Best: .*mAP ([.\d]+)", done.stdout)[-1])
+        if done.returncode:
+            raise InputError(f"{' '.join(command)}: {done.stdout.splitlines()[-1]}")
+        reached = json.loads(Path(result, "multilabel-result.json").read_text())
+    return seconds, reached["best"]["value"]
 
 
 def main(argv=None):
-    """Print one row a recipe."""
+    """Print one row per recipe."""
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default=str(ROOT / "demo" / "data"))
     parser.add_argument("--model", default=str(ROOT / "pretrained" / "efficientnet_lite0"))

@@ -1,6 +1,8 @@
-"""The rules of docs/architecture.md: which room imports which, and how large things may be."""
+"""The rules of docs/architecture.md: which room imports which, and how large things may be.
+
+`pytest -s tests/test_architecture.py -k lines` prints the counts.
+"""
 import ast
-from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -10,41 +12,68 @@ FLOORS = {
     "common": 0, "crossentropy_op": 0,
     "network": 1, "reading": 1, "lst_iter": 1, "multilabel_metric": 1,
     "training": 2, "evaluation": 2, "datasets": 2, "convert": 2, "distributed": 2,
-    "tools": 3, "train_multilabel": 3, "predict_multilabel": 3}
+    "tools": 3, "demo": 3, "train_multilabel": 3, "predict_multilabel": 3, "benchmarks": 4}
 # Imports within a floor.
-BESIDE = {("common", "crossentropy_op"), ("lst_iter", "reading"), ("training", "evaluation"), ("training", "distributed")}
+BESIDE = {("common", "crossentropy_op"), ("lst_iter", "reading"), ("training", "evaluation"),
+          ("training", "distributed")}
+SCRIPT_FOLDERS = ("tools", "demo", "benchmarks")  # whose files import each other by bare names
+BEHIND_DOORS = ("distributed/", "network/untrusted/")
+
+
+def name(path):
+    return path.relative_to(ROOT).as_posix()
 
 
 def room(path):
-    return path.relative_to(ROOT).parts[0].partition(".py")[0]
+    return name(path).partition("/")[0].partition(".py")[0]
 
 
 FILES = sorted(path for path in ROOT.rglob("*.py") if room(path) in FLOORS)
+BY_MODULE = {name(path)[:-3].replace("/", "."): path for path in FILES}
+BY_MODULE.update((path.stem, path) for path in FILES if room(path) in SCRIPT_FOLDERS)
 
 
-def imported_rooms(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        names = ([alias.name for alias in node.names] if isinstance(node, ast.Import)
-                 else [node.module or ""] if isinstance(node, ast.ImportFrom) else [])
-        for name in names:
-            first = name.partition(".")[0]
-            if first in FLOORS and first != room(path):
-                yield first
+def lines(path):
+    return len(path.read_text().splitlines())
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def imported_files(path, with_functions=True):
+    """The project's files that a file imports, at its top level or anywhere."""
+    waiting = [ast.parse(path.read_text())]
+    while waiting:
+        node = waiting.pop()
+        modules = []
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            modules = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif with_functions or not isinstance(node, (ast.FunctionDef, ast.Lambda)):
+            waiting += ast.iter_child_nodes(node)
+        yield from (BY_MODULE[module] for module in modules if module in BY_MODULE)
+
+
+def closure(path, **options):
+    """A file and all the project's files that importing it imports."""
+    seen, waiting = set(), {path}
+    while waiting:
+        seen.add(path := waiting.pop())
+        waiting |= set(imported_files(path, **options)) - seen
+    return seen
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
 def test_imports_go_down(path):
     here = room(path)
-    wrong = [there for there in imported_rooms(path)
-             if FLOORS[there] >= FLOORS[here] and (here, there) not in BESIDE]
+    wrong = [name(file) for file in imported_files(path)
+             if room(file) != here and FLOORS[room(file)] >= FLOORS[here]
+             and (here, room(file)) not in BESIDE]
     assert not wrong
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", FILES, ids=name)
 def test_files_and_signatures_are_short(path):
-    text = path.read_text()
-    assert len(text.splitlines()) <= 450
-    for node in ast.walk(ast.parse(text)):
+    assert lines(path) <= 450
+    for node in ast.walk(ast.parse(path.read_text())):
         if (isinstance(node, ast.FunctionDef) and path.name != "lst_iter.py"
                 and node.name != "fit"):  # both as MXNet's
             names = [argument.arg for argument in node.args.args + node.args.kwonlyargs]
@@ -52,19 +81,29 @@ def test_files_and_signatures_are_short(path):
 
 
 def test_predicting_needs_nothing_of_training():
-    seen, waiting = set(), [ROOT / "predict_multilabel.py"]
-    while waiting:
-        path = waiting.pop()
-        seen.add(path)
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and node.module:
-                candidates = [node.module, *(f"{node.module}.{a.name}" for a in node.names)]
-            elif isinstance(node, ast.Import):
-                candidates = [alias.name for alias in node.names]
-            else:
-                continue
-            for name in candidates:
-                file = Path(ROOT, *name.split(".")).with_suffix(".py")
-                if file.exists() and file not in seen:
-                    waiting.append(file)
-    assert not {"training", "train_multilabel"} & {room(path) for path in seen}
+    used = closure(ROOT / "predict_multilabel.py")
+    assert not {"training", "train_multilabel"} & {room(path) for path in used}
+
+
+def test_a_training_run_of_one_process_takes_few_lines():
+    train = ROOT / "train_multilabel.py"
+    for which, options in (("", {"with_functions": False}), (", those in functions too", {})):
+        files = [path for path in closure(train, **options)
+                 if not name(path).startswith(BEHIND_DOORS)]
+        count = sum(map(lines, files))
+        print(f"\nImports of train_multilabel.py{which}: {len(files)} files, {count} lines")
+    assert count <= 5200
+
+
+def test_all_code_but_the_tests_has_few_lines():
+    count = sum(map(lines, FILES))
+    print(f"\nPython but the tests: {len(FILES)} files, {count} lines")
+    assert count < 16000
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", ROOT / "CONTRIBUTING.md",
+                                  *sorted(ROOT.glob("docs/*.md"))], ids=name)
+def test_documentation_fits_into_100_columns(path):
+    too_long = [number for number, line in enumerate(path.read_text("utf-8").splitlines(), 1)
+                if len(line) > 100]
+    assert not too_long
