@@ -17,15 +17,19 @@ import numpy as np
 
 from common.cli import InputError
 from common.files import atomic_file, write_atomically
-from common.mx_compat import mx
-from network.attributes import check_attribute, read_attributes
-from network.params_check import check_params
-from network.shape_check import check_shapes, mxnet_errors
-from network.symbol_check import checked_symbol
+from common.mx_compat import mx, mxnet_errors
+from network.graph import Graph, replaced
+from network.untrusted import (
+    check_attribute,
+    check_params,
+    check_shapes,
+    checked_symbol,
+    read_attributes,
+)
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
-CONSTANTS = ("rgb_mean", "rgb_std")
+NORMALISATION = ("rgb_mean", "rgb_std")
 
 
 def normalised_data(mean, std, dtype="float32"):
@@ -37,7 +41,7 @@ def normalised_data(mean, std, dtype="float32"):
     (1, 3, 1, 1) float32, to go into arg_params.
     """
     constants = {}
-    for name, values in zip(CONSTANTS, (mean, std)):
+    for name, values in zip(NORMALISATION, (mean, std)):
         array = np.asarray(values, np.float32).reshape(-1)
         if array.shape != (3,) or not np.isfinite(array).all():
             raise InputError(f"{name} wants three numbers (red, green, blue), not {values}")
@@ -58,7 +62,7 @@ def normalised_data(mean, std, dtype="float32"):
 
 def has_normalisation(sym):
     """Whether the network takes raw pixels and normalises them itself."""
-    return (set(CONSTANTS) <= set(sym.list_arguments())
+    return (set(NORMALISATION) <= set(sym.list_arguments())
             and "rgb_normalised_output" in sym.get_internals().list_outputs())
 
 
@@ -67,29 +71,20 @@ def with_normalisation(sym, mean, std, dtype="float32"):
 
     An earlier normalisation is replaced; attributes (see `set_attributes`) are kept.
     """
-    graph = json.loads(sym.tojson())
     name = "data"
     if has_normalisation(sym):
         # The new normalisation takes the place of the old one's last layer.
-        names = [node["name"] for node in graph["nodes"]]
-        name = "rgb_dtype" if "rgb_dtype" in names else "rgb_normalised"
+        names = sym.get_internals().list_outputs()
+        name = "rgb_dtype" if "rgb_dtype_output" in names else "rgb_normalised"
+    attributes = get_attributes(sym)
     if dtype != "float32":
-        for node in graph["nodes"]:
-            if node["op"] == "null":
-                node.get("attrs", {}).pop("__dtype__", None)  # the type follows from the pixels'
+        graph = Graph(sym)
+        for node in graph.nodes:
+            if node.is_variable:
+                node.attrs.pop("__dtype__", None)  # the type follows from the pixels'
+        sym = graph.symbol()
     pixels, constants = normalised_data(mean, std, dtype)
-    return set_attributes(with_layer(graph, name, pixels), **get_attributes(sym)), constants
-
-
-def with_layer(graph, name, layer):
-    """The network of `graph`, a parsed `tojson`, with `layer` in place of the layer `name`.
-
-    The graph is modified.
-    """
-    nodes = graph["nodes"]
-    next(node for node in nodes if node["name"] == name).update(op="null", inputs=[], attrs={})
-    graph["arg_nodes"] = [i for i, node in enumerate(nodes) if node["op"] == "null"]
-    return mx.sym.load_json(json.dumps(graph))(**{name: layer})
+    return set_attributes(replaced(sym, name, pixels), **attributes), constants
 
 
 def get_attributes(sym, source="the network"):
@@ -100,21 +95,21 @@ def get_attributes(sym, source="the network"):
 def set_attributes(sym, **values):
     """A copy of the network that carries these values as attributes of its input `data`.
 
-    None removes an attribute. RULES in network/attributes.py has the names and their values, such
-    as `class_names` (list of str), `image_shape` ([3, height, width]) and `resize` (pixels of the
-    short side before the crop).
+    None removes an attribute. RULES in network/untrusted/attributes.py has the names and their
+    values, such as `class_names` (list of str), `image_shape` ([3, height, width]) and `resize`
+    (pixels of the short side before the crop).
     """
-    graph = json.loads(sym.tojson())
-    node = next((n for n in graph["nodes"] if n["op"] == "null" and n["name"] == "data"), None)
-    if node is None:
-        raise InputError("this network has no input called data")
-    attributes = node.setdefault("attrs", {})
+    graph = Graph(sym)
+    try:
+        node = graph["data"]
+    except KeyError:
+        raise InputError("this network has no input called data") from None
     for name, value in values.items():
-        attributes.pop(f"__rgb_{name}__", None)
+        node.attrs.pop(f"__rgb_{name}__", None)
         if value is not None:
             check_attribute(name, value, "the network")
-            attributes[f"__rgb_{name}__"] = json.dumps(value)
-    return mx.sym.load_json(json.dumps(graph))
+            node.attrs[f"__rgb_{name}__"] = json.dumps(value)
+    return graph.symbol()
 
 
 def load(prefix, epoch):
@@ -142,7 +137,7 @@ def load(prefix, epoch):
     if absent:
         raise InputError(f"{params_file}: not of {symbol_file}: lacks {absent[0]}"
                          + (f" and {len(absent) - 1} more" if absent[1:] else ""))
-    if "data" not in inputs or (inputs & set(CONSTANTS) and not has_normalisation(sym)):
+    if "data" not in inputs or (inputs & set(NORMALISATION) and not has_normalisation(sym)):
         raise InputError(f"{symbol_file}: " + (
             "has no input called data" if "data" not in inputs else
             "has rgb_mean and rgb_std, but no layer rgb_normalised that uses them")

@@ -3,16 +3,15 @@
     net, arg_params = get_fine_tune_model(sym, arg_params, num_classes=58)
     features, classifier = split_head(net)
 """
-import json
 import math
 import re
 
 import numpy as np
 
 from common.cli import InputError
-from common.mx_compat import mx
+from common.mx_compat import mx, mxnet_errors
 from network import checkpoint
-from network.shape_check import mxnet_errors
+from network.graph import Graph, layers_up_to
 
 CLASSIFIERS = ("FullyConnected", "Convolution")
 # What may stand between the classifier and the network's output.
@@ -35,22 +34,21 @@ def find_features(sym):
     activations, reshaping and an output layer follow. In a network without one it is the last
     layer; a network with several outputs is an InputError.
     """
-    graph = json.loads(sym.tojson())
-    nodes = graph["nodes"]
-    if len(graph["heads"]) != 1:
-        raise InputError("the network has several outputs; name the layer to build on with "
-                         f"--layer-before-fullc: {likely_layers(sym)}")
-    last = node = nodes[graph["heads"][0][0]]
-    while node["op"] in AFTER_CLASSIFIER or node["name"] == ATTENTION:
-        node = nodes[node["inputs"][0][0]]
-    return (nodes[node["inputs"][0][0]] if node["op"] in CLASSIFIERS else last)["name"]
+    graph = Graph(sym)
+    if len(graph.outputs) != 1:
+        raise InputError("the network has several outputs; name the layer to build on with {flag}: "
+                         + likely_layers(sym), flag="--layer-before-fullc")
+    node = graph.output
+    while node.op in AFTER_CLASSIFIER or node.name == ATTENTION:
+        node = node.input()
+    return (node.input() if node.op in CLASSIFIERS else graph.output).name
 
 
 def likely_layers(sym):
     """The last layers that a new classifier could take its input from, as text."""
-    layers = [node["name"] for node in json.loads(sym.tojson())["nodes"]
-              if node["op"] in ("Flatten", "Pooling", "Dropout", "Activation", "FullyConnected",
-                                "Concat", "BatchNorm", "clip", "flatten")]
+    layers = [node.name for node in Graph(sym).nodes
+              if node.op in ("Flatten", "Pooling", "Dropout", "Activation", "FullyConnected",
+                             "Concat", "BatchNorm", "clip", "flatten")]
     return ", ".join(reversed(layers[-8:]))
 
 
@@ -63,19 +61,18 @@ def find_feature_map(sym, name, image_shape):
     with mxnet_errors(f"the network does not work on images of {image_shape}"):
         _, shapes, _ = layers.infer_shape_partial(data=(1, *image_shape))
     shapes = dict(zip(layers.list_outputs(), shapes))
-    nodes = json.loads(sym.tojson())["nodes"]
-    node = next(node for node in nodes if node["name"] == name)
+    node = Graph(sym)[name]
 
     def shape(node):
-        return shapes.get(node["name"] + "_output", ())
+        return shapes.get(node.name + "_output", ())
 
-    while math.prod(shape(node)[2:]) <= 1 and node["op"] in AFTER_FEATURE_MAP:
-        node = nodes[node["inputs"][0][0]]
+    while math.prod(shape(node)[2:]) <= 1 and node.op in AFTER_FEATURE_MAP:
+        node = node.input()
     if len(shape(node)) != 4:
-        raise InputError(f"--head attention wants features with positions, which {name} and what "
-                         "it pools have not; --layer-before-fullc names a layer that has: "
-                         f"{likely_layers(sym)}")
-    return node["name"]
+        raise InputError(f"{{flag}} wants features with positions, which {name} and what it pools "
+                         "have not; --layer-before-fullc names a layer that has: "
+                         + likely_layers(sym), flag="--head attention")
+    return node.name
 
 
 def has_feature_map(sym, layer_name, image_shape):
@@ -126,16 +123,16 @@ def get_fine_tune_model(sym, arg_params, num_classes, layer_name=None, dtype="fl
     inputs = sym.list_inputs()  # parameters and labels are no layers
     outputs = [output for output in layers.list_outputs() if output not in inputs]
     if not {name, name + "_output"} & set(outputs):
-        raise InputError(f"--layer-before-fullc: the network has no layer {layer_name!r}; "
-                         f"likely ones: {likely_layers(sym)}")
+        raise InputError(f"the network has no layer {layer_name!r}; likely ones: "
+                         + likely_layers(sym), flag="--layer-before-fullc")
     image_shape = checkpoint.get_attributes(sym).get("image_shape", [3, 224, 224])
     if attention is not None:
         name = find_feature_map(sym, name, image_shape)
     net = layers[next(output for output in (name + "_output", name) if output in outputs)]
     kept = net.list_arguments()
     if any(argument.endswith("label") for argument in kept):
-        raise InputError(f"--layer-before-fullc: {name} comes after the network's own loss; likely "
-                         f"ones: {likely_layers(sym)}")
+        raise InputError(f"{name} comes after the network's own loss; likely ones: "
+                         + likely_layers(sym), flag="--layer-before-fullc")
     with mxnet_errors(f"the network does not work on images of {image_shape}"):
         _, (shape,), _ = net.infer_shape_partial(data=(1, *image_shape))
     if dtype != "float32":
@@ -173,7 +170,7 @@ def load_pretrained(prefix, epoch, mean=None, std=None, dtype="float32"):
         if mean or std:
             raise InputError("normalises by itself: leave out --rgb-mean and --rgb-std",
                              file=f"{prefix}-symbol.json")
-        mean, std = (arg_params[name].asnumpy().ravel() for name in checkpoint.CONSTANTS)
+        mean, std = (arg_params[name].asnumpy().ravel() for name in checkpoint.NORMALISATION)
     else:
         mean, std = mean or checkpoint.IMAGENET_MEAN, std or checkpoint.IMAGENET_STD
     sym, constants = checkpoint.with_normalisation(sym, mean, std, dtype)
@@ -192,11 +189,11 @@ def frozen_parameters(net, freeze):
     else:
         chosen = [n for n in parameters if freeze != "none" and re.match(freeze, n)]
         if freeze != "none" and not chosen:
-            raise InputError(f"--freeze: no parameter's name matches {freeze!r}; names are "
-                             f"like {', '.join(parameters[2:5])}")
-        if set(parameters) <= {*chosen, *checkpoint.CONSTANTS}:
-            raise InputError(f"--freeze {freeze!r} leaves nothing to train")
-    return sorted({*chosen, *checkpoint.CONSTANTS})
+            raise InputError(f"no parameter's name matches {freeze!r}; names are like "
+                             + ", ".join(parameters[2:5]), flag="--freeze")
+        if set(parameters) <= {*chosen, *checkpoint.NORMALISATION}:
+            raise InputError("leaves nothing to train", flag=f"--freeze {freeze}")
+    return sorted({*chosen, *checkpoint.NORMALISATION})
 
 
 def training_symbol(net, frozen, head_lr_mult):
@@ -205,17 +202,16 @@ def training_symbol(net, frozen, head_lr_mult):
     Frozen BatchNorms use their stored statistics, the head has its own learning rate, and the
     gammas of BatchNorms have no weight decay (MXNet exempts only betas and biases).
     """
-    graph = json.loads(net.tojson())
-    head = split_head(net)[1]
-    for node in graph["nodes"]:
-        if node["op"] == "BatchNorm":
-            gamma = graph["nodes"][node["inputs"][1][0]]
-            gamma.setdefault("attrs", {})["__wd_mult__"] = "0"
-            if gamma["name"] in frozen:
-                node.setdefault("attrs", {})["use_global_stats"] = "True"
-        if node["name"] in (f"{head}_weight", f"{head}_bias"):
-            node.setdefault("attrs", {})["__lr_mult__"] = str(head_lr_mult)
-    return mx.sym.load_json(json.dumps(graph))
+    graph, head = Graph(net), split_head(net)[1]
+    for node in graph.nodes:
+        if node.op == "BatchNorm":
+            gamma = node.input(1)
+            gamma.attrs["__wd_mult__"] = "0"
+            if gamma.name in frozen:
+                node.attrs["use_global_stats"] = "True"
+        if node.name in (f"{head}_weight", f"{head}_bias"):
+            node.attrs["__lr_mult__"] = str(head_lr_mult)
+    return graph.symbol()
 
 
 def split_head(net):
@@ -234,32 +230,29 @@ def class_maps(net):
     the network turns its images first. None where the head is another.
     """
     net = without_loss(net)
-    graph = json.loads(net.tojson())
-    nodes = graph["nodes"]
-    path = [nodes[graph["heads"][0][0]]]
-    while path[-1]["inputs"] and len(path) < len(ATTENTION_PATH):
-        path.append(nodes[path[-1]["inputs"][0][0]])
-    if [node["op"] for node in path] != ATTENTION_PATH:
+    graph = Graph(net)
+    path = [graph.output]
+    while path[-1].inputs and len(path) < len(ATTENTION_PATH):
+        path.append(path[-1].input())
+    if [node.op for node in path] != ATTENTION_PATH:
         return None
-    pooling, maximum = path[3], nodes[path[1]["inputs"][1][0]]
-    if maximum["op"] != "_mul_scalar" or pooling["attrs"].get("global_pool") != "True":
+    pooling, maximum = path[3], path[1].input(1)
+    if maximum.op != "_mul_scalar" or not pooling.flag("global_pool"):
         return None
-    maps = net.get_internals()[path[-1]["name"] + "_output"]
+    maps = layers_up_to(net, path[-1].name)
     turn = np.ones(2, int)
-    for node in nodes:
-        steps = re.findall(r"None|-?\d+", node.get("attrs", {}).get("step", ""))
-        if node["op"] == "slice" and len(steps) == 4:
+    for node in graph.nodes:
+        steps = re.findall(r"None|-?\d+", node.attrs.get("step", ""))
+        if node.op == "slice" and len(steps) == 4:
             turn *= [-1 if step.startswith("-") else 1 for step in steps[2:]]
     if turn.min() < 0:
         maps = mx.sym.slice(maps, begin=(None,) * 4, end=(None,) * 4, step=(1, 1, *turn.tolist()))
-    return maps, float(maximum["attrs"]["scalar"])
+    return maps, float(maximum.attrs["scalar"])
 
 
 def without_loss(symbol):
     """The network up to its probabilities, which CrossEntropyLoss would only pass on."""
-    graph = json.loads(symbol.tojson())
-    head = graph["nodes"][graph["heads"][0][0]]
-    return symbol.get_children()[0] if head["op"] == "Custom" else symbol
+    return symbol.get_children()[0] if Graph(symbol).output.op == "Custom" else symbol
 
 
 def in_float32(net, arg_params, aux_params):
@@ -267,13 +260,12 @@ def in_float32(net, arg_params, aux_params):
 
     MXNet has no float16 convolution for the CPU, and its exporter writes none.
     """
-    graph = json.loads(net.tojson())
-    for node in graph["nodes"]:
-        attributes = node.get("attrs", {})
-        if node["op"] == "null" and attributes.get("__dtype__") == "2":  # MXNet's number of float16
-            del attributes["__dtype__"]
-        elif attributes.get("dtype") == "float16":
-            attributes["dtype"] = "float32"
+    graph = Graph(net)
+    for node in graph.nodes:
+        if node.is_variable and node.attrs.get("__dtype__") == "2":  # MXNet's number of float16
+            del node.attrs["__dtype__"]
+        elif node.attrs.get("dtype") == "float16":
+            node.attrs["dtype"] = "float32"
     params = ({name: value.astype(np.float32, copy=False) for name, value in params.items()}
               for params in (arg_params, aux_params))
-    return (mx.sym.load_json(json.dumps(graph)), *params)
+    return (graph.symbol(), *params)

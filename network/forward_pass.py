@@ -5,12 +5,11 @@
         outputs = forward(batch.data[0], batch_size - batch.pad)  # computed in the background
         print(outputs.values().shape)
 """
-import json
-
 import numpy as np
 
 from common.mx_compat import mx
 from network import checkpoint
+from network.graph import replaced
 
 # Pixels per piece of a batch on a CPU: 8 images of 224x224. The activations then mostly stay in the
 # processor's caches.
@@ -86,7 +85,7 @@ class Outputs:
 def with_one_pass_normalisation(network, arg_params):
     """The same network, which normalises its pixels in one pass over memory instead of two."""
     mean, std = (tuple(arg_params[name].asnumpy().ravel().tolist())
-                 for name in checkpoint.CONSTANTS)
+                 for name in checkpoint.NORMALISATION)
     pixels = mx.sym.image.normalize(mx.sym.Cast(mx.sym.Variable("data"), dtype="float32"),
                                     mean, std)
-    return checkpoint.with_layer(json.loads(network.tojson()), "rgb_normalised", pixels)
+    return replaced(network, "rgb_normalised", pixels)

@@ -18,10 +18,10 @@ from common.mx_compat import mx
 from common.text import printable
 from common.version import VERSION
 from network import checkpoint
-from network.attributes import NO_THRESHOLDS
 from network.fine_tune import frozen_parameters, get_fine_tune_model, has_feature_map
-from network.shape_check import check_shapes
-from network.stages import automatic_stages, find_frontier, until
+from network.graph import layers_up_to
+from network.stages import automatic_stages, find_last_frozen_layer
+from network.untrusted import NO_THRESHOLDS, check_shapes
 from reading.augment import Augment
 from reading.class_names import read_class_names
 from reading.data_args import augment_from_args
@@ -122,8 +122,8 @@ def resolve_settings(flags, pretrained, lists, workers):
         freeze_stages = automatic_stages(symbol, image_shape)
     frozen = frozen_parameters(symbol, flags.freeze)
     if freeze_stages:
-        last_frozen_layer = find_frontier(symbol, image_shape, freeze_stages)
-        inputs = set(until(symbol, last_frozen_layer).list_arguments()) - {"data"}
+        last_frozen_layer = find_last_frozen_layer(symbol, image_shape, freeze_stages)
+        inputs = set(layers_up_to(symbol, last_frozen_layer).list_arguments()) - {"data"}
         frozen = sorted({*frozen, *inputs})
     settings = Settings(
         flags=flags, prefix=os.path.join(flags.save_result, flags.save_name),

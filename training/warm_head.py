@@ -14,7 +14,7 @@ from common.mx_compat import mx
 from common.progress import Progress
 from network.fine_tune import split_head
 from network.forward_pass import ForwardPass
-from network.stages import FEATURES, tail
+from network.stages import FEATURES, layers_after
 from training.module import FineTuningModule, Uninterrupted
 from training.stored_features import FeatureIter, channel_statistics, collect, extract
 
@@ -123,7 +123,7 @@ def _on_standardised_features(network, features, values, labels):
     variables = {name: mx.sym.Variable(name, shape=value.shape) for name, value in params.items()}
     weight = mx.sym.broadcast_mul(variables["standardised_weight"], variables["scale"])
     shift = mx.sym.sum(mx.sym.broadcast_mul(weight, variables["mean"]), axis=0, exclude=True)
-    head = tail(network.symbol, features)
+    head = layers_after(network.symbol, features)
     classifier = split_head(network.symbol)[1]
     head = head(**{f"{classifier}_weight": weight,
                    f"{classifier}_bias": variables["standardised_bias"] - shift})

@@ -10,7 +10,8 @@ import re
 
 from common.cli import InputError
 from crossentropy_op import loss_options
-from network.attributes import parse_json
+from network.graph import integers
+from network.untrusted.attributes import parse_json
 
 MOST_BYTES = 1 << 25
 MOST_NODES = 10000  # MXNet frees a chain of nodes recursively. ResNet-152 has about 1,400.
@@ -177,11 +178,6 @@ def _check_attribute(where, key, value):
         if not NUMBERS.fullmatch(value) or not all(
                 least <= number <= most for number in integers(value)):
             raise InputError(f"{where} is {value!r:.80}; from {least} to {most} is allowed")
-
-
-def integers(text):
-    """The integers in an attribute such as "(3, 3)"."""
-    return [int(number) for number in re.findall(r"-?\d+", text)]
 
 
 def _entry(entry, num_outputs):
