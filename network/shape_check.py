@@ -2,14 +2,18 @@
 
     check_shapes(symbol, arg_params, aux_params, (3, 224, 224), "net-symbol.json")
 """
+from __future__ import annotations
+
 import contextlib
 import io
 import json
 import math
+from typing import Any, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from common.cli import InputError
+from common.mx_compat import mx
 
 # Values that one layer may give for one image, and as how many such layers all may count. At
 # 1024x1024 pixels VGG-16 gives 67 million in its largest layer, ResNet-152 1.6 billion in all.
@@ -20,7 +24,7 @@ SOFTMAXES = ("softmax", "log_softmax", "softmin")
 
 
 @contextlib.contextmanager
-def mxnet_errors(what):
+def mxnet_errors(what: str) -> Iterator[None]:
     """Raise an InputError that begins with `what` in place of any error of MXNet's."""
     try:
         yield
@@ -31,15 +35,16 @@ def mxnet_errors(what):
         raise InputError(f"{what}: {error_line(error)}") from None
 
 
-def error_line(error):
+def error_line(error: BaseException) -> str:
     """What an MXNetError says, without its stack."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if not line.startswith(("Traceback", "  File"))]
     return next((line for line in told if "Error" in line), told[0] if told else str(error))
 
 
-def check_shapes(symbol, arg_params, aux_params, image_shape, source,
-                 largest_layer=LARGEST_LAYER):
+def check_shapes(symbol: mx.sym.Symbol, arg_params: Mapping[str, Any],
+                 aux_params: Mapping[str, Any], image_shape: Sequence[int], source: str,
+                 largest_layer: float = LARGEST_LAYER) -> tuple[int, ...]:
     """Check shapes and types of all layers and parameters, without computing anything.
 
     Returns the shape of the network's first output, without the batch. An InputError, which begins
@@ -68,7 +73,7 @@ def check_shapes(symbol, arg_params, aux_params, image_shape, source,
         if value is not None and not name.endswith("label") and value.shape != shape:
             raise InputError(f"{does_not_work}: {name} is {value.shape}, but has to be {shape}; is "
                              "it another network's?")
-    graph, sizes = json.loads(layers.tojson()), [0]
+    graph, sizes = json.loads(layers.tojson()), [0.0]
     for (number, *_), shape in zip(graph["heads"], outputs):
         node = graph["nodes"][number]
         if node["op"] != "null" or node["name"] == "data":

@@ -3,8 +3,11 @@
     find_stages(symbol, (3, 224, 224))      # [("stem_relu6", (32, 112, 112)), ...]
     tail(symbol, "block3_2_add")            # takes `features` in place of that layer's output
 """
+from __future__ import annotations
+
 import json
 import math
+from typing import Sequence
 
 from common.cli import InputError
 from common.mx_compat import mx
@@ -17,7 +20,8 @@ LARGE_IMAGE = 100_000  # pixels
 WIDER = 4  # times as many channels as the narrowest layer of a stage: of ResNets the last layers
 
 
-def find_stages(symbol, image_shape):
+def find_stages(symbol: mx.sym.Symbol,
+                image_shape: Sequence[int]) -> list[tuple[str, tuple[int, ...]]]:
     """The last layer of each stage but the head's, and its shape (channels, height, width).
 
     A stage is a run of layers of one resolution. Its last layer is one through which all that
@@ -52,7 +56,7 @@ def find_stages(symbol, image_shape):
             for stage in stages]
 
 
-def automatic_stages(symbol, image_shape):
+def automatic_stages(symbol: mx.sym.Symbol, image_shape: Sequence[int]) -> int:
     """How many stages --freeze-stages auto freezes: 3, and 4 for images of over 100,000 pixels.
 
     On photos of 480x320 pixels 4 were as good as 3, in half of the time and memory; on drawings of
@@ -62,7 +66,7 @@ def automatic_stages(symbol, image_shape):
     return max(min(stages, len(find_stages(symbol, image_shape)) - 1), 0)
 
 
-def find_frontier(symbol, image_shape, frozen_stages):
+def find_frontier(symbol: mx.sym.Symbol, image_shape: Sequence[int], frozen_stages: int) -> str:
     """Name of the last layer of the first `frozen_stages` stages; at least one stage must follow.
 
     An InputError says how many stages the network has.
@@ -75,12 +79,12 @@ def find_frontier(symbol, image_shape, frozen_stages):
     return stages[frozen_stages - 1][0]
 
 
-def until(symbol, name):
+def until(symbol: mx.sym.Symbol, name: str) -> mx.sym.Symbol:
     """The network up to layer `name`."""
     return symbol.get_internals()[name + "_output"]
 
 
-def tail(symbol, name):
+def tail(symbol: mx.sym.Symbol, name: str) -> mx.sym.Symbol:
     """The network from layer `name` on, whose output is its input `features`, of any float type."""
     return with_layer(json.loads(symbol.tojson()), name,
                       mx.sym.Cast(mx.sym.Variable(FEATURES), dtype="float32"))
