@@ -8,7 +8,7 @@ and neither do rows that hold nothing else, such as those that only pad the last
 """
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Iterable, Sequence
+from typing import Any, Dict, Iterable, Sequence
 
 import numpy as np
 
@@ -36,7 +36,7 @@ class _Metric(mx.metric.EvalMetric):
     """
 
     # Makes one array of several states' arrays.
-    _combine: Callable[[Sequence[Any]], Any] = staticmethod(sum)
+    _combine: Any = staticmethod(sum)
 
     @classmethod
     def merge(cls, states: Iterable[State]) -> State:

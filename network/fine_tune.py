@@ -176,14 +176,13 @@ def load_pretrained(prefix: str, epoch: int, mean: Sequence[float] | None = None
     not normalise by itself; for one that does they are an InputError.
     """
     sym, arg_params, aux_params = checkpoint.load(prefix, epoch)
+    values = [mean or checkpoint.IMAGENET_MEAN, std or checkpoint.IMAGENET_STD]
     if checkpoint.has_normalisation(sym):
         if mean or std:
             raise InputError("normalises by itself: leave out --rgb-mean and --rgb-std",
                              file=f"{prefix}-symbol.json")
-        mean, std = (arg_params[name].asnumpy().ravel() for name in checkpoint.CONSTANTS)
-    else:
-        mean, std = mean or checkpoint.IMAGENET_MEAN, std or checkpoint.IMAGENET_STD
-    sym, constants = checkpoint.with_normalisation(sym, mean, std, dtype)
+        values = [arg_params[name].asnumpy().ravel() for name in checkpoint.CONSTANTS]
+    sym, constants = checkpoint.with_normalisation(sym, values[0], values[1], dtype)
     return sym, {**arg_params, **constants}, aux_params
 
 

@@ -81,11 +81,11 @@ def _check(file, size):
         length, = read("<Q")
         if length > MOST_NAME_BYTES:
             raise InputError(f"a name has {length} bytes; {MOST_NAME_BYTES} are allowed")
-        name, = read(f"<{length}s")
+        text, = read(f"<{length}s")
         try:
-            names.add(name.decode())
+            names.add(text.decode())
         except UnicodeDecodeError:
-            raise InputError(f"the name {name!r:.80} is not UTF-8 text") from None
+            raise InputError(f"the name {text!r:.80} is not UTF-8 text") from None
     if len(names) < count:
         raise InputError("it names two arrays alike")
     if file.tell() != size:
