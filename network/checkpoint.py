@@ -8,10 +8,13 @@ input takes raw RGB pixels, uint8, (batch, 3, height, width), 0 to 255: the grap
 normalises them with the constants `rgb_mean` and `rgb_std`. Class names, sizes and others are
 attributes of `data` in the symbol file.
 """
+from __future__ import annotations
+
 import json
 import os
 import re
 from pathlib import Path
+from typing import Any, Dict, Sequence, Tuple
 
 import numpy as np
 
@@ -31,8 +34,12 @@ IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 NORMALISATION = ("rgb_mean", "rgb_std")
 
+Params = Dict[str, mx.nd.NDArray]
+Network = Tuple[mx.sym.Symbol, Params, Params]  # with arg_params and aux_params
 
-def normalised_data(mean, std, dtype="float32"):
+
+def normalised_data(mean: Sequence[float], std: Sequence[float],
+                    dtype: str = "float32") -> tuple[mx.sym.Symbol, Params]:
     """The input of every network here: uint8 RGB pixels, cast and normalised in the graph.
 
     `mean` and `std` (above 0) are of red, green and blue, on the scale of 0 to 255; `dtype` is the
@@ -60,13 +67,14 @@ def normalised_data(mean, std, dtype="float32"):
     return pixels, constants
 
 
-def has_normalisation(sym):
+def has_normalisation(sym: mx.sym.Symbol) -> bool:
     """Whether the network takes raw pixels and normalises them itself."""
     return (set(NORMALISATION) <= set(sym.list_arguments())
             and "rgb_normalised_output" in sym.get_internals().list_outputs())
 
 
-def with_normalisation(sym, mean, std, dtype="float32"):
+def with_normalisation(sym: mx.sym.Symbol, mean: Sequence[float], std: Sequence[float],
+                       dtype: str = "float32") -> tuple[mx.sym.Symbol, Params]:
     """The network and the constants, as `normalised_data`, with a `data` that takes raw pixels.
 
     An earlier normalisation is replaced; attributes (see `set_attributes`) are kept.
@@ -87,12 +95,12 @@ def with_normalisation(sym, mean, std, dtype="float32"):
     return set_attributes(replaced(sym, name, pixels), **attributes), constants
 
 
-def get_attributes(sym, source="the network"):
+def get_attributes(sym: mx.sym.Symbol, source: str = "the network") -> dict[str, Any]:
     """The values that `set_attributes` stored, by their names; an error names the file `source`."""
     return read_attributes(sym.attr_dict().get("data", {}), source)
 
 
-def set_attributes(sym, **values):
+def set_attributes(sym: mx.sym.Symbol, **values: Any) -> mx.sym.Symbol:
     """A copy of the network that carries these values as attributes of its input `data`.
 
     None removes an attribute. RULES in network/untrusted/attributes.py has the names and their
@@ -112,7 +120,7 @@ def set_attributes(sym, **values):
     return graph.symbol()
 
 
-def load(prefix, epoch):
+def load(prefix: str, epoch: int) -> Network:
     """Read PREFIX-symbol.json and PREFIX-NNNN.params: symbol, arg_params, aux_params.
 
     An InputError says where a file is missing, is cut short, does not belong to the other one, or
@@ -131,9 +139,9 @@ def load(prefix, epoch):
     arg_params, aux_params = ({key[4:]: value for key, value in saved.items()
                                if key.startswith(kind)} for kind in ("arg:", "aux:"))
     inputs = set(sym.list_arguments())
-    absent = (set(sym.list_auxiliary_states()) - set(aux_params)
-              or inputs - set(arg_params) - {"data"})
-    absent = sorted(n for n in absent if not n.endswith("label"))
+    missing = (set(sym.list_auxiliary_states()) - set(aux_params)
+               or inputs - set(arg_params) - {"data"})
+    absent = sorted(n for n in missing if not n.endswith("label"))
     if absent:
         raise InputError(f"{params_file}: not of {symbol_file}: lacks {absent[0]}"
                          + (f" and {len(absent) - 1} more" if absent[1:] else ""))
@@ -148,7 +156,8 @@ def load(prefix, epoch):
     return sym, arg_params, aux_params
 
 
-def save(prefix, epoch, sym, arg_params, aux_params):
+def save(prefix: str, epoch: int, sym: mx.sym.Symbol, arg_params: Params,
+         aux_params: Params) -> None:
     """Write a checkpoint, each file atomically: after an InputError the earlier ones remain."""
     params = {f"{kind}:{name}": value.as_in_context(mx.cpu())
               for kind, values in (("arg", arg_params), ("aux", aux_params))
@@ -162,11 +171,11 @@ def save(prefix, epoch, sym, arg_params, aux_params):
     save_symbol(prefix, sym)
 
 
-def save_symbol(prefix, sym):
+def save_symbol(prefix: str, sym: mx.sym.Symbol) -> None:
     """Write PREFIX-symbol.json atomically."""
     write_atomically(f"{prefix}-symbol.json", lambda name: Path(name).write_text(sym.tojson()))
 
 
-def is_checkpoint_file(name, prefix):
+def is_checkpoint_file(name: str, prefix: str) -> bool:
     """Whether a file name is that of a checkpoint `prefix` (a name without a folder)."""
     return re.fullmatch(re.escape(prefix) + r"-(symbol\.json|\d{4,}\.params)", name) is not None

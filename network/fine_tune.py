@@ -3,8 +3,11 @@
     net, arg_params = get_fine_tune_model(sym, arg_params, num_classes=58)
     features, classifier = split_head(net)
 """
+from __future__ import annotations
+
 import math
 import re
+from typing import Any, Collection, Sequence
 
 import numpy as np
 
@@ -27,7 +30,7 @@ ATTENTION = "fc_attention"  # layer that adds the parts of the attention head
 ATTENTION_PATH = ["sigmoid", "elemwise_add", "Flatten", "Pooling", "Convolution"]
 
 
-def find_features(sym):
+def find_features(sym: mx.sym.Symbol) -> str:
     """Find the name of the layer whose output the network's classifier takes.
 
     The classifier is the last FullyConnected or Convolution that nothing but pooling,
@@ -44,7 +47,7 @@ def find_features(sym):
     return (node.input() if node.op in CLASSIFIERS else graph.output).name
 
 
-def likely_layers(sym):
+def likely_layers(sym: mx.sym.Symbol) -> str:
     """The last layers that a new classifier could take its input from, as text."""
     layers = [node.name for node in Graph(sym).nodes
               if node.op in ("Flatten", "Pooling", "Dropout", "Activation", "FullyConnected",
@@ -52,7 +55,7 @@ def likely_layers(sym):
     return ", ".join(reversed(layers[-8:]))
 
 
-def find_feature_map(sym, name, image_shape):
+def find_feature_map(sym: mx.sym.Symbol, name: str, image_shape: Sequence[int]) -> str:
     """Name of the layer whose feature map, (batch, channels, height, width), layer `name` pools.
 
     That is `name` itself where it has positions. An InputError says that there is no such layer.
@@ -75,7 +78,7 @@ def find_feature_map(sym, name, image_shape):
     return node.name
 
 
-def has_feature_map(sym, layer_name, image_shape):
+def has_feature_map(sym: mx.sym.Symbol, layer_name: str | None, image_shape: Sequence[int]) -> bool:
     """Whether the layer (None: the one that find_features finds) has positions, or pools some."""
     try:
         find_feature_map(sym, layer_name or find_features(sym), image_shape)
@@ -84,8 +87,10 @@ def has_feature_map(sym, layer_name, image_shape):
     return True
 
 
-def get_fine_tune_model(sym, arg_params, num_classes, layer_name=None, dtype="float32",
-                        attention=None, **loss):
+def get_fine_tune_model(sym: mx.sym.Symbol, arg_params: checkpoint.Params, num_classes: int,
+                        layer_name: str | None = None, dtype: str = "float32",
+                        attention: float | None = None,
+                        **loss: Any) -> tuple[mx.sym.Symbol, checkpoint.Params]:
     """Cut the classifier off a pretrained network and put a multi-label head in its place.
 
     The head ends in sigmoid `sig` and CrossEntropyLoss `softmax` (so that the label is
@@ -159,25 +164,26 @@ def _pooled(net, pool_type, name):
     return mx.sym.Flatten(net, name=f"{name}_flatten")
 
 
-def load_pretrained(prefix, epoch, mean=None, std=None, dtype="float32"):
+def load_pretrained(prefix: str, epoch: int, mean: Sequence[float] | None = None,
+                    std: Sequence[float] | None = None,
+                    dtype: str = "float32") -> checkpoint.Network:
     """Load a pretrained network, and let it take raw pixels: symbol, arg_params, aux_params.
 
     `mean` and `std` of red, green and blue (0 to 255; None: ImageNet's) are for a network that does
     not normalise by itself; for one that does they are an InputError.
     """
     sym, arg_params, aux_params = checkpoint.load(prefix, epoch)
+    values = [mean or checkpoint.IMAGENET_MEAN, std or checkpoint.IMAGENET_STD]
     if checkpoint.has_normalisation(sym):
         if mean or std:
             raise InputError("normalises by itself: leave out --rgb-mean and --rgb-std",
                              file=f"{prefix}-symbol.json")
-        mean, std = (arg_params[name].asnumpy().ravel() for name in checkpoint.NORMALISATION)
-    else:
-        mean, std = mean or checkpoint.IMAGENET_MEAN, std or checkpoint.IMAGENET_STD
-    sym, constants = checkpoint.with_normalisation(sym, mean, std, dtype)
+        values = [arg_params[name].asnumpy().ravel() for name in checkpoint.NORMALISATION]
+    sym, constants = checkpoint.with_normalisation(sym, values[0], values[1], dtype)
     return sym, {**arg_params, **constants}, aux_params
 
 
-def frozen_parameters(net, freeze):
+def frozen_parameters(net: mx.sym.Symbol, freeze: str) -> list[str]:
     """Names of the parameters that --freeze keeps constant; always those of the normalisation.
 
     A regular expression that matches no parameter, or all, is an InputError.
@@ -196,7 +202,8 @@ def frozen_parameters(net, freeze):
     return sorted({*chosen, *checkpoint.NORMALISATION})
 
 
-def training_symbol(net, frozen, head_lr_mult):
+def training_symbol(net: mx.sym.Symbol, frozen: Collection[str],
+                    head_lr_mult: float) -> mx.sym.Symbol:
     """The network with the attributes that training needs.
 
     Frozen BatchNorms use their stored statistics, the head has its own learning rate, and the
@@ -214,7 +221,7 @@ def training_symbol(net, frozen, head_lr_mult):
     return graph.symbol()
 
 
-def split_head(net):
+def split_head(net: mx.sym.Symbol) -> tuple[mx.sym.Symbol, str]:
     """The input, (batch, values) or a feature map, and the name of get_fine_tune_model's `fc`."""
     classifier = net.get_children()[0].get_children()[0]  # the backbone may have a `sig`, too
     if classifier.name == ATTENTION:
@@ -223,7 +230,7 @@ def split_head(net):
     return classifier.get_children()[0], classifier.name
 
 
-def class_maps(net):
+def class_maps(net: mx.sym.Symbol) -> tuple[mx.sym.Symbol, float] | None:
     """The class maps of a network with an attention head, and the weight of their maximum.
 
     The maps are a symbol, (batch, classes, height, width), that lies as the image does, also where
@@ -250,12 +257,13 @@ def class_maps(net):
     return maps, float(maximum.attrs["scalar"])
 
 
-def without_loss(symbol):
+def without_loss(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
     """The network up to its probabilities, which CrossEntropyLoss would only pass on."""
     return symbol.get_children()[0] if Graph(symbol).output.op == "Custom" else symbol
 
 
-def in_float32(net, arg_params, aux_params):
+def in_float32(net: mx.sym.Symbol, arg_params: checkpoint.Params,
+               aux_params: checkpoint.Params) -> checkpoint.Network:
     """The same network and parameters with float32 in place of float16.
 
     MXNet has no float16 convolution for the CPU, and its exporter writes none.

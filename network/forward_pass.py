@@ -5,6 +5,10 @@
         outputs = forward(batch.data[0], batch_size - batch.pad)  # computed in the background
         print(outputs.values().shape)
 """
+from __future__ import annotations
+
+from typing import Sequence
+
 import numpy as np
 
 from common.mx_compat import mx
@@ -33,7 +37,9 @@ class ForwardPass:
     The attribute `output_shape` is that of the first output of one image.
     """
 
-    def __init__(self, network, arg_params, aux_params, data, devices):
+    def __init__(self, network: mx.sym.Symbol, arg_params: checkpoint.Params,
+                 aux_params: checkpoint.Params, data: mx.io.DataDesc,
+                 devices: Sequence[mx.Context]) -> None:
         batch_size, *shape = data.shape
         self._piece = batch_size
         if devices[0].device_type == "cpu":
@@ -47,7 +53,8 @@ class ForwardPass:
         self._shapes = [tuple(shape[1:]) for _, shape in self._module.output_shapes]
         self.output_shape = self._shapes[0]
 
-    def __call__(self, data, count=None, mirror=False):
+    def __call__(self, data: mx.nd.NDArray, count: int | None = None,
+                 mirror: bool = False) -> Outputs:
         """Start to compute the Outputs of the first `count` images of a batch, None: of all.
 
         A batch of padding only has a count of 0. With `mirror` each image is mirrored first, left
@@ -73,7 +80,7 @@ class Outputs:
     def __init__(self, pieces, shapes):
         self._pieces, self._shapes = pieces, shapes
 
-    def values(self, number=0):
+    def values(self, number: int = 0) -> np.ndarray:
         """Wait for one of the outputs and return it: np.ndarray, (count, ...), float32."""
         values = np.empty(self._shapes[number], np.float32)
         for first, outputs in self._pieces:

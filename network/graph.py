@@ -5,6 +5,8 @@
     graph["bn0"].attrs["use_global_stats"] = "True"
     symbol = graph.symbol()
 """
+from __future__ import annotations
+
 import json
 import re
 from collections import defaultdict
@@ -25,19 +27,19 @@ class Node:
         self.attrs = {key: str(value) for key, value in attrs.items()}
 
     @property
-    def is_variable(self):
+    def is_variable(self) -> bool:
         """Whether it is an input or a parameter of the network."""
         return self.op == "null"
 
-    def input(self, number=0):
+    def input(self, number: int = 0) -> Node:
         """The node of an input."""
         return self.inputs[number][0]
 
-    def flag(self, key, default="False"):
+    def flag(self, key: str, default: str = "False") -> bool:
         """Whether an attribute says yes."""
         return self.attrs.get(key, default) in ("True", "true", "1")
 
-    def integers(self, key):
+    def integers(self, key: str) -> list[int]:
         """The integers in an attribute such as "(3, 3)"; empty without it."""
         return integers(self.attrs.get(key, ""))
 
@@ -60,7 +62,7 @@ class Graph:
     def _entries(self, entries):
         return [(self.nodes[number], *rest) for number, *rest in entries]
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: str) -> Node:
         """The first node of this name; KeyError without one."""
         for node in self.nodes:
             if node.name == name:
@@ -68,11 +70,11 @@ class Graph:
         raise KeyError(name)
 
     @property
-    def output(self):
+    def output(self) -> Node:
         """The node of the first output."""
         return self.outputs[0][0]
 
-    def users(self):
+    def users(self) -> dict[Node, list[Node]]:
         """The nodes that take an output of each node, by node."""
         users = defaultdict(list)
         for node in self.nodes:
@@ -80,7 +82,7 @@ class Graph:
                 users[source].append(node)
         return users
 
-    def substitute(self, nodes):
+    def substitute(self, nodes: dict[Node, Node]) -> None:
         """Let each user of a node take another one in its place: `nodes`, a dict of old to new."""
         waiting, seen = [*self.nodes, *nodes.values()], set()
         while waiting:
@@ -91,7 +93,7 @@ class Graph:
                 waiting += [source for source, *_ in node.inputs]
         self.outputs = [(nodes.get(node, node), *rest) for node, *rest in self.outputs]
 
-    def symbol(self):
+    def symbol(self) -> mx.sym.Symbol:
         """The symbol of what the outputs depend on."""
         numbers, waiting = {}, [node for node, *_ in reversed(self.outputs)]
         while waiting:
@@ -110,7 +112,7 @@ class Graph:
             "heads": [[numbers[node], *rest] for node, *rest in self.outputs]}))
 
 
-def replaced(symbol, name, layer):
+def replaced(symbol: mx.sym.Symbol, name: str, layer: mx.sym.Symbol) -> mx.sym.Symbol:
     """The network with the symbol `layer` in place of what layer `name` gives."""
     graph = Graph(symbol)
     node = graph[name]
@@ -118,11 +120,11 @@ def replaced(symbol, name, layer):
     return graph.symbol()(**{name: layer})
 
 
-def layers_up_to(symbol, name):
+def layers_up_to(symbol: mx.sym.Symbol, name: str) -> mx.sym.Symbol:
     """The network up to layer `name`."""
     return symbol.get_internals()[name + "_output"]
 
 
-def integers(text):
+def integers(text: str) -> list[int]:
     """The integers in a text such as "(3, 3)"."""
     return [int(number) for number in re.findall(r"-?\d+", text)]

@@ -3,7 +3,10 @@
     find_stages(symbol, (3, 224, 224))      # [("stem_relu6", (32, 112, 112)), ...]
     layers_after(symbol, "block3_2_add")    # takes `features` in place of that layer's output
 """
+from __future__ import annotations
+
 import math
+from typing import Sequence
 
 from common.cli import InputError
 from common.mx_compat import mx, mxnet_errors
@@ -15,7 +18,8 @@ LARGE_IMAGE = 100_000  # pixels
 WIDER = 4  # times as many channels as the narrowest layer of a stage: of ResNets the last layers
 
 
-def find_stages(symbol, image_shape):
+def find_stages(symbol: mx.sym.Symbol,
+                image_shape: Sequence[int]) -> list[tuple[str, tuple[int, ...]]]:
     """The last layer of each stage but the head's, and its shape (channels, height, width).
 
     A stage is a run of layers of one resolution. Its last layer is the last one on every path; a
@@ -48,7 +52,7 @@ def find_stages(symbol, image_shape):
             for stage in stages]
 
 
-def automatic_stages(symbol, image_shape):
+def automatic_stages(symbol: mx.sym.Symbol, image_shape: Sequence[int]) -> int:
     """How many stages --freeze-stages auto freezes: 3, and 4 for images of over 100,000 pixels.
 
     On photos of 480x320 pixels 4 were as good as 3, in half of the time and memory; on drawings of
@@ -58,7 +62,8 @@ def automatic_stages(symbol, image_shape):
     return max(min(stages, len(find_stages(symbol, image_shape)) - 1), 0)
 
 
-def find_last_frozen_layer(symbol, image_shape, frozen_stages):
+def find_last_frozen_layer(symbol: mx.sym.Symbol, image_shape: Sequence[int],
+                           frozen_stages: int) -> str:
     """Name of the last layer of the first `frozen_stages` stages; at least one stage must follow.
 
     An InputError says how many stages the network has.
@@ -71,6 +76,6 @@ def find_last_frozen_layer(symbol, image_shape, frozen_stages):
     return stages[frozen_stages - 1][0]
 
 
-def layers_after(symbol, name):
+def layers_after(symbol: mx.sym.Symbol, name: str) -> mx.sym.Symbol:
     """The network after layer `name`, in whose place is the input `features`, of any float type."""
     return replaced(symbol, name, mx.sym.Cast(mx.sym.Variable(FEATURES), dtype="float32"))

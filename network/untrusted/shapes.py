@@ -2,9 +2,12 @@
 
     check_shapes(symbol, arg_params, aux_params, (3, 224, 224), "net-symbol.json")
 """
+from __future__ import annotations
+
 import contextlib
 import io
 import math
+from typing import Any, Mapping, Sequence
 
 import numpy as np
 
@@ -20,8 +23,9 @@ IMAGES = 2  # in the batch that shapes are inferred for
 SOFTMAXES = ("softmax", "log_softmax", "softmin")
 
 
-def check_shapes(symbol, arg_params, aux_params, image_shape, source,
-                 largest_layer=LARGEST_LAYER):
+def check_shapes(symbol: mx.sym.Symbol, arg_params: Mapping[str, Any],
+                 aux_params: Mapping[str, Any], image_shape: Sequence[int], source: str,
+                 largest_layer: float = LARGEST_LAYER) -> tuple[int, ...]:
     """Check shapes and types of all layers and parameters, without computing anything.
 
     Returns the shape of the network's first output, without the batch. An InputError, which begins
@@ -50,7 +54,7 @@ def check_shapes(symbol, arg_params, aux_params, image_shape, source,
         if value is not None and not name.endswith("label") and value.shape != shape:
             raise InputError(f"{does_not_work}: {name} is {value.shape}, but has to be {shape}; is "
                              "it another network's?")
-    graph, sizes = Graph(layers), [0]
+    graph, sizes = Graph(layers), [0.0]
     for (node, *_), shape in zip(graph.outputs, outputs):
         if not node.is_variable or node.name == "data":
             sizes.append(math.prod(shape) / IMAGES if min(shape, default=1) > 0 else math.inf)
@@ -80,8 +84,8 @@ def _check_overwritten(graph, shapes, does_not_work):
     is inferred again from the layer's own inputs.
     """
     shapes = {(node, number): shape for (node, number, *_), shape in zip(graph.outputs, shapes)}
-    for node, number in {(source, number) for node in graph.nodes
-                         for source, number, *_ in node.inputs[1:] if not source.is_variable}:
+    for node, number in {(source, number) for user in graph.nodes
+                         for source, number, *_ in user.inputs[1:] if not source.is_variable}:
         names = [f"input{place}" for place in range(len(node.inputs))]
         alone = Graph(mx.sym.Variable("unused"))
         alone.outputs = [(Node(node.op, node.name, [Node("null", name) for name in names],

@@ -4,9 +4,12 @@
 
 The text returned is written anew from what was checked, so that MXNet sees nothing else.
 """
+from __future__ import annotations
+
 import json
 import os
 import re
+from typing import Any
 
 from common.cli import InputError
 from crossentropy_op import loss_options
@@ -75,7 +78,7 @@ NUMBERS = re.compile(rf"\s*[(\[]?\s*({NUMBER}(?:,{NUMBER})*,?)?\s*[)\]]?\s*")
 ASCII = re.compile(r"[ -~]{1,500}")
 
 
-def checked_symbol(path):
+def checked_symbol(path: str) -> str:
     """The graph of a symbol file as JSON for mx.sym.load_json, after checks that MXNet lacks.
 
     An InputError says why it is not a symbol file, or has a graph that MXNet must not load.
@@ -98,7 +101,7 @@ def checked_symbol(path):
                          "image classifier") from None
 
 
-def checked_graph(graph):
+def checked_graph(graph: Any) -> dict[str, Any]:
     """A parsed graph with what is known to be harmless only; an InputError says what is not."""
     nodes, heads = (_list(graph, key) for key in ("nodes", "heads"))
     if not heads or not 0 < len(nodes) <= MOST_NODES:
@@ -112,8 +115,9 @@ def checked_graph(graph):
     variables = [node["name"] for node in checked if node["op"] == "null"]
     if len(set(variables)) < len(variables):
         raise InputError("two inputs or parameters have the same name")
-    result = {"nodes": checked, "heads": [_entry(head, num_outputs) for head in heads],
-              "arg_nodes": [i for i, node in enumerate(checked) if node["op"] == "null"]}
+    result: dict[str, Any] = {
+        "nodes": checked, "heads": [_entry(head, num_outputs) for head in heads],
+        "arg_nodes": [i for i, node in enumerate(checked) if node["op"] == "null"]}
     attrs = graph.get("attrs", {})
     if isinstance(attrs, dict) and "mxnet_version" in attrs:
         version = attrs["mxnet_version"]
