@@ -29,7 +29,7 @@ from datasets.label_table import BadInput, Part, build_table, format_table, part
 from datasets.lst_writer import csv_file, lines_file, lst_file, write_together  # noqa: E402
 from datasets.make_lst_flags import SHOWN_PER_KIND, build_parser  # noqa: E402
 from datasets.shard_lst import deal, place_images, write_parts  # noqa: E402
-from datasets.stratify import split_together  # noqa: E402
+from datasets.stratify import split  # noqa: E402
 from datasets.text_sources import Columns, read_csv, read_jsonl  # noqa: E402
 from reading.class_names import names_beside, read_class_names  # noqa: E402
 from reading.lst_file import read_lst  # noqa: E402
@@ -57,7 +57,7 @@ def make(args):
         folder = getattr(args, "root", path_root)
         first = (np.arange(len(labels)) if folder is None
                  else first_equal([os.path.join(folder, name) for name in table.names]))
-        is_val = split_together(labels, first, args.val_fraction, args.seed)
+        is_val = split(labels, args.val_fraction, args.seed, first)
         equal = np.count_nonzero(first != np.arange(len(first)))
         sides = [("train", np.flatnonzero(~is_val)), ("val", np.flatnonzero(is_val))]
     else:
