@@ -74,7 +74,7 @@ def read_csv(path, bad_input, delimiter, header, table, lists):
         titles = [title.strip() for title in first]
         second = list(itertools.islice(rows, 1))
         rows = itertools.chain(second, rows)
-        num_skipped = _count_row_number_columns(titles, second[0][1]) if second else 0
+        num_skipped = _count_row_number_columns(titles, second[0][1], table.name) if second else 0
     else:
         titles, num_skipped = [str(column) for column in range(1, len(first) + 1)], 0
         rows = itertools.chain([(where, first)], rows)
@@ -157,15 +157,16 @@ def _rows(rows, at):
                    [row[column] for column in at.labels])
 
 
-def _count_row_number_columns(titles, row):
+def _count_row_number_columns(titles, row, name):
     """How many columns at the start are row numbers that pandas wrote without a title.
 
-    The column behind them holds no number: of `,0,1` the untitled column has the file names.
+    Unless another column has the names, the one behind them holds no label: of `,cat,dog` the
+    untitled column may have the names.
     """
     count = 0
     while count < len(row) - 2 and NO_TITLE.fullmatch(titles[count]) and row[count].isdecimal():
         count += 1
-    return count if _label_value(row[count]) is None else 0
+    return count if name or _label_value(row[count]) is None else 0
 
 
 def _refuse_class_column(cells, path, title):
