@@ -153,7 +153,8 @@ def build_table(source, bad_input, listed=None, drop_unlisted=False, min_count=0
                          else "there are no labels")
     if len(rows_of_names) * len(classes) > MAX_LABEL_BYTES:
         raise InputError(f"{len(rows_of_names)} images times {len(classes)} classes are more "
-                         "labels than fit: have fewer classes by --min-count or --classes")
+                         "labels than fit: have fewer classes by {flag} or --classes",
+                         flag="--min-count")
     labels = np.zeros((len(rows_of_names), len(classes)), np.int8)
     new_columns = {name: column for column, name in enumerate(classes)}
     left_out = Counter({name: counts[name] for name in numbers if name not in new_columns})
