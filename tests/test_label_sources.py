@@ -327,6 +327,7 @@ def test_names_that_share_a_prefix_across_the_split_are_told(here, capsys):
     ("train/patient{0:05}/study{1}/view1.jpg", True),
     ("{0}/{1}.jpg", True),
     ("p{0}-{1}.jpg", True),
+    ("set1/scans/p{0}_{1}.jpg", True),
     ("IMG_{0}{1}.jpg", False),
     ("COCO_train2014_{0}{1}.jpg", False),
     ("{0}{1}.jpg", False),

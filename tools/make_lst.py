@@ -74,8 +74,9 @@ def make(args):
     if path_root is None:
         notes.append("whether the images exist, and whether some are equal, was not checked; "
                      "--path-root DIR checks it")
-    signed = "--absent -1" if getattr(args, "absent", "-1") is None else None
-    notes.append(absent_warning(part(files["train"], labels[lists["train"]]), table.classes, signed))
+    train = part(files["train"], labels[lists["train"]])
+    flag = "--absent -1" if getattr(args, "absent", "-1") is None else None
+    notes.append(absent_warning(train, table.classes, flag))
     for note in filter(None, notes):
         print(f"\n{note}")
     print(f"\nwritten: {', '.join([*files.values(), names_file])}\nnext: "
