@@ -68,7 +68,7 @@ class LstIter(SampledIter):
         "skip": replace it by a grey image with the label -1, and raise an InputError once more
         than 5 % of the epoch's images are bad. "report": replace it, and neither raise nor log.
     label_format : str
-        "multi-hot" or "indices"; see `read_lst`.
+        "multi-hot", "indices" or "signed"; see `read_lst`.
     dtype : str
         Type of the pixels, whose values are 0 to 255: "uint8" or "float32".
 

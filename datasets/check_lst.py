@@ -101,7 +101,7 @@ def clean_rows(lists, findings, number):
         if lst.label_format == "multi-hot" or (merged >= 0).all():
             kept[own[0]] = merged
     if not kept:
-        raise InputError(f"{lst.path}: no row is left without problems: nothing was written")
+        raise InputError("no row is left without problems: nothing was written", file=lst.path)
     rows = sorted(kept)
     return lst.ids[rows], np.stack([kept[row] for row in rows]), [lst.name(row) for row in rows]
 

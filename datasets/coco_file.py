@@ -12,8 +12,8 @@ import numpy as np
 
 from common.cli import InputError
 from common.files import require_regular_file
-from datasets.label_table import Sample, Source
-from datasets.text_sources import BYTE_ORDER_MARK, NOTHING, read_error
+from datasets.label_table import NOTHING, Sample, Source
+from datasets.text_sources import BYTE_ORDER_MARK, read_error
 
 MAX_DEPTH = 64
 ITEM_DEPTH = 2  # {"images": [ ... ]}

@@ -18,8 +18,8 @@ from defusedxml import DefusedXmlException
 
 from common.cli import InputError
 from datasets.equal_files import digest
-from datasets.label_table import Sample, Source
-from datasets.text_sources import NOTHING, read_error, read_lines
+from datasets.label_table import NOTHING, Sample, Source
+from datasets.text_sources import read_error, read_lines
 from reading.image_header import IMAGE_ENDINGS
 
 MAX_XML_BYTES = 4 << 20  # tens of thousands of boxes

@@ -9,6 +9,7 @@ import logging
 import os
 from array import array
 from collections import Counter, namedtuple
+from typing import NamedTuple, Optional
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from common.cli import InputError
 from common.text import printable
 from datasets.lst_writer import name_problem
 from reading.class_names import class_problem
+from reading.label_checks import ListCounts
 
 MAX_LABEL_BYTES = 4_000_000_000  # bytes that the matrix may take
 PAIR = 1 << 32  # above every class number
@@ -24,16 +26,39 @@ FEW = 20  # images of a class in all lists, below which the table names it
 
 logger = logging.getLogger(__name__)
 
-# An image: its name relative to the image root, and sets of class names. Every other class is
-# absent; `unknown` is None where all classes are that are not present. `where` (file and line) is
-# for messages.
-Sample = namedtuple("Sample", "name present unknown where")
+NOTHING = frozenset()
+
+
+class Place(NamedTuple):
+    """Where something stands: a file, and its line from 1."""
+
+    file: str
+    line: Optional[int] = None
+
+    def __str__(self):
+        return self.file if self.line is None else f"{self.file}:{self.line}"
+
+
+class Sample(NamedTuple):
+    """An image: its name relative to the image root, and sets of class names.
+
+    Every other class is absent; `unknown` is None where those are unknown that are neither in
+    `present` nor in `absent`. `where`, a Place or a text, is for messages. Images of the same
+    `group` belong on one side of a split; None: the image is alone.
+    """
+
+    name: str
+    present: frozenset
+    unknown: Optional[frozenset]
+    where: Place
+    absent: frozenset = NOTHING
+    group: Optional[str] = None
+
+
 # Class names in the source's order, None where it has none, and its samples.
 Source = namedtuple("Source", "classes samples")
-# Images, their labels, and a Counter of labels whose classes were left out.
-Table = namedtuple("Table", "names classes labels left_out")
-# Counts of one list: rows, and for each class those that do and do not carry it.
-Part = namedtuple("Part", "title num_rows positives negatives")
+# Images, their labels, a Counter of labels whose classes were left out, and each image's group.
+Table = namedtuple("Table", "names classes labels left_out groups")
 
 
 class BadInput:
@@ -49,7 +74,8 @@ class BadInput:
     def reject(self, where, reason, count=1):
         """Leave out `count` items that are at `where`, or raise an InputError."""
         if not self.skip:
-            raise InputError(f"{where}: {reason} (--skip-bad goes on without it)")
+            file, line = where if isinstance(where, Place) else (where, None)
+            raise InputError(f"{reason} (--skip-bad goes on without it)", file=file, line=line)
         self.count += count
         logger.warning("left out: %s: %s", where, reason)
 
@@ -81,8 +107,8 @@ def build_table(source, bad_input, listed=None, drop_unlisted=False, min_count=0
         if class_problem(name):
             raise InputError(f"class {number} of the source: {class_problem(name)}")
     rows_of_names, numbers = {}, {name: n for n, name in enumerate(source.classes or ())}
-    pairs = {1: array("q"), -1: array("q")}  # by label, row * PAIR + class; absent is the rest
-    all_unknown, missing = [], []
+    pairs = {1: array("q"), 0: array("q"), -1: array("q")}  # by label, row * PAIR + class
+    all_unknown, missing, groups = [], [], []
     allowed = None if listed is None or drop_unlisted else set(listed)
     for sample in source.samples:
         name = sample.name
@@ -98,9 +124,15 @@ def build_table(source, bad_input, listed=None, drop_unlisted=False, min_count=0
             continue
         # ./b.jpg is b.jpg: as two images, one might come into training and one into validation.
         row = rows_of_names.setdefault(os.path.normpath(name), len(rows_of_names))
+        if row == len(groups):
+            groups.append(sample.group)
+        elif groups[row] != sample.group:
+            bad_input.reject(sample.where, f"{name} is of group {sample.group}, but on an earlier "
+                             f"line of {groups[row]}")
+            continue
         if sample.unknown is None:
             all_unknown.append(row)
-        for value, names in ((1, sample.present), (-1, sample.unknown or ())):
+        for value, names in ((1, sample.present), (0, sample.absent), (-1, sample.unknown or ())):
             for class_name in names:
                 pairs[value].append(row * PAIR + numbers.setdefault(class_name, len(numbers)))
     if missing:
@@ -110,9 +142,9 @@ def build_table(source, bad_input, listed=None, drop_unlisted=False, min_count=0
     if not rows_of_names:
         raise InputError("no images were found" + ", only bad ones" * bool(bad_input.count))
 
-    present, unknown = (np.divmod(np.unique(np.asarray(pairs[value], np.int64)), PAIR)
-                        for value in (1, -1))
-    counts = np.bincount(present[1], minlength=len(numbers)).tolist()
+    pairs = {value: np.unique(np.asarray(cells, np.int64)) for value, cells in pairs.items()}
+    _refuse_contradictions(pairs, list(rows_of_names), list(numbers), bad_input)
+    counts = np.bincount(pairs[1] % PAIR, minlength=len(numbers)).tolist()
     counts = Counter(dict(zip(numbers, counts)))
     order = listed or source.classes or sorted(numbers, key=_natural)
     classes = [name for name in order if counts[name] >= min_count]
@@ -121,26 +153,41 @@ def build_table(source, bad_input, listed=None, drop_unlisted=False, min_count=0
                          else "there are no labels")
     if len(rows_of_names) * len(classes) > MAX_LABEL_BYTES:
         raise InputError(f"{len(rows_of_names)} images times {len(classes)} classes are more "
-                         "labels than fit: have fewer classes by --min-count or --classes")
+                         "labels than fit: have fewer classes by {flag} or --classes",
+                         flag="--min-count")
     labels = np.zeros((len(rows_of_names), len(classes)), np.int8)
     new_columns = {name: column for column, name in enumerate(classes)}
     left_out = Counter({name: counts[name] for name in numbers if name not in new_columns})
     column = np.array([new_columns.get(name, -1) for name in numbers], np.int64)
     labels[all_unknown] = -1
-    for value, (rows, columns) in ((-1, unknown), (1, present)):  # known outweighs unknown
+    for value in (-1, 0, 1):  # known outweighs unknown
+        rows, columns = np.divmod(pairs[value], PAIR)
         columns = column[columns]
         labels[rows[columns >= 0], columns[columns >= 0]] = value
-    return Table(list(rows_of_names), classes, labels, left_out)
+    return Table(list(rows_of_names), classes, labels, left_out, groups)
+
+
+def _refuse_contradictions(pairs, names, classes, bad_input):
+    """Make unknown what is said to be both present and absent, or raise an InputError."""
+    both = np.intersect1d(pairs[1], pairs[0])
+    if len(both):
+        row, column = divmod(int(both[0]), PAIR)
+        bad_input.reject(names[row], f"{classes[column]} is both present and absent there"
+                         + f", and so are {len(both) - 1} other labels" * (len(both) > 1),
+                         len(both))
+        for value in (1, 0):
+            pairs[value] = np.setdiff1d(pairs[value], both)
+        pairs[-1] = np.union1d(pairs[-1], both)
 
 
 def part(title, labels):
     """Count the labels of an int8 matrix."""
-    return Part(title, len(labels), np.count_nonzero(labels == 1, axis=0),
-                np.count_nonzero(labels == 0, axis=0))
+    return ListCounts(title, len(labels), np.count_nonzero(labels == 1, axis=0),
+                      np.count_nonzero(labels == 0, axis=0))
 
 
 def format_table(classes, parts):
-    """The statistics of some lists (Parts), side by side, as text of several lines.
+    """The statistics of some lists (ListCounts), side by side, as text of several lines.
 
     Images, labels, labels per image; for each class the images that carry it; and the classes
     with too few.

@@ -49,8 +49,8 @@ def lst_file(path, ids, labels, names, label_format="multi-hot"):
         where that would lose unknown or soft labels.
     """
     if label_format == "indices" and not np.isin(labels, (0, 1)).all():
-        raise InputError(f"{path}: --label-format indices can say neither unknown (-1) nor soft "
-                         "labels, and there are some: use multi-hot")
+        raise InputError("{flag} indices can say neither unknown (-1) nor soft labels, and there "
+                         "are some: use multi-hot", file=path, flag="--label-format")
     spell = _class_numbers if label_format == "indices" else _multi_hot
 
     def write(temporary):
@@ -94,7 +94,7 @@ def write_together(files):
     """
     for path, _ in files:
         if os.path.isdir(path):  # the one thing that renaming stumbles over
-            raise InputError(f"{path}: cannot be written: is a folder")
+            raise InputError("cannot be written: is a folder", file=path)
     with contextlib.ExitStack() as stack:  # renames at its end, when all have been written
         for path, write in files:
             write(stack.enter_context(atomic_file(path)))

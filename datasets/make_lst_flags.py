@@ -32,9 +32,9 @@ def build_parser(description):
     label_format = ArgumentParser(add_help=False)
     label_format.add_argument(
         "--label-format", choices=LABEL_FORMATS, default="multi-hot",
-        help="a row has a 1 or 0 per class, or the numbers of the classes present "
-        "(default: %(default)s)")
-    _add_sources(command, [_output_flags(), seed, label_format])
+        help="a row has a 1 or 0 per class, the numbers of the classes present, or (signed) a 1 or "
+        "-1 per class (default: %(default)s)")
+    _add_sources(command, [_output_flags(), seed])
 
     flags = command("check", "open every image of some .lst files; exit status 1 when there are "
                     "problems", [label_format])
@@ -98,9 +98,18 @@ def _output_flags():
     output = parser.add_argument_group("output")
     output.add_argument("--prefix", required=True,
                         help="writes PREFIX_train.lst, PREFIX_val.lst and PREFIX_labels.txt")
+    output.add_argument("--label-format", choices=("multi-hot", "indices"), default="multi-hot",
+                        help="a row has a 1 or 0 per class, or the numbers of the classes present "
+                        "(default: %(default)s)")
     output.add_argument("--val-fraction", type=float, default=0.2, metavar="F",
                         help="share of the images for validation, stratified by class; 0: none, "
                         "and no PREFIX_val.lst (default: %(default)s)")
+    output.add_argument("--test-fraction", type=float, default=0, metavar="F",
+                        help="share of the images for a third list, PREFIX_test.lst; 0: none "
+                        "(default: %(default)s)")
+    output.add_argument("--group-regex", metavar="REGEX",
+                        help="images in whose names it finds the same stay in one list: with "
+                        r"'^(\d+)-' those of one number before the first -")
     classes = parser.add_argument_group("classes")
     classes.add_argument("--classes", metavar="FILE",
                          help="the classes to have, in this order, one a line; others in the data "
@@ -115,13 +124,24 @@ def _output_flags():
 
 
 def _add_sources(command, parents):
-    named = ArgumentParser(add_help=False)
-    named.add_argument("file", metavar="FILE")
-    named.add_argument("--path-root", metavar="DIR",
-                       help="image root: absolute names become relative to it, and each image "
-                       "is looked for in it")
+    listed = ArgumentParser(add_help=False)
+    listed.add_argument("file", metavar="FILE")
+    listed.add_argument("--path-root", metavar="DIR",
+                        help="image root: absolute names become relative to it, and each image "
+                        "is looked for in it")
+    text = ArgumentParser(add_help=False)
+    text.add_argument("--group-column", metavar="COLUMN",
+                      help="column (JSON lines: key) of the patient, place or day that an image "
+                      "belongs to: images of one group stay in one list")
+    text.add_argument("--absent", choices=("-1",),
+                      help="columns and lists hold 1 and -1, and -1 is absent (default: 0 is "
+                      "absent and -1 unknown)")
+    text.add_argument("--list-format", choices=("multi-hot", "indices"),
+                      help="what lists of numbers such as [0, 1] are: a 1 or 0 per class, or the "
+                      "numbers of the classes present (default: found out where it can be)")
 
-    flags = command("csv", "from a table with a column of file names", [*parents, named])
+    flags = command("csv", "from a table with a column of file names",
+                    [*parents, listed, text])
     form = flags.add_argument_group("form", "Columns are named as in the header, or numbered "
                                     "from 1.")
     form.add_argument("--delimiter", type=_one_character, metavar="CHARACTER",
@@ -129,19 +149,23 @@ def _add_sources(command, parents):
     form.add_argument("--no-header", action="store_true",
                       help="the first row is an image already; columns are called 1, 2, ...")
     form.add_argument("--name-column", metavar="COLUMN", help="file names (default: the first)")
-    form.add_argument("--labels-column", metavar="COLUMN",
-                      help="one column with all of an image's classes; empty: no class, -1: all "
-                      "classes unknown (default: the other one, when there are two)")
-    form.add_argument("--separator", default=";", metavar="TEXT",
-                      help="between those classes (default: %(default)s)")
-    form.add_argument("--class-columns", nargs="+", metavar="COLUMN",
+    form.add_argument("--labels-column", nargs="+", metavar="COLUMN", default=[],
+                      help="columns with an image's classes, as names or lists such as "
+                      "['cat', 'dog']; empty: no class, -1 or NaN: all classes unknown (default: "
+                      "the other one, when there are two)")
+    form.add_argument("--separator", metavar="TEXT",
+                      help="between those names (default: ;)")
+    form.add_argument("--confidence-column", metavar="COLUMN",
+                      help="how sure the labels of a row are: from 0.5 to 1 they are present, 0: "
+                      "verified absent, between: unknown, and so is what no row of an image names")
+    form.add_argument("--class-columns", nargs="+", metavar="COLUMN", default=[],
                       help="one column per class: 1 or True present, 0 or False absent, -1, "
                       "empty, NaN or NA unknown (default: all but the file names, when there are "
                       "more than two)")
 
     command("jsonl", 'from lines of {"image": "a.jpg", "labels": ["cat"]}; "unknown" may list '
-            "more classes", [*parents, named])
-    command("coco", "from a COCO instances file", [*parents, named])
+            "more classes", [*parents, listed, text])
+    command("coco", "from a COCO instances file", [*parents, listed])
 
     flags = command("voc", "from a Pascal VOC folder, which is the image root then", parents)
     flags.add_argument("root", metavar="ROOT")

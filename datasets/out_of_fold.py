@@ -34,8 +34,8 @@ def extract_features(args, lst):
     """
     symbol, arg_params, aux_params = checkpoint.load(args.model, args.epoch)
     if not checkpoint.has_normalisation(symbol):
-        raise InputError(f"{args.model}-symbol.json: does not normalise its pixels; "
-                         "tools/import_pretrained.py makes networks that do")
+        raise InputError("does not normalise its pixels; tools/import_pretrained.py makes networks "
+                         "that do", file=f"{args.model}-symbol.json")
     devices = choose_devices(args.gpus)
     network = get_fine_tune_model(symbol, {}, lst.num_classes)[0]
     network = split_head(network)[0], arg_params, aux_params

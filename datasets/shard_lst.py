@@ -24,7 +24,8 @@ def deal(num_rows, num_parts, seed=0):
     Returns one int64 numpy.ndarray per machine, row numbers in ascending order.
     """
     if not 1 <= num_parts <= num_rows:
-        raise InputError(f"{num_rows} rows cannot be dealt out to {num_parts} machines")
+        raise InputError(f"{num_rows} rows cannot be dealt out to {num_parts} machines",
+                         flag="--num-parts")
     order = np.random.RandomState(seed).permutation(num_rows)
     return [np.sort(order[part::num_parts]) for part in range(num_parts)]
 
@@ -64,19 +65,19 @@ def place_images(lst, parts, path_root, folder, how):
         is already in the folder leads out of the folder.
     """
     for row in range(len(lst)):
-        name, where = lst.name(row), f"{lst.path}:{lst.line(row)}"
+        name, line = lst.name(row), lst.line(row)
         if os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == os.pardir:
-            raise InputError(f"{where}: {printable(name)} leads out of the image root: it would "
-                             "land outside the folders")
+            raise InputError(f"{printable(name)} leads out of the image root: it would land "
+                             "outside the folders", file=lst.path, line=line)
         if not os.path.isfile(os.path.join(path_root, name)):
-            raise InputError(f"{where}: {printable(name)} is not in {path_root}")
+            raise InputError(f"{printable(name)} is not in {path_root}", file=lst.path, line=line)
     real = os.path.realpath(folder)
     for number, rows in enumerate(parts):
         for below in {os.path.dirname(lst.name(row)) for row in rows}:
             target = os.path.join(folder, str(number), below)
             if os.path.commonpath([real, os.path.realpath(target)]) != real:
-                raise InputError(f"{printable(target)}: a symbolic link leads out of {folder}: "
-                                 "remove it or choose another folder")
+                raise InputError(f"a symbolic link leads out of {folder}: remove it or choose "
+                                 "another folder", file=target)
     for number, rows in enumerate(parts):
         for name in tqdm(dict.fromkeys(lst.name(row) for row in rows), f"part {number}",
                          unit="file", disable=None):
@@ -85,8 +86,8 @@ def place_images(lst, parts, path_root, folder, how):
                 _place(os.path.realpath(os.path.join(path_root, name)), target, how)
             except OSError as error:
                 another = "; --copy-to copies to another disk" * (error.errno == errno.EXDEV)
-                raise InputError(f"{printable(target)}: cannot be written: "
-                                 f"{error.strerror.lower()}{another}") from None
+                raise InputError(f"cannot be written: {error.strerror.lower()}{another}",
+                                 file=target) from None
 
 
 def _place(source, target, how):

@@ -22,8 +22,8 @@ def parse_args(argv=None):
                         help="folder that the names in --data start from (default: the current "
                              "one)")
     images.add_argument("--label-format", choices=LABEL_FORMATS, default="multi-hot",
-                        help="a .lst row has one 0 or 1 per class, or the numbers of the classes "
-                             "present")
+                        help="a .lst row has one 1 or 0 per class, the numbers of the classes "
+                             "present, or (signed) one 1 or -1 per class")
     images.add_argument("--data-nthreads", type=int, metavar="N",
                         help="threads that decode images (default: one per core, 16 at most)")
     images.add_argument("--full-decode", action="store_true",

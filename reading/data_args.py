@@ -25,8 +25,8 @@ def add_data_args(parser: argparse.ArgumentParser) -> None:
     """Declare the flags for reading images and for random augmentation, in groups."""
     reading = parser.add_argument_group("reading images")
     reading.add_argument("--label-format", choices=LABEL_FORMATS, default="multi-hot",
-                         help="each .lst row has one 0 or 1 per class, or the numbers of the "
-                              "classes present (default: %(default)s)")
+                         help="each .lst row has one 1 or 0 per class, the numbers of the classes "
+                              "present, or (signed) one 1 or -1 per class (default: %(default)s)")
     reading.add_argument("--data-nthreads", type=at_least(1), metavar="N",
                          help="threads that decode images (default: one per core, at most 16)")
     reading.add_argument("--bad-images", choices=BAD_IMAGES, default="fail",

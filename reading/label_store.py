@@ -32,10 +32,12 @@ class WrongLabel(Exception):
 class MultiHotLabels:
     """One matrix (rows, classes) for each call of `add`: int8, or float32 with soft labels.
 
-    Without `num_classes`, each row must have as many labels as the first.
+    Without `num_classes`, each row must have as many labels as the first. `signed`: each label is
+    1 or -1 (absent).
     """
 
-    def __init__(self, num_classes: int | None) -> None:
+    def __init__(self, num_classes: int | None, signed: bool = False) -> None:
+        self.signed = signed
         self.expected = num_classes
         self.num_classes = num_classes or 0  # until the first row says how many
         self.blocks = []
@@ -73,6 +75,13 @@ class MultiHotLabels:
             if not np.array_equal(values, whole):
                 block, whole = block.astype(np.float32), values
             block[slow] = whole
+        if self.signed:
+            odd = np.argwhere(np.abs(block) != 1)
+            if len(odd):
+                place, column = odd[0]
+                raise WrongLabel(int(place), f"label {column + 1} is {block[place, column]:g}, but "
+                                 "with --label-format signed each is 1 (present) or -1 (absent)")
+            block[block == -1] = 0
         self.blocks.append(block)
         self.starts.append(self.num_rows)
         self.num_rows += len(rows)

@@ -29,7 +29,7 @@ from common.files import open_regular_file, retry_transient_errors
 from common.text import quoted
 from reading.label_store import MAX_CLASSES, SPACES, IndexLabels, MultiHotLabels, WrongLabel
 
-LABEL_FORMATS = ("multi-hot", "indices")
+LABEL_FORMATS = ("multi-hot", "indices", "signed")
 BLOCK_BYTES = 1 << 20
 MAX_LINE_BYTES = 16 << 20
 # A number as labels are spelled, one that file names may well start with, and a bare label.
@@ -53,6 +53,7 @@ def read_lst(path: str | os.PathLike[str], num_classes: int | None = None,
     label_format : str
         "multi-hot": one label per class, each 1, 0, -1 (unknown) or a soft label in [0, 1].
         "indices": the numbers of the classes that are present, possibly none.
+        "signed": one label per class, each 1 (present) or -1 (absent, not unknown), and no 0.
 
     Raises
     ------
@@ -65,20 +66,25 @@ def read_lst(path: str | os.PathLike[str], num_classes: int | None = None,
 class LstFile:
     """A .lst file in memory, as `read_lst` returns it.
 
-    It has its `path`, `label_format` and `num_classes`; `ids`, int64, (rows,), the first field of
-    each row, which may repeat; and `checksum`, the hexadecimal digest of the file's bytes.
+    It has its `path`, `label_format` (multi-hot also of a signed file) and `num_classes`; `ids`,
+    int64, (rows,), the first field of each row, which may repeat; and `checksum`, the hexadecimal
+    digest of the file's bytes.
     """
 
     def __init__(self, path: str | os.PathLike[str], num_classes: int | None = None,
                  label_format: str = "multi-hot") -> None:
         if label_format not in LABEL_FORMATS:
-            raise InputError(f"label_format is multi-hot or indices, not {label_format}")
+            raise InputError(f"label_format is {', '.join(LABEL_FORMATS)}, not {label_format}")
         if num_classes is not None and not 0 < num_classes <= MAX_CLASSES:
             raise InputError(f"num_classes is 1 to {MAX_CLASSES}, not {num_classes}")
         self.path = os.fspath(path)
+        labels: MultiHotLabels | IndexLabels
+        if label_format == "indices":
+            labels = IndexLabels(num_classes)
+        else:
+            labels = MultiHotLabels(num_classes, label_format == "signed")
+            label_format = "multi-hot"
         self.label_format = label_format
-        labels: MultiHotLabels | IndexLabels = (
-            MultiHotLabels if label_format == "multi-hot" else IndexLabels)(num_classes)
         ids, lines = array("q"), array("q")
         names, name_ends = bytearray(), array("q", [0])
         digest = hashlib.blake2b(digest_size=16)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.cli import InputError
-from datasets.stratify import split
+from datasets.stratify import join_groups, split
 from reading.lst_file import read_lst
 
 
@@ -82,8 +82,38 @@ def test_the_seed_decides():
 
 
 def test_one_image_cannot_be_split():
-    with pytest.raises(InputError, match="--val-fraction 0"):
-        split(np.ones((1, 3)), 0.5)
+    for groups in ([0], [7, 7, 7]):
+        with pytest.raises(InputError) as caught:
+            split(np.ones((len(groups), 3)), 0.5, groups=np.array(groups))
+        assert caught.value.flag == "--val-fraction"
+
+
+@pytest.mark.parametrize("sizes", ["equal", "uneven"])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_groups_stay_together_and_classes_keep_their_share_of_images(sizes, seed):
+    rng = np.random.RandomState(seed)
+    groups = rng.randint(0, 800, 4000)
+    if sizes == "uneven":  # from 1 to 60 images each
+        groups = np.repeat(np.arange(4000), rng.zipf(1.5, 4000).clip(0, 60))[:4000]
+    labels = (rng.rand(4000, 10) < rng.uniform(0.02, 0.4, 10)).astype(np.int8)
+    is_val = split(labels, 0.2, seed, groups)
+    assert not set(groups[is_val]) & set(groups[~is_val])
+    assert abs(is_val.mean() - 0.2) < 0.01
+    np.testing.assert_allclose(labels[is_val].sum(axis=0), 0.2 * labels.sum(axis=0), rtol=0.15)
+
+
+def test_a_class_in_two_groups_is_on_both_sides_though_the_groups_are_large():
+    labels, groups = np.zeros((60, 2), np.int8), np.repeat(np.arange(12), 5)
+    labels[groups < 2, 0] = 1
+    is_val = split(labels, 0.2, groups=groups)
+    assert 0 < labels[is_val, 0].sum() < 10
+
+
+def test_groupings_are_joined_along_chains():
+    joined = join_groups(np.array([5, 5, 1, 1, 2, 3]), np.array([0, 8, 8, 4, 9, 0]))
+    same = joined[:, None] == joined
+    assert same[0].tolist() == [True, True, True, True, False, True]
+    assert same[4].tolist() == [False, False, False, False, True, False]
 
 
 def test_four_times_as_many_rows_take_about_four_times_as_long():

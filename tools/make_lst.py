@@ -10,10 +10,12 @@ PREFIX_val.lst and PREFIX_labels.txt, and prints how often each class occurs.
 """
 import logging
 import os
+import shlex
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 
@@ -23,15 +25,16 @@ from common.label_errors import suspects  # noqa: E402
 from common.text import MAX_LINE, printable  # noqa: E402
 from datasets.check_lst import KINDS, check, clean_rows, summarise  # noqa: E402
 from datasets.coco_file import read_coco  # noqa: E402
-from datasets.equal_files import first_equal  # noqa: E402
+from datasets.csv_file import read_csv  # noqa: E402
 from datasets.folder_sources import read_folders, read_voc  # noqa: E402
-from datasets.label_table import BadInput, Part, build_table, format_table, part  # noqa: E402
+from datasets.groups import split_table  # noqa: E402
+from datasets.label_table import BadInput, build_table, format_table, part  # noqa: E402
 from datasets.lst_writer import csv_file, lines_file, lst_file, write_together  # noqa: E402
 from datasets.make_lst_flags import SHOWN_PER_KIND, build_parser  # noqa: E402
 from datasets.shard_lst import deal, place_images, write_parts  # noqa: E402
-from datasets.stratify import split_together  # noqa: E402
-from datasets.text_sources import Columns, read_csv, read_jsonl  # noqa: E402
+from datasets.text_sources import read_jsonl  # noqa: E402
 from reading.class_names import names_beside, read_class_names  # noqa: E402
+from reading.label_checks import ListCounts, absent_warning  # noqa: E402
 from reading.lst_file import read_lst  # noqa: E402
 
 
@@ -40,65 +43,85 @@ def make(args):
     bad_input = BadInput(args.skip_bad)
     listed = read_class_names(args.classes) if args.classes else None
     if args.drop_unlisted and not listed:
-        raise InputError("--drop-unlisted goes with --classes FILE")
-    if not 0 <= args.val_fraction < 1:
-        raise InputError(f"--val-fraction is from 0 to below 1, not {args.val_fraction}")
-    val_file = f"{args.prefix}_val.lst"
-    if args.val_fraction == 0 and os.path.exists(val_file):
-        raise InputError(f"{val_file} is there from an earlier run and would not fit the new "
-                         "list: remove it or choose another --prefix")
+        raise InputError("{flag} goes with --classes FILE", flag="--drop-unlisted")
+    _check_fractions(args)
     # voc and folders found the images themselves, and folders has merged equal ones.
     path_root = getattr(args, "path_root", "")
     table = build_table(SOURCES[args.command](args, bad_input), bad_input, listed,
                         args.drop_unlisted, args.min_count, path_root)
-
-    labels, equal = table.labels, 0
-    if args.val_fraction:
-        folder = getattr(args, "root", path_root)
-        first = (np.arange(len(labels)) if folder is None
-                 else first_equal([os.path.join(folder, name) for name in table.names]))
-        is_val = split_together(labels, first, args.val_fraction, args.seed)
-        equal = np.count_nonzero(first != np.arange(len(first)))
-        sides = [("train", np.flatnonzero(~is_val)), ("val", np.flatnonzero(is_val))]
-    else:
-        sides = [("train", np.arange(len(labels)))]
+    labels = table.labels
     if args.label_format == "indices" and (labels < 0).any():
-        raise InputError("--label-format indices cannot say unknown, and "
-                         f"{np.count_nonzero(labels < 0)} labels are: use multi-hot")
+        raise InputError(f"{{flag}} indices cannot say unknown, and {np.count_nonzero(labels < 0)} "
+                         "labels are: use multi-hot", flag="--label-format")
+    image_root = getattr(args, "root", path_root)
+    lists, notes = split_table(table, {"val": args.val_fraction, "test": args.test_fraction},
+                               args.seed, image_root, args.group_regex)
+    files = {title: f"{args.prefix}_{title}.lst" for title in lists}
+    names_file = f"{args.prefix}_labels.txt"
     make_parent_folder(args.prefix)
     write_together([
-        *(lst_file(f"{args.prefix}_{title}.lst", rows, labels[rows],
-                   [table.names[row] for row in rows], args.label_format)
-          for title, rows in sides),
-        lines_file(f"{args.prefix}_labels.txt", table.classes)])
+        *(lst_file(files[title], rows, labels[rows], [table.names[row] for row in rows],
+                   args.label_format) for title, rows in lists.items()),
+        lines_file(names_file, table.classes)])
 
-    print(format_table(table.classes, [part(title, labels[rows]) for title, rows in sides]))
+    print(format_table(table.classes, [part(title, labels[rows]) for title, rows in lists.items()]))
     if table.left_out:
-        print(f"\nleft out: {len(table.left_out)} classes, {sum(table.left_out.values())} labels: "
-              + ", ".join(f"{printable(name)} {count}"
-                          for name, count in table.left_out.most_common()))
+        notes.append(f"left out: {len(table.left_out)} classes, {sum(table.left_out.values())} "
+                     "labels: " + ", ".join(f"{printable(name)} {count}"
+                                            for name, count in table.left_out.most_common()))
     if bad_input.count:
-        print(f"\nleft out as bad: {bad_input.count}")
-    if equal:
-        print(f"\nof the same content as another image, and on its side of the split: {equal}")
+        notes.append(f"left out as bad: {bad_input.count}")
     if path_root is None:
-        print("\nwhether the images exist, and whether some are equal, was not checked; "
-              "--path-root DIR checks it")
+        notes.append("whether the images exist, and whether some are equal, was not checked; "
+                     "--path-root DIR checks it")
+    train = part(files["train"], labels[lists["train"]])
+    flag = "--absent -1" if getattr(args, "absent", "-1") is None else None
+    notes.append(absent_warning(train, table.classes, flag))
+    for note in filter(None, notes):
+        print(f"\n{note}")
+    print(f"\nwritten: {', '.join([*files.values(), names_file])}\nnext: "
+          + _next_command(files, names_file, image_root, args.label_format))
+
+
+def _check_fractions(args):
+    for title, fraction in (("val", args.val_fraction), ("test", args.test_fraction)):
+        flag, file = f"--{title}-fraction", f"{args.prefix}_{title}.lst"
+        if not 0 <= fraction < 1:
+            raise InputError(f"{{flag}} is from 0 to below 1, not {fraction}", flag=flag)
+        if fraction == 0 and os.path.exists(file):
+            raise InputError("is there from an earlier run and would not fit the new list: remove "
+                             "it or choose another --prefix", file=file)
+    if args.val_fraction + args.test_fraction >= 1:
+        raise InputError("{flag} and --test-fraction together leave nothing to train on",
+                         flag="--val-fraction")
+
+
+def _next_command(files, names_file, image_root, label_format):
+    """The command that trains on new lists; run_train.sh works in the project's folder."""
+    def path(name):
+        return shlex.quote(name if Path.cwd() == ROOT else os.path.abspath(name))
+
+    images = "DIR_OF_IMAGES" if image_root is None else path(image_root)
+    val = path(files["val"]) if "val" in files else ""
+    script = path("run_train.sh") if Path.cwd() == ROOT else shlex.quote(str(ROOT / "run_train.sh"))
+    return (f"DATA_TRAIN={path(files['train'])} IMAGE_TRAIN={images} DATA_VAL={val} "
+            f"IMAGE_VAL={images} LABELS={path(names_file)} sh {script}"
+            + " --label-format indices" * (label_format == "indices"))
 
 
 def run_check(args):
     """The subcommand `check`. Returns the exit status: 1 when there were problems."""
-    if len(args.path_root) == 1:
-        args.path_root *= len(args.lst)
-    if len(args.path_root) != len(args.lst):
-        raise InputError("--path-root is one folder, or one for each list")
+    roots = args.path_root * (len(args.lst) if len(args.path_root) == 1 else 1)
+    if len(roots) != len(args.lst):
+        raise InputError("{flag} is one folder, or one for each list", flag="--path-root")
     if args.fix and len(args.fix) != len(args.lst):
-        raise InputError(f"--fix wants a file for each list: {len(args.lst)}, not {len(args.fix)}")
+        raise InputError(f"{{flag}} wants a file for each list: {len(args.lst)}, not "
+                         f"{len(args.fix)}", flag="--fix")
     if args.fix and len(set(map(os.path.abspath, args.fix))) < len(args.fix):
-        raise InputError("--fix names one file twice")
-    for root in args.path_root:
+        raise InputError("{flag} names one file twice", flag="--fix")
+    for root in roots:
         if not os.path.isdir(root):
-            raise InputError(f"{root}: no such folder (--path-root)")
+            raise InputError("no such folder ({flag})", file=root, flag="--path-root")
     class_names = read_class_names(args.labels) if args.labels else None
     try:
         lists = _read_lists(args.lst, class_names and len(class_names), args.label_format)
@@ -111,7 +134,7 @@ def run_check(args):
                                 f"--labels {args.labels} has {len(class_names)} lines")
         raise InputError(text) from None
     names = class_names or _names_beside(lists[0])
-    findings = check(lists, args.path_root, names, args.data_nthreads, args.max_pixels)
+    findings = check(lists, roots, names, args.data_nthreads, args.max_pixels)
 
     for kind in KINDS:
         texts = [problem.text for problem in findings.problems if problem.kind == kind]
@@ -121,14 +144,16 @@ def run_check(args):
         if len(shown) < len(texts):
             print(f"... and {len(texts) - len(shown)} more [{kind}] (--all shows them)")
     print("\n" * bool(findings.problems) + summarise(findings), end="\n\n")
-    print(format_table(names, [
-        Part(os.path.basename(lst.path), len(lst), lst.positives, lst.negatives)
-        for lst in lists]))
+    counts = [ListCounts(os.path.basename(lst.path), len(lst), lst.positives, lst.negatives)
+              for lst in lists]
+    print(format_table(names, counts))
+    for warning in filter(None, (absent_warning(count, names) for count in counts)):
+        print(f"\n{warning}")
     if args.fix:
         # All of them before the first is written, so that an error leaves none behind.
         clean = [clean_rows(lists, findings, number) for number in range(len(lists))]
-        write_together([lst_file(path, *content, args.label_format)
-                        for path, content in zip(args.fix, clean)])
+        write_together([lst_file(path, *content, lst.label_format)
+                        for path, content, lst in zip(args.fix, clean, lists)])
         for path, (ids, _, _), lst in zip(args.fix, clean, lists):
             print(f"{path}: {len(ids)} of {len(lst)} rows")
     elif findings.problems:
@@ -143,7 +168,8 @@ def run_suspects(args):
     names = read_class_names(args.labels) if args.labels else None
     lst = read_lst(args.data, names and len(names), args.label_format)
     if len(lst) < args.folds:
-        raise InputError(f"{args.data}: {len(lst)} images, fewer than --folds {args.folds}")
+        raise InputError(f"{len(lst)} images, fewer than {{flag}} {args.folds}", file=args.data,
+                         flag="--folds")
     names = names or _names_beside(lst)
     make_parent_folder(args.out)
     features, labels = extract_features(args, lst)
@@ -170,9 +196,9 @@ def _read_lists(paths, num_classes, label_format):
     for number, lst in enumerate(lists):
         if lst.num_classes == most:
             continue
-        if label_format == "multi-hot":
-            raise InputError(f"{lst.path}: {lst.num_classes} labels per row, but another list has "
-                             f"{most}")
+        if label_format != "indices":
+            raise InputError(f"{lst.num_classes} labels per row, but another list has {most}",
+                             file=lst.path)
         lists[number] = read_lst(lst.path, most, label_format)  # its last classes do not occur
     return lists
 
@@ -181,7 +207,8 @@ def run_shard(args):
     """The subcommand `shard`."""
     folder = args.copy_to or args.link_to
     if bool(folder) != bool(args.path_root):
-        raise InputError("--copy-to or --link-to goes with --path-root, the image root")
+        raise InputError("--copy-to or --link-to goes with {flag}, the image root",
+                         flag="--path-root")
     lst = read_lst(args.lst, label_format=args.label_format)
     parts = deal(len(lst), args.num_parts, args.seed)
     if folder:
@@ -196,17 +223,9 @@ def run_shard(args):
               "use --label-format multi-hot")
 
 
-def _read_csv(args, bad_input):
-    delimiter = args.delimiter or ("\t" if args.file.lower().endswith(".tsv") else ",")
-    if not args.separator:
-        raise InputError("--separator is empty")
-    columns = Columns(args.name_column, args.labels_column, args.class_columns, args.separator)
-    return read_csv(args.file, bad_input, delimiter, not args.no_header, columns)
-
-
 SOURCES = {
-    "csv": _read_csv,
-    "jsonl": lambda args, bad_input: read_jsonl(args.file, bad_input),
+    "csv": read_csv,
+    "jsonl": read_jsonl,
     "coco": lambda args, bad_input: read_coco(args.file, bad_input),
     "voc": lambda args, bad_input: read_voc(
         args.root, bad_input, args.image_set, args.labels_from),

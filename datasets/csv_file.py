@@ -1,0 +1,251 @@
+"""Reader of labels in tables (CSV).
+
+    flags = build_parser("").parse_args(["csv", "labels.csv", "--prefix", "out"])
+    for sample in read_csv(flags, BadInput(skip=False)).samples:
+        sample.name, sample.present, sample.unknown
+"""
+import csv
+import itertools
+import os
+import re
+import shlex
+from collections import Counter
+from typing import NamedTuple, Optional, Sequence
+
+from common.cli import InputError
+from datasets.label_lists import (
+    UNKNOWN_WORDS,
+    UNSURE,
+    ListRow,
+    default_separator,
+    parse_cell,
+    samples_of_lists,
+)
+from datasets.label_table import NOTHING, Place, Sample, Source
+from datasets.text_sources import read_lines
+from reading.image_header import IMAGE_ENDINGS
+
+# What a class's column may hold beside numbers: pandas writes True, False and NaN.
+WORDS = {"": -1, "true": 1, "false": 0, **{word.lower(): -1 for word in UNKNOWN_WORDS}}
+# What pandas calls a column of row numbers.
+NO_TITLE = re.compile(r"|Unnamed: \d+(\.\d+)?")
+
+
+def read_csv(flags, bad_input):
+    """Read a table with a column of file names and the labels in one of two forms.
+
+    Either columns hold an image's classes: names with a separator between them, a list as Python
+    or JSON writes it, nothing (no class), or only -1, NaN, None or NA (all classes unknown). Or
+    each class has a column of 1 or True (present), 0 or False (absent) and -1, NaN, None, NA or
+    nothing (unknown). `flags` are those of `make_lst.py csv`.
+
+    Returns a Source. Raises an InputError when the columns are not there, or it is not certain
+    which form they have.
+    """
+    path, header = flags.file, not flags.no_header
+    if flags.labels_column and flags.class_columns:
+        raise InputError("{flag} and --class-columns are two forms: give one of them",
+                         flag="--labels-column")
+    if flags.separator == "":
+        raise InputError("is empty", flag="--separator")
+    delimiter = flags.delimiter or ("\t" if path.lower().endswith(".tsv") else ",")
+    rows = _csv_rows(path, bad_input, delimiter)
+    where, first = next(rows, (path, None))
+    if first is None:
+        raise InputError("is empty", file=path)
+    if header:
+        titles = [title.strip() for title in first]
+        second = list(itertools.islice(rows, 1))
+        rows = itertools.chain(second, rows)
+        num_skipped = (_count_row_number_columns(titles, second[0][1], flags.name_column)
+                       if second else 0)
+    else:
+        titles, num_skipped = [str(column) for column in range(1, len(first) + 1)], 0
+        rows = itertools.chain([(where, first)], rows)
+    at = _find_columns(titles, num_skipped, flags, where)
+    if header and titles[at.name].lower().endswith(IMAGE_ENDINGS):
+        raise InputError(f"{titles[at.name]:.200} looks like an image, where the columns' names "
+                         "are expected: {flag}, when it is one", file=path, line=where.line,
+                         flag="--no-header")
+    if not at.is_names:
+        classes = [titles[column] for column in at.labels]
+        for title, count in Counter(classes).items():
+            if count > 1:
+                raise InputError(f"two columns are called {title}", file=path, line=where.line)
+        return Source(classes, _class_column_samples(_rows(rows, at), classes,
+                                                     flags.absent == "-1", bad_input))
+    rows = list(_rows(rows, at))
+    if not flags.labels_column:
+        _refuse_class_column([row.cells[0] for row in rows], path, titles[at.labels[0]])
+    separator = flags.separator or default_separator(
+        {cell for row in rows for cell in row.cells}, path)
+    return samples_of_lists(_list_rows(rows, separator, bad_input), flags, bad_input)
+
+
+class _ColumnsAt(NamedTuple):
+    """The places of a table's columns; `labels` have class names, or each is one class."""
+
+    name: int
+    group: Optional[int]
+    confidence: Optional[int]
+    labels: Sequence[int]
+    is_names: bool
+
+
+def _find_columns(titles, num_skipped, flags, where):
+    """The _ColumnsAt that the flags mean, the first `num_skipped` columns left out."""
+    def find(wanted, flag):
+        if wanted in titles:
+            return titles.index(wanted)
+        if wanted.isdecimal() and 1 <= int(wanted) <= len(titles):
+            return int(wanted) - 1
+        raise InputError(f"no column {wanted} ({{flag}}); there are {len(titles)}: "
+                         f"{', '.join(titles)[:200]}", file=where.file, line=where.line, flag=flag)
+
+    if len(titles) < 2:
+        other = next((name for name, character in (("';'", ";"), ("tab", "\t"), ("'|'", "|"))
+                      if character in titles[0]), None)
+        raise InputError("one column only; " + (
+            f"{{flag}} {other} finds more" if other else "another {flag}?"),
+            file=where.file, line=where.line, flag="--delimiter")
+    name = find(flags.name_column, "--name-column") if flags.name_column else num_skipped
+    group, confidence = (find(wanted, flag) if wanted else None for wanted, flag in (
+        (flags.group_column, "--group-column"), (flags.confidence_column, "--confidence-column")))
+    others = [column for column in range(num_skipped, len(titles))
+              if column not in (name, group, confidence)]
+    is_names = bool(flags.labels_column or (len(others) == 1 and not flags.class_columns))
+    if flags.confidence_column and not is_names:
+        raise InputError("{flag} goes with --labels-column", flag="--confidence-column")
+    labels = [*(find(title, "--labels-column") for title in flags.labels_column),
+              *(find(title, "--class-columns") for title in flags.class_columns)] or others
+    return _ColumnsAt(name, group, confidence, labels, is_names)
+
+
+class _Row(NamedTuple):
+    where: Place
+    name: str
+    group: Optional[str]
+    confidence: Optional[str]
+    cells: Sequence[str]
+
+
+def _rows(rows, at):
+    """The _Rows of a table's rows, each a Place and fields."""
+    for where, row in rows:
+        group = None if at.group is None else row[at.group].strip()
+        yield _Row(where, row[at.name].strip(), None if group in UNKNOWN_WORDS else group or None,
+                   None if at.confidence is None else row[at.confidence],
+                   [row[column] for column in at.labels])
+
+
+def _count_row_number_columns(titles, row, name):
+    """How many columns at the start are row numbers that pandas wrote without a title.
+
+    Unless another column has the names, the one behind them holds no label: of `,cat,dog` the
+    untitled column may have the names.
+    """
+    count = 0
+    while count < len(row) - 2 and NO_TITLE.fullmatch(titles[count]) and row[count].isdecimal():
+        count += 1
+    return count if name or _label_value(row[count]) is None else 0
+
+
+def _refuse_class_column(cells, path, title):
+    """Raise an InputError when all cells look like labels of one class."""
+    if any(map(str.strip, cells)) and all(_label_value(cell) is not None for cell in cells):
+        title = shlex.quote(title)  # to be pasted
+        raise InputError(f"column {title} holds nothing but 1, 0 and unknown: give "
+                         f"{{flag}} {title} when that is a class, --labels-column {title} "
+                         "when these are the names of classes", file=path, flag="--class-columns")
+
+
+def _label_value(text, signed=False):
+    """The label (1, 0 or -1) that a cell of a class's column stands for, None for other text."""
+    text = text.strip().lower()
+    if text in WORDS:
+        return WORDS[text]
+    value = _number(text)
+    if signed:
+        return {1: 1, -1: 0}.get(value)
+    return int(value) if value in (1, 0, -1) else None
+
+
+def _number(text):
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _list_rows(rows, separator, bad_input):
+    """The ListRows of a table whose columns have class names."""
+    for where, name, group, confidence, cells in rows:
+        try:
+            lists = [parse_cell(cell, separator) for cell in cells]
+            values = [value for values in lists for value in values or ()]
+            if len(cells) > 1:
+                if not all(isinstance(value, str) for value in values):
+                    raise ValueError("lists of numbers stand in one of several --labels-column")
+                values = list(dict.fromkeys(values))
+            confidence = _parse_confidence(confidence)
+        except ValueError as error:
+            bad_input.reject(where, str(error))
+        else:
+            yield ListRow(where, name, values, None in lists, NOTHING, group, confidence)
+
+
+def _parse_confidence(text):
+    """A confidence from 0 to 1, UNSURE where there is none; None without such a column."""
+    if text is None:
+        return None
+    if _label_value(text) == -1:
+        return UNSURE
+    value = _number(text)
+    if value is None or not 0 <= value <= 1:
+        raise ValueError(f"the confidence {text!r:.60} is not between 0 and 1")
+    return value
+
+
+def _class_column_samples(rows, classes, signed, bad_input):
+    seen = set()
+    for where, name, group, _, cells in rows:
+        labels = [_label_value(cell, signed) for cell in cells]
+        path = os.path.normpath(name)
+        if None in labels:
+            odd = labels.index(None)
+            bad_input.reject(where, f"column {classes[odd]} holds {cells[odd]!r:.60}, not "
+                             + ("1 or -1" if signed else "1, 0 or -1")
+                             + "; a column of class names wants --labels-column")
+        elif path in seen:
+            # Zeros say something here, so that two rows may well contradict each other.
+            bad_input.reject(where, f"{name} is on an earlier line already")
+        else:
+            seen.add(path)
+            present, unknown = ({title for title, label in zip(classes, labels) if label == value}
+                                for value in (1, -1))
+            yield Sample(name, present, unknown, where, group=group)
+
+
+def _csv_rows(path, bad_input, delimiter):
+    """Yield (Place, fields) of the rows that are as long as the first.
+
+    What is not UTF-8 stays as it is: file names need not be.
+    """
+    # The space of `a.jpg, "cat;dog"` would make the quotes part of the field.
+    reader = csv.reader(map(os.fsdecode, read_lines(path)), delimiter=delimiter, strict=True,
+                        skipinitialspace=delimiter != " ")
+    width = None
+    while True:
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            bad_input.reject(Place(path, reader.line_num), f"broken CSV: {error}")
+            continue
+        width = width or len(row)
+        if len(row) == width > 0:
+            yield Place(path, reader.line_num), row
+        elif row:
+            bad_input.reject(Place(path, reader.line_num),
+                             f"{len(row)} columns, but the first row has {width}")
