@@ -26,6 +26,7 @@ from reading.augment import Augment
 from reading.class_names import read_class_names
 from reading.data_args import augment_from_args
 from reading.image_shape import best_shape, median_size
+from reading.label_checks import ListCounts, label_warnings, require_present
 from training.optimizer import optimizer_params
 from training.train_flags import loss_from_flags
 
@@ -66,6 +67,7 @@ class Settings:
     plain_reading: Augment
     num_workers: int
     notes: list  # lines for the log: what was chosen and why
+    warnings: list  # lines for the log: which classes cannot be learnt or evaluated
 
     @property
     def stores_activations(self):
@@ -130,7 +132,7 @@ def resolve_settings(flags, pretrained, lists, workers):
         image_shape=image_shape, head=head, freeze_stages=freeze_stages,
         last_frozen_layer=last_frozen_layer, frozen=frozen, loss=loss,
         reading=augment_from_args(flags), plain_reading=augment_from_args(flags, train=False),
-        num_workers=workers.count, notes=notes)
+        num_workers=workers.count, notes=notes, warnings=check_labels(flags, lists))
     aux_params = {name: pretrained.aux_params[name] for name in symbol.list_auxiliary_states()
                   if name in pretrained.aux_params}
     symbol = checkpoint.set_attributes(symbol, **_attributes(settings, lists))
@@ -160,6 +162,21 @@ def choose_image_shape(flags, pretrained, lst, workers):
             why = "the checkpoint's, because the network does not work on {1}x{2}".format(*found)
     shape = workers.broadcast({"shape": np.array(shape)})["shape"].tolist()
     return shape, [f"Image shape {','.join(map(str, shape))} (height, width): {why}"]
+
+
+def check_labels(flags, lists):
+    """Warnings about classes without present or absent labels.
+
+    An InputError is raised where no label of a list is present at all.
+    """
+    names = (read_class_names(flags.labels, lists.train.num_classes) if flags.labels else
+             list(map(str, range(lists.train.num_classes))))
+    warnings = []
+    for lst in filter(None, lists):
+        counts = ListCounts(lst.lst.path, lst.num_rows, lst.positives, lst.negatives)
+        require_present(counts)
+        warnings += label_warnings(counts, names)
+    return warnings
 
 
 def choose_pos_weight(pos_weight, lst):
