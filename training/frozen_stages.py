@@ -30,7 +30,7 @@ def on_stored_activations(settings, network, lists, compute, check_stop):
                 sum(lst.num_rows for lst in lists if lst), last_frozen_layer)
 
     def stored(iterator, mirror, seed):
-        values = extract(frozen, iterator, mirror, flags.save_result, flags.warm_head_memory * 1e6,
+        values = extract(frozen, iterator, mirror, flags.save_result, flags.feature_memory * 1e6,
                          check_stop)
         return FeatureIter(*values, flags.batch_size, seed, mirror)
 

@@ -39,7 +39,7 @@ MAY_CHANGE_ON_RESUME = {
     "data_train", "data_val", "image_train", "image_val", "labels", "model", "epoch", "gpus",
     "data_nthreads", "disp_batches", "num_epoch", "early_stop", "monitor_metric", "test_io",
     "save_result", "save_name", "save_period", "keep", "checkpoint_minutes", "resume",
-    "resume_anyway", "described", "warm_head_epochs", "warm_head_mirror", "warm_head_memory",
+    "resume_anyway", "described", "warm_head_epochs", "warm_head_mirror", "feature_memory",
     "num_examples", "num_classes"}
 
 

@@ -47,7 +47,7 @@ def train_head(network, data, metrics, compute, flags, check_stop=lambda: None):
     flags : namedtuple
         warm_head_epochs, passes over the stored features; warm_head_mirror, whether each training
         image's mirror image gives features too; seed of the sample order; save_result, the folder
-        for features that take more than warm_head_memory (MB).
+        for features that take more than feature_memory (MB).
 
     Returns
     -------
@@ -62,7 +62,7 @@ def train_head(network, data, metrics, compute, flags, check_stop=lambda: None):
                            data[0].provide_data[0], compute.contexts)
     logger.info("Warm head: passing %d images once through the frozen backbone",
                 sum(len(iterator.lst) for iterator in data if iterator))
-    storage = flags.save_result, flags.warm_head_memory * 1e6
+    storage = flags.save_result, flags.feature_memory * 1e6
     stored = [
         iterator and collect(workers, *extract(backbone, iterator, mirror, *storage, check_stop),
                              *storage)
