@@ -89,16 +89,16 @@ def checked_symbol(path: str) -> str:
         with open(path, encoding="utf-8") as file:
             graph = parse_json(file.read())
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+        raise InputError(f"cannot be read: {error.strerror}", file=path) from None
     except UnicodeDecodeError:
-        raise InputError(f"{path}: not an MXNet symbol file, or cut short") from None
+        raise InputError("not an MXNet symbol file, or cut short", file=path) from None
     except InputError as error:
-        raise InputError(f"{path}: not an MXNet symbol file, or cut short: {error}") from None
+        raise InputError(f"not an MXNet symbol file, or cut short: {error}", file=path) from None
     try:
         return json.dumps(checked_graph(graph))
     except InputError as error:
-        raise InputError(f"{path}: refused: {error}; take a symbol file as MXNet writes it, of an "
-                         "image classifier") from None
+        raise InputError(f"refused: {error}; take a symbol file as MXNet writes it, of an image "
+                         "classifier", file=path) from None
 
 
 def checked_graph(graph: Any) -> dict[str, Any]:
