@@ -94,6 +94,12 @@ def operator(op, **attributes):
     return lambda graph, nodes: nodes["relu"].update(op=op, attrs=attributes)
 
 
+def condition(graph, nodes):
+    values = nodes["leaky"]["inputs"]
+    nodes["leaky"].update(op="where", attrs={}, inputs=[*nodes["grouped"]["inputs"][:1],
+                                                        *values, *values])
+
+
 def cycle(graph, nodes):
     nodes["conv"]["inputs"][0] = [len(graph["nodes"]) - 1, 0, 0]
 
@@ -117,6 +123,9 @@ GRAPHS = {
     "a negative kernel": (attrs(conv={"kernel": "(-3, 3)"}), "kernel of node conv"),
     "too few pads": (attrs(max={"pad": "(1,)"}), "another length than its kernel"),
     "no number": (attrs(conv={"num_filter": "many"}), "num_filter of node conv is 'many'"),
+    "no filters": (operator("UpSampling", sample_type="bilinear", scale="1", num_args="1"),
+                   "node relu has no num_filter"),
+    "a condition of another shape": (condition, "the condition of leaky is (2, 4, 16, 16)"),
     "an axis": (attrs(softmax0={"axis": "-7"}), "no axis -7"),
     "an unknown attribute": (attrs(conv={"colour": "red"}), "colour"),
     "a future MXNet": (lambda graph, _: graph["attrs"].update(mxnet_version=["int", 99999999]),

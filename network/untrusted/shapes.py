@@ -55,7 +55,8 @@ def check_shapes(symbol: mx.sym.Symbol, arg_params: Mapping[str, Any],
             raise InputError(f"{what}: {name} is {value.shape}, but has to be {shape}; is it "
                              "another network's?", file=file)
     graph, sizes = Graph(layers), [0.0]
-    for (node, *_), shape in zip(graph.outputs, outputs):
+    shapes = {(node, number): shape for (node, number, *_), shape in zip(graph.outputs, outputs)}
+    for (node, _), shape in shapes.items():
         if not node.is_variable or node.name == "data":
             sizes.append(math.prod(shape) / IMAGES if min(shape, default=1) > 0 else math.inf)
         if node.op in SOFTMAXES:  # MXNet checks their axis only when it computes
@@ -63,11 +64,16 @@ def check_shapes(symbol: mx.sym.Symbol, arg_params: Mapping[str, Any],
             if not -len(shape) <= axis < len(shape):
                 raise InputError(f"{what}: {node.name} has {len(shape)} dimensions, and no axis "
                                  f"{axis}", file=file)
+        if node.op == "where":  # MXNet divides by the ratio of the sizes, and may read beyond them
+            condition = shapes[node.inputs[0][:2]]
+            if condition not in (shape, shape[:1]):
+                raise InputError(f"{what}: the condition of {node.name} is {condition}, but has to "
+                                 f"be {shape} or {shape[:1]}", file=file)
     if max(sizes) > largest_layer or sum(sizes) > LARGEST_LAYERS * largest_layer:
         raise InputError(f"{what}: the largest layer has {max(sizes):.3g} values per image, and "
                          f"all layers together {sum(sizes):.3g}; at most {largest_layer:.3g} and "
                          f"{LARGEST_LAYERS * largest_layer:.3g} are allowed", file=file)
-    _check_overwritten(graph, outputs, what, file)
+    _check_overwritten(graph, shapes, what, file)
     with mxnet_errors(what, file), contextlib.redirect_stdout(io.StringIO()):
         images, *shape = symbol.infer_shape(data=(1, *image_shape))[1][0] or [0]
     if images != 1:
@@ -82,7 +88,6 @@ def _check_overwritten(graph, shapes, what, file):
     a layer by what they want as gamma, and then write beyond the end of its memory. So the shape
     is inferred again from the layer's own inputs.
     """
-    shapes = {(node, number): shape for (node, number, *_), shape in zip(graph.outputs, shapes)}
     for node, number in {(source, number) for user in graph.nodes
                          for source, number, *_ in user.inputs[1:] if not source.is_variable}:
         names = [f"input{place}" for place in range(len(node.inputs))]

@@ -152,6 +152,8 @@ def _checked_node(node, num_outputs):
     if not least <= len(inputs) <= most or (
             op != "null" and _count(checked, "num_args", len(inputs)) != len(inputs)):
         raise InputError(f"node {name} ({op}) has {len(inputs)} inputs")
+    if op == "UpSampling" and attrs.get("sample_type") == "bilinear" and "num_filter" not in attrs:
+        raise InputError(f"node {name} has no num_filter")  # MXNet would divide by its default of 0
     if op == "Custom":
         options = {key: value for key, value in attrs.items() if not key.startswith("__")}
         if options.pop("op_type", None) != "CrossEntropyLoss" or not set(options) <= set(
