@@ -5,9 +5,12 @@
 
 The command draws the first samples of an epoch as the network gets them in training, with labels.
 """
+from __future__ import annotations
+
 import functools
 import os
 import weakref
+from typing import Any, Sequence
 
 import numpy as np
 
@@ -21,6 +24,7 @@ from reading.bad_images import BadImages
 from reading.batch_sampler import BatchSampler, SampledIter
 from reading.class_names import names_beside, read_class_names
 from reading.data_args import add_data_args, augment_from_args
+from reading.image_list import LabelledImages
 from reading.image_reader import NEUTRAL, ImageError, read_image
 from reading.lst_file import read_lst
 from reading.prefetch import Batch, Prefetcher
@@ -37,9 +41,8 @@ class LstIter(SampledIter):
     ----------
     data_shape : tuple of int
         (3, height, width).
-    path_imglist : str or LstFile
-        Path of the .lst file, or one that has been read, or an object with its length, `path`,
-        `num_classes`, `labels`, `name` and `line`.
+    path_imglist : str or LabelledImages
+        Path of the .lst file, or one that has been read, or other LabelledImages.
     path_root : str
         Folder that relative image names in the .lst file start from.
     label_width : int, optional
@@ -88,13 +91,16 @@ class LstIter(SampledIter):
     ...         print(batch.data[0].shape, batch.label[0].shape, batch.index)
     """
 
-    def __init__(self, batch_size, data_shape, path_imglist, path_root="", label_width=None,
-                 shuffle=False, part_index=0, num_parts=1, data_name="data",
-                 label_name="softmax_label", last_batch_handle="pad", seed=0, num_threads=None,
-                 prefetch=2, augment=None, bad_images="fail", label_format="multi-hot",
-                 dtype="uint8"):
+    def __init__(self, batch_size: int, data_shape: Sequence[int],
+                 path_imglist: str | os.PathLike[str] | LabelledImages, path_root: str = "",
+                 label_width: int | None = None, shuffle: bool = False, part_index: int = 0,
+                 num_parts: int = 1, data_name: str = "data", label_name: str = "softmax_label",
+                 last_batch_handle: str = "pad", seed: int = 0, num_threads: int | None = None,
+                 prefetch: int = 2, augment: Augment | None = None, bad_images: str = "fail",
+                 label_format: str = "multi-hot", dtype: str = "uint8") -> None:
         super().__init__(batch_size)
-        self._prefetcher = self._finalizer = None
+        self._prefetcher: Prefetcher | None = None
+        self._finalizer: Any = None
         data_shape = tuple(data_shape)
         if len(data_shape) != 3 or data_shape[0] != 3 or min(data_shape) < 1:
             raise InputError(f"data_shape is (3, height, width), not {data_shape}")
@@ -129,7 +135,7 @@ class LstIter(SampledIter):
                                              np.float32, "NC")]
         self.seek(0, 0)
 
-    def seek(self, epoch, batch):
+    def seek(self, epoch: int, batch: int) -> None:
         """Continue at a batch of an epoch, both from 0; `num_batches` is the end of the epoch.
 
         An InputError is raised when there is no such batch.
@@ -140,7 +146,7 @@ class LstIter(SampledIter):
         self.epoch, self._batch, self._begun = epoch, batch, False
         self._bad_images.reset()
 
-    def next(self):
+    def next(self) -> mx.io.DataBatch:
         """Return the next batch, or raise StopIteration at the end of the epoch.
 
         Returns
@@ -171,7 +177,7 @@ class LstIter(SampledIter):
         result.bad = bad
         return result
 
-    def close(self):
+    def close(self) -> None:
         """End the threads and free the prefetched batches. The next read starts them again."""
         if self._prefetcher is not None:
             # In this order, so that after a Ctrl-C in between `close` can be called again.
@@ -179,10 +185,10 @@ class LstIter(SampledIter):
             self._finalizer.detach()
             self._prefetcher = None
 
-    def __enter__(self):
+    def __enter__(self) -> LstIter:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_) -> None:
         self.close()
 
     def __reduce__(self):
@@ -211,7 +217,7 @@ def _fill(lst, path_root, augment, seed, batch, slot):
         raise
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(
         description="Draw the samples that a network gets in training, with their labels.")
     parser.add_argument("lst", metavar="LST", help=".lst file")

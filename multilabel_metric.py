@@ -6,6 +6,10 @@
 Labels are (batch, classes): 1 present, 0 absent, below 0 unknown. Unknown labels count nowhere,
 and neither do rows that hold nothing else, such as those that only pad the last batch.
 """
+from __future__ import annotations
+
+from typing import Any, Dict, Iterable, Sequence
+
 import numpy as np
 
 from common.metrics import (
@@ -21,6 +25,8 @@ from common.metrics import (
 from common.mx_compat import mx
 from crossentropy_op import cross_entropy
 
+State = Dict[str, Any]  # arrays: a metric's samples so far, empty where there are none
+
 
 class _Metric(mx.metric.EvalMetric):
     """A metric whose samples can be saved, resumed, and merged with those of other workers.
@@ -29,16 +35,17 @@ class _Metric(mx.metric.EvalMetric):
     dict of arrays, empty where there are none, and `load_state` goes on from such a dict.
     """
 
-    _combine = staticmethod(sum)  # what makes one array of several states' arrays
+    # Makes one array of several states' arrays.
+    _combine: Any = staticmethod(sum)
 
     @classmethod
-    def merge(cls, states):
+    def merge(cls, states: Iterable[State]) -> State:
         """The state over the samples of several metrics."""
         states = [state for state in states if state]
         return {key: cls._combine([state[key] for state in states])
                 for key in (states[0] if states else ())}
 
-    def update(self, labels, preds):
+    def update(self, labels: Sequence[mx.nd.NDArray], preds: Sequence[mx.nd.NDArray]) -> None:
         """Add a batch: lists of one (batch, classes) array per device."""
         for label, prob in zip(labels, preds):
             self._add(label.asnumpy(), prob.asnumpy())
@@ -63,20 +70,20 @@ class MeanAveragePrecision(_Metric):
 
     _combine = staticmethod(np.concatenate)
 
-    def __init__(self, latest=None, name="mAP", **options):
+    def __init__(self, latest: int | None = None, name: str = "mAP", **options: Any) -> None:
         super().__init__(name, **options)
         self.latest = latest
 
-    def reset(self):
+    def reset(self) -> None:
         self.labels, self.scores = [], []
 
-    def state(self):
+    def state(self) -> State:
         """Labels, int8, and scores, float32, so far: both (samples, classes)."""
         if not self.labels:
             return {}
         return {"labels": np.concatenate(self.labels), "scores": np.concatenate(self.scores)}
 
-    def load_state(self, state):
+    def load_state(self, state: State) -> None:
         self.reset()
         if state:
             self.labels, self.scores = [state["labels"]], [state["scores"]]
@@ -89,13 +96,13 @@ class MeanAveragePrecision(_Metric):
         while self.latest and sum(map(len, self.labels[1:])) >= self.latest:
             del self.labels[0], self.scores[0]
 
-    def get(self):
+    def get(self) -> tuple[str, float]:
         """Name and value; NaN where nothing was present."""
         values = self.per_class()
         values = values[~np.isnan(values)]
         return self.name, float(values.mean()) if len(values) else float("nan")
 
-    def per_class(self):
+    def per_class(self) -> np.ndarray:
         """Average precision of each class, (classes,), NaN where nothing was present."""
         state = self.state()
         if not state:
@@ -110,11 +117,11 @@ class _Mean(_Metric):
     `of_batch(label, prob)` returns the two for one batch.
     """
 
-    def state(self):
+    def state(self) -> State:
         """Sum and count since the last reset."""
         return {"sum": np.float64(self.global_sum_metric), "count": np.int64(self.global_num_inst)}
 
-    def load_state(self, state):
+    def load_state(self, state: State) -> None:
         self.sum_metric = self.global_sum_metric = float(state["sum"])
         self.num_inst = self.global_num_inst = int(state["count"])
 
@@ -132,11 +139,12 @@ class Loss(_Mean):
     `loss` is a dict of the operator's options; see crossentropy_op.loss_options.
     """
 
-    def __init__(self, loss=None, name="loss", **options):
+    def __init__(self, loss: dict[str, Any] | None = None, name: str = "loss",
+                 **options: Any) -> None:
         super().__init__(name, has_global_stats=True, **options)
         self.loss = loss or {}
 
-    def of_batch(self, label, prob):
+    def of_batch(self, label: np.ndarray, prob: np.ndarray) -> tuple[float, int]:
         """Sum of losses, and number of samples."""
         loss = cross_entropy(prob, label, **self.loss).sum()
         return loss, int((label >= 0).any(axis=1).sum())
@@ -149,10 +157,10 @@ class Accuracy(_Mean):
     "absent" for everything scores the share of absent labels.
     """
 
-    def __init__(self, name="acc", **options):
+    def __init__(self, name: str = "acc", **options: Any) -> None:
         super().__init__(name, has_global_stats=True, **options)
 
-    def of_batch(self, label, prob):
+    def of_batch(self, label: np.ndarray, prob: np.ndarray) -> tuple[int, int]:
         """Number of correct decisions, and of all decisions."""
         known = label >= 0
         return int(((prob > 0.5) == (label > 0.5))[known].sum()), int(known.sum())

@@ -12,13 +12,12 @@ import time
 import numpy as np
 
 from common.cli import InputError, run
-from common.mx_compat import mx
+from common.mx_compat import error_line, mx
 from network.fine_tune import (  # noqa: F401  the first is for others to import
     get_fine_tune_model,
     load_pretrained,
     training_symbol,
 )
-from network.shape_check import error_line
 from training.compute import Alone, open_compute
 from training.data import measure_reading, open_data, open_iterator, read_lists
 from training.faster_graph import faster_training

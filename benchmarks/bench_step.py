@@ -11,7 +11,6 @@ layout, channels last. The last column compares the parameters after all steps w
 network as it is: the norm of the difference as a part of the norm, for all parameters together. The
 row "rounding" is the network as it is, begun with parameters changed in their last bit.
 """
-import json
 import tempfile
 import time
 
@@ -31,7 +30,7 @@ from common.processors import physical_cores
 from lst_iter import LstIter
 from network import checkpoint
 from network.fine_tune import frozen_parameters, get_fine_tune_model, training_symbol
-from network.symbol_check import integers
+from network.graph import Graph
 from training.compute import Compute
 from training.faster_graph import faster_training
 from training.module import FineTuningModule
@@ -44,7 +43,7 @@ class InMXNet:
     """A network that a Module trains on batches that are described as by an iterator."""
 
     def __init__(self, symbol, batches, params):
-        self._module = FineTuningModule(symbol, fixed_param_names=[*checkpoint.CONSTANTS])
+        self._module = FineTuningModule(symbol, fixed_param_names=[*checkpoint.NORMALISATION])
         self._module.bind(batches.provide_data, batches.provide_label)
         self._module.init_params(INITIALIZER, *params, allow_missing=True, allow_extra=True)
         self._module.init_optimizer(optimizer_params=SGD)
@@ -62,29 +61,28 @@ class InTorch:
     """The same network, which PyTorch computes node by node."""
 
     def __init__(self, symbol, params):
-        graph = json.loads(symbol.tojson())
-        self._nodes = graph["nodes"]
+        self._nodes = Graph(symbol).nodes
         arg_params, aux_params = ({name: torch.tensor(value.asnumpy()) for name, value
                                    in part.items()} for part in params)
         self._params = {**arg_params, **aux_params}
         for name, value in arg_params.items():
-            if value.dim() == 4 and name not in checkpoint.CONSTANTS:
+            if value.dim() == 4 and name not in checkpoint.NORMALISATION:
                 self._params[name] = value.contiguous(memory_format=torch.channels_last)
         self._trained = {name: self._params[name].requires_grad_() for name in arg_params
-                         if name not in checkpoint.CONSTANTS}
+                         if name not in checkpoint.NORMALISATION}
         self._optimizer = torch.optim.SGD(self._trained.values(), SGD["learning_rate"],
                                           SGD["momentum"])
 
     def step(self, batch):
         data, label = (torch.from_numpy(part[0].asnumpy()) for part in (batch.data, batch.label))
-        values = []
+        values = {}
         for node in self._nodes:
-            inputs = [values[source] for source, *_ in node["inputs"]]
-            if node["op"] == "Custom":  # CrossEntropyLoss
+            inputs = [values[source] for source, *_ in node.inputs]
+            if node.op == "Custom":  # CrossEntropyLoss
                 prob = inputs[0]
                 break
-            values.append(self._compute(node, inputs) if node["op"] != "null" else
-                          {**self._params, "data": data}.get(node["name"]))
+            values[node] = (self._compute(node, inputs) if not node.is_variable else
+                            {**self._params, "data": data}.get(node.name))
         loss = torch.nn.functional.binary_cross_entropy(prob, label, reduction="sum")
         self._optimizer.zero_grad()
         (loss / len(data)).backward()
@@ -95,33 +93,33 @@ class InTorch:
 
     @staticmethod
     def _compute(node, inputs):
-        functional, attrs = torch.nn.functional, node.get("attrs", {})
+        functional, attrs = torch.nn.functional, node.attrs
         first, *rest = inputs
 
         def numbers(key):
-            return tuple(integers(attrs.get(key, "")))
+            return tuple(node.integers(key))
 
-        if node["op"] == "Convolution":
+        if node.op == "Convolution":
             bias = rest[1] if len(rest) > 1 else None
             return functional.conv2d(first, rest[0], bias, numbers("stride") or 1,
                                      numbers("pad") or 0, numbers("dilate") or 1,
                                      int(attrs.get("num_group", 1)))
-        if node["op"] == "BatchNorm":
+        if node.op == "BatchNorm":
             gamma, beta, mean, variance = rest
-            if attrs.get("fix_gamma", "True") in ("True", "1"):
+            if node.flag("fix_gamma", "True"):
                 gamma = torch.ones_like(gamma)
             return functional.batch_norm(first, mean, variance, gamma, beta, True,
                                          1 - float(attrs.get("momentum", 0.9)),
                                          float(attrs.get("eps", 1e-3)))
-        if node["op"] == "Pooling":
-            if attrs.get("global_pool", "False") in ("True", "1"):
+        if node.op == "Pooling":
+            if node.flag("global_pool"):
                 pool = (functional.adaptive_max_pool2d if attrs.get("pool_type") == "max"
                         else functional.adaptive_avg_pool2d)
                 return pool(first, 1)
             assert attrs["pool_type"] == "max", node
             return functional.max_pool2d(first, numbers("kernel"), numbers("stride"),
                                          numbers("pad") or 0)
-        if node["op"] == "slice":  # of the normalised pixels
+        if node.op == "slice":  # of the normalised pixels
             steps = numbers("step")
             turned = [axis for axis, step in enumerate(steps or (1,) * 4) if step == -1]
             return first.flip(turned)
@@ -136,7 +134,7 @@ class InTorch:
             "Flatten": lambda: first.flatten(1),
             "FullyConnected": lambda: functional.linear(first, *rest)}
         assert attrs.get("act_type", "relu") == "relu", node
-        return simple[node["op"]]()
+        return simple[node.op]()
 
 
 def change_last_bit(params):
@@ -154,7 +152,7 @@ def drawn_batch(folder, shape, batch_size):
 
 def difference(params, others):
     """Norm of the difference of all parameters together, as a part of that of `others`."""
-    names = sorted({*others} - {*checkpoint.CONSTANTS})
+    names = sorted({*others} - {*checkpoint.NORMALISATION})
     one, other = (np.concatenate([part[name].ravel() for name in names]).astype(float)
                   for part in (params, others))
     return np.linalg.norm(one - other) / np.linalg.norm(other)

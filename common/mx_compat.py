@@ -8,6 +8,7 @@ their own that nearly halves the speed, so the number of cores is set before it 
 threads wait for each other without sleeping, which keeps the threads that decode images from their
 cores; here they soon give way (benchmarks/bench_predict.py shows what that brings).
 """
+import contextlib
 import os
 import sys
 
@@ -44,3 +45,22 @@ def choose_devices(gpus):
             sees = f"sees {count} of them" if count else "sees no GPU"
             raise InputError(f"--gpus {gpus}: MXNet {sees}; --gpus '' takes the CPU")
     return [mx.gpu(gpu) for gpu in chosen] or [mx.cpu()]
+
+
+@contextlib.contextmanager
+def mxnet_errors(what):
+    """Raise an InputError that begins with `what` in place of any error of MXNet's."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+        # MXNet chooses the class of an error by its text.
+        raise InputError(f"{what}: {error_line(error)}") from None
+
+
+def error_line(error):
+    """What an MXNetError says, without its stack."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if not line.startswith(("Traceback", "  File"))]
+    return next((line for line in told if "Error" in line), told[0] if told else str(error))

@@ -5,17 +5,16 @@
     samples = sample_images(checkpoint.get_attributes(sym))
     compare("model.onnx", onnx_predictor(content), reference, samples)
 """
-import json
 
 import cv2
 import numpy as np
 
 from common.cli import InputError
-from common.mx_compat import mx
+from common.mx_compat import mx, mxnet_errors
 from network import checkpoint
-from network.attributes import NO_THRESHOLDS
 from network.fine_tune import in_float32, without_loss
-from network.shape_check import check_shapes, mxnet_errors
+from network.graph import Graph
+from network.untrusted import NO_THRESHOLDS, check_shapes
 from reading.image_reader import Augment, read_image
 
 TOLERANCE = 1e-4
@@ -61,11 +60,10 @@ def load_network(prefix, epoch, image_shape=None, mean=None, std=None):
 
 def _check_ends_in_sigmoid(net, file):
     """Refuse a network whose output is not one independent probability per class."""
-    graph = json.loads(net.tojson())
-    last = graph["nodes"][graph["heads"][0][0]]
-    if "sigmoid" not in (last["op"], last.get("attrs", {}).get("act_type")):
-        raise InputError(f"{file} ends in {last['name']} ({last['op']}), not in a sigmoid; "
-                         "wanted is a checkpoint of train_multilabel.py")
+    last = Graph(net).output
+    if "sigmoid" not in (last.op, last.attrs.get("act_type")):
+        raise InputError(f"ends in {last.name} ({last.op}), not in a sigmoid; wanted is a "
+                         "checkpoint of train_multilabel.py", file=file)
 
 
 def with_thresholds_of(net, epoch):

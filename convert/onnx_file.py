@@ -9,14 +9,14 @@ import numpy as np
 
 from common.cli import InputError
 from common.files import require_regular_file
-from common.mx_compat import mx
+from common.mx_compat import mx, mxnet_errors
 from convert.onnx_graph import convert_graph
 from convert.onnx_input import image_input, normalisation
 from convert.onnx_layer import BATCH, Tensor
 from convert.onnx_load import load_model, one_line
 from convert.onnx_packages import import_onnx
-from network.checkpoint import CONSTANTS, normalised_data
-from network.shape_check import check_shapes, mxnet_errors
+from network.checkpoint import NORMALISATION, normalised_data
+from network.untrusted import check_shapes
 
 TOLERANCE = 1e-3  # of the largest logit
 
@@ -113,7 +113,7 @@ def _compare(reference, imported, image):
     count = 3 if batch == 2 else 2
     images = np.random.RandomState(0).randint(
         0, 256, (count, 3, image.height, image.width)).astype(np.uint8)
-    mean, std = (arg_params[name].asnumpy() for name in CONSTANTS)
+    mean, std = (arg_params[name].asnumpy() for name in NORMALISATION)
     pixels = (images - mean) / std  # for a model that takes uint8 pixels, these are 0 and 1
     if image.channels_last:
         pixels = pixels.transpose(0, 2, 3, 1)

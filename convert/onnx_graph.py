@@ -13,7 +13,7 @@ import json
 import numpy as np
 
 from common.cli import InputError
-from common.mx_compat import mx
+from common.mx_compat import mx, mxnet_errors
 from convert import (  # noqa: F401  they fill OPERATORS
     onnx_layers,
     onnx_math,
@@ -24,8 +24,7 @@ from convert.onnx_folding import FOLDED, Folding
 from convert.onnx_layer import BATCH, OPERATORS, Constant, Layer, Tensor
 from convert.onnx_patterns import simplified
 from convert.onnx_shapes import batch_axis
-from network.shape_check import mxnet_errors
-from network.symbol_check import checked_graph
+from network.untrusted import checked_graph
 
 OLDEST_OPSET = 7
 MOST_NODES = 100_000  # of which most are folded

@@ -12,6 +12,7 @@ from convert.onnx_export import CONVERTERS
 from convert.onnx_layer import BATCH
 from convert.onnx_packages import import_onnx, mapping_for_mxnet
 from network import checkpoint
+from network.graph import Graph
 
 # The highest operator set that MXNet 1.9.1 knows. It would label its result with the newest one
 # of the installed onnx, in which Pad and the reductions are written differently.
@@ -39,11 +40,11 @@ def to_onnx(net, arg_params, aux_params):
     shape = attributes["image_shape"]
     _, ((_, classes),), _ = net.infer_shape(data=(1, *shape))
     net = _with_shapes(net, shape)
-    nodes = json.loads(net.tojson())["nodes"]
+    nodes = Graph(net).nodes
     arg_params = _with_fixed_gammas(nodes, arg_params)  # MXNet's exporter overlooks fix_gamma
     MXNetGraph.registry_[OPSET].update(CONVERTERS)
     known = {op for opset, ops in MXNetGraph.registry_.items() if opset <= OPSET for op in ops}
-    unknown = sorted({node["op"] for node in nodes} - known)
+    unknown = sorted({node.op for node in nodes} - known)
     if unknown:
         raise InputError(f"MXNet cannot write {', '.join(unknown)} as ONNX; --deploy takes "
                          "every operator")
@@ -75,17 +76,16 @@ def _with_shapes(net, image_shape):
     That is numbers in each Reshape, and -1 for the batch, because ONNX has no codes that join or
     divide sides; and the number of dimensions at each LeakyReLU.
     """
-    graph = json.loads(net.tojson())
-    layers = net.get_internals()
+    graph, layers = Graph(net), net.get_internals()
     _, shapes, _ = layers.infer_shape(data=(BATCH, *image_shape))
     shapes = dict(zip(layers.list_outputs(), shapes))
-    for node in graph["nodes"]:
-        if node["op"] in ("Reshape", "reshape"):
-            shape = [-1 if side % BATCH == 0 else side for side in shapes[f"{node['name']}_output"]]
-            node["attrs"] = {"shape": str(tuple(shape))}
-        elif node["op"] == "LeakyReLU":
-            node["attrs"]["__rank__"] = str(len(shapes[f"{node['name']}_output"]))
-    return mx.sym.load_json(json.dumps(graph))
+    for node in graph.nodes:
+        if node.op in ("Reshape", "reshape"):
+            shape = [-1 if side % BATCH == 0 else side for side in shapes[f"{node.name}_output"]]
+            node.attrs = {"shape": str(tuple(shape))}
+        elif node.op == "LeakyReLU":
+            node.attrs["__rank__"] = str(len(shapes[f"{node.name}_output"]))
+    return graph.symbol()
 
 
 def _tidy(graph, shape, classes):
@@ -117,6 +117,6 @@ def onnx_predictor(model):
 
 def _with_fixed_gammas(nodes, arg_params):
     """arg_params with ones where BatchNorm takes ones (fix_gamma), whatever has been stored."""
-    gammas = [nodes[node["inputs"][1][0]]["name"] for node in nodes if node["op"] == "BatchNorm"
-              and node.get("attrs", {}).get("fix_gamma", "True") in ("True", "true", "1")]
+    gammas = [node.input(1).name for node in nodes
+              if node.op == "BatchNorm" and node.flag("fix_gamma", "True")]
     return {**arg_params, **{name: mx.nd.ones_like(arg_params[name]) for name in gammas}}

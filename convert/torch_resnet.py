@@ -8,7 +8,7 @@ import numpy as np
 
 from common.cli import InputError
 from common.mx_compat import mx
-from network.checkpoint import CONSTANTS, normalised_data
+from network.checkpoint import NORMALISATION, normalised_data
 
 EPSILON = 1e-5
 WIDTHS = (64, 128, 256, 512)
@@ -115,7 +115,7 @@ def _parameters(sym, state):
     arg_names, aux_names = sym.list_arguments(), sym.list_auxiliary_states()
     left, params = dict(state), {}
     for ours, shape in zip(arg_names + aux_names, arg_shapes + aux_shapes):
-        if ours in ("data", "softmax_label", *CONSTANTS):
+        if ours in ("data", "softmax_label", *NORMALISATION):
             continue
         theirs = _torch_name(ours)
         if theirs not in left:

@@ -1,8 +1,7 @@
 """Reader of labels in tables (CSV).
 
-    table = TableForm(name="file", labels=["classes"])
-    source = read_csv("labels.csv", BadInput(skip=False), ",", True, table, ListForm())
-    for sample in source.samples:
+    flags = build_parser("").parse_args(["csv", "labels.csv", "--prefix", "out"])
+    for sample in read_csv(flags, BadInput(skip=False)).samples:
         sample.name, sample.present, sample.unknown
 """
 import csv
@@ -16,6 +15,7 @@ from typing import NamedTuple, Optional, Sequence
 from common.cli import InputError
 from datasets.label_lists import (
     UNKNOWN_WORDS,
+    UNSURE,
     ListRow,
     default_separator,
     parse_cell,
@@ -31,41 +31,24 @@ WORDS = {"": -1, "true": 1, "false": 0, **{word.lower(): -1 for word in UNKNOWN_
 NO_TITLE = re.compile(r"|Unnamed: \d+(\.\d+)?")
 
 
-class TableForm(NamedTuple):
-    """The columns of a table, named as in its header or by their number from 1.
-
-    `name` has the file names; None: the first column but row numbers. `labels` are the columns with
-    an image's class names, `separator` between them (None: the default, where no other one fits
-    better); none: the only column beside the file names, unless it looks like the column of one
-    class. `classes` are columns that each stand for a class; none: all but the file names.
-    `confidence` says how sure the labels of a row are: from `min_confidence` on they are present,
-    0: absent, between: unknown, and so is what no row mentions. `group` has the images' groups.
-    """
-
-    name: Optional[str] = None
-    labels: Sequence[str] = ()
-    separator: Optional[str] = None
-    classes: Sequence[str] = ()
-    confidence: Optional[str] = None
-    min_confidence: float = 0.5
-    group: Optional[str] = None
-
-
-def read_csv(path, bad_input, delimiter, header, table, lists):
+def read_csv(flags, bad_input):
     """Read a table with a column of file names and the labels in one of two forms.
 
     Either columns hold an image's classes: names with a separator between them, a list as Python
     or JSON writes it, nothing (no class), or only -1, NaN, None or NA (all classes unknown). Or
     each class has a column of 1 or True (present), 0 or False (absent) and -1, NaN, None, NA or
-    nothing (unknown). `header` says whether the first row holds the columns' names; `table` is a
-    TableForm, `lists` a ListForm, whose `signed` makes -1 absent.
+    nothing (unknown). `flags` are those of `make_lst.py csv`.
 
     Returns a Source. Raises an InputError when the columns are not there, or it is not certain
     which form they have.
     """
-    if table.labels and table.classes:
+    path, header = flags.file, not flags.no_header
+    if flags.labels_column and flags.class_columns:
         raise InputError("{flag} and --class-columns are two forms: give one of them",
                          flag="--labels-column")
+    if flags.separator == "":
+        raise InputError("is empty", flag="--separator")
+    delimiter = flags.delimiter or ("\t" if path.lower().endswith(".tsv") else ",")
     rows = _csv_rows(path, bad_input, delimiter)
     where, first = next(rows, (path, None))
     if first is None:
@@ -74,11 +57,12 @@ def read_csv(path, bad_input, delimiter, header, table, lists):
         titles = [title.strip() for title in first]
         second = list(itertools.islice(rows, 1))
         rows = itertools.chain(second, rows)
-        num_skipped = _count_row_number_columns(titles, second[0][1], table.name) if second else 0
+        num_skipped = (_count_row_number_columns(titles, second[0][1], flags.name_column)
+                       if second else 0)
     else:
         titles, num_skipped = [str(column) for column in range(1, len(first) + 1)], 0
         rows = itertools.chain([(where, first)], rows)
-    at = _find_columns(titles, num_skipped, table, where)
+    at = _find_columns(titles, num_skipped, flags, where)
     if header and titles[at.name].lower().endswith(IMAGE_ENDINGS):
         raise InputError(f"{titles[at.name]:.200} looks like an image, where the columns' names "
                          "are expected: {flag}, when it is one", file=path, line=where.line,
@@ -88,17 +72,14 @@ def read_csv(path, bad_input, delimiter, header, table, lists):
         for title, count in Counter(classes).items():
             if count > 1:
                 raise InputError(f"two columns are called {title}", file=path, line=where.line)
-        return Source(classes, _class_column_samples(_rows(rows, at), classes, lists.signed,
-                                                     bad_input))
+        return Source(classes, _class_column_samples(_rows(rows, at), classes,
+                                                     flags.absent == "-1", bad_input))
     rows = list(_rows(rows, at))
-    if not table.labels:
+    if not flags.labels_column:
         _refuse_class_column([row.cells[0] for row in rows], path, titles[at.labels[0]])
-    separator = table.separator or default_separator(
+    separator = flags.separator or default_separator(
         {cell for row in rows for cell in row.cells}, path)
-    if at.confidence is None:
-        return samples_of_lists(_labels_column_rows(rows, separator, bad_input), lists, path,
-                                bad_input)
-    return Source(None, _confidence_samples(rows, separator, table.min_confidence, bad_input))
+    return samples_of_lists(_list_rows(rows, separator, bad_input), flags, bad_input)
 
 
 class _ColumnsAt(NamedTuple):
@@ -111,8 +92,8 @@ class _ColumnsAt(NamedTuple):
     is_names: bool
 
 
-def _find_columns(titles, num_skipped, table, where):
-    """The _ColumnsAt that a TableForm means, the first `num_skipped` ones left out."""
+def _find_columns(titles, num_skipped, flags, where):
+    """The _ColumnsAt that the flags mean, the first `num_skipped` columns left out."""
     def find(wanted, flag):
         if wanted in titles:
             return titles.index(wanted)
@@ -127,16 +108,16 @@ def _find_columns(titles, num_skipped, table, where):
         raise InputError("one column only; " + (
             f"{{flag}} {other} finds more" if other else "another {flag}?"),
             file=where.file, line=where.line, flag="--delimiter")
-    name = find(table.name, "--name-column") if table.name else num_skipped
-    group = find(table.group, "--group-column") if table.group else None
-    confidence = find(table.confidence, "--confidence-column") if table.confidence else None
+    name = find(flags.name_column, "--name-column") if flags.name_column else num_skipped
+    group, confidence = (find(wanted, flag) if wanted else None for wanted, flag in (
+        (flags.group_column, "--group-column"), (flags.confidence_column, "--confidence-column")))
     others = [column for column in range(num_skipped, len(titles))
               if column not in (name, group, confidence)]
-    is_names = bool(table.labels or (len(others) == 1 and not table.classes))
-    if table.confidence and not is_names:
+    is_names = bool(flags.labels_column or (len(others) == 1 and not flags.class_columns))
+    if flags.confidence_column and not is_names:
         raise InputError("{flag} goes with --labels-column", flag="--confidence-column")
-    flag = "--labels-column" if table.labels else "--class-columns"
-    labels = [find(title, flag) for title in table.labels or table.classes] or others
+    labels = [*(find(title, "--labels-column") for title in flags.labels_column),
+              *(find(title, "--class-columns") for title in flags.class_columns)] or others
     return _ColumnsAt(name, group, confidence, labels, is_names)
 
 
@@ -196,40 +177,33 @@ def _number(text):
         return None
 
 
-def _parse_cells(cells, separator):
-    """What the labels columns of a row hold together: their values, and whether one is unknown."""
-    lists = [parse_cell(cell, separator) for cell in cells]
-    values = [value for values in lists for value in values or ()]
-    if len(cells) > 1:
-        if not all(isinstance(value, str) for value in values):
-            raise ValueError("lists of numbers stand in one of several --labels-column")
-        values = list(dict.fromkeys(values))
-    return values, None in lists
-
-
-def _labels_column_rows(rows, separator, bad_input):
-    for where, name, group, _, cells in rows:
+def _list_rows(rows, separator, bad_input):
+    """The ListRows of a table whose columns have class names."""
+    for where, name, group, confidence, cells in rows:
         try:
-            yield ListRow(where, name, *_parse_cells(cells, separator), NOTHING, group)
+            lists = [parse_cell(cell, separator) for cell in cells]
+            values = [value for values in lists for value in values or ()]
+            if len(cells) > 1:
+                if not all(isinstance(value, str) for value in values):
+                    raise ValueError("lists of numbers stand in one of several --labels-column")
+                values = list(dict.fromkeys(values))
+            confidence = _parse_confidence(confidence)
         except ValueError as error:
             bad_input.reject(where, str(error))
+        else:
+            yield ListRow(where, name, values, None in lists, NOTHING, group, confidence)
 
 
-def _confidence_samples(rows, separator, least, bad_input):
-    """Samples of the rows of a table with a column that says how sure the labels are."""
-    for where, name, group, sure, cells in rows:
-        confidence = -1 if sure.strip() in UNKNOWN_WORDS or not sure.strip() else _number(sure)
-        try:
-            if confidence is None or not (0 <= confidence <= 1 or confidence == -1):
-                raise ValueError(f"the confidence {sure!r:.60} is not between 0 and 1")
-            names = set(map(str, _parse_cells(cells, separator)[0]))
-            if "-1" in names:
-                raise ValueError("-1 (all classes unknown) stands among other labels")
-        except ValueError as error:
-            bad_input.reject(where, str(error))
-            continue
-        yield Sample(name, names if confidence >= least else NOTHING, None, where,
-                     names if confidence == 0 else NOTHING, group)
+def _parse_confidence(text):
+    """A confidence from 0 to 1, UNSURE where there is none; None without such a column."""
+    if text is None:
+        return None
+    if _label_value(text) == -1:
+        return UNSURE
+    value = _number(text)
+    if value is None or not 0 <= value <= 1:
+        raise ValueError(f"the confidence {text!r:.60} is not between 0 and 1")
+    return value
 
 
 def _class_column_samples(rows, classes, signed, bad_input):

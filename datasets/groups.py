@@ -16,7 +16,7 @@ from reading.equal_files import first_equal
 # Parts of names that often are a subject's: a folder, one of 1 to 4 levels, or what is in front of
 # the first - or _ of the file's name.
 COMMON_REGEXES = [*(rf"^((?:[^/]+/){{{depth}}})" for depth in range(1, 5)),
-                  r"^((?:[^/]+/)*[^/_-]+)[_-]"]
+                  r"^([^/_-]+)[_-]", r"^(.+/[^/_-]+)[_-]"]
 MIN_GROUPS = 10
 MIN_SHARE = 0.05  # of the images of a list, below which a hint would be noise
 

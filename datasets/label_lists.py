@@ -16,10 +16,12 @@ from typing import NamedTuple, Optional
 
 from common.cli import InputError
 from datasets.label_table import NOTHING, Place, Sample, Source
+from reading.class_names import read_class_names
 
 # How pandas, numpy, Python, R and JSON write that there is no value.
 UNKNOWN_WORDS = frozenset(
     ["nan", "NaN", "NAN", "None", "NA", "N/A", "n/a", "<NA>", "#N/A", "null", "NULL"])
+SURE, UNSURE = 0.5, 0.25  # confidence from which on a label is present, and if there is none
 UNKNOWN = "-1"  # alone in a cell of class names: all classes are unknown
 DEFAULT_SEPARATOR = ";"
 OTHER_SEPARATORS = "|,/&+ "
@@ -34,22 +36,11 @@ BOOLEANS = {"True": 1, "False": 0}
 MULTI_HOT = {"0": 0, "1": 1, "-1": -1, 0: 0, 1: 1, -1: -1, None: -1}
 
 
-class ListForm(NamedTuple):
-    """How lists are to be read, as the user says.
-
-    `numbers`: "multi-hot" or "indices", what lists of numbers hold; None: to be found out.
-    `signed`: -1 in a multi-hot list is absent, not unknown. `classes`: names for multi-hot lists.
-    """
-
-    numbers: Optional[str] = None
-    signed: bool = False
-    classes: Optional[list] = None
-
-
 class ListRow(NamedTuple):
     """An image and its list of class names, or of numbers and None.
 
     Classes that are not in it are absent, or unknown: those in `unknown`, or all, `rest_unknown`.
+    `confidence`, 0 to 1, says how sure those are that are in it; the others are unknown then.
     """
 
     where: Place
@@ -58,6 +49,7 @@ class ListRow(NamedTuple):
     rest_unknown: bool = False
     unknown: frozenset = NOTHING
     group: Optional[str] = None
+    confidence: Optional[float] = None
 
 
 def parse_cell(text, separator):
@@ -152,22 +144,23 @@ def default_separator(cells, path):
     return DEFAULT_SEPARATOR
 
 
-def samples_of_lists(rows, form, path, bad_input):
+def samples_of_lists(rows, flags, bad_input):
     """The Source of some ListRows; those that do not fit go to `bad_input`.
 
-    Raises an InputError where lists of numbers may be multi-hot or numbers of classes.
+    `flags` are those of `make_lst.py csv` and `jsonl`. Raises an InputError where lists of numbers
+    may be multi-hot or numbers of classes.
     """
     rows = list(rows)
-    numbers = form.numbers or _find_numbers(rows, path)
+    numbers = flags.list_format or _find_numbers(rows, flags.file)
     if numbers != "multi-hot":
         return Source(None, _samples_of_names(rows, bad_input))
     widths = Counter(len(row.values) for row in rows if row.values)
     width = widths.most_common(1)[0][0] if widths else 0
-    names = form.classes or list(map(str, range(width)))
+    names = read_class_names(flags.classes) if flags.classes else list(map(str, range(width)))
     if len(names) != width:
         raise InputError(f"multi-hot lists of {width} labels, but {{flag}} has {len(names)} names",
-                         file=path, flag="--classes")
-    return Source(names, _samples_of_multi_hot(rows, names, form.signed, bad_input))
+                         file=flags.file, flag="--classes")
+    return Source(names, _samples_of_multi_hot(rows, names, flags.absent == "-1", bad_input))
 
 
 def _find_numbers(rows, path):
@@ -185,19 +178,22 @@ def _find_numbers(rows, path):
 
 
 def _samples_of_names(rows, bad_input):
-    for where, name, values, rest_unknown, unknown, group in rows:
+    for where, name, values, rest_unknown, unknown, group, confidence in rows:
         if values == [-1]:
             values, rest_unknown = [], True
+        present, absent = set(map(str, values)), NOTHING
         if any(value in (None, -1, UNKNOWN) for value in values):
             bad_input.reject(where, "-1 (all classes unknown) stands among other labels")
-        else:
-            yield Sample(name, set(map(str, values)), None if rest_unknown else unknown, where,
-                         group=group)
+            continue
+        if confidence is not None:
+            rest_unknown, absent = True, present if confidence == 0 else NOTHING
+            present = present if confidence >= SURE else NOTHING
+        yield Sample(name, present, None if rest_unknown else unknown, where, absent, group)
 
 
 def _samples_of_multi_hot(rows, names, signed, bad_input):
     label_of = {1: 1, "1": 1, -1: 0, "-1": 0, None: -1} if signed else MULTI_HOT
-    for where, name, values, rest_unknown, unknown, group in rows:
+    for where, name, values, rest_unknown, unknown, group, _ in rows:
         labels = [label_of.get(value) for value in values]
         if None in labels or len(labels) != len(names) and not (rest_unknown and not values):
             bad_input.reject(where, f"{values!r:.60} is not multi-hot, {len(names)} labels of 1, 0 "

@@ -156,11 +156,8 @@ def _add_sources(command, parents):
     form.add_argument("--separator", metavar="TEXT",
                       help="between those names (default: ;)")
     form.add_argument("--confidence-column", metavar="COLUMN",
-                      help="how sure the labels of a row are, 0 to 1: 0 is verified absent, and "
-                      "classes that no row of an image names are unknown")
-    form.add_argument("--min-confidence", type=float, default=0.5, metavar="P",
-                      help="from where on such labels are present; between 0 and this they are "
-                      "unknown (default: %(default)s)")
+                      help="how sure the labels of a row are: from 0.5 to 1 they are present, 0: "
+                      "verified absent, between: unknown, and so is what no row of an image names")
     form.add_argument("--class-columns", nargs="+", metavar="COLUMN", default=[],
                       help="one column per class: 1 or True present, 0 or False absent, -1, "
                       "empty, NaN or NA unknown (default: all but the file names, when there are "

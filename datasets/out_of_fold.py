@@ -15,7 +15,7 @@ from lst_iter import LstIter
 from network import checkpoint
 from network.fine_tune import get_fine_tune_model, in_float32, split_head
 from network.forward_pass import ForwardPass
-from network.shape_check import check_shapes
+from network.untrusted import check_shapes
 from reading.augment import Augment
 
 BATCH_SIZE = 64

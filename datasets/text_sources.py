@@ -1,7 +1,7 @@
 """Text files of lines, and the reader of labels in JSON lines.
 
-    source = read_jsonl("labels.jsonl", BadInput(skip=False), ListForm())
-    for sample in source.samples:
+    flags = build_parser("").parse_args(["jsonl", "labels.jsonl", "--prefix", "out"])
+    for sample in read_jsonl(flags, BadInput(skip=False)).samples:
         sample.name, sample.present, sample.unknown
 """
 import json
@@ -17,14 +17,15 @@ NAME_KEYS = ("image", "file_name")
 WANTED = 'wants {"image": "NAME", "labels": ["CLASS", ...]}'
 
 
-def read_jsonl(path, bad_input, form, group_key=None):
+def read_jsonl(flags, bad_input):
     """Read one JSON object per line: `{"image": "a.jpg", "labels": ["cat"], "unknown": ["dog"]}`.
 
     `file_name` may stand in place of `image`, and `unknown` may be missing. Labels are names or
-    numbers of classes, or one 1, 0 or -1 per class, as the ListForm `form` says; null: all are
-    unknown. `group_key`, when given, is the key of the image's group. Returns a Source.
+    numbers of classes, or one 1, 0 or -1 per class; null: all are unknown. `flags` are those of
+    `make_lst.py jsonl`. Returns a Source.
     """
-    return samples_of_lists(_jsonl_rows(path, bad_input, group_key), form, path, bad_input)
+    rows = _jsonl_rows(flags.file, bad_input, flags.group_column)
+    return samples_of_lists(rows, flags, bad_input)
 
 
 def _jsonl_rows(path, bad_input, group_key):

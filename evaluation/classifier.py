@@ -10,14 +10,14 @@ import os
 import numpy as np
 
 from common.cli import InputError
-from common.mx_compat import mx
+from common.mx_compat import mx, mxnet_errors
 from common.text import printable
 from evaluation.thresholds import DEFAULT
 from lst_iter import LstIter
 from network import checkpoint
 from network.fine_tune import class_maps, in_float32, without_loss
 from network.forward_pass import ForwardPass
-from network.shape_check import check_shapes, mxnet_errors
+from network.untrusted import check_shapes
 from reading.image_reader import Augment, sample_area
 
 

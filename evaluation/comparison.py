@@ -11,7 +11,7 @@ import numpy as np
 from common.cli import InputError
 from common.files import open_regular_file
 from common.text import encodable
-from network.attributes import parse_json
+from network.untrusted import parse_json
 
 MAX_BYTES = 1 << 28
 

@@ -8,27 +8,38 @@ input takes raw RGB pixels, uint8, (batch, 3, height, width), 0 to 255: the grap
 normalises them with the constants `rgb_mean` and `rgb_std`. Class names, sizes and others are
 attributes of `data` in the symbol file.
 """
+from __future__ import annotations
+
 import json
 import os
 import re
 from pathlib import Path
+from typing import Any, Dict, Sequence, Tuple
 
 import numpy as np
 
 from common.cli import InputError
 from common.files import atomic_file, write_atomically
-from common.mx_compat import mx
-from network.attributes import check_attribute, read_attributes
-from network.params_check import check_params
-from network.shape_check import check_shapes, mxnet_errors
-from network.symbol_check import checked_symbol
+from common.mx_compat import mx, mxnet_errors
+from network.graph import Graph, replaced
+from network.untrusted import (
+    check_attribute,
+    check_params,
+    check_shapes,
+    checked_symbol,
+    read_attributes,
+)
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
-CONSTANTS = ("rgb_mean", "rgb_std")
+NORMALISATION = ("rgb_mean", "rgb_std")
+
+Params = Dict[str, mx.nd.NDArray]
+Network = Tuple[mx.sym.Symbol, Params, Params]  # with arg_params and aux_params
 
 
-def normalised_data(mean, std, dtype="float32"):
+def normalised_data(mean: Sequence[float], std: Sequence[float],
+                    dtype: str = "float32") -> tuple[mx.sym.Symbol, Params]:
     """The input of every network here: uint8 RGB pixels, cast and normalised in the graph.
 
     `mean` and `std` (above 0) are of red, green and blue, on the scale of 0 to 255; `dtype` is the
@@ -37,7 +48,7 @@ def normalised_data(mean, std, dtype="float32"):
     (1, 3, 1, 1) float32, to go into arg_params.
     """
     constants = {}
-    for name, values in zip(CONSTANTS, (mean, std)):
+    for name, values in zip(NORMALISATION, (mean, std)):
         array = np.asarray(values, np.float32).reshape(-1)
         if array.shape != (3,) or not np.isfinite(array).all():
             raise InputError(f"{name} wants three numbers (red, green, blue), not {values}")
@@ -56,68 +67,60 @@ def normalised_data(mean, std, dtype="float32"):
     return pixels, constants
 
 
-def has_normalisation(sym):
+def has_normalisation(sym: mx.sym.Symbol) -> bool:
     """Whether the network takes raw pixels and normalises them itself."""
-    return (set(CONSTANTS) <= set(sym.list_arguments())
+    return (set(NORMALISATION) <= set(sym.list_arguments())
             and "rgb_normalised_output" in sym.get_internals().list_outputs())
 
 
-def with_normalisation(sym, mean, std, dtype="float32"):
+def with_normalisation(sym: mx.sym.Symbol, mean: Sequence[float], std: Sequence[float],
+                       dtype: str = "float32") -> tuple[mx.sym.Symbol, Params]:
     """The network and the constants, as `normalised_data`, with a `data` that takes raw pixels.
 
     An earlier normalisation is replaced; attributes (see `set_attributes`) are kept.
     """
-    graph = json.loads(sym.tojson())
     name = "data"
     if has_normalisation(sym):
         # The new normalisation takes the place of the old one's last layer.
-        names = [node["name"] for node in graph["nodes"]]
-        name = "rgb_dtype" if "rgb_dtype" in names else "rgb_normalised"
+        names = sym.get_internals().list_outputs()
+        name = "rgb_dtype" if "rgb_dtype_output" in names else "rgb_normalised"
+    attributes = get_attributes(sym)
     if dtype != "float32":
-        for node in graph["nodes"]:
-            if node["op"] == "null":
-                node.get("attrs", {}).pop("__dtype__", None)  # the type follows from the pixels'
+        graph = Graph(sym)
+        for node in graph.nodes:
+            if node.is_variable:
+                node.attrs.pop("__dtype__", None)  # the type follows from the pixels'
+        sym = graph.symbol()
     pixels, constants = normalised_data(mean, std, dtype)
-    return set_attributes(with_layer(graph, name, pixels), **get_attributes(sym)), constants
+    return set_attributes(replaced(sym, name, pixels), **attributes), constants
 
 
-def with_layer(graph, name, layer):
-    """The network of `graph`, a parsed `tojson`, with `layer` in place of the layer `name`.
-
-    The graph is modified.
-    """
-    nodes = graph["nodes"]
-    next(node for node in nodes if node["name"] == name).update(op="null", inputs=[], attrs={})
-    graph["arg_nodes"] = [i for i, node in enumerate(nodes) if node["op"] == "null"]
-    return mx.sym.load_json(json.dumps(graph))(**{name: layer})
-
-
-def get_attributes(sym, source="the network"):
+def get_attributes(sym: mx.sym.Symbol, source: str = "the network") -> dict[str, Any]:
     """The values that `set_attributes` stored, by their names; an error names the file `source`."""
     return read_attributes(sym.attr_dict().get("data", {}), source)
 
 
-def set_attributes(sym, **values):
+def set_attributes(sym: mx.sym.Symbol, **values: Any) -> mx.sym.Symbol:
     """A copy of the network that carries these values as attributes of its input `data`.
 
-    None removes an attribute. RULES in network/attributes.py has the names and their values, such
-    as `class_names` (list of str), `image_shape` ([3, height, width]) and `resize` (pixels of the
-    short side before the crop).
+    None removes an attribute. RULES in network/untrusted/attributes.py has the names and their
+    values, such as `class_names` (list of str), `image_shape` ([3, height, width]) and `resize`
+    (pixels of the short side before the crop).
     """
-    graph = json.loads(sym.tojson())
-    node = next((n for n in graph["nodes"] if n["op"] == "null" and n["name"] == "data"), None)
-    if node is None:
-        raise InputError("this network has no input called data")
-    attributes = node.setdefault("attrs", {})
+    graph = Graph(sym)
+    try:
+        node = graph["data"]
+    except KeyError:
+        raise InputError("this network has no input called data") from None
     for name, value in values.items():
-        attributes.pop(f"__rgb_{name}__", None)
+        node.attrs.pop(f"__rgb_{name}__", None)
         if value is not None:
             check_attribute(name, value, "the network")
-            attributes[f"__rgb_{name}__"] = json.dumps(value)
-    return mx.sym.load_json(json.dumps(graph))
+            node.attrs[f"__rgb_{name}__"] = json.dumps(value)
+    return graph.symbol()
 
 
-def load(prefix, epoch):
+def load(prefix: str, epoch: int) -> Network:
     """Read PREFIX-symbol.json and PREFIX-NNNN.params: symbol, arg_params, aux_params.
 
     An InputError says where a file is missing, is cut short, does not belong to the other one, or
@@ -136,13 +139,13 @@ def load(prefix, epoch):
     arg_params, aux_params = ({key[4:]: value for key, value in saved.items()
                                if key.startswith(kind)} for kind in ("arg:", "aux:"))
     inputs = set(sym.list_arguments())
-    absent = (set(sym.list_auxiliary_states()) - set(aux_params)
-              or inputs - set(arg_params) - {"data"})
-    absent = sorted(n for n in absent if not n.endswith("label"))
+    missing = (set(sym.list_auxiliary_states()) - set(aux_params)
+               or inputs - set(arg_params) - {"data"})
+    absent = sorted(n for n in missing if not n.endswith("label"))
     if absent:
         raise InputError(f"{params_file}: not of {symbol_file}: lacks {absent[0]}"
                          + (f" and {len(absent) - 1} more" if absent[1:] else ""))
-    if "data" not in inputs or (inputs & set(CONSTANTS) and not has_normalisation(sym)):
+    if "data" not in inputs or (inputs & set(NORMALISATION) and not has_normalisation(sym)):
         raise InputError(f"{symbol_file}: " + (
             "has no input called data" if "data" not in inputs else
             "has rgb_mean and rgb_std, but no layer rgb_normalised that uses them")
@@ -153,7 +156,8 @@ def load(prefix, epoch):
     return sym, arg_params, aux_params
 
 
-def save(prefix, epoch, sym, arg_params, aux_params):
+def save(prefix: str, epoch: int, sym: mx.sym.Symbol, arg_params: Params,
+         aux_params: Params) -> None:
     """Write a checkpoint, each file atomically: after an InputError the earlier ones remain."""
     params = {f"{kind}:{name}": value.as_in_context(mx.cpu())
               for kind, values in (("arg", arg_params), ("aux", aux_params))
@@ -167,11 +171,11 @@ def save(prefix, epoch, sym, arg_params, aux_params):
     save_symbol(prefix, sym)
 
 
-def save_symbol(prefix, sym):
+def save_symbol(prefix: str, sym: mx.sym.Symbol) -> None:
     """Write PREFIX-symbol.json atomically."""
     write_atomically(f"{prefix}-symbol.json", lambda name: Path(name).write_text(sym.tojson()))
 
 
-def is_checkpoint_file(name, prefix):
+def is_checkpoint_file(name: str, prefix: str) -> bool:
     """Whether a file name is that of a checkpoint `prefix` (a name without a folder)."""
     return re.fullmatch(re.escape(prefix) + r"-(symbol\.json|\d{4,}\.params)", name) is not None

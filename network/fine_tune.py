@@ -3,16 +3,18 @@
     net, arg_params = get_fine_tune_model(sym, arg_params, num_classes=58)
     features, classifier = split_head(net)
 """
-import json
+from __future__ import annotations
+
 import math
 import re
+from typing import Any, Collection, Sequence
 
 import numpy as np
 
 from common.cli import InputError
-from common.mx_compat import mx
+from common.mx_compat import mx, mxnet_errors
 from network import checkpoint
-from network.shape_check import mxnet_errors
+from network.graph import Graph, layers_up_to
 
 CLASSIFIERS = ("FullyConnected", "Convolution")
 # What may stand between the classifier and the network's output.
@@ -28,33 +30,32 @@ ATTENTION = "fc_attention"  # layer that adds the parts of the attention head
 ATTENTION_PATH = ["sigmoid", "elemwise_add", "Flatten", "Pooling", "Convolution"]
 
 
-def find_features(sym):
+def find_features(sym: mx.sym.Symbol) -> str:
     """Find the name of the layer whose output the network's classifier takes.
 
     The classifier is the last FullyConnected or Convolution that nothing but pooling,
     activations, reshaping and an output layer follow. In a network without one it is the last
     layer; a network with several outputs is an InputError.
     """
-    graph = json.loads(sym.tojson())
-    nodes = graph["nodes"]
-    if len(graph["heads"]) != 1:
-        raise InputError("the network has several outputs; name the layer to build on with "
-                         f"--layer-before-fullc: {likely_layers(sym)}")
-    last = node = nodes[graph["heads"][0][0]]
-    while node["op"] in AFTER_CLASSIFIER or node["name"] == ATTENTION:
-        node = nodes[node["inputs"][0][0]]
-    return (nodes[node["inputs"][0][0]] if node["op"] in CLASSIFIERS else last)["name"]
+    graph = Graph(sym)
+    if len(graph.outputs) != 1:
+        raise InputError("the network has several outputs; name the layer to build on with {flag}: "
+                         + likely_layers(sym), flag="--layer-before-fullc")
+    node = graph.output
+    while node.op in AFTER_CLASSIFIER or node.name == ATTENTION:
+        node = node.input()
+    return (node.input() if node.op in CLASSIFIERS else graph.output).name
 
 
-def likely_layers(sym):
+def likely_layers(sym: mx.sym.Symbol) -> str:
     """The last layers that a new classifier could take its input from, as text."""
-    layers = [node["name"] for node in json.loads(sym.tojson())["nodes"]
-              if node["op"] in ("Flatten", "Pooling", "Dropout", "Activation", "FullyConnected",
-                                "Concat", "BatchNorm", "clip", "flatten")]
+    layers = [node.name for node in Graph(sym).nodes
+              if node.op in ("Flatten", "Pooling", "Dropout", "Activation", "FullyConnected",
+                             "Concat", "BatchNorm", "clip", "flatten")]
     return ", ".join(reversed(layers[-8:]))
 
 
-def find_feature_map(sym, name, image_shape):
+def find_feature_map(sym: mx.sym.Symbol, name: str, image_shape: Sequence[int]) -> str:
     """Name of the layer whose feature map, (batch, channels, height, width), layer `name` pools.
 
     That is `name` itself where it has positions. An InputError says that there is no such layer.
@@ -63,22 +64,21 @@ def find_feature_map(sym, name, image_shape):
     with mxnet_errors(f"the network does not work on images of {image_shape}"):
         _, shapes, _ = layers.infer_shape_partial(data=(1, *image_shape))
     shapes = dict(zip(layers.list_outputs(), shapes))
-    nodes = json.loads(sym.tojson())["nodes"]
-    node = next(node for node in nodes if node["name"] == name)
+    node = Graph(sym)[name]
 
     def shape(node):
-        return shapes.get(node["name"] + "_output", ())
+        return shapes.get(node.name + "_output", ())
 
-    while math.prod(shape(node)[2:]) <= 1 and node["op"] in AFTER_FEATURE_MAP:
-        node = nodes[node["inputs"][0][0]]
+    while math.prod(shape(node)[2:]) <= 1 and node.op in AFTER_FEATURE_MAP:
+        node = node.input()
     if len(shape(node)) != 4:
-        raise InputError(f"--head attention wants features with positions, which {name} and what "
-                         "it pools have not; --layer-before-fullc names a layer that has: "
-                         f"{likely_layers(sym)}")
-    return node["name"]
+        raise InputError(f"{{flag}} wants features with positions, which {name} and what it pools "
+                         "have not; --layer-before-fullc names a layer that has: "
+                         + likely_layers(sym), flag="--head attention")
+    return node.name
 
 
-def has_feature_map(sym, layer_name, image_shape):
+def has_feature_map(sym: mx.sym.Symbol, layer_name: str | None, image_shape: Sequence[int]) -> bool:
     """Whether the layer (None: the one that find_features finds) has positions, or pools some."""
     try:
         find_feature_map(sym, layer_name or find_features(sym), image_shape)
@@ -87,8 +87,10 @@ def has_feature_map(sym, layer_name, image_shape):
     return True
 
 
-def get_fine_tune_model(sym, arg_params, num_classes, layer_name=None, dtype="float32",
-                        attention=None, **loss):
+def get_fine_tune_model(sym: mx.sym.Symbol, arg_params: checkpoint.Params, num_classes: int,
+                        layer_name: str | None = None, dtype: str = "float32",
+                        attention: float | None = None,
+                        **loss: Any) -> tuple[mx.sym.Symbol, checkpoint.Params]:
     """Cut the classifier off a pretrained network and put a multi-label head in its place.
 
     The head ends in sigmoid `sig` and CrossEntropyLoss `softmax` (so that the label is
@@ -126,16 +128,16 @@ def get_fine_tune_model(sym, arg_params, num_classes, layer_name=None, dtype="fl
     inputs = sym.list_inputs()  # parameters and labels are no layers
     outputs = [output for output in layers.list_outputs() if output not in inputs]
     if not {name, name + "_output"} & set(outputs):
-        raise InputError(f"--layer-before-fullc: the network has no layer {layer_name!r}; "
-                         f"likely ones: {likely_layers(sym)}")
+        raise InputError(f"the network has no layer {layer_name!r}; likely ones: "
+                         + likely_layers(sym), flag="--layer-before-fullc")
     image_shape = checkpoint.get_attributes(sym).get("image_shape", [3, 224, 224])
     if attention is not None:
         name = find_feature_map(sym, name, image_shape)
     net = layers[next(output for output in (name + "_output", name) if output in outputs)]
     kept = net.list_arguments()
     if any(argument.endswith("label") for argument in kept):
-        raise InputError(f"--layer-before-fullc: {name} comes after the network's own loss; likely "
-                         f"ones: {likely_layers(sym)}")
+        raise InputError(f"{name} comes after the network's own loss; likely ones: "
+                         + likely_layers(sym), flag="--layer-before-fullc")
     with mxnet_errors(f"the network does not work on images of {image_shape}"):
         _, (shape,), _ = net.infer_shape_partial(data=(1, *image_shape))
     if dtype != "float32":
@@ -162,25 +164,26 @@ def _pooled(net, pool_type, name):
     return mx.sym.Flatten(net, name=f"{name}_flatten")
 
 
-def load_pretrained(prefix, epoch, mean=None, std=None, dtype="float32"):
+def load_pretrained(prefix: str, epoch: int, mean: Sequence[float] | None = None,
+                    std: Sequence[float] | None = None,
+                    dtype: str = "float32") -> checkpoint.Network:
     """Load a pretrained network, and let it take raw pixels: symbol, arg_params, aux_params.
 
     `mean` and `std` of red, green and blue (0 to 255; None: ImageNet's) are for a network that does
     not normalise by itself; for one that does they are an InputError.
     """
     sym, arg_params, aux_params = checkpoint.load(prefix, epoch)
+    values = [mean or checkpoint.IMAGENET_MEAN, std or checkpoint.IMAGENET_STD]
     if checkpoint.has_normalisation(sym):
         if mean or std:
             raise InputError("normalises by itself: leave out --rgb-mean and --rgb-std",
                              file=f"{prefix}-symbol.json")
-        mean, std = (arg_params[name].asnumpy().ravel() for name in checkpoint.CONSTANTS)
-    else:
-        mean, std = mean or checkpoint.IMAGENET_MEAN, std or checkpoint.IMAGENET_STD
-    sym, constants = checkpoint.with_normalisation(sym, mean, std, dtype)
+        values = [arg_params[name].asnumpy().ravel() for name in checkpoint.NORMALISATION]
+    sym, constants = checkpoint.with_normalisation(sym, values[0], values[1], dtype)
     return sym, {**arg_params, **constants}, aux_params
 
 
-def frozen_parameters(net, freeze):
+def frozen_parameters(net: mx.sym.Symbol, freeze: str) -> list[str]:
     """Names of the parameters that --freeze keeps constant; always those of the normalisation.
 
     A regular expression that matches no parameter, or all, is an InputError.
@@ -192,33 +195,33 @@ def frozen_parameters(net, freeze):
     else:
         chosen = [n for n in parameters if freeze != "none" and re.match(freeze, n)]
         if freeze != "none" and not chosen:
-            raise InputError(f"--freeze: no parameter's name matches {freeze!r}; names are "
-                             f"like {', '.join(parameters[2:5])}")
-        if set(parameters) <= {*chosen, *checkpoint.CONSTANTS}:
-            raise InputError(f"--freeze {freeze!r} leaves nothing to train")
-    return sorted({*chosen, *checkpoint.CONSTANTS})
+            raise InputError(f"no parameter's name matches {freeze!r}; names are like "
+                             + ", ".join(parameters[2:5]), flag="--freeze")
+        if set(parameters) <= {*chosen, *checkpoint.NORMALISATION}:
+            raise InputError("leaves nothing to train", flag=f"--freeze {freeze}")
+    return sorted({*chosen, *checkpoint.NORMALISATION})
 
 
-def training_symbol(net, frozen, head_lr_mult):
+def training_symbol(net: mx.sym.Symbol, frozen: Collection[str],
+                    head_lr_mult: float) -> mx.sym.Symbol:
     """The network with the attributes that training needs.
 
     Frozen BatchNorms use their stored statistics, the head has its own learning rate, and the
     gammas of BatchNorms have no weight decay (MXNet exempts only betas and biases).
     """
-    graph = json.loads(net.tojson())
-    head = split_head(net)[1]
-    for node in graph["nodes"]:
-        if node["op"] == "BatchNorm":
-            gamma = graph["nodes"][node["inputs"][1][0]]
-            gamma.setdefault("attrs", {})["__wd_mult__"] = "0"
-            if gamma["name"] in frozen:
-                node.setdefault("attrs", {})["use_global_stats"] = "True"
-        if node["name"] in (f"{head}_weight", f"{head}_bias"):
-            node.setdefault("attrs", {})["__lr_mult__"] = str(head_lr_mult)
-    return mx.sym.load_json(json.dumps(graph))
+    graph, head = Graph(net), split_head(net)[1]
+    for node in graph.nodes:
+        if node.op == "BatchNorm":
+            gamma = node.input(1)
+            gamma.attrs["__wd_mult__"] = "0"
+            if gamma.name in frozen:
+                node.attrs["use_global_stats"] = "True"
+        if node.name in (f"{head}_weight", f"{head}_bias"):
+            node.attrs["__lr_mult__"] = str(head_lr_mult)
+    return graph.symbol()
 
 
-def split_head(net):
+def split_head(net: mx.sym.Symbol) -> tuple[mx.sym.Symbol, str]:
     """The input, (batch, values) or a feature map, and the name of get_fine_tune_model's `fc`."""
     classifier = net.get_children()[0].get_children()[0]  # the backbone may have a `sig`, too
     if classifier.name == ATTENTION:
@@ -227,53 +230,50 @@ def split_head(net):
     return classifier.get_children()[0], classifier.name
 
 
-def class_maps(net):
+def class_maps(net: mx.sym.Symbol) -> tuple[mx.sym.Symbol, float] | None:
     """The class maps of a network with an attention head, and the weight of their maximum.
 
     The maps are a symbol, (batch, classes, height, width), that lies as the image does, also where
     the network turns its images first. None where the head is another.
     """
     net = without_loss(net)
-    graph = json.loads(net.tojson())
-    nodes = graph["nodes"]
-    path = [nodes[graph["heads"][0][0]]]
-    while path[-1]["inputs"] and len(path) < len(ATTENTION_PATH):
-        path.append(nodes[path[-1]["inputs"][0][0]])
-    if [node["op"] for node in path] != ATTENTION_PATH:
+    graph = Graph(net)
+    path = [graph.output]
+    while path[-1].inputs and len(path) < len(ATTENTION_PATH):
+        path.append(path[-1].input())
+    if [node.op for node in path] != ATTENTION_PATH:
         return None
-    pooling, maximum = path[3], nodes[path[1]["inputs"][1][0]]
-    if maximum["op"] != "_mul_scalar" or pooling["attrs"].get("global_pool") != "True":
+    pooling, maximum = path[3], path[1].input(1)
+    if maximum.op != "_mul_scalar" or not pooling.flag("global_pool"):
         return None
-    maps = net.get_internals()[path[-1]["name"] + "_output"]
+    maps = layers_up_to(net, path[-1].name)
     turn = np.ones(2, int)
-    for node in nodes:
-        steps = re.findall(r"None|-?\d+", node.get("attrs", {}).get("step", ""))
-        if node["op"] == "slice" and len(steps) == 4:
+    for node in graph.nodes:
+        steps = re.findall(r"None|-?\d+", node.attrs.get("step", ""))
+        if node.op == "slice" and len(steps) == 4:
             turn *= [-1 if step.startswith("-") else 1 for step in steps[2:]]
     if turn.min() < 0:
         maps = mx.sym.slice(maps, begin=(None,) * 4, end=(None,) * 4, step=(1, 1, *turn.tolist()))
-    return maps, float(maximum["attrs"]["scalar"])
+    return maps, float(maximum.attrs["scalar"])
 
 
-def without_loss(symbol):
+def without_loss(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
     """The network up to its probabilities, which CrossEntropyLoss would only pass on."""
-    graph = json.loads(symbol.tojson())
-    head = graph["nodes"][graph["heads"][0][0]]
-    return symbol.get_children()[0] if head["op"] == "Custom" else symbol
+    return symbol.get_children()[0] if Graph(symbol).output.op == "Custom" else symbol
 
 
-def in_float32(net, arg_params, aux_params):
+def in_float32(net: mx.sym.Symbol, arg_params: checkpoint.Params,
+               aux_params: checkpoint.Params) -> checkpoint.Network:
     """The same network and parameters with float32 in place of float16.
 
     MXNet has no float16 convolution for the CPU, and its exporter writes none.
     """
-    graph = json.loads(net.tojson())
-    for node in graph["nodes"]:
-        attributes = node.get("attrs", {})
-        if node["op"] == "null" and attributes.get("__dtype__") == "2":  # MXNet's number of float16
-            del attributes["__dtype__"]
-        elif attributes.get("dtype") == "float16":
-            attributes["dtype"] = "float32"
+    graph = Graph(net)
+    for node in graph.nodes:
+        if node.is_variable and node.attrs.get("__dtype__") == "2":  # MXNet's number of float16
+            del node.attrs["__dtype__"]
+        elif node.attrs.get("dtype") == "float16":
+            node.attrs["dtype"] = "float32"
     params = ({name: value.astype(np.float32, copy=False) for name, value in params.items()}
               for params in (arg_params, aux_params))
-    return (mx.sym.load_json(json.dumps(graph)), *params)
+    return (graph.symbol(), *params)

@@ -5,12 +5,15 @@
         outputs = forward(batch.data[0], batch_size - batch.pad)  # computed in the background
         print(outputs.values().shape)
 """
-import json
+from __future__ import annotations
+
+from typing import Sequence
 
 import numpy as np
 
 from common.mx_compat import mx
 from network import checkpoint
+from network.graph import replaced
 
 # Pixels per piece of a batch on a CPU: 8 images of 224x224. The activations then mostly stay in the
 # processor's caches.
@@ -34,7 +37,9 @@ class ForwardPass:
     The attribute `output_shape` is that of the first output of one image.
     """
 
-    def __init__(self, network, arg_params, aux_params, data, devices):
+    def __init__(self, network: mx.sym.Symbol, arg_params: checkpoint.Params,
+                 aux_params: checkpoint.Params, data: mx.io.DataDesc,
+                 devices: Sequence[mx.Context]) -> None:
         batch_size, *shape = data.shape
         self._piece = batch_size
         if devices[0].device_type == "cpu":
@@ -48,7 +53,8 @@ class ForwardPass:
         self._shapes = [tuple(shape[1:]) for _, shape in self._module.output_shapes]
         self.output_shape = self._shapes[0]
 
-    def __call__(self, data, count=None, mirror=False):
+    def __call__(self, data: mx.nd.NDArray, count: int | None = None,
+                 mirror: bool = False) -> Outputs:
         """Start to compute the Outputs of the first `count` images of a batch, None: of all.
 
         A batch of padding only has a count of 0. With `mirror` each image is mirrored first, left
@@ -74,7 +80,7 @@ class Outputs:
     def __init__(self, pieces, shapes):
         self._pieces, self._shapes = pieces, shapes
 
-    def values(self, number=0):
+    def values(self, number: int = 0) -> np.ndarray:
         """Wait for one of the outputs and return it: np.ndarray, (count, ...), float32."""
         values = np.empty(self._shapes[number], np.float32)
         for first, outputs in self._pieces:
@@ -86,7 +92,7 @@ class Outputs:
 def with_one_pass_normalisation(network, arg_params):
     """The same network, which normalises its pixels in one pass over memory instead of two."""
     mean, std = (tuple(arg_params[name].asnumpy().ravel().tolist())
-                 for name in checkpoint.CONSTANTS)
+                 for name in checkpoint.NORMALISATION)
     pixels = mx.sym.image.normalize(mx.sym.Cast(mx.sym.Variable("data"), dtype="float32"),
                                     mean, std)
-    return checkpoint.with_layer(json.loads(network.tojson()), "rgb_normalised", pixels)
+    return replaced(network, "rgb_normalised", pixels)

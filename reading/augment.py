@@ -1,7 +1,9 @@
 """Random augmentation: its settings, its random numbers, and changes of colour."""
+from __future__ import annotations
+
 import random
 from dataclasses import dataclass
-from typing import Optional, Tuple
+from typing import Any, Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -19,7 +21,7 @@ class Augment:
     An InputError is raised when a value is out of its range or two contradict each other.
     """
 
-    resize: Optional[int] = None  # pixels of the short side before the crop; None, 0: the least
+    resize: int | None = None  # pixels of the short side before the crop; None, 0: the least
     random_crop: bool = False  # crop anywhere instead of in the middle
     random_mirror: bool = False  # mirror every other image, left to right
     # Crop a random part of the image's area, in (0, 1], and scale it to the shape. Both 1: off.
@@ -37,7 +39,7 @@ class Augment:
     fit: str = "crop"
     full_decode: bool = False  # decode JPEGs always at full size: slower, and looks the same
     max_pixels: int = 100_000_000  # refuse images whose header says more
-    background: Tuple[int, int, int] = (255, 255, 255)  # RGB behind transparent images
+    background: tuple[int, int, int] = (255, 255, 255)  # RGB behind transparent images
 
     def __post_init__(self):
         if self.resize is not None and self.resize < 0:
@@ -63,7 +65,7 @@ class Augment:
                              f"{self.background}")
 
     @classmethod
-    def of_checkpoint(cls, attributes, **options):
+    def of_checkpoint(cls, attributes: Mapping[str, Any], **options: Any) -> Augment:
         """How a checkpoint reads images, by its attributes; `options` are further fields."""
         says = {name: attributes[name] for name in ("resize", "fit", "full_decode")
                 if name in attributes}
@@ -71,24 +73,24 @@ class Augment:
         return cls(**{"background": background, **says, **options})
 
     @property
-    def random_area(self):
+    def random_area(self) -> bool:
         """Whether the crop's area or aspect is random."""
         return self.min_random_area < 1 or self.max_random_aspect_ratio > 0
 
     @property
-    def only_mirrors(self):
+    def only_mirrors(self) -> bool:
         """Whether nothing is random but mirroring."""
         return not (self.fit == "crop" and self.random_crop or self.random_area
                     or self.brightness or self.contrast or self.saturation)
 
     @property
-    def random(self):
+    def random(self) -> bool:
         """Whether any augmentation is random."""
         return bool(self.random_crop or self.random_mirror or self.random_area
                     or self.brightness or self.contrast or self.saturation)
 
 
-def sample_rng(seed, epoch, row):
+def sample_rng(seed: int, epoch: int, row: int) -> random.Random:
     """The random generator of one sample, the same on every machine and in every thread.
 
     Only its method `random` gives the same numbers under every version of Python.
@@ -96,7 +98,7 @@ def sample_rng(seed, epoch, row):
     return random.Random(seed << 96 | epoch << 48 | row)
 
 
-def jitter_colors(image, augment, draws):
+def jitter_colors(image: np.ndarray, augment: Augment, draws: Sequence[float]) -> np.ndarray:
     """Change brightness, contrast and saturation of blue, green, red pixels by three draws."""
     brightness, contrast, saturation = (
         1 + limit * (2 * draw - 1)

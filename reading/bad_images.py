@@ -1,9 +1,12 @@
 """What becomes of the images that cannot be used: stop, leave them out, or report them."""
+from __future__ import annotations
+
 import logging
 
 from common.cli import InputError
 from common.text import printable
 from reading.image_reader import ImageError
+from reading.prefetch import Batch
 
 BAD_IMAGES = ("fail", "skip")  # --bad-images
 MAX_BAD_SHARE = 0.05  # of an epoch's images, with "skip"
@@ -14,18 +17,18 @@ logger = logging.getLogger("lst_iter")
 class BadImages:
     """Applies `LstIter`'s argument `bad_images` to its batches."""
 
-    def __init__(self, lst, policy):
+    def __init__(self, lst, policy: str) -> None:
         if policy not in (*BAD_IMAGES, "report"):
             raise InputError(f"bad_images is fail, skip or report, not {policy}")
         self._lst, self._policy = lst, policy
         self._reasons = {}  # for each row that was ever left out
         self.reset()
 
-    def reset(self):
+    def reset(self) -> None:
         """Count from 0, at the beginning of an epoch."""
         self._count = self._num_read = 0
 
-    def check(self, batch, epoch, epoch_size, is_last):
+    def check(self, batch: Batch, epoch: int, epoch_size: int, is_last: bool) -> dict[int, str]:
         """Raise what must not be left out of a filled batch, and count and log the rest.
 
         Returns the slots of the images left out, and why. An InputError is raised when an image

@@ -3,7 +3,10 @@
 Everything follows from the seed and the epoch, so that any batch of any epoch can be computed
 without those before it, and workers agree without communicating.
 """
+from __future__ import annotations
+
 import math
+from typing import Iterator
 
 import numpy as np
 
@@ -28,8 +31,8 @@ class BatchSampler:
     raised when a value is out of its range, or there would never be a batch.
     """
 
-    def __init__(self, num_rows, batch_size, shuffle=False, seed=0, part_index=0, num_parts=1,
-                 last_batch_handle="pad"):
+    def __init__(self, num_rows: int, batch_size: int, shuffle: bool = False, seed: int = 0,
+                 part_index: int = 0, num_parts: int = 1, last_batch_handle: str = "pad") -> None:
         if batch_size < 1:
             raise InputError(f"batch_size is at least 1, not {batch_size}")
         if seed < 0:
@@ -52,9 +55,9 @@ class BatchSampler:
         self._list_rows, self._num_parts = num_rows, num_parts
         self._shuffle, self._seed = shuffle, seed
         self._part = slice(part_index, None, num_parts)
-        self._last_epoch = None
+        self._last_epoch: tuple[int, np.ndarray] | None = None
 
-    def num_batches(self, epoch):
+    def num_batches(self, epoch: int) -> int:
         """Number of batches of an epoch; differs between epochs with "roll_over" only."""
         if self.last_batch_handle == "pad":
             return math.ceil(math.ceil(self._list_rows / self._num_parts) / self.batch_size)
@@ -62,13 +65,13 @@ class BatchSampler:
             return self.num_rows // self.batch_size
         return self._batches_before(epoch + 1) - self._batches_before(epoch)
 
-    def epoch_size(self, epoch):
+    def epoch_size(self, epoch: int) -> int:
         """Number of samples of an epoch, without padding."""
         if self.last_batch_handle == "pad":
             return self.num_rows
         return self.num_batches(epoch) * self.batch_size
 
-    def batches(self, epoch, start=0):
+    def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
         """Yield (rows, epochs, pad) of an epoch's batches from number `start` on.
 
         The rows of the .lst file, and the epoch that each belongs to, are int64, (batch_size,);
@@ -114,11 +117,11 @@ class SampledIter(mx.io.DataIter):
     """
 
     @property
-    def num_batches(self):
+    def num_batches(self) -> int:
         """Number of batches in this epoch; the same in all shards."""
         return self._sampler.num_batches(self.epoch)
 
-    def reset(self):
+    def reset(self) -> None:
         """Begin the next epoch, unless nothing of this one has been read yet."""
         if self._begun:
             self.seek(self.epoch + 1, 0)

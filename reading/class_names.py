@@ -1,4 +1,6 @@
 """Class names: a text file with one per line, in the order of the .lst file's columns."""
+from __future__ import annotations
+
 import os
 import re
 
@@ -8,7 +10,7 @@ from common.files import open_regular_file
 MAX_BYTES = 1 << 26
 
 
-def class_problem(name):
+def class_problem(name: str) -> str | None:
     """The reason why a class cannot have this name, or None."""
     if not name.strip():
         return "a class without a name"
@@ -21,7 +23,7 @@ def class_problem(name):
     return None
 
 
-def names_beside(path, num_classes):
+def names_beside(path: str | os.PathLike[str], num_classes: int) -> list[str] | None:
     """The class names in the labels file beside a list, None where there is none that fits.
 
     It is PREFIX_labels.txt for PREFIX_train.lst and PREFIX_val.lst, labels.txt for train.lst.
@@ -34,7 +36,7 @@ def names_beside(path, num_classes):
     return names if len(names) == num_classes else None
 
 
-def read_class_names(path, num_classes=None):
+def read_class_names(path: str | os.PathLike[str], num_classes: int | None = None) -> list[str]:
     """The list of class names in a UTF-8 text file.
 
     Spaces around names and blank lines at the end are ignored. An InputError with file and line

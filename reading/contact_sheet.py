@@ -1,5 +1,8 @@
 """A sheet of many small images, each with a caption."""
+from __future__ import annotations
+
 import textwrap
+from typing import Sequence
 
 import cv2
 import numpy as np
@@ -13,7 +16,7 @@ COLUMNS = 6
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
-def save(path, images, captions):
+def save(path: str, images: np.ndarray, captions: Sequence[str]) -> None:
     """Write images, uint8 (count, 3, height, width) RGB, with captions beneath, as a PNG.
 
     The path may have any ending. OpenCV's font has ASCII only; "?" stands for other characters.

@@ -1,4 +1,7 @@
 """Command-line flags for reading images, declared once for all commands."""
+from __future__ import annotations
+
+import argparse
 import dataclasses
 import re
 
@@ -18,7 +21,7 @@ RANDOM_AMOUNTS = {
 }
 
 
-def add_data_args(parser):
+def add_data_args(parser: argparse.ArgumentParser) -> None:
     """Declare the flags for reading images and for random augmentation, in groups."""
     reading = parser.add_argument_group("reading images")
     reading.add_argument("--label-format", choices=LABEL_FORMATS, default="multi-hot",
@@ -52,7 +55,7 @@ def add_data_args(parser):
                             default=getattr(Augment, name), help=text + " (default: %(default)s)")
 
 
-def augment_from_args(args, train=True):
+def augment_from_args(args: argparse.Namespace, train: bool = True) -> Augment:
     """The Augment that the flags of `add_data_args` ask for.
 
     Without `train`, nothing is random, as in validation. An InputError is raised when a value is

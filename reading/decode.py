@@ -1,14 +1,18 @@
 """The pixels of an image file, by OpenCV (JPEG, BMP, WebP) or Pillow (PNG, GIF, TIFF)."""
+from __future__ import annotations
+
+from typing import Any, Callable, Sequence
+
 import cv2
 import numpy as np
 from PIL import Image
 
-from reading.image_header import BadImage, exif_orientation, pillow_errors
+from reading.image_header import BadImage, Header, exif_orientation, pillow_errors
 
 FLAGS = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
          8: cv2.IMREAD_REDUCED_COLOR_8}
 # What turns a picture stored under each EXIF orientation the right way up.
-TURNS = {
+TURNS: dict[int, Callable[[Any], Any]] = {
     1: lambda image: image, 2: lambda image: cv2.flip(image, 1),
     3: lambda image: cv2.rotate(image, cv2.ROTATE_180), 4: lambda image: cv2.flip(image, 0),
     5: cv2.transpose, 6: lambda image: cv2.rotate(image, cv2.ROTATE_90_CLOCKWISE),
@@ -16,7 +20,7 @@ TURNS = {
     8: lambda image: cv2.rotate(image, cv2.ROTATE_90_COUNTERCLOCKWISE)}
 
 
-def decode(data, header, reduction, background):
+def decode(data: bytes, header: Header, reduction: int, background: Sequence[int]) -> np.ndarray:
     """Decode a whole file into upright pixels: uint8, (height, width, 3), blue, green, red.
 
     A `reduction` of 2, 4 or 8, for a JPEG only, decodes at that fraction of its size. `background`

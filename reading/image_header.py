@@ -5,19 +5,22 @@ nothing. PNG, GIF and TIFF are opened by Pillow. The headers of JPEG, BMP and We
 decodes, are read here: Pillow takes 23 microseconds for a JPEG and 75 with an EXIF block, where 2
 and 6 do here, and it decodes WebP more slowly.
 """
+from __future__ import annotations
+
 import contextlib
 import io
 import struct
 import warnings
-from typing import Any, NamedTuple
+from typing import Any, Iterator, NamedTuple
 
 from PIL import GifImagePlugin, PngImagePlugin, TiffImagePlugin
 
 FORMATS = "JPEG, PNG, GIF, BMP, WebP and TIFF"
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
 # The classes themselves, because Image.open has a limit of pixels of its own.
-PILLOW_READERS = {"PNG": PngImagePlugin.PngImageFile, "GIF": GifImagePlugin.GifImageFile,
-                  "TIFF": TiffImagePlugin.TiffImageFile}
+PILLOW_READERS: dict[str, Any] = {
+    "PNG": PngImagePlugin.PngImageFile, "GIF": GifImagePlugin.GifImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile}
 # Colour profiles of a few MB are in use; Pillow's own limit is 1 MB.
 PngImagePlugin.MAX_TEXT_CHUNK = 16 << 20
 # Pillow warns of damage that does not keep it from decoding.
@@ -46,7 +49,7 @@ class Header(NamedTuple):
     picture: Any = None  # the opened PIL.Image.Image where Pillow decodes it
 
 
-def read_header(data):
+def read_header(data: bytes) -> Header:
     """The Header of an image, given the bytes of the whole file.
 
     BadImage is raised when it is not an image, not one of the six formats, or cut short.
@@ -76,7 +79,7 @@ def read_header(data):
 
 
 @contextlib.contextmanager
-def pillow_errors(name):
+def pillow_errors(name: str) -> Iterator[None]:
     """Turn what Pillow raises for a damaged file of the format `name` into a BadImage."""
     try:
         yield
@@ -87,7 +90,7 @@ def pillow_errors(name):
                        f"({str(error) or type(error).__name__:.100})") from None
 
 
-def exif_orientation(block):
+def exif_orientation(block: bytes) -> int:
     """The orientation, 1 to 8, that an EXIF block names; 1 where it is damaged or empty."""
     if block.startswith(b"Exif\0"):
         block = block[6:]
@@ -102,7 +105,8 @@ def exif_orientation(block):
 def _open(name, data):
     with pillow_errors(name):
         picture = PILLOW_READERS[name](io.BytesIO(data))
-        return Header(name, *picture.size, picture=picture)
+        width, height = picture.size
+        return Header(name, width, height, picture=picture)
 
 
 def _jpeg(data):

@@ -1,11 +1,33 @@
 """Images named on a command line, in the form that LstIter takes: without labels."""
+from __future__ import annotations
+
 import os
+from typing import Iterable, Protocol, Sequence
 
 import numpy as np
 
 from common.cli import InputError
 from common.text import printable
 from reading.image_header import IMAGE_ENDINGS
+
+
+class LabelledImages(Protocol):
+    """What LstIter needs of a list of images, be it an LstFile or an ImageList."""
+
+    path: str  # for messages
+    num_classes: int
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+    def name(self, row: int) -> str:
+        """Path of an image, relative to the folder of the images."""
+
+    def line(self, row: int) -> int:
+        """Number of an image in messages, from 1."""
+
+    def labels(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Labels of some images: float32, (len(rows), num_classes)."""
 
 
 class ImageList:
@@ -18,7 +40,7 @@ class ImageList:
 
     path = "the images given"
 
-    def __init__(self, paths, num_classes):
+    def __init__(self, paths: Iterable[str], num_classes: int) -> None:
         self.num_classes = num_classes
         self._names = []
         for path in paths:
@@ -27,18 +49,18 @@ class ImageList:
                 raise InputError(f"{printable(path)}: holds no images ({' '.join(IMAGE_ENDINGS)})")
             self._names += found
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._names)
 
-    def name(self, row):
+    def name(self, row: int) -> str:
         """Path of an image."""
         return self._names[row]
 
-    def line(self, row):
+    def line(self, row: int) -> int:
         """Number of an image, from 1."""
         return row + 1
 
-    def labels(self, rows):
+    def labels(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """Unknown, -1: float32, (len(rows), num_classes)."""
         return np.full((len(rows), self.num_classes), -1, np.float32)
 

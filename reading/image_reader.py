@@ -8,8 +8,11 @@
 The size is read from the header, JPEGs are decoded at 1/2, 1/4 or 1/8 of it where that still covers
 the result, and images are cropped before they are resized.
 """
+from __future__ import annotations
+
 import math
 import os
+import random
 
 import cv2
 import numpy as np
@@ -19,7 +22,7 @@ from common.files import open_regular_file, retry_transient_errors
 from common.text import printable
 from reading.augment import Augment, jitter_colors
 from reading.decode import decode
-from reading.image_header import BadImage, read_header
+from reading.image_header import BadImage, Header, read_header
 
 NEUTRAL = 127  # where there is no image: padding, and samples left out
 # How far libjpeg may reduce an image, and from how many pixels to a pixel of the result on.
@@ -36,7 +39,8 @@ class ImageError(InputError):
         self.reason = reason
 
 
-def read_image(path, out, augment=None, rng=None):
+def read_image(path: str | os.PathLike[str], out: np.ndarray, augment: Augment | None = None,
+               rng: random.Random | None = None) -> Header:
     """Read an image file into an array, and return its Header, with the upright size.
 
     The file is a JPEG, PNG, GIF (its first picture), BMP, WebP or TIFF, of 8 or 16 bits and any
@@ -65,7 +69,8 @@ def read_image(path, out, augment=None, rng=None):
     return header
 
 
-def sample_area(full, size, augment):
+def sample_area(full: tuple[int, int], size: tuple[int, int],
+                augment: Augment) -> tuple[float, float, float, float]:
     """Where a sample without random augmentation lies in its image: left, top, width, height.
 
     In shares of the image's sides; what is outside of 0 to 1 is padding. `full` is the upright
@@ -81,7 +86,7 @@ def sample_area(full, size, augment):
     return left, top, width, height
 
 
-def read_file(path, max_pixels):
+def read_file(path: str | os.PathLike[str], max_pixels: int) -> bytes:
     """The bytes of a regular file that is not too long for an image; OSError or BadImage."""
     with open_regular_file(path, buffering=0) as file:
         size = os.fstat(file.fileno()).st_size

@@ -1,4 +1,6 @@
 """The image shape that suits the images of a list: their own aspect, in multiples of 32."""
+from __future__ import annotations
+
 import itertools
 import math
 import os
@@ -6,13 +8,15 @@ import os
 import numpy as np
 
 from reading.image_header import BadImage, read_header
+from reading.image_list import LabelledImages
 from reading.image_reader import read_file
 
 SAMPLE = 200  # images whose headers are read
 MULTIPLE = 32  # pixels that one position of the usual networks' last features stands for
 
 
-def median_size(images, folder, max_pixels):
+def median_size(images: LabelledImages, folder: str,
+                max_pixels: int) -> tuple[float, float] | None:
     """Median width and height, upright, of a sample of the images; None where none is readable."""
     sizes = []
     for row in np.linspace(0, len(images) - 1, min(SAMPLE, len(images))).astype(int):
@@ -25,7 +29,7 @@ def median_size(images, folder, max_pixels):
     return tuple(np.median(sizes, axis=0)) if sizes else None
 
 
-def best_shape(width, height, area):
+def best_shape(width: float, height: float, area: float) -> list[int]:
     """The [3, height, width] nearest in aspect and area to images of this size.
 
     Height and width are multiples of 32, and no larger than the images unless these are below 32.

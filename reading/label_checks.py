@@ -44,15 +44,15 @@ def label_warnings(counts, class_names):
 def absent_warning(counts, class_names, flag="--label-format signed"):
     """A line about classes that have no absent label, None where all have some.
 
-    Present labels alone teach nothing, and every metric of such classes is perfect. Where -1 stands
-    for absent, `flag` reads it so.
+    Present labels alone teach nothing, and every metric of such classes is perfect. `flag` is what
+    reads -1 as absent; None: nothing does.
     """
     without = [name for name, positive, negative in
                zip(class_names, counts.positives, counts.negatives) if positive and not negative]
     if not without:
         return None
     unknown = counts.num_rows - counts.positives - counts.negatives
-    hint = f"; if -1 means absent in it, give {flag}" * bool(unknown.any())
+    hint = f"; if -1 means absent in it, give {flag}" * bool(flag and unknown.any())
     if len(without) == np.count_nonzero(counts.positives):
         return (f"{counts.title}: no label is absent (0), so that there is nothing to tell "
                 f"classes apart by{hint}")

@@ -3,6 +3,8 @@
 Two classes with the same methods: `add` takes the label fields of some rows, `dense` returns
 labels as a multi-hot float32 matrix, `count` the positives and negatives of each class.
 """
+from __future__ import annotations
+
 import math
 import warnings
 from array import array
@@ -34,18 +36,19 @@ class MultiHotLabels:
     1 or -1 (absent).
     """
 
-    def __init__(self, num_classes, signed=False):
+    def __init__(self, num_classes: int | None, signed: bool = False) -> None:
         self.signed = signed
-        self.expected = self.num_classes = num_classes
+        self.expected = num_classes
+        self.num_classes = num_classes or 0  # until the first row says how many
         self.blocks = []
         self.starts = array("q")  # the first row of each block
         self.num_rows = 0
 
-    def add(self, rows):
+    def add(self, rows: list[bytes]) -> None:
         """Append rows, each the text of its labels with a tab after each."""
         if not rows:
             return
-        if self.num_classes is None:
+        if not self.num_classes:
             self.num_classes = rows[0].count(b"\t")
             if not 0 < self.num_classes <= MAX_CLASSES:
                 raise WrongLabel(0, "no labels between ID and file name")
@@ -55,7 +58,6 @@ class MultiHotLabels:
             length = width * self.num_classes
             places = [place for place, row in enumerate(rows) if len(row) == length]
             if places:
-                places = np.array(places)
                 text = b"".join([rows[place] for place in places])
                 # Against a row of zeros, a plain row differs in nothing but some labels' last bit.
                 zeros = np.frombuffer((b"0" + ending) * self.num_classes, np.uint8)
@@ -63,8 +65,9 @@ class MultiHotLabels:
                 allowed[::width] = 1
                 differs = np.frombuffer(text, np.uint8).reshape(-1, length) ^ zeros
                 plain = ~(differs > allowed).any(axis=1)
-                block[places[plain]] = differs[plain, ::width]
-                slow[places[plain]] = False
+                plain_places = np.array(places)[plain]
+                block[plain_places] = differs[plain, ::width]
+                slow[plain_places] = False
         slow = np.flatnonzero(slow)
         if len(slow):
             values = self.parse_slow(slow, rows)
@@ -117,7 +120,7 @@ class MultiHotLabels:
                                         "numbers need --label-format indices")
         return np.array(values, np.float32)
 
-    def dense(self, rows):
+    def dense(self, rows: np.ndarray) -> np.ndarray:
         """Labels of some rows (int64 numbers): float32, (len(rows), num_classes)."""
         labels = np.empty((len(rows), self.num_classes), np.float32)
         blocks = np.searchsorted(np.frombuffer(self.starts, np.int64), rows, "right") - 1
@@ -126,7 +129,7 @@ class MultiHotLabels:
             labels[here] = self.blocks[number][rows[here] - self.starts[number]]
         return labels
 
-    def count(self, num_rows):
+    def count(self, num_rows: int) -> tuple[np.ndarray, np.ndarray]:
         """Positives and negatives: int64, (num_classes,) each, over all `num_rows` rows."""
         positives = np.zeros(self.num_classes, np.int64)
         negatives = np.zeros(self.num_classes, np.int64)
@@ -143,13 +146,13 @@ class IndexLabels:
     Without `num_classes`, it is the largest class number plus 1.
     """
 
-    def __init__(self, num_classes):
+    def __init__(self, num_classes: int | None) -> None:
         self.expected = num_classes
         self.num_classes = num_classes or 0
         self.classes = array("i")
         self.ends = array("q", [0])
 
-    def add(self, rows):
+    def add(self, rows: list[bytes]) -> None:
         """Append rows, each the text of its class numbers with a tab after each."""
         limit = self.expected or MAX_CLASSES
         for place, row in enumerate(rows):
@@ -180,7 +183,7 @@ class IndexLabels:
             raise WrongLabel(place, _not_a_number(field, "is not a class number"))
         return int(value)
 
-    def dense(self, rows):
+    def dense(self, rows: np.ndarray) -> np.ndarray:
         """Labels of some rows (int64 numbers): float32, (len(rows), num_classes)."""
         labels = np.zeros((len(rows), self.num_classes), np.float32)
         classes = np.asarray(self.classes, np.int32)
@@ -188,7 +191,7 @@ class IndexLabels:
             label[classes[self.ends[row]:self.ends[row + 1]]] = 1
         return labels
 
-    def count(self, num_rows):
+    def count(self, num_rows: int) -> tuple[np.ndarray, np.ndarray]:
         """Positives and negatives: int64, (num_classes,) each, over all `num_rows` rows."""
         positives = np.bincount(self.classes, minlength=self.num_classes).astype(np.int64)
         return positives, num_rows - positives

@@ -12,12 +12,15 @@ One row per image, fields separated by tabs: the image's ID (a number), the labe
 Both rows say that classes 0 and 2 are present. A million rows of 80 classes take about 110 MB,
 up to 350 MB with soft labels.
 """
+from __future__ import annotations
+
 import errno
 import hashlib
 import os
 import re
 from array import array
 from functools import cached_property
+from typing import Sequence
 
 import numpy as np
 
@@ -35,7 +38,8 @@ NUMBER = re.compile(rb"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)")
 BARE = re.compile(rb"\s*(-?[01](\.0*)?|0\.[0-9]+)\s*")
 
 
-def read_lst(path, num_classes=None, label_format="multi-hot"):
+def read_lst(path: str | os.PathLike[str], num_classes: int | None = None,
+             label_format: str = "multi-hot") -> LstFile:
     """Read a .lst file; returns an LstFile.
 
     Parameters
@@ -67,12 +71,14 @@ class LstFile:
     digest of the file's bytes.
     """
 
-    def __init__(self, path, num_classes=None, label_format="multi-hot"):
+    def __init__(self, path: str | os.PathLike[str], num_classes: int | None = None,
+                 label_format: str = "multi-hot") -> None:
         if label_format not in LABEL_FORMATS:
             raise InputError(f"label_format is {', '.join(LABEL_FORMATS)}, not {label_format}")
         if num_classes is not None and not 0 < num_classes <= MAX_CLASSES:
             raise InputError(f"num_classes is 1 to {MAX_CLASSES}, not {num_classes}")
         self.path = os.fspath(path)
+        labels: MultiHotLabels | IndexLabels
         if label_format == "indices":
             labels = IndexLabels(num_classes)
         else:
@@ -125,33 +131,33 @@ class LstFile:
         self._labels = labels
         self._lines, self._names, self._name_ends = lines, names, name_ends
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.ids)
 
-    def labels(self, rows):
+    def labels(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """Labels of some rows, given by number from 0: float32, (len(rows), num_classes)."""
         return self._labels.dense(np.asarray(rows, np.int64).reshape(-1))
 
-    def name(self, row):
+    def name(self, row: int) -> str:
         """File name in a row, decoded like names of the file system."""
         return os.fsdecode(bytes(self._names[self._name_ends[row]:self._name_ends[row + 1]]))
 
-    def line(self, row):
+    def line(self, row: int) -> int:
         """Line number of a row in the file, from 1."""
         return self._lines[row]
 
     @property
-    def positives(self):
+    def positives(self) -> np.ndarray:
         """int64, (num_classes,): number of rows with each class present (label above 0.5)."""
         return self._counts[0]
 
     @property
-    def negatives(self):
+    def negatives(self) -> np.ndarray:
         """int64, (num_classes,): number of rows with each class absent (label 0 to 0.5)."""
         return self._counts[1]
 
     @cached_property
-    def _counts(self):
+    def _counts(self) -> tuple[np.ndarray, np.ndarray]:
         return self._labels.count(len(self))
 
     def _check_name(self, line, name, label):

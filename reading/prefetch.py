@@ -3,6 +3,8 @@
 Each thread takes one sample at a time and writes it directly into its batch, so that all threads
 are busy until the end of a batch of large and small images. Batches come out in order.
 """
+from __future__ import annotations
+
 import collections
 import ctypes
 import math
@@ -10,6 +12,7 @@ import os
 import queue
 import threading
 import time
+from typing import Any, Callable, Iterator
 
 import cv2
 import numpy as np
@@ -20,7 +23,8 @@ from common.mx_compat import mx
 class Batch:
     """One batch: its rows (see `BatchSampler.batches`), its pixels, and its samples' errors."""
 
-    def __init__(self, rows, epochs, pad, data_shape):
+    def __init__(self, rows: np.ndarray, epochs: np.ndarray, pad: int,
+                 data_shape: tuple[int, ...]) -> None:
         self.rows, self.epochs, self.pad = rows, epochs, pad
         self.data, self.pixels = shared_array((len(rows), *data_shape))
         self.errors = {}
@@ -28,7 +32,7 @@ class Batch:
         self.done = queue.SimpleQueue()
         self._finished = []
 
-    def finish(self, slot):
+    def finish(self, slot: int) -> None:
         """Record that a sample has been read or has failed."""
         # Appending is atomic; the thread that appends last sees the full count.
         self._finished.append(slot)
@@ -36,7 +40,7 @@ class Batch:
             self.done.put(None)
 
 
-def shared_array(shape):
+def shared_array(shape: tuple[int, ...]) -> tuple[mx.nd.NDArray, np.ndarray]:
     """A new uint8 NDArray and a numpy array over the same memory, for writing before its use.
 
     The NDArray owns the memory: no array of numpy's need outlive it, and nothing calls back
@@ -59,11 +63,13 @@ class Prefetcher:
     never to the LstIter, so that its garbage collection ends them.
     """
 
-    def __init__(self, batches, fill, num_threads, ahead):
+    def __init__(self, batches: Iterator[Batch], fill: Callable[[Batch, int], None],
+                 num_threads: int, ahead: int) -> None:
         # OpenCV's own threads would compete with these. Its messages are turned off, because each
         # error is reported with file and line.
         cv2.setNumThreads(0)
-        set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
+        utils: Any = cv2.utils
+        set_log_level = getattr(cv2, "setLogLevel", None) or utils.logging.setLogLevel
         set_log_level(0)  # OpenCV 5 has moved it
         self._batches, self._fill = batches, fill
         self._num_threads, self._ahead = num_threads, ahead
@@ -74,11 +80,11 @@ class Prefetcher:
         self._threads = []
 
     @property
-    def forked(self):
+    def forked(self) -> bool:
         """Whether this is a copy in a child process, where its threads do not exist."""
         return self._process != os.getpid()
 
-    def next(self):
+    def next(self) -> Batch | None:
         """The next batch, complete; None at the end, RuntimeError after `stop` in between."""
         while len(self._threads) < self._num_threads:
             thread = threading.Thread(target=self._work, daemon=True,
@@ -100,7 +106,7 @@ class Prefetcher:
             raise RuntimeError("closed while another thread waited for a batch")
         return self._waiting.popleft()
 
-    def stop(self):
+    def stop(self) -> None:
         """End the threads, waiting at most a second for the samples that they are reading."""
         self._stopped = True
         if self.forked:

@@ -10,7 +10,7 @@ from convert.onnx_graph import convert_graph
 from convert.onnx_layer import BATCH, Tensor
 from convert.onnx_writer import onnx_predictor, to_onnx
 from network import checkpoint
-from network.symbol_check import checked_symbol
+from network.untrusted import checked_symbol
 
 OPSET = 17
 

@@ -445,7 +445,7 @@ def test_two_devices_in_a_process_equal_one(compression, tiny_network, monkeypat
     sym, constants = checkpoint.with_normalisation(sym, checkpoint.IMAGENET_MEAN,
                                                    checkpoint.IMAGENET_STD)
     net, arg_params = get_fine_tune_model(sym, {**arg_params, **constants}, 8)
-    frozen = [*checkpoint.CONSTANTS, "bn0_gamma", "bn0_beta", "bn1_gamma", "bn1_beta"]
+    frozen = [*checkpoint.NORMALISATION, "bn0_gamma", "bn0_beta", "bn1_gamma", "bn1_beta"]
     rng = np.random.RandomState(0)
     pixels = mx.nd.array(rng.randint(0, 256, (16, 3, 32, 32)), dtype="uint8")
     labels = mx.nd.array(rng.randint(0, 2, (16, 8)))

@@ -159,7 +159,7 @@ def test_a_gluon_network_keeps_its_logits(name, tmp_path):
     main(["--gluon", name, "--random", "--seed", "5", "--prefix", prefix])
     sym, arg_params, aux_params = checkpoint.load(prefix, 0)
     saved = {key: value for key, value in {**arg_params, **aux_params}.items()
-             if key not in checkpoint.CONSTANTS}
+             if key not in checkpoint.NORMALISATION}
     net = mx.gluon.model_zoo.vision.get_model(gluon_zoo.gluon_name(name),
                                               prefix=min(saved).split("_")[0] + "_")
     for key, parameter in net.collect_params().items():

@@ -239,8 +239,6 @@ def test_a_column_of_confidence_says_what_is_present_absent_and_unknown(here):
     make(*flags, *PREFIX)
     assert classes() == ["bird", "cat", "dog"]
     assert rows("out_train.lst") == {"a": "-1 1 0", "b": "-1 -1 1", "c": "-1 0 -1", "d": "1 -1 -1"}
-    make(*flags, "--min-confidence", 0.25, *PREFIX)
-    assert rows("out_train.lst")["b"] == "-1 1 1"
 
 
 @pytest.mark.parametrize("row", ["a,x,cat,90", "a,x,cat,-0.5", "a,x,cat,yes", "a,x,dog,1"])
@@ -329,6 +327,7 @@ def test_names_that_share_a_prefix_across_the_split_are_told(here, capsys):
     ("train/patient{0:05}/study{1}/view1.jpg", True),
     ("{0}/{1}.jpg", True),
     ("p{0}-{1}.jpg", True),
+    ("set1/scans/p{0}_{1}.jpg", True),
     ("IMG_{0}{1}.jpg", False),
     ("COCO_train2014_{0}{1}.jpg", False),
     ("{0}{1}.jpg", False),
@@ -370,7 +369,7 @@ def test_equal_files_and_groups_are_kept_together_along_chains(here):
     (["--test-fraction", "-0.1"], "--test-fraction"),
     (["--test-fraction", "0.9"], "--val-fraction"),
     (["--val-fraction", "0", "--test-fraction", "0.5", "--group-regex", "j"], "--test-fraction"),
-    (["--min-confidence", "0"], "--min-confidence"),
+    (["--separator", ""], "--separator"),
     (["--confidence-column", "g"], "--confidence-column"),
 ])
 def test_flags_that_cannot_be_followed_are_named(here, flags, flag):

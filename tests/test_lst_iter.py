@@ -95,6 +95,14 @@ def python(code, folder, **options):
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
+def output(process):
+    """Standard output and error of a process, which does not outlive a test that fails."""
+    try:
+        return process.communicate(timeout=60)
+    finally:
+        process.kill()
+
+
 # What MXNet asks of an iterator
 
 
@@ -424,7 +432,7 @@ def test_ctrl_c_interrupts_the_consumer_and_closing_ends_the_threads(photos, whe
         """, photos)
     assert process.stdout.readline() == "begun\n"
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = output(process)
     assert out == "ended\n" and "KeyboardInterrupt" in err
 
 
@@ -462,7 +470,7 @@ def test_a_command_ends_cleanly_without_waiting_for_images_in_decoding(tmp_path,
     assert process.stdout.readline() == "reading\n"
     if ending == "ctrl-c":
         process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = output(process)
     assert process.returncode == {"ctrl-c": 130, "error": 2, "end": 0}[ending], err
     assert out == "" and err == ("-c: error: wrong\n" if ending == "error" else "")
 
@@ -491,7 +499,7 @@ def test_closing_from_another_thread_wakes_the_reader(photos, monkeypatch):
 
 def test_a_program_that_ends_without_closing_ends(photos):
     process = python("batches = make(folder)\nbatches.next()\nprint('end')", photos)
-    assert process.communicate(timeout=30) == ("end\n", "")
+    assert output(process) == ("end\n", "")
     assert process.returncode == 0
 
 
@@ -510,7 +518,7 @@ def test_a_forked_child_reads_on(photos):
                 os, "waitstatus_to_exitcode") else os.waitpid(child, 0)[1] >> 8)
         print(len(contents(batches)))
         """, photos)
-    assert process.communicate(timeout=60)[0].split() == ["5"] * 6
+    assert output(process)[0].split() == ["5"] * 6
 
 
 def test_pickling_is_refused_clearly(photos):

@@ -381,6 +381,42 @@ def mistakes(tiny_network, small_demo, tmp_path_factory):
     return {name: (*result, folders[name]) for name, result in zip(MISTAKES, done)}
 
 
+def with_labels(lst, folder, change):
+    """A copy of a .lst whose labels are changed, (rows, classes) of text to the same."""
+    rows = [line.split("\t") for line in lst.read_text().splitlines()]
+    labels = change(np.array([row[1:-1] for row in rows], object))
+    (folder / lst.name).write_text("".join(
+        "\t".join([row[0], *label, row[-1]]) + "\n" for row, label in zip(rows, labels)))
+    return folder / lst.name
+
+
+def without_first(labels):
+    labels[:, 0] = "0.000000"
+    return labels
+
+
+def test_classes_that_cannot_be_learnt_are_named_before_training(
+        tiny_network, small_demo, tmp_path):
+    train = with_labels(small_demo / "train.lst", tmp_path,
+                        lambda labels: np.where(labels == "0.000000", "-1.000000", labels))
+    val = with_labels(small_demo / "val.lst", tmp_path, without_first)
+    first = (small_demo / "labels.txt").read_text().split()[0]
+    text = script("train_multilabel.py", *training_flags(
+        tiny_network, small_demo, tmp_path, num_epoch=1, data_train=train, data_val=val))
+    before = text.partition("Epoch 1")[0]
+    assert f"warning: {train}: no label is absent (0)" in before
+    assert "--label-format signed" in before
+    assert f"warning: {val}: without a present label: {first}\n" in before
+
+
+def test_a_list_without_a_present_label_is_refused(tiny_network, small_demo, tmp_path):
+    train = with_labels(small_demo / "train.lst", tmp_path,
+                        lambda labels: np.full_like(labels, "0.000000"))
+    text = script("train_multilabel.py", *training_flags(
+        tiny_network, small_demo, tmp_path, data_train=train), status=2)
+    assert f"{train}: no label of its 70 rows is present" in text.splitlines()[-1]
+
+
 @pytest.mark.parametrize("name", MISTAKES)
 def test_mistakes_end_in_one_line_and_status_2(name, mistakes):
     status, text, folder = mistakes[name]

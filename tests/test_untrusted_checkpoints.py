@@ -18,9 +18,8 @@ from common.cli import InputError
 from common.mx_compat import mx
 from evaluation.classifier import Classifier
 from network import checkpoint
-from network.attributes import read_attributes
 from network.fine_tune import get_fine_tune_model
-from network.params_check import check_params
+from network.untrusted import check_params, read_attributes
 
 CHILD = Path(__file__).with_name("untrusted_child.py")
 
@@ -150,6 +149,31 @@ def test_a_hostile_graph_is_refused_in_one_line(change, message, changed):
         Classifier(prefix, 2)
     assert message in str(error.value)
     assert "net-symbol.json" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("op", ["GroupNorm", "InstanceNorm", "BatchNorm", "LayerNorm"])
+@pytest.mark.parametrize("computed", [lambda layer: layer, mx.sym.abs], ids=["itself", "abs"])
+def test_a_norm_whose_parameters_are_feature_maps_is_refused(op, computed, tmp_path):
+    layer = mx.sym.Convolution(mx.sym.Variable("data"), num_filter=8, kernel=(3, 3), name="conv")
+    parameters = [computed(layer)] * 2
+    options = {"num_groups": 4} if op == "GroupNorm" else {}
+    norm = getattr(mx.sym, op)(layer, *parameters, name="norm", **options)
+    symbol = checkpoint.set_attributes(mx.sym.Flatten(norm), image_shape=[3, 32, 32])
+    arg_params = {"conv_weight": mx.nd.ones((8, 3, 3, 3)), "conv_bias": mx.nd.zeros(8)}
+    aux_params = {name: mx.nd.ones(8) for name in symbol.list_auxiliary_states()}
+    checkpoint.save(str(tmp_path / "net"), 0, symbol, arg_params, aux_params)
+    with pytest.raises(InputError) as refused:
+        checkpoint.load(str(tmp_path / "net"), 0)
+    assert f"{tmp_path}/net-symbol.json" in str(refused.value)
+
+
+def test_a_norm_whose_parameters_are_computed_is_read(tmp_path):
+    gamma, beta = (mx.sym.Variable(name, shape=(3,)) * 2 for name in ("gamma", "beta"))
+    symbol = mx.sym.Flatten(mx.sym.InstanceNorm(mx.sym.Variable("data"), gamma, beta))
+    symbol = checkpoint.set_attributes(symbol, image_shape=[3, 4, 4])
+    checkpoint.save(str(tmp_path / "net"), 0, symbol,
+                    {name: mx.nd.ones(3) for name in ("gamma", "beta")}, {})
+    checkpoint.load(str(tmp_path / "net"), 0)
 
 
 def test_a_custom_operator_is_crossentropyloss_with_its_options(changed):

@@ -36,7 +36,7 @@ def images(folder, name="train", **options):
 
 def head_flags(epochs, mirror, folder):
     return SimpleNamespace(warm_head_epochs=epochs, warm_head_mirror=mirror, seed=0,
-                           save_result=folder, warm_head_memory=1000)
+                           save_result=folder, feature_memory=1000)
 
 
 def measures():

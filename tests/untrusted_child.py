@@ -4,7 +4,6 @@
 
 Whatever ends the process, the last line of the log says which input did.
 """
-import argparse
 import inspect
 import json
 import os
@@ -21,9 +20,9 @@ import numpy as np
 from common.cli import InputError
 from common.mx_compat import mx
 from evaluation.classifier import Classifier
-from network import fine_tune
-from network.shape_check import check_shapes
-from network.symbol_check import NUM_INPUTS, RANGES
+from network import checkpoint, fine_tune
+from network.untrusted import check_shapes
+from network.untrusted.symbols import NUM_INPUTS, RANGES
 from reading.image_list import ImageList
 
 MEMORY = 3 << 30
@@ -163,15 +162,15 @@ def use(prefix, image):
 
 def fine_tune_it(prefix):
     """The same for train_multilabel.py: a step of training."""
-    args = argparse.Namespace(model=prefix, epoch=2, rgb_mean=None, rgb_std=None,
-                              image_shape=None, dtype="float32")
-    sym, arg_params, aux_params = fine_tune.load_pretrained(args)
+    sym, arg_params, aux_params = fine_tune.load_pretrained(prefix, 2)
+    image_shape = checkpoint.get_attributes(sym).get("image_shape", [3, 224, 224])
+    check_shapes(sym, arg_params, aux_params, image_shape, prefix)
     net, arg_params = fine_tune.get_fine_tune_model(sym, arg_params, 3)
-    check_shapes(net, arg_params, aux_params, args.image_shape, prefix)
+    check_shapes(net, arg_params, aux_params, image_shape, prefix)
     frozen = fine_tune.frozen_parameters(net, "none")
     module = mx.mod.Module(fine_tune.training_symbol(net, frozen, 1), fixed_param_names=frozen,
                            label_names=["softmax_label"])
-    pixels = np.zeros((1, *args.image_shape), np.uint8)
+    pixels = np.zeros((1, *image_shape), np.uint8)
     module.bind([mx.io.DataDesc("data", pixels.shape, np.uint8)], [("softmax_label", (1, 3))])
     module.init_params(arg_params=arg_params, aux_params=aux_params, allow_missing=True)
     module.forward_backward(mx.io.DataBatch([mx.nd.array(pixels, dtype=np.uint8)],

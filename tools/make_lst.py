@@ -25,10 +25,9 @@ from common.label_errors import suspects  # noqa: E402
 from common.text import MAX_LINE, printable  # noqa: E402
 from datasets.check_lst import KINDS, check, clean_rows, summarise  # noqa: E402
 from datasets.coco_file import read_coco  # noqa: E402
-from datasets.csv_file import TableForm, read_csv  # noqa: E402
+from datasets.csv_file import read_csv  # noqa: E402
 from datasets.folder_sources import read_folders, read_voc  # noqa: E402
 from datasets.groups import split_table  # noqa: E402
-from datasets.label_lists import ListForm  # noqa: E402
 from datasets.label_table import BadInput, build_table, format_table, part  # noqa: E402
 from datasets.lst_writer import csv_file, lines_file, lst_file, write_together  # noqa: E402
 from datasets.make_lst_flags import SHOWN_PER_KIND, build_parser  # noqa: E402
@@ -75,8 +74,9 @@ def make(args):
     if path_root is None:
         notes.append("whether the images exist, and whether some are equal, was not checked; "
                      "--path-root DIR checks it")
-    notes += [absent_warning(part(files["train"], labels[lists["train"]]), table.classes,
-                             "--absent -1")]
+    train = part(files["train"], labels[lists["train"]])
+    flag = "--absent -1" if getattr(args, "absent", "-1") is None else None
+    notes.append(absent_warning(train, table.classes, flag))
     for note in filter(None, notes):
         print(f"\n{note}")
     print(f"\nwritten: {', '.join([*files.values(), names_file])}\nnext: "
@@ -156,15 +156,9 @@ def run_check(args):
                         for path, content, lst in zip(args.fix, clean, lists)])
         for path, (ids, _, _), lst in zip(args.fix, clean, lists):
             print(f"{path}: {len(ids)} of {len(lst)} rows")
-        _print_written_format(args)
     elif findings.problems:
         print(f"\n--fix writes lists without them: a file for each of the {len(lists)}")
     return 1 if findings.problems else 0
-
-
-def _print_written_format(args):
-    if args.label_format == "signed":
-        print("written with 0 for absent: --label-format multi-hot reads them")
 
 
 def run_suspects(args):
@@ -224,33 +218,14 @@ def run_shard(args):
     write_parts(lst, parts, args.prefix)
     for number, rows in enumerate(parts):
         print(f"{args.prefix}_{number}.lst: {len(rows)} rows of {len(lst)}")
-    _print_written_format(args)
     if len(parts[-1]) < len(parts[0]) and args.label_format == "indices":
         print("rows differ by one: for synchronous training, which waits for equal batches, "
               "use --label-format multi-hot")
 
 
-def _read_csv(args, bad_input):
-    delimiter = args.delimiter or ("\t" if args.file.lower().endswith(".tsv") else ",")
-    if args.separator == "":
-        raise InputError("is empty", flag="--separator")
-    if not 0 < args.min_confidence <= 1:
-        raise InputError(f"{{flag}} is above 0 and at most 1, not {args.min_confidence}",
-                         flag="--min-confidence")
-    table = TableForm(args.name_column, args.labels_column, args.separator, args.class_columns,
-                      args.confidence_column, args.min_confidence, args.group_column)
-    return read_csv(args.file, bad_input, delimiter, not args.no_header, table, _list_form(args))
-
-
-def _list_form(args):
-    classes = read_class_names(args.classes) if args.classes else None
-    return ListForm(args.list_format, args.absent == "-1", classes)
-
-
 SOURCES = {
-    "csv": _read_csv,
-    "jsonl": lambda args, bad_input: read_jsonl(
-        args.file, bad_input, _list_form(args), args.group_column),
+    "csv": read_csv,
+    "jsonl": read_jsonl,
     "coco": lambda args, bad_input: read_coco(args.file, bad_input),
     "voc": lambda args, bad_input: read_voc(
         args.root, bad_input, args.image_set, args.labels_from),

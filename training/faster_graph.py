@@ -19,17 +19,15 @@ gradients, so that checkpoints keep the original one.
 """
 import json
 import platform
-from collections import defaultdict
 
 from common.cli import InputError
-from common.mx_compat import mx
-from network.shape_check import mxnet_errors
-from network.symbol_check import integers
+from common.mx_compat import mx, mxnet_errors
+from network.graph import Graph, Node
 
 BLOCK = 16  # channels in a block of oneDNN's layout for AVX-512
 LARGEST_CLIP = 64  # c - (c - x) loses the last digits of a small x
 FUSED = "_contrib_BatchNormWithReLU"
-CONSTANT = "faster_graph_constant"  # begins the names of inputs that never change
+ADDED_PREFIX = "faster_graph_constant"  # begins the names of inputs that never change
 
 
 def faster_training(symbol, data, label, compute):
@@ -83,11 +81,11 @@ def training_step(symbol, data, label, count, context, fixed=()):
 
 def is_constant(name):
     """Whether an input is a constant of the new network, which no checkpoint has."""
-    return name.startswith(CONSTANT)
+    return name.startswith(ADDED_PREFIX)
 
 
 class _Rewriting:
-    """Makes the new graph from MXNet's JSON of the old one, node by node.
+    """Makes the new network from the graph of the old one.
 
     Where convolutions before and after an activation may use different layouts, and with
     `everywhere` at each activation, gradients pass through the plain layout. Between layouts of
@@ -96,13 +94,8 @@ class _Rewriting:
 
     def __init__(self, symbol, data, everywhere):
         self._everywhere = everywhere
-        self._graph = json.loads(symbol.tojson())
-        self._old, self._new = self._graph["nodes"], []
-        self._numbers = []  # of each old node, the new one in its place
-        self._users, self._constants = defaultdict(list), {}
-        for node in self._old:
-            for source, *_ in node["inputs"]:
-                self._users[source].append(node)
+        self._graph = Graph(symbol)
+        self._users, self._constants = self._graph.users(), {}
         shapes, _, _ = symbol.infer_shape(**{data.name: data.shape})
         self._shapes = dict(zip(symbol.list_arguments(), shapes))
 
@@ -110,129 +103,114 @@ class _Rewriting:
         """The new network, or None if no layer is another."""
         rewritings = {"Convolution": self._convolution, "Activation": self._relu,
                       "relu": self._relu, "clip": self._clip}
-        changed = False
-        for number, node in enumerate(self._old):
-            inputs = [[self._numbers[source], *rest] for source, *rest in node["inputs"]]
-            entry = None
-            if node["op"] in rewritings:
-                entry = rewritings[node["op"]](node, inputs, self._users[number])
-            changed = changed or entry is not None
-            self._numbers.append((entry or self._append(node, inputs))[0])
-        if not changed:
+        new = {node: rewritings[node.op](node) for node in self._graph.nodes
+               if node.op in rewritings}
+        new = {node: better for node, better in new.items() if better}
+        if not new:
             return None
-        self._graph.update(
-            nodes=self._new,
-            heads=[[self._numbers[number], *rest] for number, *rest in self._graph["heads"]],
-            arg_nodes=[number for number, node in enumerate(self._new) if node["op"] == "null"])
-        del self._graph["node_row_ptr"]
-        return mx.sym.load_json(json.dumps(self._graph))
+        self._graph.substitute(new)
+        return self._graph.symbol()
 
-    def _relu(self, node, inputs, users):
+    def _relu(self, node):
         norm = self._batch_norm(node)
-        if not norm or node.get("attrs", {}).get("act_type", "relu") != "relu":
+        if not norm or node.attrs.get("act_type", "relu") != "relu":
             return None
         # Before a pooling, the copy for plain gradients would take what the one operator saves.
-        if any(user["op"] != "Convolution" for user in users):
+        if any(user.op != "Convolution" for user in self._users[node]):
             return None
-        entry = self._add(FUSED, norm["name"], self._new[inputs[0][0]]["inputs"],
-                          **norm.get("attrs", {}))
-        return self._with_plain_gradient(entry, node, self._input(norm), users)
+        fused = Node(FUSED, norm.name, norm.inputs, **norm.attrs)
+        return self._with_plain_gradient(fused, node, norm.input())
 
-    def _clip(self, node, inputs, users):
+    def _clip(self, node):
         norm = self._batch_norm(node)
-        convolution = self._input(norm or node)
-        least, most = (float(node["attrs"][key]) for key in ("a_min", "a_max"))
-        if (least != 0 or not 0 < most <= LARGEST_CLIP or convolution["op"] != "Convolution"
-                or norm and norm.get("attrs", {}).get("fix_gamma", "True") not in ("False", "0")):
+        convolution = (norm or node).input()
+        least, most = (float(node.attrs[key]) for key in ("a_min", "a_max"))
+        if (least != 0 or not 0 < most <= LARGEST_CLIP or convolution.op != "Convolution"
+                or norm and norm.flag("fix_gamma", "True")):
             return None
-        name, shape = node["name"], (int(convolution["attrs"]["num_filter"]),)
+        name, shape = node.name, (int(convolution.attrs["num_filter"]),)
 
-        def subtracted(name, entry):
-            """relu(most - entry)"""
+        def subtracted(name, source):
+            """relu(most - source)"""
             constants = [self._constant(shape, value) for value in (-1, most, 0, 1)]
-            return self._add(FUSED, name, [entry, *constants], fix_gamma=False,
-                             use_global_stats=True, eps=0)
+            return Node(FUSED, name, [source, *constants], fix_gamma=False, use_global_stats=True,
+                        eps=0)
 
         if norm:
-            data, gamma, beta, *statistics = self._new[inputs[0][0]]["inputs"]
-            first = self._add(FUSED, norm["name"], [
-                data, self._add("negative", f"{name}_gamma", [gamma]),
-                self._add("_rminus_scalar", f"{name}_beta", [beta], scalar=most), *statistics],
-                **norm["attrs"])
+            data, gamma, beta, *statistics = norm.inputs
+            first = Node(FUSED, norm.name, [
+                data, Node("negative", f"{name}_gamma", [gamma]),
+                Node("_rminus_scalar", f"{name}_beta", [beta], scalar=most), *statistics],
+                **norm.attrs)
         else:
-            first = subtracted(f"{name}_subtracted", inputs[0])
-        return self._with_plain_gradient(subtracted(f"{name}_clipped", first), node,
-                                         convolution, users)
-
-    def _input(self, node):
-        return self._old[node["inputs"][0][0]]
+            first = subtracted(f"{name}_subtracted", node.inputs[0])
+        return self._with_plain_gradient(subtracted(f"{name}_clipped", first), node, convolution)
 
     def _batch_norm(self, node):
         """The BatchNorm after a convolution that the node alone uses, or None."""
-        norm = self._input(node)
-        if (norm["op"] == "BatchNorm" and len(self._users[node["inputs"][0][0]]) == 1
-                and norm.get("attrs", {}).get("axis", "1") == "1"
-                and self._input(norm)["op"] == "Convolution"):
+        norm = node.input()
+        if (norm.op == "BatchNorm" and len(self._users[norm]) == 1
+                and norm.attrs.get("axis", "1") == "1" and norm.input().op == "Convolution"):
             return norm
         return None
 
-    def _with_plain_gradient(self, entry, node, convolution, users):
-        """The entry, or a copy if gradients have to pass through the plain layout."""
+    def _with_plain_gradient(self, new, node, convolution):
+        """The new node, or a copy if gradients have to pass through the plain layout."""
+        users = self._users[node]
         if not self._everywhere and all(map(self._fills_blocks, (convolution, *users))):
-            return entry
-        return self._add("slice_axis", node["name"], [entry], axis=0, begin=0, end=None)
+            return new
+        return Node("slice_axis", node.name, [new], axis=0, begin=0, end=None)
 
     def _fills_blocks(self, layer):
         """Whether it is a convolution whose layouts have whole blocks, of whatever size."""
-        shape = self._weight_shape(layer) if layer["op"] == "Convolution" else ()
+        shape = self._weight_shape(layer) if layer.op == "Convolution" else ()
         if not shape:
             return False
         filters, channels = shape[:2]
-        channels *= int(layer["attrs"].get("num_group", 1))
+        channels *= int(layer.attrs.get("num_group", 1))
         # An image's 3 channels stay in the plain layout.
         return filters % BLOCK == 0 and (channels % BLOCK == 0 or channels == 3)
 
     def _weight_shape(self, convolution):
         """Empty where the weight is no parameter but computed."""
-        weight = self._old[convolution["inputs"][1][0]]
-        return self._shapes[weight["name"]] if weight["op"] == "null" else ()
+        weight = convolution.input(1)
+        return self._shapes[weight.name] if weight.is_variable else ()
 
-    def _convolution(self, node, inputs, _):
-        attrs, name, shape = node["attrs"], node["name"], self._weight_shape(node)
+    def _convolution(self, node):
+        attrs, name, shape = node.attrs, node.name, self._weight_shape(node)
         if len(shape) != 4:
             return None
         filters, channels, rows, columns = shape
-        pad, dilate = (integers(attrs.get(key, "")) for key in ("pad", "dilate"))
+        pad, dilate = node.integers("pad"), node.integers("dilate")
         if (columns not in (5, 7) or pad[1:] != [columns // 2] or {1, *dilate} != {1}
                 or channels != 1 or filters % BLOCK
                 or int(attrs.get("num_group", 1)) != filters):
             return None
-        data, weight, *bias = inputs
+        data, weight, *bias = node.inputs
         side = columns // 2 - 1  # columns on each side of the three in the middle
         # MXNet does not find the shape of a parameter that is sliced first.
-        self._new[weight[0]].setdefault("attrs", {})["__shape__"] = str(tuple(shape))
+        weight[0].attrs["__shape__"] = str(tuple(shape))
 
         def columns_of(begin, end):
-            return self._add("slice_axis", f"{name}_columns{begin}", [weight], axis=3, begin=begin,
-                             end=end)
+            return Node("slice_axis", f"{name}_columns{begin}", [weight], axis=3, begin=begin,
+                        end=end)
 
         def shifted(direction, kernel):
-            kernel, entry = self._constant((filters, 1, 1, 3), [[kernel]]), data
+            kernel, source = self._constant((filters, 1, 1, 3), [[kernel]]), data
             for step in range(side):
-                entry = self._add("Convolution", f"{name}_{direction}{step}", [entry, kernel],
-                                  kernel=(1, 3), pad=(0, 1), num_filter=filters,
-                                  num_group=filters, no_bias=True)
-            return entry
+                source = Node("Convolution", f"{name}_{direction}{step}", [source, kernel],
+                              kernel=(1, 3), pad=(0, 1), num_filter=filters, num_group=filters,
+                              no_bias=True)
+            return source
 
-        def part(place, entry, columns, bias=()):
+        def part(place, source, columns, bias=()):
             if len(columns) > 1:
-                columns = [self._add("concat", f"{name}_kernel_{place}", columns, num_args=2,
-                                     dim=3)]
-            return self._add("Convolution", f"{name}_{place}", [entry, *columns, *bias], **{
+                columns = [Node("concat", f"{name}_kernel_{place}", columns, num_args=2, dim=3)]
+            return Node("Convolution", f"{name}_{place}", [source, *columns, *bias], **{
                 **attrs, "kernel": (rows, 3), "pad": (pad[0], 1), "no_bias": not bias})
 
         blank = self._constant((filters, 1, rows, 3 - side), 0)
-        return self._add("add_n", name, [
+        return Node("add_n", name, [
             part("left", shifted("right", [1, 0, 0]), [columns_of(0, side), blank]),
             part("middle", data, [columns_of(side, side + 3)], bias),
             part("right", shifted("left", [0, 0, 1]), [blank, columns_of(side + 3, columns)])],
@@ -242,15 +220,7 @@ class _Rewriting:
         """An input that MXNet's initializers set to a value: a number or nested lists."""
         key = tuple(shape), json.dumps(value)
         if key not in self._constants:
-            self._constants[key] = self._add(
-                "null", f"{CONSTANT}{len(self._constants)}", [], __shape__=tuple(shape),
+            self._constants[key] = Node(
+                "null", f"{ADDED_PREFIX}{len(self._constants)}", __shape__=tuple(shape),
                 __init__=json.dumps(["constant", {"value": value}]))
         return self._constants[key]
-
-    def _add(self, op, name, inputs, **attrs):
-        return self._append({"op": op, "name": name, "attrs": {
-            key: str(value) for key, value in attrs.items()}}, inputs)
-
-    def _append(self, node, inputs):
-        self._new.append({**node, "inputs": inputs})
-        return [len(self._new) - 1, 0, 0]

@@ -7,7 +7,8 @@ the stages that are trained.
 import logging
 
 from network.forward_pass import ForwardPass
-from network.stages import tail, until
+from network.graph import layers_up_to
+from network.stages import layers_after
 from training.data import Data, open_iterator
 from training.settings import Network
 from training.stored_features import FeatureIter, extract
@@ -23,19 +24,19 @@ def on_stored_activations(settings, network, lists, compute, check_stop):
     """
     flags, last_frozen_layer = settings.flags, settings.last_frozen_layer
     train, val = (lst and open_iterator(settings, lst) for lst in lists)
-    frozen = ForwardPass(until(network.symbol, last_frozen_layer), network.arg_params,
+    frozen = ForwardPass(layers_up_to(network.symbol, last_frozen_layer), network.arg_params,
                          network.aux_params, train.provide_data[0], compute.contexts)
     logger.info("Frozen stages: passing %d images once through all up to %s",
                 sum(lst.num_rows for lst in lists if lst), last_frozen_layer)
 
     def stored(iterator, mirror, seed):
-        values = extract(frozen, iterator, mirror, flags.save_result, flags.warm_head_memory * 1e6,
+        values = extract(frozen, iterator, mirror, flags.save_result, flags.feature_memory * 1e6,
                          check_stop)
         return FeatureIter(*values, flags.batch_size, seed, mirror)
 
     data = Data(stored(train, bool(flags.random_mirror), flags.seed),
                 val and stored(val, False, None))
-    rest = tail(network.symbol, last_frozen_layer)
+    rest = layers_after(network.symbol, last_frozen_layer)
     return (Network(rest, *({name: params[name] for name in names if name in params}
                             for names, params in ((rest.list_arguments(), network.arg_params),
                                                   (rest.list_auxiliary_states(),

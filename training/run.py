@@ -47,14 +47,14 @@ def open_run(settings, symbol, lists, data, metrics, workers):
                         "to do", "--early-stop" if files.stopped_early else "--num-epoch",
                         record.epoch)
         else:
-            _log_beginning(settings, lists.train, snapshot)
+            _log_beginning(settings, lists.train, snapshot, is_writer)
         earlier = move_aside(prefix) if is_writer and not snapshot else None
         if earlier:
             logger.info("The files of the earlier run of this name are in %s now", earlier)
         yield run
 
 
-def _log_beginning(settings, lst, snapshot):
+def _log_beginning(settings, lst, snapshot, is_writer):
     flags, (changed, groups) = settings.resolved_flags, settings.flags.described
     for title, names in groups.items():
         logger.info("%s: %s", title, " ".join(f"{name}={flags[name]}" for name in names),
@@ -64,6 +64,8 @@ def _log_beginning(settings, lst, snapshot):
                 lst.num_classes, lst.positives.sum() / lst.num_rows)
     for note in settings.notes:
         logger.info(note)
+    for warning in settings.warnings:
+        logger.log(logging.WARNING if is_writer else logging.INFO, "warning: %s", warning)
     if snapshot:
         logger.info("Resuming at %s", snapshot.record.position)
 

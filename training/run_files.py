@@ -64,15 +64,14 @@ def _lock(path):
             # Not through a link, by which a stranger's folder could name any file.
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         except OSError as error:
-            raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+            raise InputError(f"cannot be written: {error.strerror}", file=path) from None
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             owner = ascii(os.read(handle, 100).decode(errors="replace"))[1:-1]
             os.close(handle)
-            raise InputError(f"{path}: another run ({owner or 'just starting'}) "
-                             "writes there; wait for its end, or choose another --save-name"
-                             ) from None
+            raise InputError(f"another run ({owner or 'just starting'}) writes there; wait for its "
+                             "end, or choose another --save-name", file=path) from None
         except OSError as error:
             logger.warning("warning: %s: no lock against a second run: %s", path, error.strerror)
             return handle
@@ -101,8 +100,8 @@ def move_aside(prefix):
         for file in files:
             os.replace(os.path.join(folder, file), os.path.join(target, file))
     except OSError as error:
-        raise InputError(f"{target}: the earlier run cannot be moved there: "
-                         f"{error.strerror}") from None
+        raise InputError(f"the earlier run cannot be moved there: {error.strerror}",
+                         file=target) from None
     return target
 
 

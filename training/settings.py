@@ -18,14 +18,15 @@ from common.mx_compat import mx
 from common.text import printable
 from common.version import VERSION
 from network import checkpoint
-from network.attributes import NO_THRESHOLDS
 from network.fine_tune import frozen_parameters, get_fine_tune_model, has_feature_map
-from network.shape_check import check_shapes
-from network.stages import automatic_stages, find_frontier, until
+from network.graph import layers_up_to
+from network.stages import automatic_stages, find_last_frozen_layer
+from network.untrusted import NO_THRESHOLDS, check_shapes
 from reading.augment import Augment
 from reading.class_names import read_class_names
 from reading.data_args import augment_from_args
 from reading.image_shape import best_shape, median_size
+from reading.label_checks import ListCounts, label_warnings, require_present
 from training.optimizer import optimizer_params
 from training.train_flags import loss_from_flags
 
@@ -38,7 +39,7 @@ MAY_CHANGE_ON_RESUME = {
     "data_train", "data_val", "image_train", "image_val", "labels", "model", "epoch", "gpus",
     "data_nthreads", "disp_batches", "num_epoch", "early_stop", "monitor_metric", "test_io",
     "save_result", "save_name", "save_period", "keep", "checkpoint_minutes", "resume",
-    "resume_anyway", "described", "warm_head_epochs", "warm_head_mirror", "warm_head_memory",
+    "resume_anyway", "described", "warm_head_epochs", "warm_head_mirror", "feature_memory",
     "num_examples", "num_classes"}
 
 
@@ -66,6 +67,7 @@ class Settings:
     plain_reading: Augment
     num_workers: int
     notes: list  # lines for the log: what was chosen and why
+    warnings: list  # lines for the log: which classes cannot be learnt or evaluated
 
     @property
     def stores_activations(self):
@@ -122,15 +124,15 @@ def resolve_settings(flags, pretrained, lists, workers):
         freeze_stages = automatic_stages(symbol, image_shape)
     frozen = frozen_parameters(symbol, flags.freeze)
     if freeze_stages:
-        last_frozen_layer = find_frontier(symbol, image_shape, freeze_stages)
-        inputs = set(until(symbol, last_frozen_layer).list_arguments()) - {"data"}
+        last_frozen_layer = find_last_frozen_layer(symbol, image_shape, freeze_stages)
+        inputs = set(layers_up_to(symbol, last_frozen_layer).list_arguments()) - {"data"}
         frozen = sorted({*frozen, *inputs})
     settings = Settings(
         flags=flags, prefix=os.path.join(flags.save_result, flags.save_name),
         image_shape=image_shape, head=head, freeze_stages=freeze_stages,
         last_frozen_layer=last_frozen_layer, frozen=frozen, loss=loss,
         reading=augment_from_args(flags), plain_reading=augment_from_args(flags, train=False),
-        num_workers=workers.count, notes=notes)
+        num_workers=workers.count, notes=notes, warnings=check_labels(flags, lists))
     aux_params = {name: pretrained.aux_params[name] for name in symbol.list_auxiliary_states()
                   if name in pretrained.aux_params}
     symbol = checkpoint.set_attributes(symbol, **_attributes(settings, lists))
@@ -160,6 +162,21 @@ def choose_image_shape(flags, pretrained, lst, workers):
             why = "the checkpoint's, because the network does not work on {1}x{2}".format(*found)
     shape = workers.broadcast({"shape": np.array(shape)})["shape"].tolist()
     return shape, [f"Image shape {','.join(map(str, shape))} (height, width): {why}"]
+
+
+def check_labels(flags, lists):
+    """Warnings about classes without present or absent labels.
+
+    An InputError is raised where no label of a list is present at all.
+    """
+    names = (read_class_names(flags.labels, lists.train.num_classes) if flags.labels else
+             list(map(str, range(lists.train.num_classes))))
+    warnings = []
+    for lst in filter(None, lists):
+        counts = ListCounts(lst.lst.path, lst.num_rows, lst.positives, lst.negatives)
+        require_present(counts)
+        warnings += label_warnings(counts, names)
+    return warnings
 
 
 def choose_pos_weight(pos_weight, lst):

@@ -17,9 +17,6 @@ import json
 import logging
 import math
 import os
-import struct
-import tokenize
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Optional
@@ -27,10 +24,10 @@ from typing import NamedTuple, Optional
 import numpy as np
 
 from common.cli import InputError
-from common.files import atomic_file, open_regular_file
+from common.files import atomic_file
 from common.mx_compat import mx
 from evaluation.history import COLUMNS
-from network.shape_check import check_shapes
+from network.untrusted import DAMAGED, check_shapes, read_arrays
 from training.train_flags import METRICS
 
 logger = logging.getLogger("train_multilabel")
@@ -42,9 +39,6 @@ WHAT_TO_DO = "without --resume the run starts anew"
 # Flags of which, where one differs (--resume-anyway), the optimizer keeps nothing of what it had.
 OPTIMIZER_FLAGS = ("--optimizer", "--mom", "--freeze", "--dtype")
 KINDS = ("arg", "aux", "metric", "optimizer")
-# What reading a broken file raises.
-DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, MemoryError,
-           OverflowError, SyntaxError, struct.error, tokenize.TokenError, zipfile.BadZipFile)
 
 
 @dataclass
@@ -188,29 +182,6 @@ def _read_newest(prefix):
         raise InputError("cut short or damaged, and there is no other snapshot to go on from; "
                          f"{WHAT_TO_DO}", file=damaged)
     return None
-
-
-def read_arrays(path):
-    """The arrays of an .npz file that nobody vouches for; one of DAMAGED where it is none.
-
-    They take no more memory than the file is long, because nothing in it may be compressed.
-    """
-    arrays = {}
-    with open_regular_file(path) as file, zipfile.ZipFile(file) as archive:
-        entries = archive.infolist()
-        if (any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
-                or sum(entry.file_size for entry in entries) > os.fstat(file.fileno()).st_size):
-            raise ValueError("compressed entries")
-        for entry in entries:
-            content = io.BytesIO(archive.read(entry))  # compares the checksum
-            if np.lib.format.read_magic(content) != (1, 0):
-                raise ValueError("not a plain array")
-            shape, transposed, dtype = np.lib.format.read_array_header_1_0(content)
-            if dtype.kind not in "fiu":
-                raise ValueError("not an array of plain numbers")
-            arrays[entry.filename[:-len(".npy")]] = np.ndarray(
-                shape, dtype, content.getbuffer(), content.tell(), order="F" if transposed else "C")
-    return arrays
 
 
 def check_snapshot(snapshot, settings, shared, symbol, train, metrics):

@@ -126,8 +126,8 @@ def allocate(rows, shape, folder, max_bytes):
         # Writing to a map for which the disk has no room would kill the process without a word.
         os.posix_fallocate(file.fileno(), 0, size)
     except OSError as error:
-        raise InputError(f"{folder}: no room for {size / 1e6:.0f} MB of features: "
-                         f"{error.strerror}; --warm-head-memory keeps them in memory") from None
+        raise InputError(f"no room for {size / 1e6:.0f} MB of features: {error.strerror}; "
+                         "--feature-memory keeps them in memory", file=folder) from None
     return np.memmap(file, dtype, "w+", shape=shape)
 
 

@@ -20,10 +20,10 @@ METRICS = ("mAP", "loss", "acc")  # by which the best epoch can be chosen
 LEAST = {
     "num_epoch": 0, "batch_size": 1, "save_period": 1, "epoch": 0, "disp_batches": 1,
     "warmup_epochs": 0, "seed": 0, "lr": 0, "mom": 0, "wd": 0, "lr_factor": 0,
-    "warm_head_epochs": 0, "warm_head_memory": 0, "head_lr_mult": 0, "clip_gradient": 0,
+    "warm_head_epochs": 0, "feature_memory": 0, "head_lr_mult": 0, "clip_gradient": 0,
     "early_stop": 0, "keep": 0, "checkpoint_minutes": 0, "gc_threshold": 0, "image_area": 1024,
     "attention": 0, "freeze_stages": 0}
-MAY_BE_INFINITE = ("warm_head_memory", "checkpoint_minutes")
+MAY_BE_INFINITE = ("feature_memory", "checkpoint_minutes")
 
 
 def parse_args(argv=None):
@@ -98,8 +98,8 @@ def parse_args(argv=None):
         help="passes over features that each image gives once; 0 for none")
     add("--warm-head-mirror", action="store_true",
         help="each training image's mirror image gives features too")
-    add("--warm-head-memory", type=float, default=2000, metavar="MB",
-        help="features above this go into a memory-mapped file")
+    add("--feature-memory", "--warm-head-memory", type=float, default=2000, metavar="MB",
+        help="features above this, and outputs of frozen stages, go into a memory-mapped file")
 
     add = group("loss")
     add("--loss", choices=sorted(LOSSES), default="bce",
@@ -199,38 +199,40 @@ def check_args(args):
         if value in (None, "auto"):
             continue
         if not value >= least:  # nor NaN
-            raise InputError(f"{flag} must be {least} or more, not {value}")
+            raise InputError(f"{{flag}} must be {least} or more, not {value}", flag=flag)
         if math.isinf(value) and name not in MAY_BE_INFINITE:
-            raise InputError(f"{flag} must be a finite number")
+            raise InputError("{flag} must be a finite number", flag=flag)
     if args.seed >= 2 ** 32:
-        raise InputError(f"--seed must be below {2 ** 32}, not {args.seed}")
+        raise InputError(f"{{flag}} must be below {2 ** 32}, not {args.seed}", flag="--seed")
     if args.lr_factor > 1:
-        raise InputError(f"--lr-factor must be 1 or less, not {args.lr_factor}")
+        raise InputError(f"{{flag}} must be 1 or less, not {args.lr_factor}", flag="--lr-factor")
     if args.warmup_epochs and args.warmup_epochs >= args.num_epoch:
-        raise InputError(f"--warmup-epochs {args.warmup_epochs:g} must be fewer than --num-epoch "
-                         f"{args.num_epoch}: the learning rate would never be reached")
+        raise InputError(f"{{flag}} {args.warmup_epochs:g} must be fewer than --num-epoch "
+                         f"{args.num_epoch}: the learning rate would never be reached",
+                         flag="--warmup-epochs")
     if args.early_stop and not args.data_val:
-        raise InputError("--early-stop needs validation images: --data-val")
+        raise InputError("{flag} needs validation images: --data-val", flag="--early-stop")
     if os.path.basename(args.save_name) != args.save_name or not args.save_name:
-        raise InputError(f"--save-name is a name in the folder --save-result, not "
-                         f"{args.save_name!r}")
+        raise InputError(f"{{flag}} is a name in the folder --save-result, not {args.save_name!r}",
+                         flag="--save-name")
     if args.num_epoch == 0 and not args.warm_head_epochs:
-        raise InputError("--num-epoch 0 trains nothing without --warm-head-epochs")
+        raise InputError("{flag} 0 trains nothing without --warm-head-epochs", flag="--num-epoch")
     if args.gc_threshold == 0:
-        raise InputError(f"--gc-threshold must be above 0, not {args.gc_threshold}")
+        raise InputError(f"{{flag}} must be above 0, not {args.gc_threshold}",
+                         flag="--gc-threshold")
     args.lr_step_epochs = parse_numbers("--lr-step-epochs", args.lr_step_epochs, float)
     if not all(0 < epoch < math.inf for epoch in args.lr_step_epochs):
-        raise InputError("--lr-step-epochs: numbers above 0 wanted")
+        raise InputError("expected numbers above 0", flag="--lr-step-epochs")
     first_step = min(args.lr_step_epochs, default=math.inf)
     if args.lr_schedule == "step" and args.warmup_epochs > first_step:
-        raise InputError(f"--warmup-epochs {args.warmup_epochs:g} must not be more than the first "
-                         f"of --lr-step-epochs, {first_step:g}: the learning rate would never be "
-                         "reached")
+        raise InputError(f"{{flag}} {args.warmup_epochs:g} must not be more than the first of "
+                         f"--lr-step-epochs, {first_step:g}: the learning rate would never be "
+                         "reached", flag="--warmup-epochs")
     if args.image_shape and args.image_shape != "auto":
         args.image_shape = parse_numbers("--image-shape", args.image_shape, int, 3)
         if args.image_shape[0] != 3 or min(args.image_shape) < 1:
-            raise InputError("--image-shape must be 3,HEIGHT,WIDTH (3 for red, green and blue) or "
-                             "auto")
+            raise InputError("{flag} must be 3,HEIGHT,WIDTH (3 for red, green and blue) or auto",
+                             flag="--image-shape")
     args.rgb_mean = args.rgb_mean and parse_numbers("--rgb-mean", args.rgb_mean, float, 3)
     args.rgb_std = args.rgb_std and parse_numbers("--rgb-std", args.rgb_std, float, 3)
     loss_from_flags(args, 1 if args.pos_weight == "auto" else args.pos_weight)

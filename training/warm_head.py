@@ -14,7 +14,7 @@ from common.mx_compat import mx
 from common.progress import Progress
 from network.fine_tune import split_head
 from network.forward_pass import ForwardPass
-from network.stages import FEATURES, tail
+from network.stages import FEATURES, layers_after
 from training.module import FineTuningModule, Uninterrupted
 from training.stored_features import FeatureIter, channel_statistics, collect, extract
 
@@ -47,7 +47,7 @@ def train_head(network, data, metrics, compute, flags, check_stop=lambda: None):
     flags : namedtuple
         warm_head_epochs, passes over the stored features; warm_head_mirror, whether each training
         image's mirror image gives features too; seed of the sample order; save_result, the folder
-        for features that take more than warm_head_memory (MB).
+        for features that take more than feature_memory (MB).
 
     Returns
     -------
@@ -62,7 +62,7 @@ def train_head(network, data, metrics, compute, flags, check_stop=lambda: None):
                            data[0].provide_data[0], compute.contexts)
     logger.info("Warm head: passing %d images once through the frozen backbone",
                 sum(len(iterator.lst) for iterator in data if iterator))
-    storage = flags.save_result, flags.warm_head_memory * 1e6
+    storage = flags.save_result, flags.feature_memory * 1e6
     stored = [
         iterator and collect(workers, *extract(backbone, iterator, mirror, *storage, check_stop),
                              *storage)
@@ -123,7 +123,7 @@ def _on_standardised_features(network, features, values, labels):
     variables = {name: mx.sym.Variable(name, shape=value.shape) for name, value in params.items()}
     weight = mx.sym.broadcast_mul(variables["standardised_weight"], variables["scale"])
     shift = mx.sym.sum(mx.sym.broadcast_mul(weight, variables["mean"]), axis=0, exclude=True)
-    head = tail(network.symbol, features)
+    head = layers_after(network.symbol, features)
     classifier = split_head(network.symbol)[1]
     head = head(**{f"{classifier}_weight": weight,
                    f"{classifier}_bias": variables["standardised_bias"] - shift})

@@ -4,13 +4,17 @@
 
 The text returned is written anew from what was checked, so that MXNet sees nothing else.
 """
+from __future__ import annotations
+
 import json
 import os
 import re
+from typing import Any
 
 from common.cli import InputError
 from crossentropy_op import loss_options
-from network.attributes import parse_json
+from network.graph import integers
+from network.untrusted.attributes import parse_json
 
 MOST_BYTES = 1 << 25
 MOST_NODES = 10000  # MXNet frees a chain of nodes recursively. ResNet-152 has about 1,400.
@@ -74,7 +78,7 @@ NUMBERS = re.compile(rf"\s*[(\[]?\s*({NUMBER}(?:,{NUMBER})*,?)?\s*[)\]]?\s*")
 ASCII = re.compile(r"[ -~]{1,500}")
 
 
-def checked_symbol(path):
+def checked_symbol(path: str) -> str:
     """The graph of a symbol file as JSON for mx.sym.load_json, after checks that MXNet lacks.
 
     An InputError says why it is not a symbol file, or has a graph that MXNet must not load.
@@ -97,7 +101,7 @@ def checked_symbol(path):
                          "image classifier") from None
 
 
-def checked_graph(graph):
+def checked_graph(graph: Any) -> dict[str, Any]:
     """A parsed graph with what is known to be harmless only; an InputError says what is not."""
     nodes, heads = (_list(graph, key) for key in ("nodes", "heads"))
     if not heads or not 0 < len(nodes) <= MOST_NODES:
@@ -111,8 +115,9 @@ def checked_graph(graph):
     variables = [node["name"] for node in checked if node["op"] == "null"]
     if len(set(variables)) < len(variables):
         raise InputError("two inputs or parameters have the same name")
-    result = {"nodes": checked, "heads": [_entry(head, num_outputs) for head in heads],
-              "arg_nodes": [i for i, node in enumerate(checked) if node["op"] == "null"]}
+    result: dict[str, Any] = {
+        "nodes": checked, "heads": [_entry(head, num_outputs) for head in heads],
+        "arg_nodes": [i for i, node in enumerate(checked) if node["op"] == "null"]}
     attrs = graph.get("attrs", {})
     if isinstance(attrs, dict) and "mxnet_version" in attrs:
         version = attrs["mxnet_version"]
@@ -177,11 +182,6 @@ def _check_attribute(where, key, value):
         if not NUMBERS.fullmatch(value) or not all(
                 least <= number <= most for number in integers(value)):
             raise InputError(f"{where} is {value!r:.80}; from {least} to {most} is allowed")
-
-
-def integers(text):
-    """The integers in an attribute such as "(3, 3)"."""
-    return [int(number) for number in re.findall(r"-?\d+", text)]
 
 
 def _entry(entry, num_outputs):

@@ -4,8 +4,11 @@
 
 Each is stored as JSON text under `__rgb_NAME__`. One set of rules serves writing and reading.
 """
+from __future__ import annotations
+
 import json
 import math
+from typing import Any, Mapping
 
 from common.cli import InputError
 
@@ -54,7 +57,7 @@ RULES = {
 NO_THRESHOLDS = dict.fromkeys(("thresholds", "thresholds_list", "thresholds_epoch"))
 
 
-def parse_json(text):
+def parse_json(text: str) -> Any:
     """The value of a JSON text from a stranger; an InputError says why it cannot be read.
 
     NaN, infinity and excessively long numbers are refused, too.
@@ -75,7 +78,7 @@ def parse_json(text):
         raise InputError(f"its JSON cannot be read: {error}") from None
 
 
-def check_attribute(name, value, source):
+def check_attribute(name: str, value: Any, source: str) -> None:
     """Raise an InputError that names `source` where an attribute cannot have this value."""
     if name not in RULES:
         raise InputError(f"{source}: attribute {name!r:.80} is not known; known are "
@@ -85,7 +88,7 @@ def check_attribute(name, value, source):
         raise InputError(f"{source}: attribute {name} is {value!r:.80}; expected is {expected}")
 
 
-def read_attributes(texts, source):
+def read_attributes(texts: Mapping[str, str], source: str) -> dict[str, Any]:
     """Parse the attributes of `data`, `texts`, that are called `__rgb_NAME__`: values by NAME.
 
     An InputError names the file `source` where an attribute is not known, is not JSON, or has a

@@ -8,6 +8,8 @@ magic number (4), the kind of storage (4; from MXNet 1.0 on), the number of dime
 dimensions (8 bytes each), device type and number (4, 4), type of values (4), and the values.
 Before MXNet 0.11 the magic number was missing and a dimension had 4 bytes.
 """
+from __future__ import annotations
+
 import math
 import os
 import struct
@@ -24,7 +26,7 @@ VALUE_BYTES = (4, 8, 2, 1, 4, 1, 8, 1)
 DEVICE_TYPES = (1, 2, 3, 5)  # CPU, GPU, and two kinds of shared CPU memory
 
 
-def check_params(path):
+def check_params(path: str) -> None:
     """Check the structure of a file of dense, named arrays.
 
     An InputError says where the file is another one, is cut short or too long, or holds an array
@@ -79,11 +81,11 @@ def _check(file, size):
         length, = read("<Q")
         if length > MOST_NAME_BYTES:
             raise InputError(f"a name has {length} bytes; {MOST_NAME_BYTES} are allowed")
-        name, = read(f"<{length}s")
+        text, = read(f"<{length}s")
         try:
-            names.add(name.decode())
+            names.add(text.decode())
         except UnicodeDecodeError:
-            raise InputError(f"the name {name!r:.80} is not UTF-8 text") from None
+            raise InputError(f"the name {text!r:.80} is not UTF-8 text") from None
     if len(names) < count:
         raise InputError("it names two arrays alike")
     if file.tell() != size:

@@ -1,0 +1,130 @@
+"""The graph of a symbol, as layers that can be looked at, changed, and made a symbol again.
+
+    graph = Graph(symbol)
+    print(graph.output.op, graph["relu1"].input().name)
+    graph["bn0"].attrs["use_global_stats"] = "True"
+    symbol = graph.symbol()
+"""
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+
+from common.mx_compat import mx
+
+
+class Node:
+    """A layer, or a variable, whose `op` is "null".
+
+    `attrs` are the attributes, of str to str; `inputs` lists the node of each input, the number of
+    the output that it takes, and MXNet's version of it.
+    """
+
+    def __init__(self, op, name, inputs=(), **attrs):
+        self.op, self.name = op, name
+        self.inputs = [entry if isinstance(entry, tuple) else (entry, 0, 0) for entry in inputs]
+        self.attrs = {key: str(value) for key, value in attrs.items()}
+
+    @property
+    def is_variable(self) -> bool:
+        """Whether it is an input or a parameter of the network."""
+        return self.op == "null"
+
+    def input(self, number: int = 0) -> Node:
+        """The node of an input."""
+        return self.inputs[number][0]
+
+    def flag(self, key: str, default: str = "False") -> bool:
+        """Whether an attribute says yes."""
+        return self.attrs.get(key, default) in ("True", "true", "1")
+
+    def integers(self, key: str) -> list[int]:
+        """The integers in an attribute such as "(3, 3)"; empty without it."""
+        return integers(self.attrs.get(key, ""))
+
+
+class Graph:
+    """All nodes of a symbol, in an order in which each comes after its inputs.
+
+    `outputs` are the symbol's, in the form of a node's inputs.
+    """
+
+    def __init__(self, symbol):
+        graph = json.loads(symbol.tojson())
+        self.nodes = []
+        for each in graph["nodes"]:
+            self.nodes.append(Node(each["op"], each["name"], self._entries(each["inputs"]),
+                                   **each.get("attrs", {})))
+        self.outputs = self._entries(graph["heads"])
+        self._attrs = graph["attrs"]
+
+    def _entries(self, entries):
+        return [(self.nodes[number], *rest) for number, *rest in entries]
+
+    def __getitem__(self, name: str) -> Node:
+        """The first node of this name; KeyError without one."""
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        raise KeyError(name)
+
+    @property
+    def output(self) -> Node:
+        """The node of the first output."""
+        return self.outputs[0][0]
+
+    def users(self) -> dict[Node, list[Node]]:
+        """The nodes that take an output of each node, by node."""
+        users = defaultdict(list)
+        for node in self.nodes:
+            for source, *_ in node.inputs:
+                users[source].append(node)
+        return users
+
+    def substitute(self, nodes: dict[Node, Node]) -> None:
+        """Let each user of a node take another one in its place: `nodes`, a dict of old to new."""
+        waiting, seen = [*self.nodes, *nodes.values()], set()
+        while waiting:
+            node = waiting.pop()
+            if node not in seen:
+                seen.add(node)
+                node.inputs = [(nodes.get(source, source), *rest) for source, *rest in node.inputs]
+                waiting += [source for source, *_ in node.inputs]
+        self.outputs = [(nodes.get(node, node), *rest) for node, *rest in self.outputs]
+
+    def symbol(self) -> mx.sym.Symbol:
+        """The symbol of what the outputs depend on."""
+        numbers, waiting = {}, [node for node, *_ in reversed(self.outputs)]
+        while waiting:
+            node = waiting.pop()
+            missing = [source for source, *_ in node.inputs if source not in numbers]
+            if missing:
+                waiting += [node, *reversed(missing)]
+            else:
+                numbers.setdefault(node, len(numbers))
+        nodes = [{"op": node.op, "name": node.name, "attrs": node.attrs,
+                  "inputs": [[numbers[source], *rest] for source, *rest in node.inputs]}
+                 for node in numbers]
+        return mx.sym.load_json(json.dumps({
+            "nodes": nodes, "attrs": self._attrs,
+            "arg_nodes": [number for node, number in numbers.items() if node.is_variable],
+            "heads": [[numbers[node], *rest] for node, *rest in self.outputs]}))
+
+
+def replaced(symbol: mx.sym.Symbol, name: str, layer: mx.sym.Symbol) -> mx.sym.Symbol:
+    """The network with the symbol `layer` in place of what layer `name` gives."""
+    graph = Graph(symbol)
+    node = graph[name]
+    node.op, node.inputs, node.attrs = "null", [], {}
+    return graph.symbol()(**{name: layer})
+
+
+def layers_up_to(symbol: mx.sym.Symbol, name: str) -> mx.sym.Symbol:
+    """The network up to layer `name`."""
+    return symbol.get_internals()[name + "_output"]
+
+
+def integers(text: str) -> list[int]:
+    """The integers in a text such as "(3, 3)"."""
+    return [int(number) for number in re.findall(r"-?\d+", text)]
