@@ -82,9 +82,13 @@ def make_parent_folder(path):
 
 
 def require_regular_file(path):
-    """Raise an InputError where `path` is a pipe, a device or a folder; it need not exist."""
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise InputError(f"{path}: not a regular file")
+    """Raise an InputError where `open_regular_file` would not open `path`; it need not exist."""
+    try:
+        open_regular_file(path).close()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise InputError(error.strerror.lower(), file=path) from None
 
 
 def retry_transient_errors(read):
