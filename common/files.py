@@ -135,18 +135,19 @@ def existing_path(path):
     """
     if os.path.lexists(path):
         return path
-    found, *parts = os.fspath(path).split("/")
-    found, parts = (found + "/", parts) if not found else ("", [found, *parts])
+    found = "/" if os.path.isabs(path) else ""
+    parts = [part for part in os.fspath(path).split("/") if part]
     while parts:
         part = parts.pop(0)
         stripped = part.strip()
         names = [part, stripped, *(unicodedata.normalize(form, stripped)
                                    for form in ("NFC", "NFD"))]
-        name = next((name for name in names if os.path.lexists(os.path.join(found, name))), None)
+        name = next((name for name in names
+                     if name and os.path.lexists(os.path.join(found, name))), None)
         if name is None and "\\" in part:
             parts[:0] = part.split("\\")
         elif name is None:
             return path
         else:
             found = os.path.join(found, name)
-    return found
+    return found or path
