@@ -12,7 +12,7 @@ import time
 import numpy as np
 
 from common.cli import InputError, run
-from common.mx_compat import error_line, mx
+from common.mx_compat import error_line, is_mxnet_error, mx
 from network.fine_tune import (  # noqa: F401  the first is for others to import
     get_fine_tune_model,
     load_pretrained,
@@ -46,7 +46,7 @@ def main(argv=None):
             if isinstance(error, MemoryError) or "Failed to allocate" in str(error):
                 raise InputError("out of memory: a smaller --batch-size or --image-shape takes "
                                  "less") from None
-            if "MXNetError" in str(error):
+            if is_mxnet_error(error):
                 raise InputError(f"{flags.model}: MXNet cannot train this network: "
                                  f"{error_line(error)}") from None
             raise

@@ -146,18 +146,21 @@ def run(main, argv=None):
 
     The status is what `main` returned (None: 0); 2 after an InputError, which is printed in one
     line on standard error; 130 after Ctrl-C; 141 when the reader of standard output has ended.
+    Standard streams that are closed, as cron and daemons do it, are /dev/null.
     """
+    _open_closed_streams()
     try:
         status = main(argv)
         sys.stdout.flush()
     except InputError as error:
         line = printable(" ".join(str(error).split()), MAX_LINE)
-        print(f"{os.path.basename(sys.argv[0])}: error: {line}", file=sys.stderr)
+        with contextlib.suppress(OSError):
+            print(f"{os.path.basename(sys.argv[0])}: error: {line}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
         status = 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence(sys.stdout)
         status = 141
     if _decoding_threads():
         gc.collect()  # ends the threads of iterators without references
@@ -169,6 +172,26 @@ def run(main, argv=None):
                 stream.flush()
         os._exit(status or 0)
     sys.exit(status)
+
+
+def silence(stream):
+    """Let a standard stream that cannot be written any more write to /dev/null.
+
+    Python would write what is left in its buffer once more at exit, and fail again.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _open_closed_streams():
+    """Give a process without a standard stream /dev/null, before another file takes its place."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, "w" if number else "r")  # noqa: SIM115  until the end
+            setattr(sys, name, stream)
+            try:
+                os.fstat(number)
+            except OSError:
+                os.dup2(stream.fileno(), number)
 
 
 def _decoding_threads():

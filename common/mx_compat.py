@@ -48,15 +48,23 @@ def choose_devices(gpus):
 
 
 @contextlib.contextmanager
-def mxnet_errors(what):
-    """Raise an InputError that begins with `what` in place of any error of MXNet's."""
+def mxnet_errors(what, file=None):
+    """Raise an InputError of `what` and MXNet's own words in place of any error of MXNet's."""
     try:
         yield
     except InputError:
         raise
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
         # MXNet chooses the class of an error by its text.
-        raise InputError(f"{what}: {error_line(error)}") from None
+        raise InputError(f"{what}: {error_line(error)}", file=file) from None
+
+
+def is_mxnet_error(error: BaseException) -> bool:
+    """Whether an exception is an MXNetError, or was raised while one was handled.
+
+    Symbol.simple_bind replaces an MXNetError by a plain RuntimeError.
+    """
+    return isinstance(error, mx.MXNetError) or isinstance(error.__context__, mx.MXNetError)
 
 
 def error_line(error):

@@ -1,4 +1,5 @@
 """Progress of work that takes a while: a bar on a terminal, and otherwise lines in the log."""
+import contextlib
 import logging
 import sys
 import time
@@ -40,8 +41,9 @@ class Progress:
         """So many more are done; `note` stands beside the speed."""
         self.done += count
         if not self.bar.disable:
-            self.bar.set_postfix_str(note, refresh=False)
-            self.bar.update(count)
+            with contextlib.suppress(OSError):  # the terminal may be closed
+                self.bar.set_postfix_str(note, refresh=False)
+                self.bar.update(count)
             return
         now = time.monotonic()
         self.updates += 1
@@ -60,4 +62,5 @@ class Progress:
 
     def close(self):
         """Take the bar away."""
-        self.bar.close()
+        with contextlib.suppress(OSError):
+            self.bar.close()

@@ -3,7 +3,7 @@ import contextlib
 import os
 import sys
 
-from common.cli import InputError
+from common.cli import InputError, silence
 from common.files import atomic_file
 
 
@@ -37,8 +37,7 @@ def input_error_if_unwritable(path):
         raise  # the reader of the pipe has ended, which is no mistake
     except OSError as error:
         if path == "standard output":
-            # Python would write its buffer once more at exit, and fail again.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            silence(sys.stdout)
         reason = (error.strerror or str(error)).lower()
         raise InputError(f"{path}: cannot be written: {reason}") from None
 

@@ -95,9 +95,9 @@ def with_normalisation(sym: mx.sym.Symbol, mean: Sequence[float], std: Sequence[
     return set_attributes(replaced(sym, name, pixels), **attributes), constants
 
 
-def get_attributes(sym: mx.sym.Symbol, source: str = "the network") -> dict[str, Any]:
-    """The values that `set_attributes` stored, by their names; an error names the file `source`."""
-    return read_attributes(sym.attr_dict().get("data", {}), source)
+def get_attributes(sym: mx.sym.Symbol, file: str | None = None) -> dict[str, Any]:
+    """The values that `set_attributes` stored, by their names; an InputError is about `file`."""
+    return read_attributes(sym.attr_dict().get("data", {}), file)
 
 
 def set_attributes(sym: mx.sym.Symbol, **values: Any) -> mx.sym.Symbol:
@@ -115,7 +115,7 @@ def set_attributes(sym: mx.sym.Symbol, **values: Any) -> mx.sym.Symbol:
     for name, value in values.items():
         node.attrs.pop(f"__rgb_{name}__", None)
         if value is not None:
-            check_attribute(name, value, "the network")
+            check_attribute(name, value)
             node.attrs[f"__rgb_{name}__"] = json.dumps(value)
     return graph.symbol()
 
@@ -129,12 +129,12 @@ def load(prefix: str, epoch: int) -> Network:
     symbol_file, params_file = f"{prefix}-symbol.json", f"{prefix}-{epoch:04d}.params"
     for name in (symbol_file, params_file):
         if not os.path.isfile(name):
-            raise InputError(f"{name}: no such file; --model takes the path before "
-                             "-symbol.json, --epoch the number in the .params file's name")
-    with mxnet_errors(f"{symbol_file}: not an MXNet symbol file"):
+            raise InputError("no such file; --model takes the path before -symbol.json, --epoch "
+                             "the number in the .params file's name", file=name)
+    with mxnet_errors("not an MXNet symbol file", symbol_file):
         sym = mx.sym.load_json(checked_symbol(symbol_file))
     check_params(params_file)
-    with mxnet_errors(f"{params_file}: not an MXNet parameter file"):
+    with mxnet_errors("not an MXNet parameter file", params_file):
         saved = mx.nd.load(params_file)
     arg_params, aux_params = ({key[4:]: value for key, value in saved.items()
                                if key.startswith(kind)} for kind in ("arg:", "aux:"))
@@ -143,13 +143,17 @@ def load(prefix: str, epoch: int) -> Network:
                or inputs - set(arg_params) - {"data"})
     absent = sorted(n for n in missing if not n.endswith("label"))
     if absent:
-        raise InputError(f"{params_file}: not of {symbol_file}: lacks {absent[0]}"
-                         + (f" and {len(absent) - 1} more" if absent[1:] else ""))
-    if "data" not in inputs or (inputs & set(NORMALISATION) and not has_normalisation(sym)):
-        raise InputError(f"{symbol_file}: " + (
-            "has no input called data" if "data" not in inputs else
-            "has rgb_mean and rgb_std, but no layer rgb_normalised that uses them")
-            + "; take a checkpoint of train_multilabel.py, or an unchanged pretrained one")
+        raise InputError(f"not of {symbol_file}: lacks {absent[0]}"
+                         + (f" and {len(absent) - 1} more" if absent[1:] else ""),
+                         file=params_file)
+    found = None
+    if "data" not in inputs:
+        found = "no input called data"
+    elif inputs & set(NORMALISATION) and not has_normalisation(sym):
+        found = "rgb_mean and rgb_std, but no layer rgb_normalised that uses them"
+    if found:
+        raise InputError(f"has {found}; take a checkpoint of train_multilabel.py, or an unchanged "
+                         "pretrained one", file=symbol_file)
     attributes = get_attributes(sym, symbol_file)
     if "image_shape" in attributes:
         check_shapes(sym, arg_params, aux_params, attributes["image_shape"], symbol_file)

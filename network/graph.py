@@ -21,7 +21,7 @@ class Node:
     the output that it takes, and MXNet's version of it.
     """
 
-    def __init__(self, op, name, inputs=(), **attrs):
+    def __init__(self, op, name, inputs=(), /, **attrs):
         self.op, self.name = op, name
         self.inputs = [entry if isinstance(entry, tuple) else (entry, 0, 0) for entry in inputs]
         self.attrs = {key: str(value) for key, value in attrs.items()}

@@ -17,7 +17,8 @@ FLOORS = {
 BESIDE = {("common", "crossentropy_op"), ("lst_iter", "reading"), ("training", "evaluation"),
           ("training", "distributed")}
 SCRIPT_FOLDERS = ("tools", "demo", "benchmarks")  # whose files import each other by bare names
-BEHIND_DOORS = ("distributed/", "network/untrusted/")
+UNTRUSTED = "network/untrusted/"
+BEHIND_DOORS = ("distributed/", UNTRUSTED)
 
 
 def name(path):
@@ -68,6 +69,12 @@ def test_imports_go_down(path):
              if room(file) != here and FLOORS[room(file)] >= FLOORS[here]
              and (here, room(file)) not in BESIDE]
     assert not wrong
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if not name(path).startswith(UNTRUSTED)],
+                         ids=name)
+def test_untrusted_data_has_one_entrance(path):
+    assert not [name(file) for file in imported_files(path) if name(file).startswith(UNTRUSTED)]
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)

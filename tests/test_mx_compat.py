@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from common.mx_compat import mx
+from common.mx_compat import is_mxnet_error, mx
 from common.processors import cgroup_quota, physical_cores, processors
 
 # Ends the process where MXNet is about to be loaded.
@@ -47,7 +47,7 @@ def test_numpy_stays_as_it_is():
     program = f"""
 import numpy as np
 before = {{name: name in vars(np) for name in {removed}}}
-from common.mx_compat import mx
+from common.mx_compat import is_mxnet_error, mx
 assert before == {{name: name in vars(np) for name in {removed}}}
 assert vars(np).get("bool") is not bool
 """
@@ -126,3 +126,14 @@ def test_a_containers_quota_is_read(files, quota, tmp_path):
 
 def test_there_is_no_more_than_one_core_per_processor():
     assert 1 <= physical_cores() <= processors() <= os.cpu_count()
+
+
+@pytest.mark.parametrize("fail", [
+    lambda: mx.nd.stack(mx.nd.ones(2), mx.nd.ones(3), mx.nd.ones(7)).asnumpy(),
+    lambda: mx.sym.dot(mx.sym.Variable("a"), mx.sym.Variable("b")).simple_bind(
+        mx.cpu(), a=(2, 3), b=(5, 7))], ids=["computed", "bound"])
+def test_an_error_of_mxnet_is_told_from_others(fail):
+    with pytest.raises(RuntimeError) as error:
+        fail()
+    assert is_mxnet_error(error.value)
+    assert not is_mxnet_error(RuntimeError("MXNetError: in the text only"))

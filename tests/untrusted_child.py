@@ -1,4 +1,4 @@
-"""A child process that loads mutated checkpoints: one line to a log before each, one after it.
+"""A child process that loads untrusted checkpoints: one line to a log before each, one after it.
 
     python untrusted_child.py KIND FOLDER FIRST LAST LOG
 
@@ -16,9 +16,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from graph_grammar import write_checkpoint
 
 from common.cli import InputError
-from common.mx_compat import mx
+from common.mx_compat import is_mxnet_error, mx
 from evaluation.classifier import Classifier
 from network import checkpoint, fine_tune
 from network.untrusted import check_shapes
@@ -187,22 +188,29 @@ def export(prefix):
     export_onnx.compare("net", predictor, predictor, {"few": samples["random pixels"][:1]})
 
 
-def main(kind, folder, first, last, log):
-    """Mutate, load and compute the checkpoints number `first` to `last` - 1."""
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+def write_untrusted(kind, draw, valid, target):
+    """Write the checkpoint `target`: the one `valid` with mistakes, or one of random layers."""
+    if kind == "layers":
+        write_checkpoint(draw, target)
+        return
     ending, mutate = MUTATIONS[kind]
-    target = os.path.join(folder, f"mutated-{kind}")
+    data = Path(valid + ending).read_bytes()
+    Path(target + ending).write_bytes(
+        mutate(draw, data if kind == "params" else data.decode()))
+
+
+def main(kind, folder, first, last, log):
+    """Write, load and compute the checkpoints number `first` to `last` - 1."""
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+    valid, target = (os.path.join(folder, name) for name in ("valid", f"mutated-{kind}"))
     for suffix in ("-symbol.json", "-0002.params"):
-        shutil.copy(os.path.join(folder, f"valid{suffix}"), f"{target}{suffix}")
-    valid = Path(folder, f"valid{ending}").read_bytes()
+        shutil.copy(valid + suffix, target + suffix)
     steps = [lambda: use(target, os.path.join(folder, "image.png")),
              lambda: fine_tune_it(target), lambda: export(target)]
     with open(log, "a") as out:
         for number in range(int(first), int(last)):
-            draw = random.Random(number)
-            Path(target + ending).write_bytes(
-                mutate(draw, valid if kind == "params" else valid.decode()))
             print(number, "begins", file=out, flush=True)
+            write_untrusted(kind, random.Random(number), valid, target)
             signal.alarm(SECONDS)
             for step in steps:
                 try:
@@ -211,7 +219,7 @@ def main(kind, folder, first, last, log):
                 except (InputError, RuntimeError) as error:
                     # train_multilabel.py ends in one line after an error of MXNet's own.
                     if not isinstance(error, InputError) and (
-                            step is not steps[1] or "MXNetError" not in str(error)):
+                            step is not steps[1] or not is_mxnet_error(error)):
                         raise
                     result = "is refused: " + " ".join(str(error).split())[:300]
                 print(number, result, file=out)

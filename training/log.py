@@ -2,23 +2,27 @@
 import logging
 import os
 import re
+import stat
 import sys
 
 from tqdm import tqdm
 
-from common.cli import InputError
+from common.cli import InputError, silence
 from common.text import LineFormatter
 
 IN_FILE = {"in_file": True}  # `extra` of a record that is for train.log alone
 # MXNet's lines, for its tools/parse_log.py, and those of its Speedometer among them.
-MXNETS = re.compile(r"(Epoch|Warm head)\[\d+\]( Batch \[)?")
+MXNET_LINE = re.compile(r"(Epoch|Warm head)\[\d+\]( Batch \[)?")
 
 
 class TqdmHandler(logging.Handler):
-    """Writes log lines above a progress bar."""
+    """Writes log lines above a progress bar, while somebody reads them."""
 
     def emit(self, record):
-        tqdm.write(self.format(record), file=sys.stderr)
+        try:
+            tqdm.write(self.format(record), file=sys.stderr)
+        except OSError:
+            silence(sys.stderr)
 
 
 def log_to(folder, rank=0, with_batches=False):
@@ -26,10 +30,10 @@ def log_to(folder, rank=0, with_batches=False):
 
     MXNet's own lines, which count epochs from 0, and records with IN_FILE go to the file
     alone; `with_batches` shows its Speedometer's. Ranks above 0 only log warnings, and
-    write no file.
+    write no file. What cannot be written ends no run.
     """
     def is_for_people(record):
-        mxnets = record.levelno == logging.INFO and MXNETS.match(record.getMessage())
+        mxnets = record.levelno == logging.INFO and MXNET_LINE.match(record.getMessage())
         return not (mxnets and not (with_batches and mxnets[2]) or hasattr(record, "in_file"))
 
     screen = TqdmHandler()
@@ -37,10 +41,10 @@ def log_to(folder, rank=0, with_batches=False):
     handlers = [screen]
     try:
         os.makedirs(folder, exist_ok=True)
-        if rank == 0:
-            handlers.append(logging.FileHandler(os.path.join(folder, "train.log")))
     except OSError as error:
-        raise InputError(f"--save-result: {folder}: {error.strerror}") from None
+        raise InputError(f"{folder}: {error.strerror}", flag="--save-result") from None
+    if rank == 0:
+        handlers.append(logging.StreamHandler(_open_log(os.path.join(folder, "train.log"))))
     for handler in handlers:
         handler.setFormatter(LineFormatter("%(asctime)s - %(message)s"))
     screen.setFormatter(LineFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
@@ -48,3 +52,19 @@ def log_to(folder, rank=0, with_batches=False):
     logging.raiseExceptions = False  # a full disk is reported once, by what could not be saved
     logging.basicConfig(level=logging.WARNING if rank else logging.INFO, handlers=handlers,
                         force=True)
+
+
+def _open_log(path):
+    """The log as a text file to append to.
+
+    An InputError is raised for a link, by which a stranger's folder could name any file, and for
+    what is no regular file, such as a pipe that nobody reads.
+    """
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+                         | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        raise InputError(f"cannot be written: {error.strerror}", file=path) from None
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        raise InputError("cannot be written: not a regular file", file=path)
+    return open(handle, "a", encoding="utf-8")

@@ -78,20 +78,20 @@ def parse_json(text: str) -> Any:
         raise InputError(f"its JSON cannot be read: {error}") from None
 
 
-def check_attribute(name: str, value: Any, source: str) -> None:
-    """Raise an InputError that names `source` where an attribute cannot have this value."""
+def check_attribute(name: str, value: Any, file: str | None = None) -> None:
+    """Raise an InputError, about `file`, where an attribute cannot have this value."""
     if name not in RULES:
-        raise InputError(f"{source}: attribute {name!r:.80} is not known; known are "
-                         + ", ".join(RULES))
+        raise InputError(f"attribute {name!r:.80} is not known; known are {', '.join(RULES)}",
+                         file=file)
     is_valid, expected = RULES[name]
     if not is_valid(value):
-        raise InputError(f"{source}: attribute {name} is {value!r:.80}; expected is {expected}")
+        raise InputError(f"attribute {name} is {value!r:.80}; expected is {expected}", file=file)
 
 
-def read_attributes(texts: Mapping[str, str], source: str) -> dict[str, Any]:
+def read_attributes(texts: Mapping[str, str], file: str | None = None) -> dict[str, Any]:
     """Parse the attributes of `data`, `texts`, that are called `__rgb_NAME__`: values by NAME.
 
-    An InputError names the file `source` where an attribute is not known, is not JSON, or has a
+    An InputError, about `file`, is raised where an attribute is not known, is not JSON, or has a
     value that it cannot have.
     """
     values = {}
@@ -102,6 +102,6 @@ def read_attributes(texts: Mapping[str, str], source: str) -> dict[str, Any]:
         try:
             values[name] = parse_json(text)
         except InputError as error:
-            raise InputError(f"{source}: attribute {name}: {error}") from None
-        check_attribute(name, values[name], source)
+            raise InputError(f"attribute {name}: {error}", file=file) from None
+        check_attribute(name, values[name], file)
     return values

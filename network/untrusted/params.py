@@ -37,9 +37,9 @@ def check_params(path: str) -> None:
         with open_regular_file(path) as file:
             _check(file, os.fstat(file.fileno()).st_size)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+        raise InputError(f"cannot be read: {error.strerror}", file=path) from None
     except InputError as error:
-        raise InputError(f"{path}: not an MXNet parameter file, or cut short: {error}") from None
+        raise InputError(f"not an MXNet parameter file, or cut short: {error}", file=path) from None
 
 
 def _check(file, size):
@@ -56,7 +56,7 @@ def _check(file, size):
 
     magic, _, count = read("<QQQ")
     if magic != MAGIC:
-        raise InputError("it begins otherwise")
+        raise InputError("wrong magic number")
     for number in range(count):  # an array has 20 bytes at least, so that the file's end bounds it
         name = f"array {number}"
         dimensions, = read("<I")
@@ -88,6 +88,6 @@ def _check(file, size):
         except UnicodeDecodeError:
             raise InputError(f"the name {text!r:.80} is not UTF-8 text") from None
     if len(names) < count:
-        raise InputError("it names two arrays alike")
+        raise InputError("duplicate array name")
     if file.tell() != size:
         raise InputError(f"{size - file.tell()} bytes follow its end")

@@ -90,16 +90,16 @@ def checked_symbol(path: str) -> str:
         with open_regular_file(path, "r", encoding="utf-8") as file:
             graph = parse_json(file.read())
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+        raise InputError(f"cannot be read: {error.strerror}", file=path) from None
     except UnicodeDecodeError:
-        raise InputError(f"{path}: not an MXNet symbol file, or cut short") from None
+        raise InputError("not an MXNet symbol file, or cut short", file=path) from None
     except InputError as error:
-        raise InputError(f"{path}: not an MXNet symbol file, or cut short: {error}") from None
+        raise InputError(f"not an MXNet symbol file, or cut short: {error}", file=path) from None
     try:
         return json.dumps(checked_graph(graph))
     except InputError as error:
-        raise InputError(f"{path}: refused: {error}; take a symbol file as MXNet writes it, of an "
-                         "image classifier") from None
+        raise InputError(f"refused: {error}; take a symbol file as MXNet writes it, of an image "
+                         "classifier", file=path) from None
 
 
 def checked_graph(graph: Any) -> dict[str, Any]:
@@ -153,6 +153,8 @@ def _checked_node(node, num_outputs):
     if not least <= len(inputs) <= most or (
             op != "null" and _count(checked, "num_args", len(inputs)) != len(inputs)):
         raise InputError(f"node {name} ({op}) has {len(inputs)} inputs")
+    if op == "UpSampling" and attrs.get("sample_type") == "bilinear" and "num_filter" not in attrs:
+        raise InputError(f"node {name} has no num_filter")  # MXNet would divide by its default of 0
     if op == "Custom":
         options = {key: value for key, value in attrs.items() if not key.startswith("__")}
         if options.pop("op_type", None) != "CrossEntropyLoss" or not set(options) <= set(
