@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common.cli import InputError, log_to_stderr, run
+from common.files import existing_path
 from common.mx_compat import choose_devices
 from common.progress import Progress
 from common.text import printable
@@ -86,7 +87,8 @@ def list_images(args, num_classes):
         # Here the number comes from the checkpoint, not from a flag.
         raise InputError(re.sub(r"--num-classes is (\d+)", r"the checkpoint has \1 classes",
                                 str(error))) from None
-    if not any(os.path.exists(os.path.join(args.image, lst.name(row))) for row in range(len(lst))):
+    if not any(os.path.exists(existing_path(os.path.join(args.image, lst.name(row))))
+               for row in range(len(lst))):
         raise InputError(f"{args.data}:{lst.line(0)}: {printable(lst.name(0))} and all others are "
                          f"not in {args.image or 'the current folder'}: --image DIR says where the "
                          "names start from")

@@ -5,6 +5,7 @@ import os
 import stat
 import tempfile
 import time
+import unicodedata
 
 from common.cli import InputError
 
@@ -12,6 +13,12 @@ from common.cli import InputError
 # a stale handle), and the waits before the second and the third try.
 TRANSIENT = (errno.EIO, errno.ESTALE)
 RETRY_SECONDS = (0.2, 2.0)
+# How files begin that stand in for others which have not been fetched yet, and what to do then.
+POINTERS = {
+    b"version https://git-lfs": "is a pointer of git lfs, not the file itself: `git lfs pull` "
+                                "fetches it",
+    b"/annex/objects/": "is a pointer of git-annex, not the file itself: `git annex get` fetches "
+                        "it"}
 
 
 def write_atomically(path, write):
@@ -75,9 +82,13 @@ def make_parent_folder(path):
 
 
 def require_regular_file(path):
-    """Raise an InputError where `path` is a pipe, a device or a folder; it need not exist."""
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise InputError(f"{path}: not a regular file")
+    """Raise an InputError where `open_regular_file` would not open `path`; it need not exist."""
+    try:
+        open_regular_file(path).close()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise InputError(error.strerror.lower(), file=path) from None
 
 
 def retry_transient_errors(read):
@@ -96,11 +107,47 @@ def retry_transient_errors(read):
 
 
 def open_regular_file(path, mode="rb", **options):
-    """`open` a file for reading; an OSError is raised at once when it is not a regular file."""
+    """`open` a file for reading; an OSError says at once where it is no regular file.
+
+    Also where it is a pointer of Git LFS that stands in for the file.
+    """
     nonblocking = getattr(os, "O_NONBLOCK", 0)
     file = open(path, mode, **options,  # noqa: SIM115
                 opener=lambda name, flags: os.open(name, flags | nonblocking))
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+    try:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "is not a regular file, but a pipe or a device")
+        start = os.pread(file.fileno(), max(map(len, POINTERS)), 0)
+        for pointer, reason in POINTERS.items():
+            if start.startswith(pointer):
+                raise OSError(errno.EINVAL, reason)
+    except OSError:
         file.close()
-        raise OSError(errno.EINVAL, "is not a regular file, but a pipe or a device")
+        raise
     return file
+
+
+def existing_path(path):
+    """The path, or where there is no such file that of the one which was meant.
+
+    Each part of it may have blanks around it, the other normal form of Unicode (as names from
+    macOS), or backslashes where slashes belong. Where that finds nothing it is the path as given.
+    """
+    if os.path.lexists(path):
+        return path
+    found = "/" if os.path.isabs(path) else ""
+    parts = [part for part in os.fspath(path).split("/") if part]
+    while parts:
+        part = parts.pop(0)
+        stripped = part.strip()
+        names = [part, stripped, *(unicodedata.normalize(form, stripped)
+                                   for form in ("NFC", "NFD"))]
+        name = next((name for name in names
+                     if name and os.path.lexists(os.path.join(found, name))), None)
+        if name is None and "\\" in part:
+            parts[:0] = part.split("\\")
+        elif name is None:
+            return path
+        else:
+            found = os.path.join(found, name)
+    return found or path

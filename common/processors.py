@@ -28,23 +28,30 @@ def physical_cores():
 def cgroup_quota(root="/"):
     """Processors' worth of time that Linux's control groups, versions 1 and 2, allow the process.
 
-    Infinity where nothing limits it. proc/self/cgroup and sys/fs/cgroup are looked up in `root`.
+    Infinity where nothing limits it.
+    """
+    return min(map(_quota_of, control_groups("cpu", root)), default=math.inf)
+
+
+def control_groups(controller, root="/"):
+    """The folders of the control groups, versions 1 and 2, that bound this process's `controller`.
+
+    proc/self/cgroup and sys/fs/cgroup are looked up in `root`.
     """
     try:
         lines = Path(root, "proc/self/cgroup").read_text().splitlines()
     except OSError:
-        return math.inf
-    quota = math.inf
+        return set()
+    groups = set()
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
-        mount = Path(root, "sys/fs/cgroup", controllers and "cpu")
+        mount = Path(root, "sys/fs/cgroup", controllers and controller)
         group = mount / path.lstrip("/")
         # Within a container the path may be the host's, while the mount begins at its own group.
-        for folder in {mount, group, *(p for p in group.parents if mount in p.parents)}:
-            quota = min(quota, _quota_of(folder))
-    return quota
+        groups |= {mount, group, *(p for p in group.parents if mount in p.parents)}
+    return groups
 
 
 def _quota_of(folder):

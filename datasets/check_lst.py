@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common.cli import InputError
+from common.files import existing_path
 from common.text import printable
 from datasets.near_duplicates import near_pairs, perceptual_hash
 from reading.image_reader import Augment, ImageError, read_image
@@ -137,6 +138,7 @@ def _check_images(paths, threads, max_pixels):
 
 
 def _open(path, augment):
+    path = existing_path(path)
     if not os.path.exists(path):
         return ImageCheck("missing", "there is no such image")
     if not os.path.isfile(path):

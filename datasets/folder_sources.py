@@ -17,13 +17,18 @@ import defusedxml.ElementTree
 from defusedxml import DefusedXmlException
 
 from common.cli import InputError
-from datasets.equal_files import digest
-from datasets.label_table import NOTHING, Sample, Source
+from common.files import open_regular_file
+from datasets.label_table import NOTHING, Place, Sample, Source
 from datasets.text_sources import read_error, read_lines
+from reading.equal_files import first_equal
 from reading.image_header import IMAGE_ENDINGS
+from reading.image_list import is_passed_over, walk_images
 
 MAX_XML_BYTES = 4 << 20  # tens of thousands of boxes
 MAX_XML_DEPTH = 64
+# Folders that hold the parts of a data set, each with a folder per class.
+SPLIT_NAMES = frozenset(["train", "training", "val", "valid", "validation", "dev", "eval", "test",
+                         "testing", "holdout"])
 
 logger = logging.getLogger(__name__)
 
@@ -32,71 +37,70 @@ def read_folders(root, bad_input, separator=None):
     """Read one folder per class, with images at any depth; an image in several has all classes.
 
     With a `separator`, a folder's name holds several classes. Files of other kinds are passed over
-    with a warning that counts them, hidden ones without.
+    with a warning that counts them, hidden ones and those of other programs without. An InputError
+    names folders below `root` that hold the folders of classes, such as train/ and val/.
     """
-    classes, by_size, others = {}, defaultdict(list), Counter()
+    classes, images, others = {}, [], Counter()
+    folders = [entry for entry in _entries(root) if entry.is_dir()]
+    _refuse_splits(root, folders)
+    for entry in folders:
+        names = entry.name.split(separator) if separator else [entry.name]
+        present = {name.strip() for name in names if name.strip()}
+        classes.update(dict.fromkeys(sorted(present)))
+        images += [(path, present) for path in walk_images(entry.path, others)]
     for entry in _entries(root):
-        if entry.is_dir():
-            names = entry.name.split(separator) if separator else [entry.name]
-            present = {name.strip() for name in names if name.strip()}
-            classes.update(dict.fromkeys(sorted(present)))
-            for path in _images_below(entry.path, others):
-                name = os.path.relpath(path, root)
-                try:
-                    size = os.stat(path).st_size
-                except OSError as error:
-                    bad_input.reject(path, error.strerror.lower())
-                    continue
-                if size:
-                    by_size[size].append((name, present))
-                else:
-                    bad_input.reject(path, "is empty")
-        elif entry.name.lower().endswith(IMAGE_ENDINGS):
-            bad_input.reject(entry.path, "lies in no class's folder")
+        if not entry.is_dir() and entry.name.lower().endswith(IMAGE_ENDINGS):
+            bad_input.reject(Place(entry.path), "lies in no class's folder")
     if others:
         logger.warning("passed over: %s; of what is read the names end in %s", ", ".join(
             f"{count} {ending}" for ending, count in others.most_common()), " ".join(IMAGE_ENDINGS))
-    return Source(list(classes), _merged(root, by_size, bad_input))
+    return Source(list(classes), _merged(root, images, bad_input))
 
 
-def _merged(root, by_size, bad_input):
-    """Samples in the order of their names, one for each content."""
-    samples, count = {}, 0
-    for size, group in by_size.items():
-        for name, present in group:
-            path = os.path.join(root, name)
-            try:
-                # Only files of the same size can be the same, and most sizes occur once.
-                key = size, digest(path) if len(group) > 1 else None
-            except OSError as error:
-                bad_input.reject(path, error.strerror.lower())
-                continue
-            count += 1
-            samples.setdefault(key, Sample(name, set(), NOTHING, path)).present.update(present)
-    if count > len(samples):
+def _refuse_splits(root, folders):
+    """Raise an InputError where the folders are not those of classes, but hold them."""
+    def holds_folders(folder):
+        return any(entry.is_dir() for entry in _entries(folder.path))
+
+    splits = [folder for folder in folders
+              if folder.name.lower() in SPLIT_NAMES and holds_folders(folder)]
+    if not splits and len(folders) == 1 and holds_folders(folders[0]) and not any(
+            entry.is_file() for entry in _entries(folders[0].path)):
+        splits = folders
+    if splits:
+        raise InputError(f"holds {', '.join(folder.name for folder in splits)}, which hold the "
+                         f"folders of classes: give {splits[0].path}, and others on their own "
+                         "(--val-fraction 0 makes one list)", file=root)
+
+
+def _merged(root, images, bad_input):
+    """Samples in the order of their names, one for each content, of (path, classes)."""
+    good = []
+    for path, present in images:
+        try:
+            if os.stat(path).st_size:
+                good.append((path, present))
+            else:
+                bad_input.reject(Place(path), "is empty")
+        except OSError as error:
+            bad_input.reject(Place(path), error.strerror.lower())
+    samples = {}
+    for (path, present), first in zip(good, first_equal([path for path, _ in good]).tolist()):
+        name = os.path.relpath(path, root)
+        samples.setdefault(first, Sample(name, set(), NOTHING, path)).present.update(present)
+    if len(good) > len(samples):
         logger.warning("merged: %d files of the same content as another one, whose image carries "
-                       "the classes of all", count - len(samples))
+                       "the classes of all", len(good) - len(samples))
     return iter(sorted(samples.values(), key=lambda sample: sample.name))
 
 
 def _entries(folder):
-    """What is in a folder, sorted, hidden files left out."""
+    """What is in a folder, sorted, without hidden files and those of other programs."""
     try:
-        return sorted((entry for entry in os.scandir(folder) if not entry.name.startswith(".")),
+        return sorted((entry for entry in os.scandir(folder) if not is_passed_over(entry.name)),
                       key=lambda entry: entry.name)
     except OSError as error:
         raise read_error(folder, error) from None
-
-
-def _images_below(folder, others):
-    """Yield the images' paths, and count other files by their ending in `others`."""
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if name.lower().endswith(IMAGE_ENDINGS) and not name.startswith("."):
-                yield os.path.join(parent, name)
-            elif not name.startswith("."):
-                others[os.path.splitext(name)[1].lower() or "without an ending"] += 1
 
 
 def read_voc(root, bad_input, image_set=None, labels_from=None):
@@ -148,33 +152,31 @@ def _voc_samples(root, notes, files, bad_input):
     for file in files:
         try:
             filename, present, difficult = _read_annotation(file)
-            name = images.find(file.parent.relative_to(notes), file.stem, filename)
-            if name is None:
-                raise _BadAnnotation("has no image of its name")
-            yield Sample(name, present, difficult - present, file)
+            name = images.find(file.parent.relative_to(notes), file.stem, filename, file.parent)
+            yield Sample(name, present, difficult - present, Place(str(file)))
         except _BadAnnotation as error:
-            bad_input.reject(file, str(error))
+            bad_input.reject(Place(str(file)), str(error))
         except ParseError as error:
-            bad_input.reject(f"{file}:{error.position[0]}", f"broken XML: {error}")
+            bad_input.reject(Place(str(file), error.position[0]), f"broken XML: {error}")
         except DefusedXmlException:
-            bad_input.reject(file, "declares a document type or entities, which no VOC annotation "
-                             "needs")
+            bad_input.reject(Place(str(file)), "declares a document type or entities, which no "
+                             "VOC annotation needs")
         except OSError as error:
-            bad_input.reject(file, (error.strerror or str(error)).lower())
+            bad_input.reject(Place(str(file)), (error.strerror or str(error)).lower())
         except (ValueError, LookupError) as error:  # an encoding that there is not
-            bad_input.reject(file, f"broken XML: {error}")
+            bad_input.reject(Place(str(file)), f"broken XML: {error}")
 
 
 def _read_annotation(file):
     """File name, classes with an ordinary object and classes with a difficult one."""
-    if file.exists() and not file.is_file():
-        raise _BadAnnotation("is not a regular file")
-    if file.stat().st_size > MAX_XML_BYTES:
+    with open_regular_file(file) as opened:
+        data = opened.read(MAX_XML_BYTES + 1)
+    if len(data) > MAX_XML_BYTES:
         raise _BadAnnotation(f"is larger than {MAX_XML_BYTES >> 20} MB: no VOC annotation")
     # Without a document type there are no entities to expand, nor to fetch. Parsed in steps, so
     # that deep nesting is found before it takes memory.
     steps = defusedxml.ElementTree.iterparse(
-        io.BytesIO(file.read_bytes()), events=("start", "end"), forbid_dtd=True)
+        io.BytesIO(data), events=("start", "end"), forbid_dtd=True)
     depth = 0
     for event, _ in steps:
         depth += 1 if event == "start" else -1
@@ -207,15 +209,16 @@ def _voc_sets(root, sets, image_set, bad_input):
             if len(fields) == 2 and fields[1] in ("1", "0", "-1"):
                 stated[fields[0].strip()][class_name] = fields[1]
             elif fields:
-                bad_input.reject(f"{file}:{number}",
+                bad_input.reject(Place(str(file), number),
                                  f"{line.strip()!r:.60} is not an image and 1, 0 or -1")
 
     def samples():
         images = _ImageFinder(root)
         for name, values in sorted(stated.items()):
-            image = images.find(Path(), name)
-            if image is None:
-                bad_input.reject(sets, f"{name} has no image in {images.folder}")
+            try:
+                image = images.find(Path(), name)
+            except _BadAnnotation as error:
+                bad_input.reject(Place(str(sets)), f"{name} {error}")
                 continue
             present = {c for c, value in values.items() if value == "1"}
             # A class whose file does not name the image says nothing of it.
@@ -233,15 +236,29 @@ class _ImageFinder:
         self.folder = root / "JPEGImages" if (root / "JPEGImages").is_dir() else root
         self._listings = {}
 
-    def find(self, below, stem, filename=""):
-        """Name relative to the root of the image that is called so, None when there is none."""
+    def find(self, below, stem, filename="", notes=None):
+        """Name, relative to the root, of the image of an annotation; _BadAnnotation without one.
+
+        It is the file called `filename`, else that of the annotation's own name, `stem`. `notes` is
+        the folder of the annotations.
+        """
         folder = self.folder / below
         if folder not in self._listings:
-            names = os.listdir(folder) if folder.is_dir() else []
-            images = [name for name in sorted(names) if name.lower().endswith(IMAGE_ENDINGS)]
-            self._listings[folder] = set(images), {Path(name).stem: name for name in images}
-        names, by_stem = self._listings[folder]
-        # Annotations get moved and renamed along with their images, and <filename> gets stale.
+            by_stem = defaultdict(list)
+            for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
+                if name.lower().endswith(IMAGE_ENDINGS):
+                    by_stem[Path(name).stem].append(name)
+            self._listings[folder] = by_stem
+        by_stem = self._listings[folder]
         base = filename.replace("\\", "/").split("/")[-1]
-        name = by_stem.get(stem) or (base if base in names else by_stem.get(base))
-        return name and os.path.relpath(folder / name, self.root)
+        found = by_stem.get(stem) or by_stem.get(base, [])
+        named = Path(base).stem
+        # Annotations get renamed along with their images, and <filename> gets stale: it then names
+        # the image of another annotation.
+        is_stale = named != stem and stem in by_stem and notes and (notes / f"{named}.xml").exists()
+        if base in by_stem.get(named, ()) and not is_stale:
+            found = [base]
+        if len(found) != 1:
+            raise _BadAnnotation(f"has {len(found) or 'no'} images of its name in {folder}"
+                                 + f": {' and '.join(found)}" * bool(found))
+        return os.path.relpath(folder / found[0], self.root)

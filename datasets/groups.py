@@ -10,8 +10,8 @@ from collections import Counter
 import numpy as np
 
 from common.cli import InputError
-from datasets.equal_files import first_equal
 from datasets.stratify import join_groups, split
+from reading.equal_files import first_equal
 
 # Parts of names that often are a subject's: a folder, one of 1 to 4 levels, or what is in front of
 # the first - or _ of the file's name.

@@ -14,9 +14,11 @@ from typing import NamedTuple, Optional
 import numpy as np
 
 from common.cli import InputError
+from common.files import existing_path
 from common.text import printable
 from datasets.lst_writer import name_problem
 from reading.class_names import class_problem
+from reading.image_header import IMAGE_ENDINGS
 from reading.label_checks import ListCounts
 
 MAX_LABEL_BYTES = 4_000_000_000  # bytes that the matrix may take
@@ -80,7 +82,8 @@ class BadInput:
         logger.warning("left out: %s: %s", where, reason)
 
 
-def build_table(source, bad_input, listed=None, drop_unlisted=False, min_count=0, path_root=None):
+def build_table(source, bad_input, listed=None, drop_unlisted=False, min_count=0, path_root=None,
+                suffix=""):
     """Collect samples into a Table; an image that occurs twice has the labels of both samples.
 
     Parameters
@@ -96,7 +99,10 @@ def build_table(source, bad_input, listed=None, drop_unlisted=False, min_count=0
     min_count : int
         Leave out classes that fewer images carry.
     path_root : str, optional
-        Image root: absolute names are under it, and every image must exist there.
+        Image root: absolute names are under it, and every image must exist there. A name is
+        replaced by that of the file which it means; see `existing_path`.
+    suffix : str
+        What names get that do not end as those of images do.
 
     Raises
     ------
@@ -112,15 +118,19 @@ def build_table(source, bad_input, listed=None, drop_unlisted=False, min_count=0
     allowed = None if listed is None or drop_unlisted else set(listed)
     for sample in source.samples:
         name = sample.name
-        if path_root and os.path.isabs(name):
-            name = os.path.relpath(name, path_root)
+        if suffix and not name.lower().endswith(IMAGE_ENDINGS):
+            name += suffix
+        if path_root:
+            found = existing_path(os.path.join(path_root, name))
+            if os.path.isabs(name) or found != os.path.join(path_root, name):
+                name = os.path.relpath(found, path_root)
         problem = (_path_problem(name, sample.name) or name_problem(name)
                    or _class_problem(sample, numbers, allowed))
         if problem:
             bad_input.reject(sample.where, problem)
             continue
         if path_root and not os.path.isfile(os.path.join(path_root, name)):
-            missing.append(f"{sample.where}: {name!r:.200}")
+            missing.append((sample.where, name))
             continue
         # ./b.jpg is b.jpg: as two images, one might come into training and one into validation.
         row = rows_of_names.setdefault(os.path.normpath(name), len(rows_of_names))
@@ -137,8 +147,10 @@ def build_table(source, bad_input, listed=None, drop_unlisted=False, min_count=0
                 pairs[value].append(row * PAIR + numbers.setdefault(class_name, len(numbers)))
     if missing:
         bad_input.reject(path_root, f"{len(missing)} images are not there: "
-                         + ", ".join(missing[:MISSING_SHOWN])
-                         + ", ..." * (len(missing) > MISSING_SHOWN), len(missing))
+                         + ", ".join(f"{where}: {name!r:.200}"
+                                     for where, name in missing[:MISSING_SHOWN])
+                         + ", ..." * (len(missing) > MISSING_SHOWN)
+                         + _suffix_hint(missing[0][1], path_root), len(missing))
     if not rows_of_names:
         raise InputError("no images were found" + ", only bad ones" * bool(bad_input.count))
 
@@ -223,6 +235,15 @@ def _path_problem(name, given):
         return (f"{given} is not under --path-root" if os.path.isabs(given)
                 else f"{given!r:.200} leads out of the image root")
     return None
+
+
+def _suffix_hint(name, path_root):
+    """What finds an image that is not there under its name alone."""
+    path = os.path.join(path_root, name)
+    for ending in (*IMAGE_ENDINGS, *map(str.upper, IMAGE_ENDINGS)):
+        if os.path.isfile(existing_path(path + ending)):
+            return f"; --suffix {ending} adds the ending that names lack"
+    return ""
 
 
 def _class_problem(sample, numbers, allowed):

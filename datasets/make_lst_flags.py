@@ -129,6 +129,8 @@ def _add_sources(command, parents):
     listed.add_argument("--path-root", metavar="DIR",
                         help="image root: absolute names become relative to it, and each image "
                         "is looked for in it")
+    listed.add_argument("--suffix", default="", metavar="TEXT",
+                        help="what names get that lack the ending of an image, such as .jpg")
     text = ArgumentParser(add_help=False)
     text.add_argument("--group-column", metavar="COLUMN",
                       help="column (JSON lines: key) of the patient, place or day that an image "

@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common.cli import InputError
+from common.files import existing_path
 from common.text import printable
 from datasets.lst_writer import lines_file, lst_file, write_together
 
@@ -69,7 +70,7 @@ def place_images(lst, parts, path_root, folder, how):
         if os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == os.pardir:
             raise InputError(f"{printable(name)} leads out of the image root: it would land "
                              "outside the folders", file=lst.path, line=line)
-        if not os.path.isfile(os.path.join(path_root, name)):
+        if not os.path.isfile(existing_path(os.path.join(path_root, name))):
             raise InputError(f"{printable(name)} is not in {path_root}", file=lst.path, line=line)
     real = os.path.realpath(folder)
     for number, rows in enumerate(parts):
@@ -83,7 +84,8 @@ def place_images(lst, parts, path_root, folder, how):
                          unit="file", disable=None):
             target = os.path.join(folder, str(number), name)
             try:
-                _place(os.path.realpath(os.path.join(path_root, name)), target, how)
+                source = existing_path(os.path.join(path_root, name))
+                _place(os.path.realpath(source), target, how)
             except OSError as error:
                 another = "; --copy-to copies to another disk" * (error.errno == errno.EXDEV)
                 raise InputError(f"cannot be written: {error.strerror.lower()}{another}",

@@ -7,7 +7,7 @@
 import json
 
 from common.cli import InputError
-from common.files import require_regular_file
+from common.files import open_regular_file
 from datasets.label_lists import ListRow, clean_list, samples_of_lists
 from datasets.label_table import Place
 
@@ -67,9 +67,8 @@ def _jsonl_row(where, item, group_key):
 
 def read_lines(path):
     """The lines of a text file, as bytes."""
-    require_regular_file(path)
     try:
-        with open(path, "rb") as file:
+        with open_regular_file(path) as file:
             lines = iter(lambda: file.readline(MAX_LINE_BYTES + 1), b"")
             for number, line in enumerate(lines, 1):
                 if number == 1 and line[:2] in (b"\xff\xfe", b"\xfe\xff"):

@@ -235,8 +235,6 @@ def _not_an_image(data):
         return "is not an image: it holds a web page (HTML)"
     if start.startswith((b"<svg", b"<?xml")):
         return f"is not a bitmap but XML or SVG; formats are {FORMATS}"
-    if start.startswith(b"version https://git-lfs"):
-        return "is not an image: it is a Git LFS pointer; fetch it with `git lfs pull`"
     if data[4:8] == b"ftyp":
         return f"is a HEIF, AVIF or MP4 file; formats are {FORMATS}"
     if not data.strip(b"\0"):

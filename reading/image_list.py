@@ -2,13 +2,18 @@
 from __future__ import annotations
 
 import os
-from typing import Iterable, Protocol, Sequence
+from collections import Counter
+from typing import Iterable, Iterator, Protocol, Sequence
 
 import numpy as np
 
 from common.cli import InputError
 from common.text import printable
 from reading.image_header import IMAGE_ENDINGS
+
+# Folders of macOS's archives, Synology's and Windows' file systems, and ext4.
+FOREIGN = frozenset(["__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information",
+                     "lost+found"])
 
 
 class LabelledImages(Protocol):
@@ -33,9 +38,8 @@ class LabelledImages(Protocol):
 class ImageList:
     """Image files with any ending, and those in folders and their subfolders.
 
-    Of a folder the files with an ending in IMAGE_ENDINGS are taken, in the order of their names,
-    without hidden files and folders. An InputError is raised when a folder cannot be read or holds
-    no images.
+    Of a folder those are taken that `walk_images` finds. An InputError is raised when a folder
+    cannot be read or holds no images.
     """
 
     path = "the images given"
@@ -44,9 +48,10 @@ class ImageList:
         self.num_classes = num_classes
         self._names = []
         for path in paths:
-            found = list(_walk(path)) if os.path.isdir(path) else [path]
+            found = list(walk_images(path)) if os.path.isdir(path) else [path]
             if not found:
-                raise InputError(f"{printable(path)}: holds no images ({' '.join(IMAGE_ENDINGS)})")
+                raise InputError(f"holds no images ({' '.join(IMAGE_ENDINGS)})",
+                                 file=printable(path))
             self._names += found
 
     def __len__(self) -> int:
@@ -65,12 +70,25 @@ class ImageList:
         return np.full((len(rows), self.num_classes), -1, np.float32)
 
 
-def _walk(folder):
-    def refuse(error):
-        raise InputError(f"{printable(error.filename)}: {error.strerror.lower()}") from None
+def walk_images(folder: str, others: Counter | None = None) -> Iterator[str]:
+    """Yield the paths of the images in a folder and below, those of each folder sorted.
 
+    They are the files with an ending in IMAGE_ENDINGS. Other files are counted by their ending in
+    `others`; what `is_passed_over` is not. An InputError names a folder that cannot be read.
+    """
+    def refuse(error):
+        raise InputError(error.strerror.lower(), file=printable(error.filename))
+
+    others = Counter() if others is None else others
     for parent, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if name.lower().endswith(IMAGE_ENDINGS) and not name.startswith("."):
+        folders[:] = sorted(name for name in folders if not is_passed_over(name))
+        for name in sorted(name for name in files if not is_passed_over(name)):
+            if name.lower().endswith(IMAGE_ENDINGS):
                 yield os.path.join(parent, name)
+            else:
+                others[os.path.splitext(name)[1].lower() or "without an ending"] += 1
+
+
+def is_passed_over(name: str) -> bool:
+    """Whether a file or folder called so is hidden, or one that other programs put there."""
+    return name.startswith(".") or name in FOREIGN

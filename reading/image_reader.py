@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from common.cli import InputError
-from common.files import open_regular_file, retry_transient_errors
+from common.files import existing_path, open_regular_file, retry_transient_errors
 from common.text import printable
 from reading.augment import Augment, jitter_colors
 from reading.decode import decode
@@ -87,8 +87,15 @@ def sample_area(full: tuple[int, int], size: tuple[int, int],
 
 
 def read_file(path: str | os.PathLike[str], max_pixels: int) -> bytes:
-    """The bytes of a regular file that is not too long for an image; OSError or BadImage."""
-    with open_regular_file(path, buffering=0) as file:
+    """The bytes of a regular file that is not too long for an image; OSError or BadImage.
+
+    Where there is no such file, of the one that `existing_path` finds.
+    """
+    try:
+        file = open_regular_file(path, buffering=0)
+    except FileNotFoundError:
+        file = open_regular_file(existing_path(path), buffering=0)
+    with file:
         size = os.fstat(file.fileno()).st_size
         # The largest pixels take 8 bytes; a megabyte is for what else a file may carry.
         if size > 8 * max_pixels + (1 << 20):

@@ -45,8 +45,8 @@ def read_lst(path: str | os.PathLike[str], num_classes: int | None = None,
     Parameters
     ----------
     path : str
-        Path of a regular file. Blank lines, a byte order mark, CRLF line ends and tabs at the end
-        of a row are ignored; spaces belong to the file names.
+        Path of a regular file. Blank lines, a byte order mark, CRLF line ends, and tabs at the end
+        of a row with spaces among them are ignored; other spaces belong to the file names.
     num_classes : int, optional
         Number of labels that each row must have (multi-hot), or one more than the largest class
         number allowed (indices). Default: that of the first row, or the largest number plus 1.
@@ -94,9 +94,12 @@ class LstFile:
                 raise InputError(f"{self.path}: not a text file: line {line} holds a zero byte")
             first, kept = len(lines), []
             for number, row in enumerate(rows, first_line):
-                if row[-1:] in b"\t\r" or b"\t" not in row:
+                if row[-1:] in b"\t\r " or b"\t" not in row:
                     # Rare: a line end of Windows, tabs at the end, a blank line, no tab at all.
-                    row = (row[:-1] if row.endswith(b"\r") else row).rstrip(b"\t")
+                    row = row[:-1] if row.endswith(b"\r") else row
+                    start, tab, end = row.rpartition(b"\t")
+                    if tab and not end.strip():
+                        row = start.rstrip(b"\t ")
                     if not row.strip():
                         continue
                     if b"\t" not in row:

@@ -34,6 +34,7 @@ from datasets.make_lst_flags import SHOWN_PER_KIND, build_parser  # noqa: E402
 from datasets.shard_lst import deal, place_images, write_parts  # noqa: E402
 from datasets.text_sources import read_jsonl  # noqa: E402
 from reading.class_names import names_beside, read_class_names  # noqa: E402
+from reading.image_header import IMAGE_ENDINGS  # noqa: E402
 from reading.label_checks import ListCounts, absent_warning  # noqa: E402
 from reading.lst_file import read_lst  # noqa: E402
 
@@ -48,7 +49,8 @@ def make(args):
     # voc and folders found the images themselves, and folders has merged equal ones.
     path_root = getattr(args, "path_root", "")
     table = build_table(SOURCES[args.command](args, bad_input), bad_input, listed,
-                        args.drop_unlisted, args.min_count, path_root)
+                        args.drop_unlisted, args.min_count, path_root,
+                        getattr(args, "suffix", ""))
     labels = table.labels
     if args.label_format == "indices" and (labels < 0).any():
         raise InputError(f"{{flag}} indices cannot say unknown, and {np.count_nonzero(labels < 0)} "
@@ -74,6 +76,8 @@ def make(args):
     if path_root is None:
         notes.append("whether the images exist, and whether some are equal, was not checked; "
                      "--path-root DIR checks it")
+        if not any(name.lower().endswith(IMAGE_ENDINGS) for name in table.names):
+            notes.append("no name ends as those of images do: --suffix .jpg adds an ending")
     train = part(files["train"], labels[lists["train"]])
     flag = "--absent -1" if getattr(args, "absent", "-1") is None else None
     notes.append(absent_warning(train, table.classes, flag))

@@ -15,6 +15,7 @@ import os
 import struct
 
 from common.cli import InputError
+from common.files import open_regular_file
 
 MAGIC = 0x112
 WITHOUT_STORAGE, WITH_STORAGE, NUMPY_SHAPES = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
@@ -33,7 +34,7 @@ def check_params(path: str) -> None:
     that is sparse, has no values, or has more dimensions than those of image classifiers.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular_file(path) as file:
             _check(file, os.fstat(file.fileno()).st_size)
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", file=path) from None

@@ -12,6 +12,7 @@ import re
 from typing import Any
 
 from common.cli import InputError
+from common.files import open_regular_file
 from crossentropy_op import loss_options
 from network.graph import integers
 from network.untrusted.attributes import parse_json
@@ -86,7 +87,7 @@ def checked_symbol(path: str) -> str:
     try:
         if os.path.getsize(path) > MOST_BYTES:
             raise InputError(f"it has more than {MOST_BYTES} bytes")
-        with open(path, encoding="utf-8") as file:
+        with open_regular_file(path, "r", encoding="utf-8") as file:
             graph = parse_json(file.read())
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", file=path) from None

@@ -1,0 +1,112 @@
+"""Images that are the same file, under any names: within a list, and in two lists.
+
+    first_equal(["a.jpg", "b.jpg", "copy of a.jpg"])     # array([0, 1, 0])
+    shared_rows(train, val)                              # rows of `val` whose images `train` has
+"""
+import hashlib
+import os
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from common.cli import InputError
+from common.files import existing_path
+
+THREADS = 8  # a network file system answers several small questions at once
+AT_ONCE = 256  # files that a thread is asked about
+END_BYTES = 512
+
+
+def first_equal(paths, num_before=None):
+    """For each file the place of the first one of the same bytes: int64, (files,).
+
+    Only files of the same size are read, and whole ones only where they also end alike. One that
+    cannot be read equals no other. With `num_before`, only files from this place on are compared
+    with those before it, so that less has to be read.
+    """
+    first = np.arange(len(paths))
+
+    def divided(groups, read):
+        """Yield the places of each group that give the same key, where there are several."""
+        for group in groups:
+            same = defaultdict(list)
+            for place, key in zip(group, _each(pool, read, [paths[place] for place in group])):
+                same[key].append(place)
+            same.pop(None, None)
+            yield from (places for places in same.values() if len(places) > 1 and (
+                num_before is None or places[0] < num_before <= places[-1]))
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        for places in divided([range(len(paths))], lambda path: os.stat(path).st_size):
+            files = {}  # one path of each file
+            for place, key in zip(places, _each(pool, _identity, [paths[p] for p in places])):
+                first[place] = files.setdefault(key, place)
+            for same in divided(divided([sorted(files.values())], _end), digest):
+                first[same] = same[0]
+    return first[first]
+
+
+def shared_rows(train, val):
+    """Rows of one list whose images are in another one too: bool, (rows of `val`,).
+
+    Both are SampleLists; the images' content is compared, whatever they are called.
+    """
+    if train.checksum == val.checksum and train.folder == val.folder:
+        return np.ones(len(val.lst), bool)
+    paths = [existing_path(os.path.join(each.folder, each.lst.name(row)))
+             for each in (train, val) for row in range(len(each.lst))]
+    count = len(train.lst)
+    return first_equal(paths, count)[count:] < count
+
+
+def check_validation(train, val):
+    """A warning if some images of validation are in training too, None if none is.
+
+    Where all are, an InputError is raised: scores on them say nothing about other images.
+    """
+    is_shared = shared_rows(train, val)
+    count, row = np.count_nonzero(is_shared), int(np.argmax(is_shared))
+    if not count:
+        return None
+    if count == len(is_shared):
+        raise InputError("all of its images are in the training list too: validation needs images "
+                         "that the network is not trained on", file=val.lst.path, flag="--data-val")
+    return (f"{val.lst.path}:{val.lst.line(row)}: {count} of {len(is_shared)} images, this one "
+            "first, are in the training list too: validation scores are too high")
+
+
+def digest(path):
+    """A digest of a file's bytes."""
+    state = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            state.update(block)
+    return state.digest()
+
+
+def _each(pool, read, paths):
+    """Yield `read(path)` of each path, None where that is no file that can be read."""
+    def read_some(start):
+        return [_or_none(read, path) for path in paths[start:start + AT_ONCE]]
+
+    for values in pool.map(read_some, range(0, len(paths), AT_ONCE)):
+        yield from values
+
+
+def _or_none(read, path):
+    try:
+        return read(path) if os.path.isfile(path) else None
+    except OSError:
+        return None  # reading it for training names it
+
+
+def _identity(path):
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+def _end(path):
+    with open(path, "rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - END_BYTES))
+        return file.read()
