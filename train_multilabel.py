@@ -22,6 +22,7 @@ from training.compute import Alone, open_compute
 from training.data import measure_reading, open_data, open_iterator, read_lists
 from training.faster_graph import faster_training
 from training.frozen_stages import on_stored_activations
+from training.limits import check_limits
 from training.log import log_to
 from training.metrics import training_metrics, validation_metrics
 from training.module import FineTuningModule
@@ -59,8 +60,9 @@ def train(flags, compute):
                                           flags.dtype))
     lists = read_lists(flags, workers)
     settings, network = resolve_settings(flags, pretrained, lists, workers)
-    data = open_data(settings, lists)
     log_to(flags.save_result, workers.rank, flags.disp_batches is not None)
+    check_limits(settings, network, compute)
+    data = open_data(settings, lists)
     if flags.test_io:
         measure_reading(data.train)
         return 0
@@ -134,7 +136,7 @@ def fit(settings, network, lists, data, metrics, compute, this_run):
     np.random.seed(flags.seed)
     module.fit(
         data.train, eval_data=data.val, eval_metric=metrics[0], validation_metric=metrics[1],
-        batch_end_callback=mx.callback.Speedometer(flags.batch_size * workers.count,
+        batch_end_callback=mx.callback.Speedometer(settings.batch_size * workers.count,
                                                    flags.disp_batches or 20),
         kvstore=compute.kvstore,
         optimizer=flags.optimizer, optimizer_params=optimizer_params(flags, batches),

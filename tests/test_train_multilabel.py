@@ -352,7 +352,7 @@ FLAGS = {
     "infinite rate": (["--lr", "inf"], "--lr must be a finite number"),
     "seed too large": (["--seed", "5000000000"], "--seed must be below 4294967296"),
     "rate that grows": (["--lr-factor", "2"], "--lr-factor must be 1 or less"),
-    "step before the start": (["--lr-step-epochs=-1"], "--lr-step-epochs: numbers above 0"),
+    "step before the start": (["--lr-step-epochs=-1"], "--lr-step-epochs: expected numbers above 0"),
     "warm-up beyond the first step": (["--warmup-epochs", "2", "--lr-step-epochs", "1,5",
                                        "--num-epoch", "9"], "first of --lr-step-epochs, 1"),
     "endless warm-up": (["--warmup-epochs", "2", "--num-epoch", "2"], "must be fewer than"),
@@ -417,6 +417,25 @@ def test_a_list_without_a_present_label_is_refused(tiny_network, small_demo, tmp
     assert f"{train}: no label of its 70 rows is present" in text.splitlines()[-1]
 
 
+def test_validation_on_the_training_list_is_refused(tiny_network, small_demo, tmp_path):
+    text = script("train_multilabel.py", *training_flags(
+        tiny_network, small_demo, tmp_path, data_val=small_demo / "train.lst"), status=2)
+    assert f"{small_demo}/train.lst: --data-val: all of its images are in the training list" in text
+    assert not list(tmp_path.glob("*.params"))
+
+
+def test_images_in_both_lists_are_counted_and_a_batch_is_no_larger_than_the_list(
+        tiny_network, small_demo, tmp_path):
+    val = tmp_path / "val.lst"
+    shared = (small_demo / "train.lst").read_text().splitlines(True)[:3]
+    val.write_text((small_demo / "val.lst").read_text() + "".join(shared))
+    text = script("train_multilabel.py", *training_flags(
+        tiny_network, small_demo, tmp_path, num_epoch=1, data_val=val, batch_size=5000))
+    assert f"warning: {val}:21: 3 of 23 images" in text
+    assert "Batch size 70, not 5000" in text
+    assert "batch_size=70 " in (tmp_path / "train.log").read_text()
+
+
 @pytest.mark.parametrize("name", MISTAKES)
 def test_mistakes_end_in_one_line_and_status_2(name, mistakes):
     status, text, folder = mistakes[name]
@@ -431,7 +450,7 @@ def test_too_little_memory_is_told_in_one_line(tiny_network, small_demo, tmp_pat
 
     flags = training_flags(tiny_network, small_demo, tmp_path, image_shape="3,20000,20000")
     text = script("train_multilabel.py", *flags, status=2, preexec_fn=little)
-    assert "out of memory: a smaller --batch-size" in text.splitlines()[-1]
+    assert "--batch-size: 16 images at once take " in text.splitlines()[-1]
     assert "Traceback" not in text
 
 

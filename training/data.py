@@ -52,7 +52,7 @@ def open_iterator(settings, lst, augmented=False):
     """An LstIter over a SampleList: shuffled and augmented, or in order."""
     flags = settings.flags
     return LstIter(
-        batch_size=flags.batch_size, data_shape=settings.image_shape, path_imglist=lst.lst,
+        batch_size=settings.batch_size, data_shape=settings.image_shape, path_imglist=lst.lst,
         path_root=lst.folder, shuffle=augmented, part_index=lst.shard[0],
         num_parts=lst.shard[1], seed=flags.seed, num_threads=flags.data_nthreads,
         bad_images=flags.bad_images,

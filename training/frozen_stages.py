@@ -32,7 +32,7 @@ def on_stored_activations(settings, network, lists, compute, check_stop):
     def stored(iterator, mirror, seed):
         values = extract(frozen, iterator, mirror, flags.save_result, flags.feature_memory * 1e6,
                          check_stop)
-        return FeatureIter(*values, flags.batch_size, seed, mirror)
+        return FeatureIter(*values, settings.batch_size, seed, mirror)
 
     data = Data(stored(train, bool(flags.random_mirror), flags.seed),
                 val and stored(val, False, None))

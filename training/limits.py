@@ -2,7 +2,7 @@
 
 What a run takes is estimated; only those are refused that surely take more than there is.
 """
-import json
+import logging
 import math
 import os
 import shutil
@@ -11,11 +11,27 @@ import numpy as np
 
 from common.cli import InputError
 from common.memory import available_memory
+from network.graph import Graph
+
+logger = logging.getLogger("train_multilabel")
 
 # Measured peaks of training (resident memory, ResNets, MobileNet, SqueezeNet, VGG) were 0.75 to
 # 2.4 times what the outputs of the trained layers take.
 LEAST_SHARE = 0.75
 IMAGE_BATCHES = 4  # one in use, one being filled, and two ahead
+
+
+def check_limits(settings, network, compute):
+    """Raise an InputError if memory or disk do not suffice; warn if the disk may not."""
+    flags = settings.flags
+    if flags.num_epoch and compute.contexts[0].device_type == "cpu":
+        check_memory(network.symbol, settings.batch_size, settings.image_shape, settings.frozen)
+    if compute.workers.rank == 0:
+        kept = flags.num_epoch // flags.save_period + 1
+        warning = check_disk(flags.save_result, {**network.arg_params, **network.aux_params},
+                             min(kept, flags.keep) if flags.keep else kept)
+        if warning:
+            logger.warning("warning: %s", warning)
 
 
 def choose_batch_size(flags, num_rows, num_workers=1):
@@ -59,15 +75,15 @@ def _activation_bytes(symbol, image_shape, frozen):
     layers = symbol.get_internals()
     shapes = dict(zip(layers.list_outputs(), layers.infer_shape(data=(1, *image_shape))[1]))
     fixed = {"data", "softmax_label", *frozen}
-    is_trained, total = [], 0
-    for node in json.loads(symbol.tojson())["nodes"]:
-        if node["op"] == "null":
-            is_trained.append(node["name"] not in fixed)
+    is_trained, total = {}, 0
+    for node in Graph(symbol).nodes:
+        if node.is_variable:
+            is_trained[node] = node.name not in fixed
         else:
-            is_trained.append(any(is_trained[number] for number, *_ in node["inputs"]))
+            is_trained[node] = any(is_trained[source] for source, *_ in node.inputs)
             # A layer of several outputs, which are rare, counts as none.
-            shape = shapes.get(node["name"] + "_output", (0,))
-            total += np.dtype(np.float32).itemsize * math.prod(shape) * is_trained[-1]
+            shape = shapes.get(node.name + "_output", (0,))
+            total += np.dtype(np.float32).itemsize * math.prod(shape) * is_trained[node]
     return total
 
 

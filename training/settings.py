@@ -25,8 +25,10 @@ from network.untrusted import NO_THRESHOLDS, check_shapes
 from reading.augment import Augment
 from reading.class_names import read_class_names
 from reading.data_args import augment_from_args
+from reading.equal_files import check_validation
 from reading.image_shape import best_shape, median_size
 from reading.label_checks import ListCounts, label_warnings, require_present
+from training.limits import choose_batch_size
 from training.optimizer import optimizer_params
 from training.train_flags import loss_from_flags
 
@@ -57,6 +59,7 @@ class Settings:
 
     flags: tuple
     prefix: str  # of the checkpoints and all other files of the run
+    batch_size: int  # of each worker
     image_shape: list  # [3, height, width]
     head: str  # linear or attention
     freeze_stages: int
@@ -80,8 +83,8 @@ class Settings:
         """A dict of the flags, with what the settings say in place of `auto` and other defaults."""
         flags = self.flags._asdict()
         flags.update({name: value for name, value in self.loss.items() if name in flags},
-                     pos_weight=flags["pos_weight"], head=self.head, image_shape=self.image_shape,
-                     freeze_stages=self.freeze_stages)
+                     pos_weight=flags["pos_weight"], head=self.head, batch_size=self.batch_size,
+                     image_shape=self.image_shape, freeze_stages=self.freeze_stages)
         return flags
 
     def shared_on_resume(self, symbol, lists):
@@ -107,7 +110,8 @@ def resolve_settings(flags, pretrained, lists, workers):
     this together. An InputError names a flag that does not suit the network or the lists.
     """
     optimizer_params(flags, 1)
-    image_shape, notes = choose_image_shape(flags, pretrained, lists.train, workers)
+    batch_size, notes = choose_batch_size(flags, lists.train.num_rows, workers.count)
+    image_shape, why = choose_image_shape(flags, pretrained, lists.train, workers)
     pretrained = pretrained._replace(
         symbol=checkpoint.set_attributes(pretrained.symbol, image_shape=image_shape))
     head = flags.head
@@ -129,10 +133,10 @@ def resolve_settings(flags, pretrained, lists, workers):
         frozen = sorted({*frozen, *inputs})
     settings = Settings(
         flags=flags, prefix=os.path.join(flags.save_result, flags.save_name),
-        image_shape=image_shape, head=head, freeze_stages=freeze_stages,
+        batch_size=batch_size, image_shape=image_shape, head=head, freeze_stages=freeze_stages,
         last_frozen_layer=last_frozen_layer, frozen=frozen, loss=loss,
         reading=augment_from_args(flags), plain_reading=augment_from_args(flags, train=False),
-        num_workers=workers.count, notes=notes, warnings=check_labels(flags, lists))
+        num_workers=workers.count, notes=notes + why, warnings=check_lists(flags, lists, workers))
     aux_params = {name: pretrained.aux_params[name] for name in symbol.list_auxiliary_states()
                   if name in pretrained.aux_params}
     symbol = checkpoint.set_attributes(symbol, **_attributes(settings, lists))
@@ -164,10 +168,10 @@ def choose_image_shape(flags, pretrained, lst, workers):
     return shape, [f"Image shape {','.join(map(str, shape))} (height, width): {why}"]
 
 
-def check_labels(flags, lists):
-    """Warnings about classes without present or absent labels.
+def check_lists(flags, lists, workers):
+    """Warnings about classes without present or absent labels, and images in both lists.
 
-    An InputError is raised where no label of a list is present at all.
+    An InputError is raised where no label of a list is present, or no image of validation is new.
     """
     names = (read_class_names(flags.labels, lists.train.num_classes) if flags.labels else
              list(map(str, range(lists.train.num_classes))))
@@ -176,7 +180,8 @@ def check_labels(flags, lists):
         counts = ListCounts(lst.lst.path, lst.num_rows, lst.positives, lst.negatives)
         require_present(counts)
         warnings += label_warnings(counts, names)
-    return warnings
+    shared = check_validation(*lists) if lists.val and workers.rank == 0 else None
+    return warnings + [shared] * bool(shared)
 
 
 def choose_pos_weight(pos_weight, lst):
@@ -222,7 +227,7 @@ def _describe(settings, lists):
         "pretrained network": printable(os.path.basename(flags.model)),
         "image size": f"{settings.image_shape[1]}x{settings.image_shape[2]}, {fit}",
         "recipe": f"{head} head; {'; '.join(steps)}; loss {flags.loss}, batches of "
-                  f"{flags.batch_size}",
+                  f"{settings.batch_size}",
         "training list": listed(lists.train)}
     if lists.val:
         described["validation list"] = listed(lists.val)
