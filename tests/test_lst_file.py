@@ -81,7 +81,8 @@ def test_unknown_labels_count_as_neither(write):
 @pytest.mark.parametrize("content", [
     PLAIN.rstrip(b"\n"), PLAIN.replace(b"\n", b"\r\n"), b"\xef\xbb\xbf" + PLAIN,
     b"\n \n\t\n\r\n" + PLAIN + b"\n\n", PLAIN.replace(b"\n", b"\t\t\n"),
-    PLAIN.replace(b"\n", b"\t\r\n"), PLAIN.replace(b"\n", b" \t \t \r\n"), b" 5 \t1\t0\t1.0\ta.jpg\n", b"5\t1e0\t0.0\t+1\ta.jpg"])
+    PLAIN.replace(b"\n", b"\t\r\n"), PLAIN.replace(b"\n", b" \t \t \r\n"),
+    b" 5 \t1\t0\t1.0\ta.jpg\n", b"5\t1e0\t0.0\t+1\ta.jpg"])
 def test_other_spellings_of_the_same_row(write, content):
     lst = read_lst(write(content))
     assert (len(lst), lst.ids[0], lst.name(0)) == (1, 5, "a.jpg")
