@@ -11,11 +11,36 @@ MODEL=${MODEL:-pretrained/efficientnet_lite0}  # MODEL-symbol.json and MODEL-000
 EPOCH=${EPOCH:-0}                              # the number in the .params file's name
 DATA_TRAIN=${DATA_TRAIN:-demo/data/train.lst}
 IMAGE_TRAIN=${IMAGE_TRAIN:-demo/data/images}   # the folder that the .lst's names start from
-DATA_VAL=${DATA_VAL:-demo/data/val.lst}
+DATA_VAL=${DATA_VAL-demo/data/val.lst}         # empty: no validation, and no report
 IMAGE_VAL=${IMAGE_VAL:-demo/data/images}
-LABELS=${LABELS:-demo/data/labels.txt}         # class names in column order, one a line
+LABELS=${LABELS:-}     # class names in column order, one per line; empty: labels.txt beside
+                       # train.lst, PREFIX_labels.txt beside PREFIX_train.lst
 SAVE_RESULT=${SAVE_RESULT:-result}
 SAVE_NAME=${SAVE_NAME:-multilabel}
+
+# Flags that have a variable here set it, as --flag VALUE or --flag=VALUE; others go on.
+trains=yes
+left=$#
+while [ "$left" -gt 0 ]; do
+    left=$((left - 1))
+    flag=${1%%=*} variable=
+    case $flag in
+    --model | --epoch | --data-train | --image-train | --data-val | --image-val | --labels | \
+        --save-result | --save-name | --image-shape | --batch-size | --num-epoch | --lr)
+        variable=$(echo "${flag#--}" | tr 'a-z-' 'A-Z_') ;;
+    -h | --help | --version | --test-io) trains=no ;;
+    esac
+    if [ "$variable" ] && [ "$flag" != "$1" ]; then
+        eval "$variable=\${1#*=}"
+    elif [ "$variable" ] && [ "$left" -gt 0 ]; then
+        eval "$variable=\$2"
+        left=$((left - 1))
+        shift
+    else
+        set -- "$@" "$1"
+    fi
+    shift
+done
 
 # How to train. auto: the images' own aspect, about 480x320; smaller is faster.
 if [ "$DATA_TRAIN" = demo/data/train.lst ]; then IMAGE_SHAPE=${IMAGE_SHAPE:-3,128,128}; fi
@@ -52,32 +77,58 @@ if [ -z "$NUM_EPOCH" ]; then
     fi
 fi
 
+names=${DATA_TRAIN%train.lst}labels.txt
+if [ -z "$LABELS" ] && [ "$names" != "${DATA_TRAIN}labels.txt" ] && [ -f "$names" ]; then
+    LABELS=$names
+fi
+if [ -n "$LABELS" ]; then set -- --labels "$LABELS" "$@"; fi
+if [ -n "$DATA_VAL" ]; then set -- --data-val "$DATA_VAL" --image-val "$IMAGE_VAL" "$@"; fi
+
 # The new classifier first, on features that each image gives once; then the network's last
 # stages. --squash shows the network the whole image, so that no labelled object is cut away.
 "$PYTHON" "$SCRIPT" --model "$MODEL" --epoch "$EPOCH" \
     --data-train "$DATA_TRAIN" --image-train "$IMAGE_TRAIN" \
-    --data-val "$DATA_VAL" --image-val "$IMAGE_VAL" --labels "$LABELS" \
     --image-shape "$IMAGE_SHAPE" --squash --batch-size "$BATCH_SIZE" \
     --head auto --warm-head-epochs 5 --warm-head-mirror \
     --freeze-stages auto --num-epoch "$NUM_EPOCH" --lr "$LR" --lr-schedule cosine \
     --save-result "$SAVE_RESULT" --save-name "$SAVE_NAME" "$@" || exit
+[ "$trains" = yes ] || exit 0
 
-best=$SAVE_RESULT/$SAVE_NAME-best
-"$PYTHON" predict_multilabel.py --model "$best" --epoch 0 \
-    --data "$DATA_VAL" --image "$IMAGE_VAL" --out "$SAVE_RESULT/$SAVE_NAME-val.csv" \
-    --report "$SAVE_RESULT/report" || exit
+# The checkpoint, the number of its file, and what it reaches.
+{ read -r checkpoint && read -r epoch && read -r reached; } <<END
+$("$PYTHON" -c '
+import json, sys
+result = json.load(open(sys.argv[1], encoding="utf-8"))
+best = result["best"]
+if best:
+    reached = "{metric} {value:.4f} on the validation images (epoch {number})".format(**best)
+    if best["baseline"] is not None:
+        reached += "; 1 is perfect, {baseline_is} {baseline:.4f}".format(**best)
+print(result["checkpoint"], result["epoch"], reached if best else "not measured", sep="\n")
+' "$SAVE_RESULT/$SAVE_NAME-result.json")
+END
 
-reached=$(sed -n 's/.*- Best: checkpoint \([0-9]*\), validation \([^,]*\),.*/\2 after \1 epochs/p' \
-    "$SAVE_RESULT/train.log" | tail -n 1)
+if [ -n "$DATA_VAL" ]; then
+    "$PYTHON" predict_multilabel.py --model "$checkpoint" --epoch "$epoch" \
+        --data "$DATA_VAL" --image "$IMAGE_VAL" --out "$SAVE_RESULT/$SAVE_NAME-val.csv" \
+        --report "$SAVE_RESULT/report" || exit
+    report="$SAVE_RESULT/report/index.html (open it in a browser)"
+else
+    report="none without validation images (DATA_VAL)"
+fi
+
 cat <<END
 
-Done. The network reaches $reached on images that it was not trained on
-(mAP: 1 is perfect, and guessing scores about the share of present labels).
+Done. What it reaches: $reached
 
-  The checkpoint:   $best-symbol.json and $best-0000.params
-  The report:       $SAVE_RESULT/report/index.html (open it in a browser)
+  The checkpoint:   $checkpoint-symbol.json, $(printf %s-%04d.params "$checkpoint" "$epoch")
+  The report:       $report
   The course of it: $SAVE_RESULT/train.log, $SAVE_NAME-history.csv and -history.png
+END
+if [ "$DATA_TRAIN" = demo/data/train.lst ]; then
+    cat <<END
 
 Now your own images: write their .lst files (tools/make_lst.py makes them from CSV, VOC, COCO or
 folders), and put the paths at the top of run_train.sh.
 END
+fi

@@ -266,6 +266,19 @@ def test_runs_that_share_a_folder_have_a_history_each(flags, copied):
         range(1, EPOCHS + 2))
 
 
+def test_a_run_leaves_one_alone_that_is_called_like_its_best_checkpoint(flags, copied):
+    for file in list(copied.iterdir()):
+        file.rename(copied / file.name.replace("tiny", "x-best"))
+    (copied / "x-best-0001.params").write_text("precious")
+    before = {file.name: file.read_bytes() for file in copied.iterdir()}
+    text = script("train_multilabel.py", *flags(copied, save_name="x"), status=2)
+    assert "--save-name x: its best checkpoint would overwrite" in text.splitlines()[-1]
+    after = {file.name: file.read_bytes() for file in copied.iterdir()}
+    assert {name: after[name] for name in before} == before
+    text = script("train_multilabel.py", *flags(copied, save_name="x-best"), status=2)
+    assert "--save-name must not end in -best" in text.splitlines()[-1]
+
+
 def test_a_run_that_was_stopped_early_stays_stopped(flags, tmp_path):
     arguments = flags(tmp_path, num_epoch=9, early_stop=1, lr=0)
     script("train_multilabel.py", *arguments)

@@ -35,7 +35,7 @@ def is_run_file(file, name):
     """Whether `file` is one that a run called `name` writes, its lock and train.log left out."""
     return (file in {*snapshot_files(name), *history_files(name), result_file(name)}
             or checkpoint.is_checkpoint_file(file, name)
-            or checkpoint.is_checkpoint_file(file, f"{name}-best"))
+            or file in (f"{name}-best-symbol.json", f"{name}-best-0000.params"))
 
 
 @contextlib.contextmanager
@@ -46,6 +46,9 @@ def locked(prefix):
     locks on.
     """
     folder, name = os.path.split(prefix)
+    if any(os.path.exists(file) for file in history_files(f"{prefix}-best")):
+        raise InputError(f"{{flag}} {name}: its best checkpoint would overwrite those of the run "
+                         f"{name}-best in this folder; choose another name", flag="--save-name")
     path = os.path.join(folder, f".{name}.lock")
     handle = _lock(path)
     try:
@@ -195,8 +198,8 @@ class RunFiles:
         """Log the classes of the last validation, where the checkpoints are, and the best score.
 
         The last two also go into NAME-result.json: "checkpoint" and "epoch" as --model and --epoch
-        take them, and "best" (None without validation), with "number", "metric", "value" and
-        "baseline".
+        take them, and "best" (None without validation), with "number", "metric", "value",
+        "baseline" and "baseline_is", what reaches that (None for the loss).
 
         `class_precision` is the average precision of each class, (classes,); None or empty without
         a validation list, `val_lst`.
@@ -214,7 +217,7 @@ class RunFiles:
             name, value = best["metric"], best["value"]
             scored = val_lst and baselines(val_lst.positives, val_lst.negatives).get(name)
             result = {"checkpoint": f"{self.prefix}-best", "epoch": 0,
-                      "best": {**best, "baseline": scored}}
+                      "best": {**best, "baseline": scored, "baseline_is": BASELINES.get(name)}}
             beside = f" ({BASELINES[name]} {scored:.4f})" if scored is not None else ""
             logger.info("Best: checkpoint %d, validation %s %.4f%s, kept as %s-best (--model "
                         "%s-best --epoch 0)", best["number"], name, value, beside, self.prefix,

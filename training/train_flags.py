@@ -215,6 +215,9 @@ def check_args(args):
     if os.path.basename(args.save_name) != args.save_name or not args.save_name:
         raise InputError(f"{{flag}} is a name in the folder --save-result, not {args.save_name!r}",
                          flag="--save-name")
+    if args.save_name.endswith("-best"):
+        raise InputError("{flag} must not end in -best, as the best checkpoint of another run does",
+                         flag="--save-name")
     if args.num_epoch == 0 and not args.warm_head_epochs:
         raise InputError("{flag} 0 trains nothing without --warm-head-epochs", flag="--num-epoch")
     if args.gc_threshold == 0:
