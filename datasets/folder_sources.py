@@ -120,12 +120,12 @@ def read_voc(root, bad_input, image_set=None, labels_from=None):
     """
     root = Path(root)
     if not root.is_dir():
-        raise InputError(f"{root}: no such folder")
+        raise InputError("no such folder", file=root)
     if not any((root / name).is_dir() for name in ("Annotations", "ImageSets", "JPEGImages")):
         below = sorted(str(folder.parent) for folder in root.glob("*/JPEGImages"))
         if below:
-            raise InputError(f"{root}: holds Pascal VOC folders, but is none: give "
-                             f"{' or '.join(below)}")
+            raise InputError("holds Pascal VOC folders, but is none: give "
+                             f"{' or '.join(below)}", file=root)
     notes = root / "Annotations" if (root / "Annotations").is_dir() else root
     sets = root / "ImageSets" / "Main"
     if labels_from is None:
@@ -139,7 +139,7 @@ def read_voc(root, bad_input, image_set=None, labels_from=None):
     else:
         files = sorted(notes.rglob("*.xml"))
     if not files:
-        raise InputError(f"{notes}: no XML files: not a Pascal VOC folder")
+        raise InputError("no XML files: not a Pascal VOC folder", file=notes)
     return Source(None, _voc_samples(root, notes, files, bad_input))
 
 
@@ -200,7 +200,8 @@ def _voc_sets(root, sets, image_set, bad_input):
     ending = f"_{image_set}.txt"
     files = [Path(entry.path) for entry in _entries(sets) if entry.name.endswith(ending)]
     if not files:
-        raise InputError(f"{sets}: no files called CLASS{ending}: --image-set names another set")
+        raise InputError(f"no files called CLASS{ending}: {{flag}} names another set", file=sets,
+                         flag="--image-set")
     classes = [file.name[:-len(ending)] for file in files]
     stated = defaultdict(dict)
     for class_name, file in zip(classes, files):

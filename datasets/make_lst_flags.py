@@ -131,16 +131,17 @@ def _add_sources(command, parents):
                         "is looked for in it")
     listed.add_argument("--suffix", default="", metavar="TEXT",
                         help="what names get that lack the ending of an image, such as .jpg")
-    text = ArgumentParser(add_help=False)
+    lists = ArgumentParser(add_help=False)
+    lists.add_argument("--absent", choices=("-1",),
+                       help="columns and lists hold 1 and -1, and -1 is absent (default: 0 is "
+                       "absent and -1 unknown)")
+    lists.add_argument("--list-format", choices=("multi-hot", "indices"),
+                       help="what lists of numbers such as [0, 1] are: a 1 or 0 per class, or the "
+                       "numbers of the classes present (default: found out where it can be)")
+    text = ArgumentParser(add_help=False, parents=[lists])
     text.add_argument("--group-column", metavar="COLUMN",
                       help="column (JSON lines: key) of the patient, place or day that an image "
                       "belongs to: images of one group stay in one list")
-    text.add_argument("--absent", choices=("-1",),
-                      help="columns and lists hold 1 and -1, and -1 is absent (default: 0 is "
-                      "absent and -1 unknown)")
-    text.add_argument("--list-format", choices=("multi-hot", "indices"),
-                      help="what lists of numbers such as [0, 1] are: a 1 or 0 per class, or the "
-                      "numbers of the classes present (default: found out where it can be)")
 
     flags = command("csv", "from a table with a column of file names",
                     [*parents, listed, text])
@@ -167,7 +168,17 @@ def _add_sources(command, parents):
 
     command("jsonl", 'from lines of {"image": "a.jpg", "labels": ["cat"]}; "unknown" may list '
             "more classes", [*parents, listed, text])
-    command("coco", "from a COCO instances file", [*parents, listed])
+    command("coco", "from a COCO instances or panoptic file, or LVIS", [*parents, listed])
+    flags = command("manifest", "from an augmented manifest of SageMaker or Ground Truth",
+                    [*parents, listed, lists])
+    flags.add_argument("--attribute", metavar="KEY",
+                       help="key of the labels (default: the one that there is beside source-ref)")
+
+    flags = command("rec", "from a .rec file of MXNet, whose images become files",
+                    [*parents, lists])
+    flags.add_argument("file", metavar="FILE")
+    flags.add_argument("--images", required=True, metavar="DIR", dest="path_root",
+                       help="folder to write the images to, under their IDs; the image root then")
 
     flags = command("voc", "from a Pascal VOC folder, which is the image root then", parents)
     flags.add_argument("root", metavar="ROOT")

@@ -24,11 +24,17 @@ def read_jsonl(flags, bad_input):
     numbers of classes, or one 1, 0 or -1 per class; null: all are unknown. `flags` are those of
     `make_lst.py jsonl`. Returns a Source.
     """
-    rows = _jsonl_rows(flags.file, bad_input, flags.group_column)
-    return samples_of_lists(rows, flags, bad_input)
+    def parse(where, item):
+        return _jsonl_row(where, item, flags.group_column)
+
+    return samples_of_lists(read_json_lines(flags.file, bad_input, parse), flags, bad_input)
 
 
-def _jsonl_rows(path, bad_input, group_key):
+def read_json_lines(path, bad_input, parse):
+    """Yield `parse(where, value)` of each line's JSON, `where` being a Place.
+
+    A line for which it raises a ValueError that is no InputError is bad.
+    """
     for number, line in enumerate(read_lines(path), 1):
         where = Place(path, number)
         if not line.strip():
@@ -43,9 +49,13 @@ def _jsonl_rows(path, bad_input, group_key):
             bad_input.reject(where, f"broken JSON: {error}")
         else:
             try:
-                yield _jsonl_row(where, item, group_key)
+                row = parse(where, item)
+            except InputError:
+                raise
             except ValueError as error:
                 bad_input.reject(where, str(error))
+            else:
+                yield row
 
 
 def _jsonl_row(where, item, group_key):

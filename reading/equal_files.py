@@ -3,22 +3,27 @@
     first_equal(["a.jpg", "b.jpg", "copy of a.jpg"])     # array([0, 1, 0])
     shared_rows(train, val)                              # rows of `val` whose images `train` has
 """
+from __future__ import annotations
+
 import hashlib
 import os
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from typing import Sequence
 
 import numpy as np
 
 from common.cli import InputError
 from common.files import existing_path
+from reading.sample_list import SampleList
 
 THREADS = 8  # a network file system answers several small questions at once
 AT_ONCE = 256  # files that a thread is asked about
 END_BYTES = 512
 
 
-def first_equal(paths, num_before=None):
+def first_equal(paths: Sequence[str | os.PathLike[str]],
+                num_before: int | None = None) -> np.ndarray:
     """For each file the place of the first one of the same bytes: int64, (files,).
 
     Only files of the same size are read, and whole ones only where they also end alike. One that
@@ -47,7 +52,7 @@ def first_equal(paths, num_before=None):
     return first[first]
 
 
-def shared_rows(train, val):
+def shared_rows(train: SampleList, val: SampleList) -> np.ndarray:
     """Rows of one list whose images are in another one too: bool, (rows of `val`,).
 
     Both are SampleLists; the images' content is compared, whatever they are called.
@@ -60,7 +65,7 @@ def shared_rows(train, val):
     return first_equal(paths, count)[count:] < count
 
 
-def check_validation(train, val):
+def check_validation(train: SampleList, val: SampleList) -> str | None:
     """A warning if some images of validation are in training too, None if none is.
 
     Where all are, an InputError is raised: scores on them say nothing about other images.

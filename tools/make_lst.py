@@ -5,8 +5,8 @@
     python tools/make_lst.py suspects --model pretrained/efficientnet_lite0 \\
         --data data/photos_train.lst --image photos --out suspects.csv
 
-From CSV, JSON lines, Pascal VOC, COCO or one folder per class, writes PREFIX_train.lst,
-PREFIX_val.lst and PREFIX_labels.txt, and prints how often each class occurs.
+From CSV, JSON lines, SageMaker's manifests, .rec, Pascal VOC, COCO or one folder per class, writes
+PREFIX_train.lst, PREFIX_val.lst and PREFIX_labels.txt, and prints how often each class occurs.
 """
 import logging
 import os
@@ -31,6 +31,7 @@ from datasets.groups import split_table  # noqa: E402
 from datasets.label_table import BadInput, build_table, format_table, part  # noqa: E402
 from datasets.lst_writer import csv_file, lines_file, lst_file, write_together  # noqa: E402
 from datasets.make_lst_flags import SHOWN_PER_KIND, build_parser  # noqa: E402
+from datasets.manifest_file import read_manifest  # noqa: E402
 from datasets.shard_lst import deal, place_images, write_parts  # noqa: E402
 from datasets.text_sources import read_jsonl  # noqa: E402
 from reading.class_names import names_beside, read_class_names  # noqa: E402
@@ -227,10 +228,18 @@ def run_shard(args):
               "use --label-format multi-hot")
 
 
+def _read_rec(args, bad_input):
+    from datasets.rec_file import read_rec  # imports MXNet, which is slow
+
+    return read_rec(args, bad_input)
+
+
 SOURCES = {
     "csv": read_csv,
     "jsonl": read_jsonl,
     "coco": lambda args, bad_input: read_coco(args.file, bad_input),
+    "manifest": read_manifest,
+    "rec": _read_rec,
     "voc": lambda args, bad_input: read_voc(
         args.root, bad_input, args.image_set, args.labels_from),
     "folders": lambda args, bad_input: read_folders(args.root, bad_input, args.split_names),
