@@ -15,6 +15,7 @@ DATA_VAL=${DATA_VAL-demo/data/val.lst}         # empty: no validation, and no re
 IMAGE_VAL=${IMAGE_VAL:-demo/data/images}
 LABELS=${LABELS:-}     # class names in column order, one per line; empty: labels.txt beside
                        # train.lst, PREFIX_labels.txt beside PREFIX_train.lst
+LABEL_FORMAT=${LABEL_FORMAT:-multi-hot}        # indices: the lists have numbers of classes
 SAVE_RESULT=${SAVE_RESULT:-result}
 SAVE_NAME=${SAVE_NAME:-multilabel}
 
@@ -26,7 +27,8 @@ while [ "$left" -gt 0 ]; do
     flag=${1%%=*} variable=
     case $flag in
     --model | --epoch | --data-train | --image-train | --data-val | --image-val | --labels | \
-        --save-result | --save-name | --image-shape | --batch-size | --num-epoch | --lr)
+        --label-format | --save-result | --save-name | --image-shape | --batch-size | \
+        --num-epoch | --lr)
         variable=$(echo "${flag#--}" | tr 'a-z-' 'A-Z_') ;;
     -h | --help | --version | --test-io) trains=no ;;
     esac
@@ -91,6 +93,7 @@ if [ -n "$DATA_VAL" ]; then set -- --data-val "$DATA_VAL" --image-val "$IMAGE_VA
     --image-shape "$IMAGE_SHAPE" --squash --batch-size "$BATCH_SIZE" \
     --head auto --warm-head-epochs 5 --warm-head-mirror \
     --freeze-stages auto --num-epoch "$NUM_EPOCH" --lr "$LR" --lr-schedule cosine \
+    --label-format "$LABEL_FORMAT" \
     --save-result "$SAVE_RESULT" --save-name "$SAVE_NAME" "$@" || exit
 [ "$trains" = yes ] || exit 0
 
@@ -110,8 +113,8 @@ END
 
 if [ -n "$DATA_VAL" ]; then
     "$PYTHON" predict_multilabel.py --model "$checkpoint" --epoch "$epoch" \
-        --data "$DATA_VAL" --image "$IMAGE_VAL" --out "$SAVE_RESULT/$SAVE_NAME-val.csv" \
-        --report "$SAVE_RESULT/report" || exit
+        --data "$DATA_VAL" --image "$IMAGE_VAL" --label-format "$LABEL_FORMAT" \
+        --out "$SAVE_RESULT/$SAVE_NAME-val.csv" --report "$SAVE_RESULT/report" || exit
     report="$SAVE_RESULT/report/index.html (open it in a browser)"
 else
     report="none without validation images (DATA_VAL)"

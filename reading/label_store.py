@@ -22,7 +22,10 @@ PLAIN_ENDINGS = {9: b".000000\t", 4: b".0\t", 2: b"\t"}
 
 
 class WrongLabel(Exception):
-    """What is wrong with the labels of a row; `position` is its place among the rows added."""
+    """What is wrong with the labels of a row; `position` is its place among the rows added.
+
+    `{flag}` in it stands for what says how many classes there are.
+    """
 
     def __init__(self, position, reason):
         super().__init__(reason)
@@ -105,7 +108,7 @@ class MultiHotLabels:
             for field in fields:
                 if len(field.split()) > 1:
                     raise WrongLabel(place, _not_a_number(field, ""))
-            source = "the first row has" if self.expected is None else "--num-classes is"
+            source = "the first row has" if self.expected is None else "{flag} is"
             hint = ("; rows of class numbers need --label-format indices"
                     if len(fields) < self.num_classes else "")
             raise WrongLabel(place, f"{len(fields)} label{'s' * (len(fields) != 1)}, but {source} "
@@ -166,7 +169,7 @@ class IndexLabels:
             if numbers and not (min(numbers) >= 0 and max(numbers) < limit):
                 number = next(n for n in numbers if not 0 <= n < limit)
                 raise WrongLabel(place, f"class {number}, but " + (
-                    f"--num-classes is {limit} (classes are numbered from 0)" if self.expected
+                    f"{{flag}} is {limit} (classes are numbered from 0)" if self.expected
                     else f"classes are numbered from 0 to at most {limit - 1}"))
             if len(set(numbers)) < len(numbers):
                 twice = next(n for n in numbers if numbers.count(n) > 1)

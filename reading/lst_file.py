@@ -76,7 +76,8 @@ class LstFile:
         if label_format not in LABEL_FORMATS:
             raise InputError(f"label_format is {', '.join(LABEL_FORMATS)}, not {label_format}")
         if num_classes is not None and not 0 < num_classes <= MAX_CLASSES:
-            raise InputError(f"num_classes is 1 to {MAX_CLASSES}, not {num_classes}")
+            raise InputError(f"{{flag}} is 1 to {MAX_CLASSES}, not {num_classes}",
+                             flag="num_classes")
         self.path = os.fspath(path)
         labels: MultiHotLabels | IndexLabels
         if label_format == "indices":
@@ -91,7 +92,7 @@ class LstFile:
         for first_line, rows in _blocks(self.path, digest):
             if b"\0" in b"".join(rows):
                 line = first_line + next(place for place, row in enumerate(rows) if b"\0" in row)
-                raise InputError(f"{self.path}: not a text file: line {line} holds a zero byte")
+                raise self._wrong(line, "not a text file: a zero byte")
             first, kept = len(lines), []
             for number, row in enumerate(rows, first_line):
                 if row[-1:] in b"\t\r " or b"\t" not in row:
@@ -124,13 +125,13 @@ class LstFile:
                     self._check_name(lines[row], names[name_ends[row]:name_ends[row + 1]], NUMBER)
                 raise self._wrong(lines[row], str(wrong)) from None
         if not ids:
-            raise InputError(f"{self.path}: holds no rows")
+            raise InputError("holds no rows", file=self.path)
         self.ids = np.frombuffer(ids, np.int64)
         self.checksum = digest.hexdigest()
         self.num_classes = labels.num_classes
         if not self.num_classes:
-            raise InputError(f"{self.path}: no row has a class; --num-classes says how many there "
-                             "are")
+            raise InputError("no row has a class; {flag} says how many there are",
+                             file=self.path, flag="--num-classes")
         self._labels = labels
         self._lines, self._names, self._name_ends = lines, names, name_ends
 
@@ -168,13 +169,14 @@ class LstFile:
         name = bytes(name)
         if BARE.fullmatch(name):
             raise self._wrong(line, f"no file name after the last label, {quoted(name)} (if "
-                              "that is the name, --num-classes says how many labels there are)")
+                              "that is the name, {flag} says how many labels there are)")
         start, *rest = name.split(None, 1) or [b""]
         if rest and label.fullmatch(start):
             raise self._wrong(line, f"{SPACES}, in {quoted(name)}")
 
     def _wrong(self, line, reason):
-        return InputError(f"{self.path}:{line}: {reason}")
+        return InputError(reason, file=self.path, line=line,
+                          flag="--num-classes" if "{flag}" in reason else None)
 
 
 def _blocks(path, digest):
@@ -189,7 +191,7 @@ def _blocks(path, digest):
                 rest += block
                 if first:
                     if block[:2] in (b"\xff\xfe", b"\xfe\xff"):
-                        raise InputError(f"{path}: is UTF-16 text; save it as UTF-8")
+                        raise InputError("is UTF-16 text; save it as UTF-8", file=path)
                     if block[:3] == b"\xef\xbb\xbf":
                         rest = block[3:]
                     first = False
@@ -197,8 +199,8 @@ def _blocks(path, digest):
                 # Without a newline so far the last piece may go on in the next block.
                 rest = rows.pop() if block else b""
                 if len(rest) > MAX_LINE_BYTES:
-                    raise InputError(f"{path}:{line + len(rows)}: a line longer than "
-                                     f"{MAX_LINE_BYTES >> 20} MB; not a .lst file?")
+                    raise InputError(f"a line longer than {MAX_LINE_BYTES >> 20} MB; not a .lst "
+                                     "file?", file=path, line=line + len(rows))
                 if rows:
                     yield line, rows
                     line += len(rows)
@@ -207,7 +209,7 @@ def _blocks(path, digest):
     except OSError as error:
         reason = ("is a directory, not a .lst file" if error.errno == errno.EISDIR
                   else (error.strerror or str(error)).lower())
-        raise InputError(f"{path}: {reason}") from None
+        raise InputError(reason, file=path) from None
 
 
 def _parse_id(text):

@@ -148,17 +148,16 @@ def test_fix_leaves_contradictions_out_where_unknown_cannot_be_said(photos, caps
     assert lines("b.lst") == ["12 3 1.png"]
 
 
-@pytest.mark.parametrize("names, form, says", [
-    ("cat\n", "multi-hot", "a.lst:1: 2 labels, but --labels names.txt has 1 lines"),
-    ("cat\n", "indices", "a.lst:1: class 1, but --labels names.txt has 1 lines"),
-    ("cat\ndog\nbird\n", "multi-hot", "a.lst:1: 2 labels, but --labels names.txt has 3 lines")])
-def test_names_that_do_not_fit_the_list_are_told_by_the_flag_they_came_by(photos, names, form,
-                                                                          says):
+@pytest.mark.parametrize("names, form", [
+    ("cat\n", "multi-hot"), ("cat\n", "indices"), ("cat\ndog\nbird\n", "multi-hot")])
+def test_names_that_do_not_fit_the_list_are_told_by_the_flag_they_came_by(photos, names, form):
     (photos.parent / "names.txt").write_text(names)
     lst("a.lst", "1 0 0.png")
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError) as caught:
         main(["check", "a.lst", "--path-root", "photos", "--labels", "names.txt",
               "--label-format", form])
+    assert (caught.value.file, caught.value.line) == ("a.lst", 1)
+    assert "--labels" in caught.value.flag and "--num-classes" not in str(caught.value)
 
 
 def test_fix_writes_all_lists_or_none(photos):

@@ -116,7 +116,7 @@ def test_ids_and_names_may_repeat(write):
 @pytest.mark.parametrize(("content", "match"), [
     (b"", "holds no rows"),
     (b"\n\n", "holds no rows"),
-    (PLAIN + b"\x89PNG\0\0\n", ": not a text file: line 2 holds a zero byte"),
+    (PLAIN + b"\x89PNG\0\0\n", ":2: not a text file: a zero byte"),
     (b"\xff\xfe1\0", "UTF-16"),
     (PLAIN + b"5 1.000000 0.000000 1.000000 a.jpg\n", ":2: spaces stand where tabs belong"),
     (PLAIN + b"5\t1.000000 0.000000 1.000000\ta.jpg\n", ":2: spaces stand where tabs belong"),
@@ -172,7 +172,10 @@ def test_any_name_loads_where_the_labels_are_as_many_as_were_asked_for(write):
 def test_a_count_that_was_asked_for_is_checked(write):
     path = write(PLAIN)
     assert read_lst(path, 3).num_classes == 3
-    fails(path, ":1: 3 labels, but --num-classes is 4", num_classes=4)
+    with pytest.raises(InputError) as caught:
+        read_lst(path, 4)
+    error = caught.value
+    assert (error.file, error.line, error.flag) == (path, 1, "--num-classes")
 
 
 @pytest.mark.parametrize(("row", "match"), [

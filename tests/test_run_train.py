@@ -54,6 +54,18 @@ def test_without_validation_images_there_is_no_report(run_train, tmp_path):
     assert "data_val=None" in (tmp_path / "result" / "train.log").read_text()
 
 
+def test_lists_of_class_numbers_are_evaluated_as_such(run_train, small_demo, tmp_path):
+    for name in ("train", "val"):
+        rows = [line.split("\t") for line in (small_demo / f"{name}.lst").read_text().splitlines()]
+        (tmp_path / f"{name}.lst").write_text("".join("\t".join(
+            [row[0], *(str(n) for n, label in enumerate(row[1:-1]) if float(label)), row[-1]])
+            + "\n" for row in rows))
+    status, text = run_train("--label-format", "indices", DATA_TRAIN=tmp_path / "train.lst",
+                             DATA_VAL=tmp_path / "val.lst", LABELS=small_demo / "labels.txt")
+    assert status == 0, text
+    assert (tmp_path / "result" / "report" / "index.html").exists()
+
+
 def test_help_ends_there(run_train, tmp_path):
     status, text = run_train("--help")
     assert status == 0 and "--save-result" in text and "Done" not in text

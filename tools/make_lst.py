@@ -128,16 +128,7 @@ def run_check(args):
         if not os.path.isdir(root):
             raise InputError("no such folder ({flag})", file=root, flag="--path-root")
     class_names = read_class_names(args.labels) if args.labels else None
-    try:
-        lists = _read_lists(args.lst, class_names and len(class_names), args.label_format)
-    except InputError as error:
-        # Reading a list calls the number of classes by the flag that training has.
-        text = str(error).replace("no row has a class; --num-classes says how many there are",
-                                  "no row has a class; --labels FILE says which there are")
-        if class_names:
-            text = text.replace(f"--num-classes is {len(class_names)}",
-                                f"--labels {args.labels} has {len(class_names)} lines")
-        raise InputError(text) from None
+    lists = _read_lists(args.lst, class_names, args.label_format)
     names = class_names or _names_beside(lists[0])
     findings = check(lists, roots, names, args.data_nthreads, args.max_pixels)
 
@@ -171,7 +162,7 @@ def run_suspects(args):
     from datasets.out_of_fold import extract_features, out_of_fold  # imports MXNet, which is slow
 
     names = read_class_names(args.labels) if args.labels else None
-    lst = read_lst(args.data, names and len(names), args.label_format)
+    lst, = _read_lists([args.data], names, args.label_format)
     if len(lst) < args.folds:
         raise InputError(f"{len(lst)} images, fewer than {{flag}} {args.folds}", file=args.data,
                          flag="--folds")
@@ -195,8 +186,14 @@ def _names_beside(lst):
     return names_beside(lst.path, lst.num_classes) or list(map(str, range(lst.num_classes)))
 
 
-def _read_lists(paths, num_classes, label_format):
-    lists = [read_lst(path, num_classes, label_format) for path in paths]
+def _read_lists(paths, names, label_format):
+    """The LstFiles of some paths, which must have as many classes as there are names, if any."""
+    try:
+        lists = [read_lst(path, names and len(names), label_format) for path in paths]
+    except InputError as error:
+        if error.flag == "--num-classes":  # what the number of classes is called in training
+            error = error.with_flag("the number of names in --labels")
+        raise error from None
     most = max(lst.num_classes for lst in lists)
     for number, lst in enumerate(lists):
         if lst.num_classes == most:
