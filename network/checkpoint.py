@@ -21,7 +21,7 @@ import numpy as np
 from common.cli import InputError
 from common.files import atomic_file, write_atomically
 from common.mx_compat import mx, mxnet_errors
-from network.graph import Graph, replaced
+from network.graph import Graph, Node, replaced
 from network.untrusted import (
     check_attribute,
     check_params,
@@ -120,6 +120,21 @@ def set_attributes(sym: mx.sym.Symbol, **values: Any) -> mx.sym.Symbol:
     return graph.symbol()
 
 
+def _with_plain_slices(sym):
+    """The same network, where each `slice` takes its input in the plain memory layout.
+
+    Of oneDNN's blocked layouts MXNet can slice whole blocks of channels only. Any other slice is an
+    error, or a division by zero that ends the process.
+    """
+    graph = Graph(sym)
+    for node in graph.nodes:
+        if (node.op == "slice" and {*node.integers("step")} <= {1}  # others are not oneDNN's
+                and node.input().op != "slice_axis"):
+            plain = Node("slice_axis", f"{node.name}_plain", node.inputs, axis=0, begin=0, end=None)
+            node.inputs = [(plain, 0, 0)]
+    return graph.symbol()
+
+
 def load(prefix: str, epoch: int) -> Network:
     """Read PREFIX-symbol.json and PREFIX-NNNN.params: symbol, arg_params, aux_params.
 
@@ -132,7 +147,7 @@ def load(prefix: str, epoch: int) -> Network:
             raise InputError("no such file; --model takes the path before -symbol.json, --epoch "
                              "the number in the .params file's name", file=name)
     with mxnet_errors("not an MXNet symbol file", symbol_file):
-        sym = mx.sym.load_json(checked_symbol(symbol_file))
+        sym = _with_plain_slices(mx.sym.load_json(checked_symbol(symbol_file)))
     check_params(params_file)
     with mxnet_errors("not an MXNet parameter file", params_file):
         saved = mx.nd.load(params_file)

@@ -50,7 +50,7 @@ def valid(tmp_path_factory):
     net = mx.sym.LayerNorm(net, name="ln")
     net = mx.sym.broadcast_mul(net, mx.sym.softmax(mx.sym.mean(net, axis=2, keepdims=True),
                                                    axis=1))
-    net = mx.sym.FullyConnected(mx.sym.Flatten(net, name="flatten1"), num_hidden=5, name="fc1")
+    net = mx.sym.FullyConnected(mx.sym.Flatten(net, name="features"), num_hidden=5, name="fc1")
     says = {"image_shape": [3, 32, 32], "class_names": ["a", "b", "c"], "fit": "squash",
             "resize": 40, "thresholds": [0.5, 0.2, 0.7], "thresholds_epoch": 2}
     net, _ = get_fine_tune_model(checkpoint.set_attributes(net, **says), {}, 3)
@@ -183,6 +183,21 @@ def test_a_norm_whose_parameters_are_computed_is_read(tmp_path):
     checkpoint.save(str(tmp_path / "net"), 0, symbol,
                     {name: mx.nd.ones(3) for name in ("gamma", "beta")}, {})
     checkpoint.load(str(tmp_path / "net"), 0)
+
+
+def test_a_slice_of_less_than_a_block_of_channels_is_computed(tmp_path):
+    layer = mx.sym.Convolution(mx.sym.Variable("data"), num_filter=16, kernel=(3, 3), no_bias=True,
+                               name="conv")
+    symbol = checkpoint.set_attributes(mx.sym.slice(
+        layer, begin=(None, 4), end=(None, 7), name="part"), image_shape=[3, 32, 32])
+    weight = mx.nd.array(np.random.RandomState(0).normal(size=(16, 3, 3, 3)))
+    for epoch in range(2):  # loaded again, it is the same
+        checkpoint.save(str(tmp_path / "net"), epoch, symbol, {"conv_weight": weight}, {})
+        symbol, _, _ = checkpoint.load(str(tmp_path / "net"), epoch)
+        assert [layer.name for layer in symbol.get_children()] == ["part_plain"]
+    inputs = {"data": mx.nd.ones((2, 3, 32, 32)), "conv_weight": weight}
+    some, every = (net.bind(mx.cpu(), inputs).forward()[0].asnumpy() for net in (symbol, layer))
+    np.testing.assert_array_equal(some, every[:, 4:7])
 
 
 def test_a_custom_operator_is_crossentropyloss_with_its_options(changed):
