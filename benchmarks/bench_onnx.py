@@ -14,8 +14,8 @@ from turns import take_turns
 
 from common.cli import ArgumentParser, InputError, run
 from common.processors import processors
-from convert.checkpoint_export import load_network, mxnet_predictor
-from convert.onnx_writer import onnx_predictor, to_onnx
+from convert.export import load_network, mxnet_predictor
+from convert.onnx.exporter import onnx_predictor, to_onnx
 from network import checkpoint
 from network.fine_tune import without_loss
 

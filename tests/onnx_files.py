@@ -5,10 +5,10 @@ import tempfile
 import numpy as np
 
 from common.mx_compat import mx
-from convert.checkpoint_export import mxnet_predictor
-from convert.onnx_graph import convert_graph
-from convert.onnx_layer import BATCH, Tensor
-from convert.onnx_writer import onnx_predictor, to_onnx
+from convert.export import mxnet_predictor
+from convert.onnx.exporter import onnx_predictor, to_onnx
+from convert.onnx.graph_to_symbol import convert_graph
+from convert.onnx.operators.table import BATCH, Tensor
 from network import checkpoint
 from network.untrusted import checked_symbol
 

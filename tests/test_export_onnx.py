@@ -18,9 +18,9 @@ from conftest import script
 from common.cli import InputError
 from common.mx_compat import mx
 from convert import efficientnet_lite
-from convert.checkpoint_export import mxnet_predictor, sample_images
+from convert.export import mxnet_predictor, sample_images
 from convert.gluon_zoo import import_gluon
-from convert.onnx_writer import onnx_predictor, to_onnx
+from convert.onnx.exporter import onnx_predictor, to_onnx
 from network import checkpoint
 from network.fine_tune import ATTENTION, in_float32
 from reading.image_reader import Augment, read_image

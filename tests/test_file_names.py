@@ -11,7 +11,7 @@ from conftest import script
 
 from common.cli import InputError
 from common.files import existing_path
-from convert import onnx_file
+from convert.onnx import importer
 from convert.torch_file import read_tensors
 from datasets.coco_file import read_coco
 from datasets.label_table import BadInput
@@ -118,7 +118,7 @@ def test_a_suffix_is_added_to_names_without_an_ending(photos, suffix, names):
 
 @pytest.mark.parametrize("pointer, command", [(POINTER, "git lfs pull"), (ANNEX, "git annex get")])
 @pytest.mark.parametrize("read", [
-    read_lst, read_class_names, read_tensors, onnx_file.convert,
+    read_lst, read_class_names, read_tensors, importer.convert,
     lambda path: list(read_lines(path)),
     lambda path: read_coco(path, BadInput(skip=True)),
     lambda path: read_image(path, np.empty((3, 8, 8), np.uint8)),

@@ -1,4 +1,4 @@
-"""convert/onnx_file.py: ONNX classifiers as networks to fine-tune."""
+"""convert/onnx/importer.py: ONNX classifiers as networks to fine-tune."""
 import os
 import sys
 
@@ -8,8 +8,7 @@ from import_pretrained import main
 
 from common.cli import InputError
 from common.mx_compat import mx
-from convert import onnx_file
-from convert.onnx_packages import mapping_for_mxnet
+from convert.onnx import importer, mapping_for_mxnet
 from network import checkpoint
 from network.checkpoint import IMAGENET_MEAN, IMAGENET_STD
 from network.fine_tune import get_fine_tune_model
@@ -352,7 +351,7 @@ def test_constants_that_would_fill_the_memory_are_refused(onnx, tmp_path):
 
 
 def convert(path):
-    return onnx_file.convert(path, IMAGENET_MEAN, IMAGENET_STD)
+    return importer.convert(path, IMAGENET_MEAN, IMAGENET_STD)
 
 
 def test_padding_that_an_average_does_not_count_is_not_counted(onnx, pixels, tmp_path):

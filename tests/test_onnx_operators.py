@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from onnx_files import assert_same, model_of, ours, theirs
 
 from common.cli import InputError
-from convert import onnx_graph
+from convert.onnx import graph_to_symbol
 
 pytest.importorskip("onnx", reason="onnx and onnxruntime are optional")
 pytest.importorskip("onnxruntime", reason="onnx and onnxruntime are optional")
@@ -396,7 +396,7 @@ def test_an_old_operator_set_is_told():
 
 
 def test_a_network_of_too_many_layers_is_told(monkeypatch):
-    monkeypatch.setattr(onnx_graph, "MOST_LAYERS", 2)
+    monkeypatch.setattr(graph_to_symbol, "MOST_LAYERS", 2)
     nodes = [("Relu", "x", "a", {}), ("Neg", "a", "b", {}), ("Abs", "b", "y", {})]
     with pytest.raises(InputError, match=r"node 'y' \(Abs\): the network has more than 2 layers"):
         ours(model_of(nodes), weights(1, 4, 6, 5))

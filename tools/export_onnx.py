@@ -16,15 +16,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.cli import ArgumentParser, CheckpointPrefix, InputError, parse_numbers, run  # noqa: E402
 from common.files import make_parent_folder, write_atomically  # noqa: E402
-from convert.checkpoint_export import (  # noqa: E402
+from convert.export import (  # noqa: E402
     compare,
     load_network,
     mxnet_predictor,
     sample_images,
     with_thresholds_of,
 )
-from convert.onnx_packages import import_onnx  # noqa: E402
-from convert.onnx_writer import OPSET, onnx_predictor, to_onnx  # noqa: E402
+from convert.onnx import import_onnx  # noqa: E402
+from convert.onnx.exporter import OPSET, onnx_predictor, to_onnx  # noqa: E402
 from network import checkpoint  # noqa: E402
 from network.fine_tune import without_loss  # noqa: E402
 

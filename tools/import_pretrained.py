@@ -17,9 +17,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.cli import ArgumentParser, HelpFormatter, InputError, parse_numbers, run  # noqa: E402
 from common.files import make_parent_folder  # noqa: E402
-from convert import onnx_file, torch_resnet  # noqa: E402
+from convert import torch_resnet  # noqa: E402
 from convert.gluon_zoo import import_gluon  # noqa: E402
-from convert.onnx_input import in_pixels  # noqa: E402
+from convert.onnx import importer  # noqa: E402
+from convert.onnx.image_input import in_pixels  # noqa: E402
 from convert.published_weights import PUBLISHED, import_efficientnet_lite  # noqa: E402
 from convert.torch_file import read_tensors  # noqa: E402
 from network import checkpoint  # noqa: E402
@@ -91,7 +92,7 @@ def import_network(args):
         shape = args.image_shape and parse_numbers("--image-shape", args.image_shape, int, 3)
         if shape and (shape[0] != 3 or min(shape) < 1):
             raise InputError("--image-shape must be 3,HEIGHT,WIDTH (3 for red, green and blue)")
-        return with_crop(*onnx_file.convert(args.onnx, args.rgb_mean, args.rgb_std, shape))
+        return with_crop(*importer.convert(args.onnx, args.rgb_mean, args.rgb_std, shape))
     if args.torch_resnet:
         state = read_tensors(args.torch_resnet)
         normalisation = in_pixels(args.rgb_mean or checkpoint.IMAGENET_MEAN,

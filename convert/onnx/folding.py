@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from convert.onnx_layer import BATCH, Constant
+from convert.onnx.operators.table import BATCH, Constant
 
 MOST_FOLDED = 1 << 28  # values that all folded constants may have together
 # Operators that are folded where all of their inputs are constants.

@@ -4,8 +4,8 @@ reductions, softmax.
 import numpy as np
 
 from common.mx_compat import mx
-from convert.onnx_layer import BATCH, Constant, Tensor, ints, one_float, operator
-from convert.onnx_shapes import reshape_codes
+from convert.onnx.operators.batch_shapes import reshape_codes
+from convert.onnx.operators.table import BATCH, Constant, Tensor, ints, one_float, operator
 
 LARGEST = float(np.finfo(np.float32).max)
 # An attention mask has 0 where a position is seen, and a number like -100 where it is not.

@@ -8,9 +8,9 @@ import json
 
 from common.cli import InputError
 from common.mx_compat import mx
-from convert.onnx_export import CONVERTERS
-from convert.onnx_layer import BATCH
-from convert.onnx_packages import import_onnx, mapping_for_mxnet
+from convert.onnx import import_onnx, mapping_for_mxnet
+from convert.onnx.layers_to_nodes import CONVERTERS
+from convert.onnx.operators.table import BATCH
 from network import checkpoint
 from network.graph import Graph
 

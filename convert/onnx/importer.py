@@ -2,7 +2,7 @@
 
     sym, arg_params, aux_params, image_shape = convert("net.onnx")
 
-Its operators become MXNet's layers (convert/onnx_graph.py), and its weights their parameters. The
+Its operators become MXNet's layers (graph_to_symbol.py), and its weights their parameters. The
 result is compared with onnxruntime's, and has to have gradients.
 """
 import numpy as np
@@ -10,11 +10,11 @@ import numpy as np
 from common.cli import InputError
 from common.files import require_regular_file
 from common.mx_compat import mx, mxnet_errors
-from convert.onnx_graph import convert_graph
-from convert.onnx_input import image_input, normalisation
-from convert.onnx_layer import BATCH, Tensor
-from convert.onnx_load import load_model, one_line
-from convert.onnx_packages import import_onnx
+from convert.onnx import import_onnx
+from convert.onnx.graph_to_symbol import convert_graph
+from convert.onnx.image_input import image_input, normalisation
+from convert.onnx.model_file import load_model, one_line
+from convert.onnx.operators.table import BATCH, Tensor
 from network.checkpoint import NORMALISATION, normalised_data
 from network.untrusted import check_shapes
 

@@ -4,8 +4,8 @@ import math
 import numpy as np
 
 from common.mx_compat import mx
-from convert.onnx_layer import Constant, ints, operator
-from convert.onnx_math import axes_of
+from convert.onnx.operators.elementwise import axes_of
+from convert.onnx.operators.table import Constant, ints, operator
 
 
 @operator("DepthToSpace")

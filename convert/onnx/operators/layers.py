@@ -2,8 +2,8 @@
 import numpy as np
 
 from common.mx_compat import mx
-from convert.onnx_layer import BATCH, Constant, Tensor, operator
-from convert.onnx_math import LARGEST, as_symbol, axes_of, reshaped
+from convert.onnx.operators.elementwise import LARGEST, as_symbol, axes_of, reshaped
+from convert.onnx.operators.table import BATCH, Constant, Tensor, operator
 
 WINDOW_OPTIONS = {"auto_pad", "ceil_mode", "dilations", "kernel_shape", "pads", "strides"}
 
@@ -148,7 +148,7 @@ def fully_connected(layer, x, weight, bias):
 
 @operator("MatMul")
 def product(layer, a, b, bias=None, transB=0):
-    """A product of matrices. `bias` and `transB` come from convert/onnx_patterns.py."""
+    """A product of matrices. `bias` and `transB` come from convert/onnx/node_patterns.py."""
     if isinstance(b, Constant) and b.value.ndim == 2 and len(a.shape) > 1:
         return fully_connected(layer, a, (b, b.value.T), (bias, bias and bias.value))
     shapes = [v.shape for v in (a, b)]

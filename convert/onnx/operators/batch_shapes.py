@@ -5,7 +5,7 @@
 """
 import math
 
-from convert.onnx_layer import BATCH
+from convert.onnx.operators.table import BATCH
 
 
 def resolve(x, target, batch, allowzero=0):

@@ -10,7 +10,7 @@ import collections
 
 import numpy as np
 
-from convert.onnx_layer import Constant, ints, one_float
+from convert.onnx.operators.table import Constant, ints, one_float
 
 
 def simplified(nodes, output, constants):

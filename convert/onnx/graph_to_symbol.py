@@ -14,16 +14,11 @@ import numpy as np
 
 from common.cli import InputError
 from common.mx_compat import mx, mxnet_errors
-from convert import (  # noqa: F401  they fill OPERATORS
-    onnx_layers,
-    onnx_math,
-    onnx_rearranging,
-    onnx_resizing,
-)
-from convert.onnx_folding import FOLDED, Folding
-from convert.onnx_layer import BATCH, OPERATORS, Constant, Layer, Tensor
-from convert.onnx_patterns import simplified
-from convert.onnx_shapes import batch_axis
+from convert.onnx.folding import FOLDED, Folding
+from convert.onnx.node_patterns import simplified
+from convert.onnx.operators import OPERATORS
+from convert.onnx.operators.batch_shapes import batch_axis
+from convert.onnx.operators.table import BATCH, Constant, Layer, Tensor
 from network.untrusted import checked_graph
 
 OLDEST_OPSET = 7

@@ -4,10 +4,10 @@ import math
 import numpy as np
 
 from common.mx_compat import mx
-from convert.onnx_layer import BATCH, Constant, Tensor, ints, one_float, operator
-from convert.onnx_layers import broadcast
-from convert.onnx_math import as_symbol, axes_of, combined, of_one_image, reshaped
-from convert.onnx_shapes import batch_axis, resolve
+from convert.onnx.operators.batch_shapes import batch_axis, resolve
+from convert.onnx.operators.elementwise import as_symbol, axes_of, combined, of_one_image, reshaped
+from convert.onnx.operators.layers import broadcast
+from convert.onnx.operators.table import BATCH, Constant, Tensor, ints, one_float, operator
 
 MOST_PIECES = 64  # of a Gather
 
