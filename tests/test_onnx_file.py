@@ -8,7 +8,8 @@ from import_pretrained import main
 
 from common.cli import InputError
 from common.mx_compat import mx
-from convert.onnx import importer, mapping_for_mxnet
+from convert.onnx import importer
+from convert.onnx.exporter import mapping_for_mxnet
 from network import checkpoint
 from network.checkpoint import IMAGENET_MEAN, IMAGENET_STD
 from network.fine_tune import get_fine_tune_model

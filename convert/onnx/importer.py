@@ -12,8 +12,7 @@ from common.files import require_regular_file
 from common.mx_compat import mx, mxnet_errors
 from convert.onnx import import_onnx
 from convert.onnx.graph_to_symbol import convert_graph
-from convert.onnx.image_input import image_input, normalisation
-from convert.onnx.model_file import load_model, one_line
+from convert.onnx.model_file import image_input, load_model, normalisation, one_line
 from convert.onnx.operators.table import BATCH, Tensor
 from network.checkpoint import NORMALISATION, normalised_data
 from network.untrusted import check_shapes
