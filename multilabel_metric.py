@@ -12,16 +12,7 @@ from typing import Any, Dict, Iterable, Sequence
 
 import numpy as np
 
-from common.metrics import (
-    CALIBRATION_BINS,
-    Counts,
-    average_precision,
-    calibration_bins,
-    count_decisions,
-    decision_metrics,
-    expected_calibration_error,
-    top_k,
-)
+from common.metrics import average_precision
 from common.mx_compat import mx
 from crossentropy_op import cross_entropy
 
@@ -204,73 +195,3 @@ class Metrics(mx.metric.CompositeEvalMetric):
         """The state of each metric, a list, from the state of all."""
         return [{key[len(metric.name) + 1:]: value for key, value in state.items()
                  if key.startswith(metric.name + ":")} for metric in self.metrics]
-
-
-class _Total(_Metric):
-    """Arrays that add up over the batches since the last reset; `of_batch` returns one batch's."""
-
-    def reset(self):
-        self.total = {}
-
-    def state(self):
-        return self.total
-
-    def load_state(self, state):
-        self.total = dict(state)
-
-    def _add(self, label, prob):
-        self.total = {name: self.total.get(name, 0) + value
-                      for name, value in self.of_batch(label, prob).items()}
-
-
-class Decisions(_Total):
-    """CP, CR, CF1, OP, OR, OF1, Hamming loss and exact match; see common.metrics.
-
-    Parameters
-    ----------
-    thresholds : float or array of (classes,)
-        A class is predicted positive where its probability is above its threshold.
-    top : int, optional
-        Predict each sample's `top` likeliest classes instead, whatever their probability, as
-        the literature does with 3. The names of the metrics then end in "-top3".
-
-    Example
-    -------
-    >>> metric = Decisions()
-    >>> metric.update([mx.nd.array([[1, 0], [0, 1]])], [mx.nd.array([[.9, .2], [.1, .4]])])
-    >>> dict(metric.get_name_value())["OR"]
-    0.5
-    """
-
-    def __init__(self, thresholds=0.5, top=None, name="decisions", **options):
-        super().__init__(name, **options)
-        self.thresholds, self.top = thresholds, top
-
-    def of_batch(self, label, prob):
-        """The fields of Counts."""
-        predicted = top_k(prob, self.top) if self.top else prob > np.asarray(self.thresholds)
-        return vars(count_decisions(label, predicted))
-
-    def get(self):
-        """Names and values, as lists."""
-        none = np.zeros(1, np.int64)
-        counts = Counts(**self.total) if self.total else Counts(none, none, none, none, 0, 0)
-        values = decision_metrics(counts)
-        suffix = f"-top{self.top}" if self.top else ""
-        return [name + suffix for name in values], list(values.values())
-
-
-class CalibrationError(_Total):
-    """ECE over bins of equal width; see common.metrics.expected_calibration_error."""
-
-    def __init__(self, bins=CALIBRATION_BINS, name="ECE", **options):
-        super().__init__(name, **options)
-        self.bins = bins
-
-    def of_batch(self, label, prob):
-        return {"bins": calibration_bins(label, prob, self.bins)}
-
-    def get(self):
-        """Name and value; NaN without samples."""
-        bins = self.total.get("bins", np.zeros((3, self.bins)))
-        return self.name, expected_calibration_error(bins)

@@ -9,7 +9,6 @@ import contextlib
 import json
 import logging
 import os
-import re
 import sys
 
 import numpy as np
@@ -24,6 +23,7 @@ from evaluation.class_maps import PhotoMaps, write_maps
 from evaluation.classifier import Classifier
 from evaluation.comparison import read_measures
 from evaluation.evaluation import Evaluation, LabelledImages
+from evaluation.history import read_history
 from evaluation.output import input_error_if_unwritable, open_output
 from evaluation.predict_flags import parse_args
 from evaluation.predictions_file import PredictionsFile
@@ -43,11 +43,11 @@ def main(argv=None):
     devices = choose_devices(args.gpus)
     classifier = Classifier(args.model, args.epoch)
     if args.above == "thresholds" and classifier.thresholds_epoch is None:
-        raise InputError(f"--above thresholds: {args.model}-symbol.json has none; --fit-thresholds "
-                         "with --data chooses them")
+        raise InputError(f"{args.model}-symbol.json has none; --fit-thresholds with --data chooses "
+                         "them", flag="--above thresholds")
     if args.maps and not classifier.has_maps:
-        raise InputError(f"{args.model}-symbol.json: has no class maps: only networks trained with "
-                         "--head attention have")
+        raise InputError("has no class maps: only networks trained with --head attention have",
+                         file=f"{args.model}-symbol.json")
     images = list_images(args, len(classifier.class_names))
     if classifier.thresholds_epoch not in (None, args.epoch) and not args.fit_thresholds:
         logger.warning("warning: the thresholds were chosen for --epoch %d",
@@ -59,21 +59,32 @@ def main(argv=None):
     # These now, so that a mistake does not show after an hour of prediction.
     comparison = args.compare and read_measures(args.compare, classifier.class_names)
     make_output_folders(args)
-    with classifier.open(images, args.image, **reading) as batches:
+    history = read_history(classifier.prefix) if args.report else []
+    with contextlib.ExitStack() as stack:
+        batches = stack.enter_context(classifier.open(images, args.image, **reading))
         if args.maps:
             predictions = write_maps(classifier.predict_with_maps(batches, devices, args.tta),
                                      args.maps, classifier, images.name)
         else:
             predictions = classifier.predict(batches, devices, args.tta)
-        labelled, num_bad = write_predictions(args, classifier, images, predictions)
+        file = None
+        if args.out or not args.fit_thresholds:
+            file = stack.enter_context(open_output(args.out))
+        if args.fit_thresholds:
+            rows = []
+            labelled, num_bad = collect(args, images, predictions, lambda *row: rows.append(row))
+            if labelled:
+                choose_thresholds(args, classifier, labelled, images)
+            write_rows(args, classifier, file, rows)
+        else:
+            labelled, num_bad = collect(args, images, predictions,
+                                        predictions_file(args, classifier, file).write)
     if num_bad:
         logger.warning("%d of %d images could not be used", num_bad, len(images))
     if labelled:
-        if args.fit_thresholds:
-            choose_thresholds(args, classifier, labelled, images)
         maps = PhotoMaps(classifier, devices, **reading) if classifier.has_maps else None
         options = PhotoOptions(args.report_photos, args.max_pixels, maps)
-        evaluate(args, classifier, labelled, images, options, comparison)
+        evaluate(args, classifier, labelled, images, (options, comparison, history))
     return 1 if num_bad else 0
 
 
@@ -84,14 +95,14 @@ def list_images(args, num_classes):
     try:
         lst = read_lst(args.data, num_classes, args.label_format)
     except InputError as error:
-        # Here the number comes from the checkpoint, not from a flag.
-        raise InputError(re.sub(r"--num-classes is (\d+)", r"the checkpoint has \1 classes",
-                                str(error))) from None
+        if error.flag != "--num-classes":
+            raise
+        raise error.with_flag("the checkpoint's number of classes") from None
     if not any(os.path.exists(existing_path(os.path.join(args.image, lst.name(row))))
                for row in range(len(lst))):
-        raise InputError(f"{args.data}:{lst.line(0)}: {printable(lst.name(0))} and all others are "
-                         f"not in {args.image or 'the current folder'}: --image DIR says where the "
-                         "names start from")
+        raise InputError(f"{printable(lst.name(0))} and all others are not in "
+                         f"{args.image or 'the current folder'}: {{flag}} DIR says where the names "
+                         "start from", file=args.data, line=lst.line(0), flag="--image")
     return lst
 
 
@@ -102,8 +113,18 @@ def make_output_folders(args):
             os.makedirs(folder, exist_ok=True)
 
 
-def write_predictions(args, classifier, images, predictions):
-    """Write what `classifier.predict` yields to --out, batch by batch.
+def predictions_file(args, classifier, file):
+    """The PredictionsFile that the flags ask for, in an open file."""
+    return PredictionsFile(
+        file, classifier.class_names, classifier.thresholds, args.format, args.top,
+        classifier.thresholds if args.above == "thresholds" else args.above)
+
+
+def collect(args, images, predictions, write):
+    """Pass each image to `write(name, prob, problem)`, and keep what an evaluation needs.
+
+    `predictions` are what `classifier.predict` yields. `problem` is the reason why an image could
+    not be used, otherwise None.
 
     Returns
     -------
@@ -113,23 +134,11 @@ def write_predictions(args, classifier, images, predictions):
         Images that could not be used.
     """
     names, labels, probs, num_bad = [], [], [], 0
-    with contextlib.ExitStack() as stack:
-        out = None
-        if args.out or not args.fit_thresholds:
-            out = PredictionsFile(
-                stack.enter_context(open_output(args.out)), classifier.class_names,
-                classifier.thresholds, args.format, args.top,
-                classifier.thresholds if args.above == "thresholds" else args.above)
-        progress = stack.enter_context(Progress("Predicting", len(images), "images"))
+    with Progress("Predicting", len(images), "images") as progress:
         for batch, prob in predictions:
             batch_names = [images.name(row) for row in batch.index[:len(prob)]]
             for slot, name in enumerate(batch_names):
-                if out and slot in batch.bad:
-                    out.write_error(name, batch.bad[slot])
-                elif out:
-                    out.write(name, prob[slot])
-                elif slot in batch.bad:
-                    tqdm.write(f"{printable(name)}: {batch.bad[slot]}", sys.stderr)
+                write(name, prob[slot], batch.bad.get(slot))
             good = [slot for slot in range(len(prob)) if slot not in batch.bad]
             num_bad += len(prob) - len(good)
             if args.data:  # else nothing is kept, so that memory stays the same
@@ -142,6 +151,16 @@ def write_predictions(args, classifier, images, predictions):
         return None, num_bad
     return LabelledImages(names, args.image, np.concatenate(labels), np.concatenate(probs),
                           os.path.basename(args.data)), num_bad
+
+
+def write_rows(args, classifier, file, rows):
+    """Write collected rows; without a file only tell which images could not be used."""
+    out = file and predictions_file(args, classifier, file)
+    for name, prob, problem in rows:
+        if out:
+            out.write(name, prob, problem)
+        elif problem is not None:
+            tqdm.write(f"{printable(name)}: {problem}", sys.stderr)
 
 
 def choose_thresholds(args, classifier, labelled, lst):
@@ -159,8 +178,8 @@ def choose_thresholds(args, classifier, labelled, lst):
                 thresholds.max(), classifier.prefix)
 
 
-def evaluate(args, classifier, labelled, lst, options, comparison=None):
-    """Log the metrics, and write --measures and, with PhotoOptions, --report."""
+def evaluate(args, classifier, labelled, lst, report):
+    """Log the metrics, and write --measures and --report, of which `report` are further parts."""
     chosen = None if classifier.thresholds_epoch is None else classifier.thresholds
     evaluation = Evaluation(classifier.class_names, labelled.label, labelled.prob, chosen,
                             chosen is not None and classifier.fitted_on(lst))
@@ -170,7 +189,7 @@ def evaluate(args, classifier, labelled, lst, options, comparison=None):
         with open_output(args.measures) as file:
             json.dump(evaluation.as_json(labelled.names), file, indent=1, ensure_ascii=False)
     if args.report:
-        path = write_report(args.report, classifier, evaluation, labelled, options, comparison)
+        path = write_report(args.report, classifier, evaluation, labelled, *report)
         logger.info("Report: %s", path)
 
 

@@ -56,10 +56,12 @@ class PredictionsFile:
             self._columns = ["class", "probability"] if self._short else self._names
             self._csv.writerow(["name", *self._columns, "error"])
 
-    def write(self, name, prob):
-        """Write the probabilities, (classes,), of an image."""
+    def write(self, name, prob, problem=None):
+        """Write the probabilities, (classes,), of an image, or why it could not be used."""
         name = self._text(name)
-        if self._short:
+        if problem is not None:
+            self._write_problem(name, self._text(problem))
+        elif self._short:
             order = np.argsort(-prob, kind="stable")
             if self._above is not None:
                 order = order[(prob > self._above)[order]]
@@ -75,13 +77,11 @@ class PredictionsFile:
                        labels=[self._names[c] for c in np.flatnonzero(prob > self._thresholds)],
                        probabilities=dict(zip(self._names, map(_rounded, prob))))
 
-    def write_error(self, name, reason):
-        """Write why an image could not be used."""
-        name, reason = self._text(name), self._text(reason)
+    def _write_problem(self, name, problem):
         if self._csv:
-            self._csv.writerow([name, *[""] * len(self._columns), reason])
+            self._csv.writerow([name, *[""] * len(self._columns), problem])
         else:
-            self._json(name=name, error=reason)
+            self._json(name=name, error=problem)
 
     def _json(self, **row):
         self._file.write(json.dumps(row, ensure_ascii=False) + "\n")

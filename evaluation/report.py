@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from common.cli import InputError
 from common.files import write_atomically
 from common.label_errors import suspects
 from common.text import printable
@@ -21,7 +20,6 @@ from common.version import VERSION
 from evaluation import report_charts as charts
 from evaluation.class_maps import MAP_COLOURS
 from evaluation.evaluation import CELLS, TOP
-from evaluation.history import history_files, read_history
 from evaluation.report_photos import PhotoOptions, choose_photos, count_images, describe_photos
 
 logger = logging.getLogger(__name__)
@@ -40,11 +38,12 @@ HEADS = {
     "FP": "false positives", "FN": "false negatives", "TN": "true negatives"}
 
 
-def write_report(folder, classifier, evaluation, samples, options=None, comparison=None):
+def write_report(folder, classifier, evaluation, samples, options=None, comparison=None,
+                 history=()):
     """Write index.html into an existing folder, and return its path.
 
     `evaluation` is the Evaluation of `samples`, LabelledImages, `options` a PhotoOptions, and
-    `comparison` the Comparison with another run.
+    `comparison` the Comparison with another run, `history` the rows of read_history.
     """
     options = options or PhotoOptions()
     label, prob, thresholds = samples.label, samples.prob, evaluation.class_thresholds()
@@ -56,7 +55,6 @@ def write_report(folder, classifier, evaluation, samples, options=None, comparis
         choose_photos(label, prob, thresholds, extra, options.max_photos), samples, thresholds,
         options)
     curves, mean_curve = charts.precision_recall_curves(label, prob)
-    history = _history(classifier.prefix)
     title = f"{os.path.basename(classifier.prefix)}, epoch {classifier.epoch}"
     data = {
         "classes": names, "thresholds": charts.rounded(thresholds, 4), "photos": photos,
@@ -69,11 +67,10 @@ def write_report(folder, classifier, evaluation, samples, options=None, comparis
         "shares": charts.rounded(_shares(label)),
         "calibration": charts.calibration(evaluation.calibration,
                                           evaluation.intervals["calibration"], label, prob),
-        "coOccurrence": charts.co_occurrence_charts(label, prob > thresholds),
         "history": history if len(history) > 1 else []}
     if any("maps" in photo for photo in photos):
         data["mapColours"] = MAP_COLOURS
-    hidden = empty_sections(evaluation, label) + ([] if history else ["training"])
+    hidden = empty_sections(evaluation) + ([] if history else ["training"])
     page = fill_template(hide_sections(_read("report_page.html"), hidden), {
         "style": _read("report_page.css"),
         "script": "".join(map(_read, ("report_charts.js", "report_maps.js", "report_page.js"))),
@@ -245,12 +242,12 @@ def _sentence(evaluation, c):
             + ".")
 
 
-def empty_sections(evaluation, label):
-    """Ids of the page's sections that have nothing to show for these labels."""
+def empty_sections(evaluation):
+    """Ids of the page's sections that have nothing to show."""
     empty = [] if evaluation.num_samples else ["metrics", "by-class", "calibration"]
     if not evaluation.support.any():
-        return [*empty, "charts", "co-occurrence"]
-    return empty if label.shape[1] > 1 else [*empty, "co-occurrence"]
+        empty.append("charts")
+    return empty
 
 
 def hide_sections(template, names):
@@ -258,18 +255,6 @@ def hide_sections(template, names):
     for name in names:
         template = re.sub(rf'(id="|href="#){name}"', r"\g<0> hidden", template)
     return template
-
-
-def _history(prefix):
-    """The rows of the run's history, where its table stands beside the checkpoint."""
-    path, _ = history_files(re.sub("-best$", "", prefix))
-    try:
-        rows = read_history(path)
-    except InputError as error:
-        logger.warning("warning: no training history in the report: %s", error)
-        return []
-    return [{name: round(value, 6) for name, value in row.items() if math.isfinite(value)}
-            for row in rows]
 
 
 def _epoch_table(rows):

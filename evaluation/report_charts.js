@@ -20,11 +20,6 @@ const charts = (() => {
     tip.style.top = `${y - height - 12 < 8 ? y + 18 : y - height - 12}px`;
   }
   const hide = () => { tip.hidden = true; };
-  // Shows a text at the pointer, or at the part itself where a keyboard chose it.
-  const showAt = (part, text) => {
-    const box = part.getBoundingClientRect();
-    show(text, box.left + box.width / 2, box.top);
-  };
   function explain(part, text) {
     part.addEventListener("pointermove", (event) => show(text, event.clientX, event.clientY));
     part.addEventListener("pointerleave", hide);
@@ -168,66 +163,6 @@ const charts = (() => {
     }
   }
 
-  // Co-occurrence: a grid of cells, which arrow keys go through.
-
-  function matrix(box, data, kind, caption) {
-    const { classes, shares, counts } = data.coOccurrence;
-    const names = classes.map((c) => data.classes[c]);
-    const size = names.length;
-    const short = (name) => (name.length > 14 ? `${name.slice(0, 13)}…` : name);
-    const room = 12 + 6.6 * Math.max(...names.map((name) => short(name).length));
-    const cell = Math.min(46, Math.max(box.clientWidth < 420 ? 18 : 14, (box.clientWidth - room - 2) / size));
-    const width = room + cell * size + 1;
-    const svg = element("svg", { viewBox: `0 0 ${width} ${width}`, width, height: width, tabindex: 0,
-      role: "img", "aria-label": `${caption}; arrow keys go through the cells`,
-      class: cell < 27 ? "matrix" : "matrix numbered" });
-    const words = (row, column) => {
-      const share = shares[kind][row][column];
-      return `${names[row]}: ${counts[kind][row]} images${row === column ? "" : `, of which `
-        + `${number(share)} have ${names[column]} too`}`;
-    };
-    const cells = names.map((name, row) => {
-      svg.append(element("text", { class: "name", x: room - 6, y: room + (row + 0.5) * cell + 4,
-        "text-anchor": "end" }, short(name)));
-      svg.append(element("text", { class: "name",
-        transform: `translate(${room + (row + 0.5) * cell + 4} ${room - 6}) rotate(-90)` },
-      short(name)));
-      return names.map((_, column) => {
-        const share = shares[kind][row][column];
-        const [x, y] = [room + column * cell, room + row * cell];
-        const made = element("g", {}, element("rect", { x: x + 0.5, y: y + 0.5, width: cell - 1,
-          height: cell - 1, rx: 2, class: row === column ? "same" : "share",
-          style: row === column ? "" : `--share:${share}` }));
-        if (cell >= 27 && row !== column) {
-          made.append(element("text", { class: "inside", x: x + cell / 2, y: y + cell / 2 + 4,
-            "text-anchor": "middle" }, share.toFixed(2).replace(/^0/, "")));
-        }
-        explain(made, words(row, column));
-        svg.append(made);
-        return made;
-      });
-    });
-    let at = [0, Math.min(1, size - 1)];
-    const say = () => {
-      for (const other of svg.querySelectorAll(".at")) other.classList.remove("at");
-      const part = cells[at[0]][at[1]];
-      part.classList.add("at");
-      part.scrollIntoView({ block: "nearest", inline: "nearest" });
-      showAt(part, words(...at));
-    };
-    svg.addEventListener("keydown", (event) => {
-      const [down, right] = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1],
-        ArrowRight: [0, 1] }[event.key] || [0, 0];
-      if (!down && !right) return;
-      event.preventDefault();
-      at = [(at[0] + down + size) % size, (at[1] + right + size) % size];
-      say();
-    });
-    svg.addEventListener("focus", () => { if (svg.matches(":focus-visible")) say(); });
-    svg.addEventListener("blur", hide);
-    box.replaceChildren(svg);
-  }
-
   // Training
 
   function history(box, rows, metric) {
@@ -257,5 +192,5 @@ const charts = (() => {
     });
   }
 
-  return { curves, calibration, matrix, history, number };
+  return { curves, calibration, history, number };
 })();

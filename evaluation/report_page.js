@@ -195,14 +195,8 @@
       : `${data.sentences[c]} The dot marks the threshold, the dotted line the precision of guessing.`;
   }
 
-  const isShown = (id) => !get(id).hidden;
-
   function drawAll() {
     drawClass();
-    if (isShown("co-occurrence")) {
-      charts.matrix(get("co-labels"), data, 0, "Co-occurrence in the labels");
-      charts.matrix(get("co-predictions"), data, 1, "Co-occurrence in the predictions");
-    }
     for (const box of document.querySelectorAll("#history .chart")) {
       charts.history(box, data.history, box.dataset.metric);
     }

@@ -18,12 +18,10 @@ from common.metrics import (
     precision_recall_curve,
     top_k,
 )
-from common.mx_compat import mx
 from evaluation import class_table, thresholds
 from evaluation.class_table import best_and_worst
 from evaluation.evaluation import Evaluation
 from evaluation.thresholds import ALWAYS, NEVER, choose_threshold, fit_thresholds
-from multilabel_metric import CalibrationError, Decisions
 
 SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 5))
 
@@ -141,72 +139,6 @@ def test_curve_is_scikit_learns_where_labels_are_known():
     precision, recall, _ = metrics.precision_recall_curve(label[known], prob[known])
     ours = precision_recall_curve(label, prob)
     np.testing.assert_allclose(ours, [precision[:-1][::-1], recall[:-1][::-1]])
-
-
-def batches_of(metric, label, prob, size=3):
-    for start in range(0, len(label), size):
-        rows = slice(start, start + size)
-        metric.update([mx.nd.array(label[rows])], [mx.nd.array(prob[rows])])
-    return dict(metric.get_name_value())
-
-
-@pytest.fixture
-def sample():
-    rng = np.random.RandomState(3)
-    label = rng.choice([-1, 0, 1], (20, 5), p=[0.1, 0.6, 0.3]).astype(np.float32)
-    return label, rng.uniform(0, 1, label.shape).astype(np.float32)
-
-
-@pytest.mark.parametrize("metric, predicted", [
-    (Decisions(), lambda p: p > 0.5),
-    (Decisions(thresholds=[0.1, 0.2, 0.3, 0.4, 0.9]), lambda p: p > [0.1, 0.2, 0.3, 0.4, 0.9]),
-    (Decisions(top=3), lambda p: top_k(p, 3))])
-def test_metric_over_batches_is_the_metric_of_the_whole(sample, metric, predicted):
-    label, prob = sample
-    values = batches_of(metric, label, prob)
-    whole = decision_metrics(count_decisions(label, predicted(prob)))
-    suffix = "-top3" if metric.top else ""
-    assert values == pytest.approx({name + suffix: value for name, value in whole.items()})
-
-
-@pytest.mark.parametrize("make", [Decisions, CalibrationError])
-def test_metric_resets_and_goes_on_from_a_state(sample, make):
-    label, prob = sample
-    metric, other = make(), make()
-    empty = dict(metric.get_name_value())
-    assert all(np.isnan(v) for v in empty.values())
-    whole = batches_of(metric, label, prob)
-    metric.reset_local()
-    assert dict(metric.get_name_value()) == whole
-    metric.reset()
-    batches_of(metric, label[:9], prob[:9])
-    other.load_state({name: np.asarray(value) for name, value in metric.state().items()})
-    assert batches_of(other, label[9:], prob[9:]) == pytest.approx(whole)
-
-
-@pytest.mark.parametrize("make", [Decisions, CalibrationError])
-def test_states_of_several_workers_merge_into_the_metric_of_all(sample, make):
-    label, prob = sample
-    states = []
-    for rows in (slice(0, 5), slice(5, 20), slice(20, 20)):  # the last one got no samples
-        metric = make()
-        batches_of(metric, label[rows], prob[rows])
-        states.append(metric.state())
-    total = make()
-    total.load_state(make.merge(states))
-    assert dict(total.get_name_value()) == pytest.approx(batches_of(make(), label, prob))
-
-
-def test_metrics_serve_module_fit():
-    net = mx.sym.sigmoid(mx.sym.FullyConnected(mx.sym.Variable("data"), num_hidden=3))
-    net = mx.sym.Custom(net, name="softmax", op_type="CrossEntropyLoss")
-    pixels = np.random.RandomState(0).normal(size=(24, 4))
-    batches = mx.io.NDArrayIter(pixels, pixels[:, :3] > 0, 8, label_name="softmax_label")
-    metric = mx.metric.CompositeEvalMetric([Decisions(), Decisions(top=1), CalibrationError()])
-    module = mx.mod.Module(net)
-    module.fit(batches, eval_metric=metric, num_epoch=20, optimizer_params={"learning_rate": 1})
-    values = dict(metric.get_name_value())
-    assert values["OF1"] > 0.8 and {"CF1-top1", "ECE"} <= set(values)
 
 
 @settings(max_examples=80, deadline=None)

@@ -215,6 +215,16 @@ def test_fitted_thresholds_are_kept_in_the_checkpoint_and_decide(predict, model,
     assert len(rows) == (prob > thresholds).sum()
 
 
+def test_the_file_takes_the_thresholds_that_are_fitted_with_it(predict, model, photos, tmp_path):
+    out = tmp_path / "val.jsonl"
+    predict("--model", model, "--epoch", 2, "--data", photos / "val.lst", "--image", photos,
+            "--fit-thresholds", "--min-precision", 0.9, "--format", "jsonl", "--out", out)
+    thresholds = checkpoint.get_attributes(checkpoint.load(model, 2)[0])["thresholds"]
+    prob = by_hand(model, validation_pixels(photos))
+    assert [json.loads(line)["labels"] for line in out.read_text().splitlines()] == [
+        [NAMES[c] for c in np.flatnonzero(row > thresholds)] for row in prob]
+
+
 def test_the_list_that_thresholds_were_fitted_on_is_known_again(predict, model, photos, tmp_path):
     flags = ("--model", model, "--epoch", 2, "--image", photos, "--out", os.devnull)
     _, err = predict(*flags, "--data", photos / "val.lst", "--fit-thresholds")
@@ -272,7 +282,7 @@ def test_short_forms():
         file = io.StringIO()
         out = PredictionsFile(file, ["a", "b", "c"], np.full(3, 0.5), **options)
         out.write("x.jpg", prob)
-        out.write_error("y.jpg", "gone")
+        out.write("y.jpg", None, "gone")
         return file.getvalue().splitlines()
 
     assert written(top=2) == ["name,class,probability,error", "x.jpg,b,0.75,", "x.jpg,c,0.5,",
@@ -387,7 +397,7 @@ def test_mistakes_in_flags_end_in_one_line(refused, flags, words):
 
 def test_images_that_do_not_fit_end_in_one_line(refused, model, photos, tmp_path):
     (tmp_path / "two.lst").write_text("0\t1\t0\t00.png\n")
-    assert "two.lst:1: 2 labels, but the checkpoint has 3 classes" in refused(
+    assert "two.lst:1: 2 labels, but the checkpoint's number of classes is 3" in refused(
         "--model", model, "--epoch", 2, "--data", tmp_path / "two.lst", "--image", photos)
     (tmp_path / "empty").mkdir()
     assert "holds no images" in refused("--model", model, "--epoch", 2, tmp_path / "empty")

@@ -91,7 +91,7 @@ def test_predictions_on_a_terminal_are_printable_lines(form):
     file = Terminal()
     out = PredictionsFile(file, [HOSTILE, "dog"], np.full(2, 0.5), **form)
     out.write(HOSTILE, np.float32([0.75, 0.25]))
-    out.write_error(HOSTILE, f"no such {HOSTILE}")
+    out.write(HOSTILE, None, f"no such {HOSTILE}")
     lines = file.getvalue().splitlines()
     assert all(map(is_harmless, lines)) and len(lines) == (2 if "file_format" in form else 3)
 
@@ -105,7 +105,7 @@ def test_no_text_cell_begins_a_formula_and_each_name_can_be_recovered(top):
     out = PredictionsFile(file, FORMULAS[:3], np.full(3, 0.5), top=top)
     for name in FORMULAS:
         out.write(name, np.float32([0.75, 1e-9, 0.25]))
-        out.write_error(name, name)
+        out.write(name, None, name)
     rows = list(csv.reader(io.StringIO(file.getvalue(), newline="")))
     assert not any(cell[:1] in tuple("=+-@\t\r") and cell for row in rows for cell in row)
     recovered = [[cell[1:] if cell[:1] == "'" else cell for cell in row] for row in rows]
