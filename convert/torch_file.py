@@ -50,7 +50,7 @@ def read_tensors(path):
     try:
         return parse_tensors(content)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise error.with_file(path) from None
 
 
 def read_file(path):
@@ -58,10 +58,10 @@ def read_file(path):
     require_regular_file(path)
     try:
         if os.stat(path).st_size > LARGEST_FILE:
-            raise InputError(f"{path}: larger than {LARGEST_FILE >> 30} GB: no network here is")
+            raise InputError(f"larger than {LARGEST_FILE >> 30} GB: no network here is", file=path)
         return Path(path).read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+        raise InputError(f"cannot be read: {error.strerror}", file=path) from None
 
 
 def parse_tensors(content):

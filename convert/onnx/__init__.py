@@ -17,6 +17,6 @@ def import_onnx(flag):
         import onnx
         import onnxruntime
     except ImportError as error:
-        raise InputError(f"{flag} needs the packages onnx and onnxruntime ({error}): "
-                         "pip install -r requirements-export.txt") from None
+        raise InputError(f"{{flag}} needs the packages onnx and onnxruntime ({error}): "
+                         "pip install -r requirements-export.txt", flag=flag) from None
     return onnx, onnxruntime

@@ -106,7 +106,8 @@ def image_input(onnx, graph, image_shape=None):
                          "3, height, width) or (batch, height, width, 3), square, float32 or "
                          "uint8")
     if height and image_shape and list(image_shape[1:]) != [height, width]:
-        raise InputError(f"it is for images of {height}x{width} pixels; leave out --image-shape")
+        raise InputError(f"leave out {{flag}}: it is for images of {height}x{width} pixels",
+                         flag="--image-shape")
     if not height:
         height, width = image_shape[1:] if image_shape else (FREE_SIZE, FREE_SIZE)
     if max(height, width) > LARGEST_SIZE:
@@ -123,15 +124,15 @@ def normalisation(model, mean, std):
 
     Those given, of either scale; else what the model's metadata says; else ImageNet's.
     """
-    says = {entry.key: entry.value for entry in model.metadata_props}
-    pixels = says.get("Image.BitmapPixelFormat", "Rgb8")
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    pixels = metadata.get("Image.BitmapPixelFormat", "Rgb8")
     if pixels not in ("Rgb8", "Rgba8"):
         raise InputError(f"its images are {pixels!r:.50}; only red, green, blue is read")
     if mean is None and std is None:
-        mean, std = (_three_numbers(says.get(f"image_{kind}")) for kind in ("mean", "std"))
-    if mean is None and std is None and says.get("Image.NominalPixelRange") in NOMINAL_RANGES:
-        mean, std = ([value] * 3 for value in NOMINAL_RANGES[says["Image.NominalPixelRange"]])
-    return in_pixels(mean or IMAGENET_MEAN, std or IMAGENET_STD)
+        mean, std = (_three_numbers(metadata.get(f"image_{kind}")) for kind in ("mean", "std"))
+    if mean is None and std is None and metadata.get("Image.NominalPixelRange") in NOMINAL_RANGES:
+        mean, std = ([value] * 3 for value in NOMINAL_RANGES[metadata["Image.NominalPixelRange"]])
+    return to_255_scale(mean or IMAGENET_MEAN, std or IMAGENET_STD)
 
 
 def _three_numbers(text):
@@ -142,7 +143,7 @@ def _three_numbers(text):
         return None
 
 
-def in_pixels(mean, std):
+def to_255_scale(mean, std):
     """Mean and standard deviation on the scale of 0 to 255, from that one or that of 0 to 1."""
     scale = 255 if max(std) < 1 and max(mean) <= 1 else 1
     return [value * scale for value in mean], [value * scale for value in std]
