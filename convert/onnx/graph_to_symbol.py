@@ -18,7 +18,7 @@ from common.mx_compat import mx, mxnet_errors
 from convert.onnx.node_patterns import simplified
 from convert.onnx.operators import OPERATORS
 from convert.onnx.operators.batch_shapes import batch_axis
-from convert.onnx.operators.table import BATCH, Constant, Layer, Tensor
+from convert.onnx.operators.table import BATCH, Constant, Layer, Tensor, attributes_of
 from network.untrusted import checked_graph
 
 OLDEST_OPSET = 7
@@ -111,7 +111,7 @@ class _Converter:
             if node.op_type == "Size":
                 sides = sides.prod()
             elif node.attribute:
-                options = _attributes(self._onnx, node)
+                options = attributes_of(node)
                 sides = sides[options.get("start"):options.get("end")]
             results = [Constant(sides)]
         elif node.op_type in FOLDED and not any(isinstance(v, Tensor) for v in inputs):
@@ -128,10 +128,11 @@ class _Converter:
         placeholders = [
             value._replace(symbol=mx.sym.Variable(f"input{number}"))
             if isinstance(value, Tensor) else value for number, value in enumerate(inputs)]
-        function = _checked_operator(layer, node, _attributes(self._onnx, node))
+        if node.op_type not in OPERATORS:
+            raise layer.error("this operator is not known")
         with mxnet_errors(f"node {layer.label!r:.100} ({layer.op:.50})"), \
                 mx.name.Prefix(f"{layer.name}_"):
-            results = function(layer, *placeholders)
+            results = OPERATORS[node.op_type](layer, placeholders, attributes_of(node))
             results = results if isinstance(results, list) else [results]
             for value, placeholder in zip(inputs, placeholders):
                 if results[0] is placeholder:  # nothing to do
@@ -213,26 +214,3 @@ def _is_multiple(shape):
     """Whether the batch shares an axis with another number."""
     axis = batch_axis(shape)
     return axis is not None and shape[axis] > BATCH
-
-
-def _attributes(onnx, node):
-    result = {}
-    for attribute in node.attribute:
-        value = onnx.helper.get_attribute_value(attribute)
-        result[attribute.name] = value.decode("utf-8", "replace") if isinstance(value, bytes) \
-            else value
-    return result
-
-
-def _checked_operator(layer, node, attributes):
-    """The function of a node's operator, its attributes bound."""
-    known = OPERATORS.get(node.op_type)
-    if known is None:
-        raise layer.error("this operator is not known")
-    for name, value in known.only.items():
-        if attributes.pop(name, value) != value:
-            raise layer.error(f"its option {name} has another value than {value!r}")
-    unknown = sorted(set(attributes) - known.attributes)
-    if unknown and not known.any_attributes:
-        raise layer.error(f"its option {unknown[0]!r:.100} is not known")
-    return lambda *args: known.function(*args, **attributes)

@@ -10,7 +10,7 @@ import collections
 
 import numpy as np
 
-from convert.onnx.operators.table import Constant, ints, one_float
+from convert.onnx.operators.table import Constant, attributes_of, ints, one_float
 
 # Templates of what a group computes: an operator and its inputs. A text names an input of the
 # group, the same one wherever it stands; a number is a constant of that value. Mean is ReduceMean
@@ -72,15 +72,11 @@ class _Graph:
         alone = len(users) == 1 and name != self._output and users[0].op_type == operator
         return users[0] if alone else None
 
-    def option(self, node, name, default=None):
-        found = [a for a in node.attribute if a.name == name]
-        return self.helper.get_attribute_value(found[0]) if found else default
-
     def constant(self, name):
         """A stored constant, or that of a Constant node, or None."""
         node = self.producer(name, "Constant")
         if node is not None:
-            value = self.option(node, "value")
+            value = attributes_of(node).get("value")
             return Constant(self.array(value)) if value is not None else None
         value = self._constants.get(name)
         return value if isinstance(value, Constant) else None
@@ -119,10 +115,11 @@ class _Graph:
 
     def _keeps_last_axis(self, node):
         """Whether a reduction is over the last axis, which it keeps."""
-        axes = self.option(node, "axes")
+        options = attributes_of(node)
+        axes = options.get("axes")
         if axes is None and len(node.input) > 1:
             axes = ints(self.constant(node.input[1]))
-        return list(axes or ()) == [-1] and bool(self.option(node, "keepdims", 1))
+        return list(axes or ()) == [-1] and bool(options.get("keepdims", 1))
 
     def replace(self, node, operator, inputs, **options):
         """Turn a node into another one of the same output."""
@@ -166,8 +163,8 @@ def _layer_normalization(graph, total):
 def _one_transposition(graph, node):
     """Two transpositions, one after the other, as one."""
     first = graph.producer(node.input[0], "Transpose")
-    order = first and graph.option(first, "perm")
-    after = graph.option(node, "perm")
+    order = first and attributes_of(first).get("perm")
+    after = attributes_of(node).get("perm")
     if order and after:
         graph.replace(node, "Transpose", list(first.input), perm=[order[axis] for axis in after])
 
@@ -175,7 +172,7 @@ def _one_transposition(graph, node):
 def _transposed_factor(graph, node):
     """A transposition of the last two axes of a product's second factor."""
     swap = graph.producer(node.input[1], "Transpose")
-    order = swap and graph.option(swap, "perm")
+    order = swap and attributes_of(swap).get("perm")
     rank = len(order or ())
     if rank > 2 and list(order) == [*range(rank - 2), rank - 1, rank - 2]:
         graph.replace(node, "MatMul", [node.input[0], *swap.input], transB=1)
