@@ -22,7 +22,7 @@ import numpy as np
 
 from common.cli import InputError
 from common.files import require_regular_file
-from convert.torch_pickle import BFLOAT16, Tensor, Unpickler, decode, unpickle
+from convert.torch_pickle import BFLOAT16, TensorView, Unpickler, decode, unpickle
 
 LARGEST_FILE = 4 << 30  # bytes; a ResNet-152 has 0.24 of 2**30
 OLD_MAGIC = 0x1950a86a20f9469cfc6c
@@ -84,7 +84,7 @@ def _state_dict(found):
             found = found[wrapper]
     tensors = {}
     for name, value in found.items() if isinstance(found, dict) else ():
-        if isinstance(value, Tensor):
+        if isinstance(value, TensorView):
             value = value.array()
         if isinstance(name, str) and isinstance(value, np.ndarray):
             tensors[name] = value

@@ -15,12 +15,12 @@ MOST_PIECES = 64  # of a Gather
 def _in_shape(layer, x, target, allowzero=0):
     found = resolve(x, target, layer.batch, allowzero)
     if found is None:
-        raise layer.error(f"shape {_shown(x.shape)} does not fit into {_shown(target)}")
+        raise layer.error(f"shape {_shape_text(x.shape)} does not fit into {_shape_text(target)}")
     shape, inner = found
     return x if shape == tuple(x.shape) else Tensor(reshaped(x, shape), shape, inner=inner)
 
 
-def _shown(shape):
+def _shape_text(shape):
     return [side if side < BATCH or side % BATCH else "batch" if side == BATCH
             else f"{side // BATCH} batch" for side in shape]
 
