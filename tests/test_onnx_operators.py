@@ -261,6 +261,11 @@ def test_slice(axis, start, end, step):
         assert_same(one("Slice", starts=[start], ends=[end], axes=[axis]), opset=9)
 
 
+def test_slice_of_some_channels_of_a_convolution():
+    nodes = [("Conv", "x w", "maps", {"kernel_shape": [3, 3]}), *one("Slice", "maps s e a")]
+    assert_same(nodes, {"w": weights(16, 4, 3, 3), "s": ints(4), "e": ints(7), "a": ints(1)})
+
+
 @pytest.mark.parametrize("index", [2, -1, [0], [1, 2], [3, 0, 1], [[0, 1], [2, 2]]])
 def test_gather(index):
     assert_same(one("Gather", "x i", axis=1), {"i": np.array(index)})
