@@ -31,7 +31,7 @@ class InputError(ValueError):
     flag : str, optional
         The flag (`--num-classes`) or parameter (`num_classes`) that is wrong, or says otherwise.
 
-    They are attributes too; `with_flag` gives the same error under another name of the flag.
+    They are attributes too; `with_flag` and `with_file` give the same error with another one.
 
     Example
     -------
@@ -54,6 +54,10 @@ class InputError(ValueError):
     def with_flag(self, flag):
         """The same error under another name of its flag: the one that this command's user knows."""
         return InputError(self.what, file=self.file, line=self.line, flag=flag)
+
+    def with_file(self, file):
+        """The same error in a file whose name was not known where the error was raised."""
+        return InputError(self.what, file=file, line=self.line, flag=self.flag)
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -124,14 +128,28 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def parse_numbers(flag, text, kind, count=None):
-    """Parse the value of a flag such as 0,1 into `count` numbers (None: any number of them)."""
+    """Parse the value of a flag such as 0,1 into `count` numbers (None: any number of them).
+
+    A `text` of None, where the flag was not given, stays None.
+    """
+    if text is None:
+        return None
     try:
         values = [kind(part) for part in text.split(",") if part.strip()]
     except ValueError:
-        raise InputError(f"{flag}: numbers separated by commas wanted, not {text!r}") from None
+        raise InputError(f"expected comma-separated numbers, got {text!r}", flag=flag) from None
     if count not in (None, len(values)):
-        raise InputError(f"{flag}: {count} numbers wanted, not {len(values)}")
+        raise InputError(f"expected {count} numbers, got {len(values)}", flag=flag)
     return values
+
+
+def parse_image_shape(text):
+    """Parse --image-shape 3,HEIGHT,WIDTH into a list of integers; None stays None."""
+    shape = parse_numbers("--image-shape", text, int, 3)
+    if shape and (shape[0] != 3 or min(shape) < 1):
+        raise InputError("{flag} must be 3,HEIGHT,WIDTH (3 for red, green and blue)",
+                         flag="--image-shape")
+    return shape
 
 
 def log_to_stderr(level):

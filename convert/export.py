@@ -38,19 +38,22 @@ def load_network(prefix, epoch, image_shape=None, mean=None, std=None):
     _check_ends_in_sigmoid(without_loss(sym), file)
     if checkpoint.has_normalisation(sym):
         if mean or std:
-            raise InputError(f"{file} normalises by itself: leave out --rgb-mean and --rgb-std")
+            raise InputError("normalises by itself: leave out {flag}", file=file,
+                             flag="--rgb-mean" if mean else "--rgb-std")
     elif not (mean and std):
-        raise InputError(f"{file} does not normalise its pixels: give what it was trained with as "
-                         "--rgb-mean R,G,B and --rgb-std R,G,B")
+        raise InputError("does not normalise its pixels: give what it was trained with as "
+                         "{flag} R,G,B and --rgb-std R,G,B", file=file, flag="--rgb-mean")
     else:
         sym, constants = checkpoint.with_normalisation(sym, mean, std)
         arg_params.update(constants)
     if "image_shape" not in checkpoint.get_attributes(sym):
         if not image_shape:
-            raise InputError(f"{file} does not say its image size: give --image-shape 3,H,W")
+            raise InputError("does not say its image size: give {flag} 3,H,W", file=file,
+                             flag="--image-shape")
         sym = checkpoint.set_attributes(sym, image_shape=list(image_shape))
     elif image_shape:
-        raise InputError(f"{file} says its image size itself: leave out --image-shape")
+        raise InputError("says its image size itself: leave out {flag}", file=file,
+                         flag="--image-shape")
     shape = checkpoint.get_attributes(sym)["image_shape"]
     check_shapes(sym, arg_params, aux_params, shape, file)
     if any(value.dtype == np.float16 for value in arg_params.values()):
@@ -136,5 +139,5 @@ def compare(name, candidate, reference, samples):
         print(f"{name}: {len(pixels)} {kind}: largest difference to the checkpoint "
               f"{difference:.2g}")
         if not difference <= TOLERANCE:
-            raise InputError(f"{name}: not written: its probabilities differ by {difference:.2g} "
-                             f"from the checkpoint's; at most {TOLERANCE:g} would do")
+            raise InputError(f"not written: its probabilities differ by {difference:.2g} from the "
+                             f"checkpoint's; at most {TOLERANCE:g} would do", file=name)

@@ -47,8 +47,8 @@ def gluon_name(name):
     wanted = re.sub("[._]", "", name.lower())
     if wanted not in plain:
         close = difflib.get_close_matches(wanted, plain, n=3, cutoff=0.5) or plain
-        raise InputError(f"--gluon {name}: not in the model zoo; it has "
-                         + ", ".join(plain[match] for match in close))
+        raise InputError(f"{{flag}} {name}: not in the model zoo; it has "
+                         + ", ".join(plain[match] for match in close), flag="--gluon")
     return plain[wanted]
 
 
@@ -67,12 +67,12 @@ def _pretrained_gluon(name):
         except requests.RequestException as error:
             status = getattr(error.response, "status_code", None)
             reason = f"it answers {status}" if status else "it cannot be reached"
-            raise InputError(f"--gluon {name}: no weights from MXNet's model store: {reason} "
+            raise InputError(f"{{flag}} {name}: no weights from MXNet's model store: {reason} "
                              f"({host}); put {kept.name} into {kept.parent}, or give --random "
-                             "for an untrained network") from None
+                             "for an untrained network", flag="--gluon") from None
     try:
         return mx.gluon.model_zoo.vision.get_model(name, pretrained=True)
     except (OSError, RuntimeError, ValueError, zipfile.BadZipFile, mx.MXNetError,
             requests.RequestException) as error:
-        raise InputError(f"--gluon {name}: download from MXNet's model store failed: "
-                         f"{error}") from None
+        raise InputError(f"{{flag}} {name}: download from MXNet's model store failed: "
+                         f"{error}", flag="--gluon") from None

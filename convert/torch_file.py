@@ -22,7 +22,7 @@ import numpy as np
 
 from common.cli import InputError
 from common.files import require_regular_file
-from convert.torch_pickle import BFLOAT16, Tensor, Unpickler, decode, unpickle
+from convert.torch_pickle import BFLOAT16, TensorView, Unpickler, decode, unpickle
 
 LARGEST_FILE = 4 << 30  # bytes; a ResNet-152 has 0.24 of 2**30
 OLD_MAGIC = 0x1950a86a20f9469cfc6c
@@ -50,7 +50,7 @@ def read_tensors(path):
     try:
         return parse_tensors(content)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise error.with_file(path) from None
 
 
 def read_file(path):
@@ -58,10 +58,10 @@ def read_file(path):
     require_regular_file(path)
     try:
         if os.stat(path).st_size > LARGEST_FILE:
-            raise InputError(f"{path}: larger than {LARGEST_FILE >> 30} GB: no network here is")
+            raise InputError(f"larger than {LARGEST_FILE >> 30} GB: no network here is", file=path)
         return Path(path).read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+        raise InputError(f"cannot be read: {error.strerror}", file=path) from None
 
 
 def parse_tensors(content):
@@ -84,7 +84,7 @@ def _state_dict(found):
             found = found[wrapper]
     tensors = {}
     for name, value in found.items() if isinstance(found, dict) else ():
-        if isinstance(value, Tensor):
+        if isinstance(value, TensorView):
             value = value.array()
         if isinstance(name, str) and isinstance(value, np.ndarray):
             tensors[name] = value

@@ -62,7 +62,7 @@ class Storage:
         self.values = decode(raw, self.type_name, order)
 
 
-class Tensor:
+class TensorView:
     """A tensor as the pickle describes it: a view of a storage, checked when it is made."""
 
     def __init__(self, storage, offset, shape, strides, *_):
@@ -135,7 +135,7 @@ class Unpickler(pickle._Unpickler):
         if (module, name) == ("collections", "OrderedDict"):
             return _dictionary
         if module == "torch._utils" and name in ("_rebuild_tensor_v2", "_rebuild_tensor"):
-            return Tensor
+            return TensorView
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
             return lambda tensor, *_: tensor
         if module == "torch" and name in STORAGE_TYPES:

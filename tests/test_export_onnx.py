@@ -301,8 +301,9 @@ def test_a_model_that_differs_is_not_written(wrong, tiny, tmp_path, monkeypatch,
                         lambda model: lambda pixels: wrong(predictor(model)(pixels)))
     out = tmp_path / "net.onnx"
     out.write_text("earlier")
-    with pytest.raises(InputError, match="not written: its probabilities differ by"):
+    with pytest.raises(InputError, match="not written: its probabilities differ by") as error:
         export(tiny, "--out", out)
+    assert error.value.file == str(out)
     assert out.read_text() == "earlier"
     assert os.listdir(tmp_path) == ["net.onnx"]
 
@@ -414,33 +415,36 @@ def test_a_foreign_checkpoint_gets_its_normalisation_and_size_by_flags(tmp_path)
     assert checkpoint.get_attributes(plain[0])["image_shape"] == [3, 32, 32]
 
 
-@pytest.mark.parametrize("flags, message", [
-    ((), "does not normalise its pixels: give what it was trained with"),
-    (("--rgb-mean", "1,2,3"), "does not normalise its pixels"),
-    (("--rgb-mean", "1,2,3", "--rgb-std", "1,1,1"), "does not say its image size: give"),
-    (("--rgb-mean", "1,2,3", "--rgb-std", "1,1,0", "--image-shape", "3,32,32"), "above 0"),
-    (("--rgb-mean", "1,2", "--rgb-std", "1,1,1"), "--rgb-mean: 3 numbers wanted"),
-    (("--rgb-mean", "1,2,3", "--rgb-std", "1,1,1", "--image-shape", "1,32,32"),
-     "--image-shape must be 3,HEIGHT,WIDTH"),
-    (("--rgb-mean", "1,2,3", "--rgb-std", "1,1,1", "--image-shape", "3,64,64"),
+@pytest.mark.parametrize("flags, flag, says", [
+    ((), "--rgb-mean", "does not normalise its pixels"),
+    (("--rgb-mean", "1,2,3"), "--rgb-mean", "does not normalise its pixels"),
+    (("--rgb-mean", "1,2,3", "--rgb-std", "1,1,1"), "--image-shape", "does not say its image size"),
+    (("--rgb-mean", "1,2,3", "--rgb-std", "1,1,0", "--image-shape", "3,32,32"), None, "above 0"),
+    (("--rgb-mean", "1,2", "--rgb-std", "1,1,1"), "--rgb-mean", "3 numbers"),
+    (("--rgb-mean", "1,2,3", "--rgb-std", "1,1,1", "--image-shape", "1,32,32"), "--image-shape",
+     "3,HEIGHT,WIDTH"),
+    (("--rgb-mean", "1,2,3", "--rgb-std", "1,1,1", "--image-shape", "3,64,64"), None,
      r"does not work on images of \[3, 64, 64\]"),
 ])
-def test_a_foreign_checkpoint_is_not_guessed_at(flags, message, tmp_path):
-    with pytest.raises(InputError, match=message):
+def test_a_foreign_checkpoint_is_not_guessed_at(flags, flag, says, tmp_path):
+    with pytest.raises(InputError, match=says) as error:
         export(without_normalisation(tmp_path), "--deploy", tmp_path / "plain", *flags)
+    assert error.value.flag == flag
     assert not list(tmp_path.glob("plain*"))
 
 
-@pytest.mark.parametrize("flags, message", [
-    ((), "nothing to write: give --out FILE, --deploy PREFIX2, or both"),
-    (("--deploy", "{}", "--rgb-mean", "1,2,3"), "normalises by itself: leave out --rgb-mean"),
-    (("--deploy", "{}", "--image-shape", "3,32,32"), "leave out --image-shape"),
-    (("--deploy", "{}", "--image", "no.jpg"), "no.jpg"),
-    (("--deploy", "{}", "--epoch", "7"), "-0007.params: no such file"),
+@pytest.mark.parametrize("flags, flag, says", [
+    ((), "--out", "nothing to write"),
+    (("--deploy", "{}", "--rgb-mean", "1,2,3"), "--rgb-mean", "normalises by itself"),
+    (("--deploy", "{}", "--rgb-std", "1,2,3"), "--rgb-std", "normalises by itself"),
+    (("--deploy", "{}", "--image-shape", "3,32,32"), "--image-shape", "leave out"),
+    (("--deploy", "{}", "--image", "no.jpg"), None, "no.jpg"),
+    (("--deploy", "{}", "--epoch", "7"), None, "-0007.params: no such file"),
 ])
-def test_mistakes_are_told(flags, message, tiny, tmp_path):
-    with pytest.raises(InputError, match=message):
-        export(tiny, *(flag.format(tmp_path / "plain") for flag in flags))
+def test_mistakes_are_told(flags, flag, says, tiny, tmp_path):
+    with pytest.raises(InputError, match=says) as error:
+        export(tiny, *(text.format(tmp_path / "plain") for text in flags))
+    assert error.value.flag == flag
     assert not list(tmp_path.iterdir())
 
 
@@ -452,15 +456,17 @@ def test_the_results_folders_are_made(tiny, tmp_path, needs_onnx):
 
 def test_a_folder_that_cannot_serve_is_told_before_any_work(tmp_path, needs_onnx):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="is a folder; a file's name is wanted"):
+    with pytest.raises(InputError, match="is a folder") as error:
         export(tmp_path / "no such", "--out", tmp_path)
+    assert error.value.flag == "--out"
     with pytest.raises(InputError, match="file: cannot be made: file exists"):
         export(tmp_path / "no such", "--deploy", tmp_path / "file/plain")
 
 
 def test_the_checkpoint_itself_is_not_overwritten(tiny):
-    with pytest.raises(InputError, match="would overwrite the checkpoint itself"):
+    with pytest.raises(InputError, match="would overwrite the checkpoint itself") as error:
         export(tiny, "--deploy", os.path.relpath(tiny))
+    assert error.value.flag == "--deploy"
 
 
 def test_the_plain_pair_can_be_exported_in_turn(tiny, tmp_path):
@@ -475,8 +481,9 @@ def test_a_network_that_does_not_end_in_a_sigmoid_is_refused(tmp_path):
     net = mx.sym.FullyConnected(mx.sym.Flatten(mx.sym.Variable("data")), num_hidden=2, name="fc")
     checkpoint.save(str(tmp_path / "net"), 2, mx.sym.SoftmaxOutput(net, name="softmax"),
                     {"fc_weight": mx.nd.zeros((2, 12)), "fc_bias": mx.nd.zeros(2)}, {})
-    with pytest.raises(InputError, match=r"ends in softmax \(SoftmaxOutput\)"):
+    with pytest.raises(InputError, match=r"ends in softmax \(SoftmaxOutput\)") as error:
         export(tmp_path / "net", "--deploy", tmp_path / "plain")
+    assert error.value.file == str(tmp_path / "net-symbol.json")
 
 
 def test_an_operator_that_onnx_export_lacks_is_named(tmp_path, needs_onnx):

@@ -324,19 +324,32 @@ def test_arithmetic_with_shapes_is_folded():
                                "two": ints(2), "rest": ints(-1)}) == ["Reshape"]
 
 
-@pytest.mark.parametrize("opset, order", [(11, "x a"), (13, "a x")])
-def test_gelu_of_older_operator_sets_is_one_layer(opset, order):
-    scalars = {"root": np.float32(2**0.5), "one": np.float32(1), "half": np.float32(0.5)}
-    nodes = [("Div", "x root", "e", {}), ("Erf", "e", "f", {}), ("Add", "f one", "a", {})]
-    after = [("Mul", order, "m", {}), ("Mul", "m half", "y", {})]
-    assert assert_same(nodes + after, scalars, opset=opset) == ["LeakyReLU"]
-    before = [("Mul", "x half", "h", {}), ("Mul", "h a", "y", {})]
-    assert assert_same(nodes + before, scalars, opset=opset) == ["LeakyReLU"]
+def gelu(scaled, *products):
+    scalars = {"root": np.float32(2**0.5), "inverse": np.float32(0.5**0.5), "one": np.float32(1),
+               "half": np.float32(0.5)}
+    nodes = [(*scaled, "e", {}), ("Erf", "e", "f", {}), ("Add", "f one", "a", {})]
+    return nodes + [("Mul", *names, {}) for names in products], scalars
 
 
-def layer_normalization(epsilon="epsilon", axes=(-1,)):
+@pytest.mark.parametrize("opset, scaled", [(11, ("Div", "x root")), (13, ("Mul", "inverse x"))])
+@pytest.mark.parametrize("products", [
+    (("x a", "m"), ("m half", "y")), (("a x", "m"), ("half m", "y")),
+    (("a half", "m"), ("x m", "y")), (("x half", "m"), ("m a", "y"))])
+def test_gelu_of_older_operator_sets_is_one_layer(opset, scaled, products):
+    assert assert_same(*gelu(scaled, *products), opset=opset) == ["LeakyReLU"]
+
+
+@pytest.mark.parametrize("scaled, products", [
+    (("Mul", "x root"), (("x a", "m"), ("m half", "y"))),  # another factor
+    (("Div", "x root"), (("e a", "m"), ("m half", "y"))),  # times another value
+    (("Div", "x root"), (("x a", "m"), ("m one", "y")))])
+def test_what_is_nearly_gelu_is_not_taken_for_it(scaled, products):
+    assert "LeakyReLU" not in assert_same(*gelu(scaled, *products))
+
+
+def layer_normalization(epsilon="epsilon", axes=(-1,), square=("Pow", "d two")):
     return [("ReduceMean", "x", "m", {"axes": axes}), ("Sub", "x m", "d", {}),
-            ("Pow", "d two", "q", {}), ("ReduceMean", "q", "v", {"axes": [-1]}),
+            (*square, "q", {}), ("ReduceMean", "q", "v", {"axes": [-1]}),
             ("Add", f"v {epsilon}", "w", {}), ("Sqrt", "w", "s", {}), ("Div", "d s", "n", {}),
             ("Mul", "n gamma", "g", {}), ("Add", "g beta", "y", {})]
 
@@ -344,7 +357,9 @@ def layer_normalization(epsilon="epsilon", axes=(-1,)):
 def test_layer_normalization_of_older_operator_sets_is_one_layer():
     values = {"two": np.float32(2), "epsilon": np.float32(0.1), "gamma": weights(5),
               "beta": weights(5)}
-    assert assert_same(layer_normalization(), values, opset=11) == ["LayerNorm"]
+    for square in (("Pow", "d two"), ("Mul", "d d")):
+        nodes = layer_normalization(square=square)
+        assert assert_same(nodes, values, opset=11) == ["LayerNorm"]
     assert "LayerNorm" not in assert_same(layer_normalization(axes=(-2,)), values, opset=11)
 
 

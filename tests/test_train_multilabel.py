@@ -335,7 +335,7 @@ MISTAKES = {
     "no such GPU": ({"gpus": "77"}, "--gpus 77: MXNet sees"),
     "images elsewhere": ({"image_train": "/nowhere"}, "no such file or directory"),
     "negative rate": ({"lr": -1}, "--lr must be 0 or more"),
-    "shape without channels": ({"image_shape": "32,32"}, "--image-shape: 3 numbers wanted"),
+    "shape without channels": ({"image_shape": "32,32"}, "--image-shape: expected 3 numbers"),
     "freeze matches nothing": ({"freeze": "convx"}, "no parameter's name matches 'convx'"),
     "clip too large": ({"clip": 2}, "clip must be from 0 to 0.99"),
     "nothing to train": ({"num_epoch": 0}, "--num-epoch 0 trains nothing"),

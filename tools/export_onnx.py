@@ -14,7 +14,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.cli import ArgumentParser, CheckpointPrefix, InputError, parse_numbers, run  # noqa: E402
+from common.cli import (  # noqa: E402
+    ArgumentParser,
+    CheckpointPrefix,
+    InputError,
+    parse_image_shape,
+    parse_numbers,
+    run,
+)
 from common.files import make_parent_folder, write_atomically  # noqa: E402
 from convert.export import (  # noqa: E402
     compare,
@@ -54,20 +61,18 @@ def build_parser():
 def check_args(args):
     """Turn texts into numbers, refuse what cannot be done, and make the results' folders."""
     if not (args.out or args.deploy):
-        raise InputError("nothing to write: give --out FILE, --deploy PREFIX2, or both")
+        raise InputError("nothing to write: give {flag} FILE, --deploy PREFIX2, or both",
+                         flag="--out")
     if args.out:
         import_onnx("--out")
     if args.deploy and os.path.realpath(args.deploy) == os.path.realpath(args.model):
-        raise InputError(f"--deploy {args.deploy} would overwrite the checkpoint itself, which can "
-                         "be trained further; give another prefix")
-    for flag, kind in (("image_shape", int), ("rgb_mean", float), ("rgb_std", float)):
-        text = getattr(args, flag)
-        if text is not None:
-            setattr(args, flag, parse_numbers(f"--{flag.replace('_', '-')}", text, kind, 3))
-    if args.image_shape and (args.image_shape[0] != 3 or min(args.image_shape) < 1):
-        raise InputError("--image-shape must be 3,HEIGHT,WIDTH (3 for red, green and blue)")
+        raise InputError(f"{{flag}} {args.deploy} would overwrite the checkpoint itself, which can "
+                         "be trained further; give another prefix", flag="--deploy")
+    args.image_shape = parse_image_shape(args.image_shape)
+    args.rgb_mean = parse_numbers("--rgb-mean", args.rgb_mean, float, 3)
+    args.rgb_std = parse_numbers("--rgb-std", args.rgb_std, float, 3)
     if args.out and os.path.isdir(args.out):
-        raise InputError(f"--out {args.out} is a folder; a file's name is wanted")
+        raise InputError(f"{{flag}} {args.out} is a folder; a file's name is wanted", flag="--out")
     for result in filter(None, (args.out, args.deploy)):
         make_parent_folder(result)
 

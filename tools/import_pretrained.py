@@ -9,19 +9,25 @@ Writes PREFIX-symbol.json and PREFIX-0000.params: `data` takes raw RGB pixels (u
 network normalises them as its authors did, and the symbol file says to which size an image is
 to be resized and cropped. The last layer is `softmax`, over the classes it was trained on.
 """
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.cli import ArgumentParser, HelpFormatter, InputError, parse_numbers, run  # noqa: E402
+from common.cli import (  # noqa: E402
+    ArgumentParser,
+    HelpFormatter,
+    InputError,
+    parse_image_shape,
+    parse_numbers,
+    run,
+)
 from common.files import make_parent_folder  # noqa: E402
 from convert import torch_resnet  # noqa: E402
+from convert.efficientnet_lite import PUBLISHED, import_efficientnet_lite  # noqa: E402
 from convert.gluon_zoo import import_gluon  # noqa: E402
 from convert.onnx import importer  # noqa: E402
-from convert.onnx.image_input import in_pixels  # noqa: E402
-from convert.published_weights import PUBLISHED, import_efficientnet_lite  # noqa: E402
+from convert.onnx.model_file import to_255_scale  # noqa: E402
 from convert.torch_file import read_tensors  # noqa: E402
 from network import checkpoint  # noqa: E402
 
@@ -57,10 +63,10 @@ def build_parser():
                        help="image classifier, as PyTorch's exporters or others write it, of "
                        "operator set 7 or later; compared with onnxruntime's result; needs "
                        "requirements-export.txt")
-    files.add_argument("--rgb-mean", type=three_numbers, metavar="R,G,B",
+    files.add_argument("--rgb-mean", metavar="R,G,B",
                        help="mean that its images were normalised with, 0 to 255 or 0 to 1 "
                        "(default: what an ONNX file says of itself, else ImageNet's)")
-    files.add_argument("--rgb-std", type=three_numbers, metavar="R,G,B",
+    files.add_argument("--rgb-std", metavar="R,G,B",
                        help="and standard deviation; below 1 both are of the scale of 0 to 1")
     files.add_argument("--image-shape", metavar="3,H,W",
                        help="size of the images where an ONNX file leaves it free (default: "
@@ -68,39 +74,32 @@ def build_parser():
     return parser
 
 
-def three_numbers(text):
-    """`123.675,116.28,103.53` as floats."""
-    try:
-        red, green, blue = (float(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"three numbers wanted, R,G,B, not {text!r}") from None
-    return red, green, blue
-
-
 def import_network(args):
     """What the command line asks for: symbol, arg_params, aux_params."""
     if sum(source is not None for source in (args.name, args.onnx, args.torch_resnet)) != 1:
         raise InputError("give one of NAME, --gluon NAME, --torch-resnet FILE and --onnx FILE; "
                          "see --help")
-    if (args.gluon or args.random) and not (args.gluon and args.name):
-        raise InputError("--random goes with --gluon, and --gluon with the NAME of a model")
+    if args.random and not args.gluon:
+        raise InputError("{flag} goes with --gluon", flag="--random")
+    if args.gluon and not args.name:
+        raise InputError("{flag} goes with the NAME of a model", flag="--gluon")
     if args.file and args.name not in PUBLISHED:
-        raise InputError("--file goes with " + ", ".join(PUBLISHED))
+        raise InputError("{flag} goes with " + ", ".join(PUBLISHED), flag="--file")
     if args.image_shape and not args.onnx:
-        raise InputError("--image-shape goes with --onnx")
+        raise InputError("{flag} goes with --onnx", flag="--image-shape")
+    mean = parse_numbers("--rgb-mean", args.rgb_mean, float, 3)
+    std = parse_numbers("--rgb-std", args.rgb_std, float, 3)
     if args.onnx:
-        shape = args.image_shape and parse_numbers("--image-shape", args.image_shape, int, 3)
-        if shape and (shape[0] != 3 or min(shape) < 1):
-            raise InputError("--image-shape must be 3,HEIGHT,WIDTH (3 for red, green and blue)")
-        return with_crop(*importer.convert(args.onnx, args.rgb_mean, args.rgb_std, shape))
+        return with_crop(*importer.convert(args.onnx, mean, std,
+                                           parse_image_shape(args.image_shape)))
     if args.torch_resnet:
         state = read_tensors(args.torch_resnet)
-        normalisation = in_pixels(args.rgb_mean or checkpoint.IMAGENET_MEAN,
-                                  args.rgb_std or checkpoint.IMAGENET_STD)
+        normalisation = to_255_scale(mean or checkpoint.IMAGENET_MEAN,
+                                     std or checkpoint.IMAGENET_STD)
         try:
             return with_crop(*torch_resnet.convert(state, *normalisation))
         except InputError as error:
-            raise InputError(f"{args.torch_resnet}: {error}") from None
+            raise error.with_file(args.torch_resnet) from None
     if args.gluon:
         *network, size = import_gluon(args.name, args.random, args.seed)
         return with_crop(*network, (3, size, size))

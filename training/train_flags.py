@@ -4,7 +4,14 @@ import os
 import re
 from collections import namedtuple
 
-from common.cli import ArgumentParser, CheckpointPrefix, HelpFormatter, InputError, parse_numbers
+from common.cli import (
+    ArgumentParser,
+    CheckpointPrefix,
+    HelpFormatter,
+    InputError,
+    parse_image_shape,
+    parse_numbers,
+)
 from crossentropy_op import loss_options
 from reading.data_args import add_data_args
 
@@ -232,10 +239,7 @@ def check_args(args):
                          f"--lr-step-epochs, {first_step:g}: the learning rate would never be "
                          "reached", flag="--warmup-epochs")
     if args.image_shape and args.image_shape != "auto":
-        args.image_shape = parse_numbers("--image-shape", args.image_shape, int, 3)
-        if args.image_shape[0] != 3 or min(args.image_shape) < 1:
-            raise InputError("{flag} must be 3,HEIGHT,WIDTH (3 for red, green and blue) or auto",
-                             flag="--image-shape")
+        args.image_shape = parse_image_shape(args.image_shape)
     args.rgb_mean = args.rgb_mean and parse_numbers("--rgb-mean", args.rgb_mean, float, 3)
     args.rgb_std = args.rgb_std and parse_numbers("--rgb-std", args.rgb_std, float, 3)
     loss_from_flags(args, 1 if args.pos_weight == "auto" else args.pos_weight)

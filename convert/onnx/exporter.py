@@ -4,11 +4,16 @@
     predict = onnx_predictor(model.SerializeToString())
     probability = predict(pixels)
 """
+import contextlib
 import json
+import sys
+import types
+
+import numpy as np
 
 from common.cli import InputError
 from common.mx_compat import mx
-from convert.onnx import import_onnx, mapping_for_mxnet
+from convert.onnx import import_onnx
 from convert.onnx.layers_to_nodes import CONVERTERS
 from convert.onnx.operators.table import BATCH
 from network import checkpoint
@@ -18,6 +23,8 @@ from network.graph import Graph
 # of the installed onnx, in which Pad and the reductions are written differently.
 OPSET = 13
 IR_VERSION = 7  # the file format that came with operator set 13
+TYPES = ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16",
+         "uint32", "uint64", "bool")
 
 
 def to_onnx(net, arg_params, aux_params):
@@ -68,6 +75,34 @@ def to_onnx(net, arg_params, aux_params):
         raise InputError(f"MXNet cannot write this network as ONNX: {error}; --deploy takes "
                          "every network") from None
     return model
+
+
+@contextlib.contextmanager
+def mapping_for_mxnet():
+    """A context in which onnx is as MXNet 1.9.1 wants it.
+
+    `onnx.mapping` is there, which onnx 1.18 removed; and the check of a graph, which takes it for
+    one of onnx's newest operator set, does nothing.
+    """
+    import onnx
+
+    numbers = {np.dtype(name): int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(name)))
+               for name in TYPES}
+    mapping = types.ModuleType("onnx.mapping")
+    mapping.NP_TYPE_TO_TENSOR_TYPE = numbers
+    mapping.TENSOR_TYPE_TO_NP_TYPE = {number: dtype for dtype, number in numbers.items()}
+    places = [(vars(onnx), "mapping", mapping), (sys.modules, "onnx.mapping", mapping),
+              (vars(onnx.checker), "check_graph", lambda graph: None)]
+    own = [namespace.get(name) for namespace, name, _ in places]
+    for namespace, name, value in places:
+        namespace[name] = value
+    try:
+        yield
+    finally:
+        for (namespace, name, _), value in zip(places, own):
+            namespace[name] = value
+            if value is None:
+                del namespace[name]
 
 
 def _with_shapes(net, image_shape):

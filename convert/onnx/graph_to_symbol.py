@@ -9,21 +9,31 @@ layers by its function in the table of operators.
 import contextlib
 import io
 import json
+import math
 
 import numpy as np
 
 from common.cli import InputError
 from common.mx_compat import mx, mxnet_errors
-from convert.onnx.folding import FOLDED, Folding
 from convert.onnx.node_patterns import simplified
 from convert.onnx.operators import OPERATORS
 from convert.onnx.operators.batch_shapes import batch_axis
-from convert.onnx.operators.table import BATCH, Constant, Layer, Tensor
+from convert.onnx.operators.table import BATCH, Constant, Layer, Tensor, attributes_of
 from network.untrusted import checked_graph
 
 OLDEST_OPSET = 7
 MOST_NODES = 100_000  # of which most are folded
 MOST_LAYERS = 5000  # that are not; a checkpoint may have 10,000 nodes, with parameters
+MOST_FOLDED = 1 << 28  # values that all folded constants may have together
+# Operators that are folded where all of their inputs are constants.
+FOLDED_NAMES = """
+    Abs Add And Cast CastLike Ceil Clip Concat Constant ConstantOfShape Cos Div Equal Exp Expand
+    Flatten Floor Gather GatherElements GatherND Greater GreaterOrEqual Identity Less LessOrEqual
+    Log MatMul Max Min Mod Mul Neg Not Or Pow Range Reciprocal ReduceMax ReduceMean ReduceMin
+    ReduceProd ReduceSum Reshape Round ScatterElements ScatterND Sigmoid Sign Sin Size Slice
+    Softmax Split Sqrt Squeeze Sub Sum Tanh Tile Transpose Trilu Unsqueeze Where Xor"""
+FOLDED = frozenset(FOLDED_NAMES.split())
+SHAPE_INPUT = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1, "Tile": 1}  # number of the input
 
 
 def convert_graph(model, tensors, batch):
@@ -77,7 +87,7 @@ class _Converter:
         self._onnx, self._opset, self._batch = onnx, opset, batch
         self.values, self.arg_params, self.aux_params = {}, {}, {}
         self._names, self._variables, self._num_layers = {}, {}, 0
-        self._folding = Folding(opset)
+        self._folding = _Folding(opset)
 
     def stored(self, tensor):
         """The array of a stored weight."""
@@ -101,7 +111,7 @@ class _Converter:
             if node.op_type == "Size":
                 sides = sides.prod()
             elif node.attribute:
-                options = _attributes(self._onnx, node)
+                options = attributes_of(node)
                 sides = sides[options.get("start"):options.get("end")]
             results = [Constant(sides)]
         elif node.op_type in FOLDED and not any(isinstance(v, Tensor) for v in inputs):
@@ -118,10 +128,11 @@ class _Converter:
         placeholders = [
             value._replace(symbol=mx.sym.Variable(f"input{number}"))
             if isinstance(value, Tensor) else value for number, value in enumerate(inputs)]
-        function = _checked_operator(layer, node, _attributes(self._onnx, node))
+        if node.op_type not in OPERATORS:
+            raise layer.error("this operator is not known")
         with mxnet_errors(f"node {layer.label!r:.100} ({layer.op:.50})"), \
                 mx.name.Prefix(f"{layer.name}_"):
-            results = function(layer, *placeholders)
+            results = OPERATORS[node.op_type](layer, placeholders, attributes_of(node))
             results = results if isinstance(results, list) else [results]
             for value, placeholder in zip(inputs, placeholders):
                 if results[0] is placeholder:  # nothing to do
@@ -146,30 +157,60 @@ class _Converter:
                 for i, shape in enumerate(shapes)]
 
 
+class _Folding:
+    """Computes nodes whose inputs are Constants, as long as the results fit into memory."""
+
+    def __init__(self, opset):
+        self._opset, self._count = opset, 0
+
+    def fold(self, layer, node, inputs):
+        """Constants that a node of constants computes."""
+        import onnx
+
+        number = SHAPE_INPUT.get(node.op_type)
+        arrays = [value and value.value for value in inputs]
+        if number is not None and number < len(arrays):
+            # A constant that is repeated for each image need not be: it is broadcast where used.
+            shape = np.array(arrays[number])
+            arrays[number] = np.where(shape % BATCH == 0, shape // BATCH, shape)
+        weights = {name: array for name, array in zip(node.input, arrays) if name}
+        graph = onnx.helper.make_graph(
+            [node], "constants", [], [onnx.ValueInfoProto(name=name) for name in node.output],
+            [onnx.numpy_helper.from_array(np.asarray(array), name)
+             for name, array in weights.items()])
+        model = onnx.helper.make_model(
+            graph, opset_imports=[onnx.helper.make_opsetid("", self._opset)])
+        self._count_values(layer, model)
+        try:
+            from onnx.reference import ReferenceEvaluator
+
+            results = ReferenceEvaluator(model).run(None, {})
+        except Exception as error:  # of any kind: each operator of the evaluator raises its own
+            raise layer.error(f"its constants cannot be computed: {error!s:.200}") from None
+        origins = {value.origin for value in inputs if value and value.origin
+                   and value.value.dtype.kind == "f"}
+        origin = origins.pop() if len(origins) == 1 else ""
+        return [Constant(np.asarray(result), origin) for result in results]
+
+    def _count_values(self, layer, model):
+        """Refuse constants that would fill the memory, before they are computed."""
+        import onnx
+
+        try:
+            graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+        except onnx.shape_inference.InferenceError as error:
+            raise layer.error(f"its constants do not fit together: {error!s:.200}") from None
+        for value in graph.output:
+            tensor = value.type.tensor_type
+            if not tensor.HasField("shape") or not all(
+                    dim.HasField("dim_value") for dim in tensor.shape.dim):
+                raise layer.error("the shape of its constants cannot be found")
+            self._count += math.prod(dim.dim_value for dim in tensor.shape.dim)
+        if self._count > MOST_FOLDED:
+            raise layer.error("its constants would fill the memory")
+
+
 def _is_multiple(shape):
     """Whether the batch shares an axis with another number."""
     axis = batch_axis(shape)
     return axis is not None and shape[axis] > BATCH
-
-
-def _attributes(onnx, node):
-    result = {}
-    for attribute in node.attribute:
-        value = onnx.helper.get_attribute_value(attribute)
-        result[attribute.name] = value.decode("utf-8", "replace") if isinstance(value, bytes) \
-            else value
-    return result
-
-
-def _checked_operator(layer, node, attributes):
-    """The function of a node's operator, its attributes bound."""
-    known = OPERATORS.get(node.op_type)
-    if known is None:
-        raise layer.error("this operator is not known")
-    for name, value in known.only.items():
-        if attributes.pop(name, value) != value:
-            raise layer.error(f"its option {name} has another value than {value!r}")
-    unknown = sorted(set(attributes) - known.attributes)
-    if unknown and not known.any_attributes:
-        raise layer.error(f"its option {unknown[0]!r:.100} is not known")
-    return lambda *args: known.function(*args, **attributes)

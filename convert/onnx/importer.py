@@ -12,8 +12,7 @@ from common.files import require_regular_file
 from common.mx_compat import mx, mxnet_errors
 from convert.onnx import import_onnx
 from convert.onnx.graph_to_symbol import convert_graph
-from convert.onnx.image_input import image_input, normalisation
-from convert.onnx.model_file import load_model, one_line
+from convert.onnx.model_file import image_input, load_model, normalisation, one_line
 from convert.onnx.operators.table import BATCH, Tensor
 from network.checkpoint import NORMALISATION, normalised_data
 from network.untrusted import check_shapes
@@ -47,8 +46,8 @@ def convert(path, mean=None, std=None, image_shape=None):
         image = image_input(onnx, model.graph, image_shape)
         if image.pixel_type == "uint8":
             if mean or std:
-                raise InputError("it takes uint8 pixels and normalises them itself: leave out "
-                                 "--rgb-mean and --rgb-std")
+                raise InputError("leave out {flag}: it takes uint8 pixels and normalises them "
+                                 "itself", flag="--rgb-mean" if mean else "--rgb-std")
             mean, std = (0, 0, 0), (1, 1, 1)
         else:
             mean, std = normalisation(model, mean, std)
@@ -56,12 +55,12 @@ def convert(path, mean=None, std=None, image_shape=None):
         reference = _session(onnxruntime, model)
         logits, arg_params, aux_params = _convert(model, image, (mean, std))
         shape = [3, image.height, image.width]
-        check_shapes(logits, arg_params, aux_params, shape, "it")
+        check_shapes(logits, arg_params, aux_params, shape, path)
         difference = _compare(reference, (logits, arg_params, aux_params), image)
         print(f"{path}: logits differ from onnxruntime's by {difference:.1g} of the largest")
         _check_gradients(logits, arg_params, aux_params, shape)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise error.with_file(path) from None
     return mx.sym.SoftmaxOutput(logits, name="softmax"), arg_params, aux_params, shape
 
 

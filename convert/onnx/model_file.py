@@ -1,15 +1,26 @@
-"""Reading an ONNX file that may come from a stranger.
+"""What an ONNX file that may come from a stranger holds: its model, and the images that it takes.
 
     model = load_model("net.onnx")
+    image = image_input(onnx, model.graph)             # their type, layout and size
+    mean, std = normalisation(model, None, None)       # of its float images, 0 to 255
 """
+import json
 import math
 import os
+from typing import NamedTuple
 
 from common.cli import InputError
+from network.checkpoint import IMAGENET_MEAN, IMAGENET_STD
 
 LARGEST_BYTES = 4 << 30  # of all weights
 MAX_DIMENSIONS = 32
 MAX_DIGITS = 20
+FREE_SIZE = 224  # pixels, for a model that takes images of any size
+LARGEST_SIZE = 2048  # of which a few images pass through a network in ordinary memory
+LARGEST_BATCH_PIXELS = 1 << 26  # width times height times the images of a fixed batch
+# ONNX's image metadata: mean and standard deviation, 0 to 255, that give the range.
+NOMINAL_RANGES = {"NominalRange_0_255": (0, 1), "Normalized_0_1": (0, 255),
+                  "Normalized_1_1": (127.5, 127.5)}
 
 
 def load_model(path):
@@ -65,6 +76,77 @@ def _check_shape(tensor):
             or math.prod(max(side, 1) for side in tensor.dims) > LARGEST_BYTES:
         raise InputError(f"its weight {tensor.name:.100} has an impossible shape of "
                          f"{len(tensor.dims)} dimensions")
+
+
+class ImageInput(NamedTuple):
+    name: str
+    pixel_type: str  # "float32" or "uint8"
+    batch: int  # that the file is for, 0 where it is free
+    height: int
+    width: int
+    channels_last: bool
+
+
+def image_input(onnx, graph, image_shape=None):
+    """The graph's only input, an ImageInput; `image_shape` (3, height, width) where it is free."""
+    weights = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in weights]
+    if len(inputs) != 1 or len(graph.output) != 1:
+        raise InputError(f"{len(inputs)} inputs and {len(graph.output)} outputs; an image "
+                         "classifier has one of each")
+    tensor = inputs[0].type.tensor_type
+    sides = [dim.dim_value for dim in tensor.shape.dim]
+    types = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.UINT8: "uint8"}
+    last = len(sides) == 4 and sides[3] == 3 and sides[1] != 3 and (sides[1] or not sides[2])
+    batch, channels, height, width = sides if len(sides) == 4 else (0, -1, 0, 0)
+    if last:
+        batch, height, width, channels = sides
+    if channels not in (0, 3) or height != width or tensor.elem_type not in types:
+        raise InputError(f"its input {inputs[0].name:.100} is {sides} (0: free); wanted is (batch, "
+                         "3, height, width) or (batch, height, width, 3), square, float32 or "
+                         "uint8")
+    if height and image_shape and list(image_shape[1:]) != [height, width]:
+        raise InputError(f"leave out {{flag}}: it is for images of {height}x{width} pixels",
+                         flag="--image-shape")
+    if not height:
+        height, width = image_shape[1:] if image_shape else (FREE_SIZE, FREE_SIZE)
+    if max(height, width) > LARGEST_SIZE:
+        raise InputError(f"it wants images of {height}x{width} pixels; at most {LARGEST_SIZE} "
+                         "a side are compared, and so imported")
+    if max(batch, 1) * height * width > LARGEST_BATCH_PIXELS:
+        raise InputError(f"it wants batches of {batch} images, too many to compare; export it "
+                         "with a free batch size")
+    return ImageInput(inputs[0].name, types[tensor.elem_type], batch, height, width, bool(last))
+
+
+def normalisation(model, mean, std):
+    """Mean and standard deviation, 0 to 255, that a model's images are normalised with.
+
+    Those given, of either scale; else what the model's metadata says; else ImageNet's.
+    """
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    pixels = metadata.get("Image.BitmapPixelFormat", "Rgb8")
+    if pixels not in ("Rgb8", "Rgba8"):
+        raise InputError(f"its images are {pixels!r:.50}; only red, green, blue is read")
+    if mean is None and std is None:
+        mean, std = (_three_numbers(metadata.get(f"image_{kind}")) for kind in ("mean", "std"))
+    if mean is None and std is None and metadata.get("Image.NominalPixelRange") in NOMINAL_RANGES:
+        mean, std = ([value] * 3 for value in NOMINAL_RANGES[metadata["Image.NominalPixelRange"]])
+    return to_255_scale(mean or IMAGENET_MEAN, std or IMAGENET_STD)
+
+
+def _three_numbers(text):
+    try:
+        values = json.loads(text or "")
+        return [float(value) for value in values] if len(values) == 3 else None
+    except (ValueError, TypeError):
+        return None
+
+
+def to_255_scale(mean, std):
+    """Mean and standard deviation on the scale of 0 to 255, from that one or that of 0 to 1."""
+    scale = 255 if max(std) < 1 and max(mean) <= 1 else 1
+    return [value * scale for value in mean], [value * scale for value in std]
 
 
 def one_line(error):

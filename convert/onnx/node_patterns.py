@@ -10,7 +10,21 @@ import collections
 
 import numpy as np
 
-from convert.onnx.operators.table import Constant, ints, one_float
+from convert.onnx.operators.table import Constant, attributes_of, ints, one_float
+
+# Templates of what a group computes: an operator and its inputs. A text names an input of the
+# group, the same one wherever it stands; a number is a constant of that value. Mean is ReduceMean
+# over the last axis, which is kept.
+ERF_PLUS_ONE = [("Add", ("Erf", scaled), 1)
+                for scaled in (("Div", "x", 2**0.5), ("Mul", "x", 0.5**0.5))]
+GELU = [template for erf in ERF_PLUS_ONE for template in (
+    ("Mul", ("Mul", erf, "x"), 0.5), ("Mul", ("Mul", erf, 0.5), "x"),
+    ("Mul", erf, ("Mul", "x", 0.5)))]
+CENTRED = ("Sub", "x", ("Mean", "x"))
+LAYER_NORMALIZATION = [
+    ("Add", ("Mul", ("Div", CENTRED, ("Sqrt", ("Add", ("Mean", square), "epsilon"))), "gamma"),
+     "beta")
+    for square in (("Pow", CENTRED, 2), ("Mul", CENTRED, CENTRED))]
 
 
 def simplified(nodes, output, constants):
@@ -19,14 +33,14 @@ def simplified(nodes, output, constants):
     `constants` has the stored weights, as Constants, by name.
     """
     graph = _Graph(nodes, output, constants)
-    for node in list(graph.nodes):
-        if node.op_type == "Erf":
+    for node in graph.nodes:
+        if node.op_type == "Mul":
             _gelu(graph, node)
-        elif node.op_type == "Div":
+        elif node.op_type == "Add":
             _layer_normalization(graph, node)
         elif node.op_type == "Transpose":
             _one_transposition(graph, node)
-    for node in list(graph.nodes):
+    for node in graph.nodes:
         if node.op_type == "MatMul":
             _transposed_factor(graph, node)
             _bias(graph, node)
@@ -39,38 +53,31 @@ class _Graph:
     def __init__(self, nodes, output, constants):
         import onnx
 
-        self.helper, self.array = onnx.helper, onnx.numpy_helper.to_array
-        self.nodes, self._output, self._constants = list(nodes), output, constants
+        self._onnx, self.nodes = onnx, list(nodes)
+        self._output, self._constants = output, constants
         self._producers = {name: node for node in nodes for name in node.output}
         self._users = collections.defaultdict(list)
         for node in nodes:
             for name in node.input:
                 self._users[name].append(node)
 
-    def producer(self, name, *operators):
-        """The node that computes a value, if it is one of these operators."""
+    def producer(self, name, operator):
+        """The node that computes a value, if it is this operator."""
         node = self._producers.get(name)
-        return node if node is not None and node.op_type in operators else None
+        return node if node is not None and node.op_type == operator else None
 
-    def user(self, name, *operators):
-        """The only node that takes a value, if it is one of these operators."""
+    def user(self, name, operator):
+        """The only node that takes a value, if it is this operator."""
         users = self._users[name]
-        alone = len(users) == 1 and name != self._output and users[0].op_type in operators
+        alone = len(users) == 1 and name != self._output and users[0].op_type == operator
         return users[0] if alone else None
-
-    def users(self, name):
-        return self._users[name]
-
-    def option(self, node, name, default=None):
-        found = [a for a in node.attribute if a.name == name]
-        return self.helper.get_attribute_value(found[0]) if found else default
 
     def constant(self, name):
         """A stored constant, or that of a Constant node, or None."""
         node = self.producer(name, "Constant")
         if node is not None:
-            value = self.option(node, "value")
-            return Constant(self.array(value)) if value is not None else None
+            value = attributes_of(node).get("value")
+            return Constant(self._onnx.numpy_helper.to_array(value)) if value is not None else None
         value = self._constants.get(name)
         return value if isinstance(value, Constant) else None
 
@@ -79,17 +86,40 @@ class _Graph:
         value = self.constant(name)
         return one_float(value) if value is not None and value.value.size == 1 else None
 
-    def is_number(self, name, wanted):
-        number = self.number(name)
-        return number is not None and bool(np.isclose(number, wanted, rtol=1e-3, atol=0))
+    def match(self, templates, name):
+        """The names of a group's inputs, where one of the templates computes the value `name`."""
+        found = (self._match(template, name, {}) for template in templates)
+        return next((names for names in found if names is not None), None)
 
-    def other(self, node, name):
-        """The other one of a node's two inputs, or None."""
-        pair = list(node.input)
-        if len(pair) != 2 or name not in pair:
+    def _match(self, template, name, names):
+        """`names` with what this part of a template adds to them, or None."""
+        if isinstance(template, str):
+            return {**names, template: name} if names.get(template, name) == name else None
+        if not isinstance(template, tuple):
+            number = self.number(name)
+            same = number is not None and np.isclose(number, template, rtol=1e-3, atol=0)
+            return names if same else None
+        operator, *parts = template
+        node = self.producer(name, "ReduceMean" if operator == "Mean" else operator)
+        if node is None or (operator == "Mean" and not self._keeps_last_axis(node)):
             return None
-        pair.remove(name)
-        return pair[0]
+        inputs = list(node.input[:1] if operator == "Mean" else node.input)
+        orders = [inputs, inputs[::-1]] if operator in ("Add", "Mul") else [inputs]
+        for order in orders:
+            found = names if len(order) == len(parts) else None
+            for part, value in zip(parts, order):
+                found = None if found is None else self._match(part, value, found)
+            if found is not None:
+                return found
+        return None
+
+    def _keeps_last_axis(self, node):
+        """Whether a reduction is over the last axis, which it keeps."""
+        options = attributes_of(node)
+        axes = options.get("axes")
+        if axes is None and len(node.input) > 1:
+            axes = ints(self.constant(node.input[1]))
+        return list(axes or ()) == [-1] and bool(options.get("keepdims", 1))
 
     def replace(self, node, operator, inputs, **options):
         """Turn a node into another one of the same output."""
@@ -100,7 +130,7 @@ class _Graph:
         node.op_type = operator
         del node.input[:], node.attribute[:]
         node.input.extend(inputs)
-        node.attribute.extend(self.helper.make_attribute(*item) for item in options.items())
+        node.attribute.extend(self._onnx.helper.make_attribute(*item) for item in options.items())
 
     def needed(self, output):
         waiting, names = [output], set()
@@ -113,90 +143,28 @@ class _Graph:
         return [node for node in self.nodes if names & set(node.output)]
 
 
-def _gelu(graph, erf):
+def _gelu(graph, product):
     """x * (1 + erf(x / sqrt(2))) * 0.5, multiplied in any order."""
-    scaled = graph.producer(erf.input[0], "Div", "Mul")
-    if scaled is None:
-        return
-    x = next((name for name in scaled.input if graph.number(name) is None), None)
-    scale = graph.other(scaled, x)
-    if scale is None or not (
-            graph.is_number(scale, 2**0.5 if scaled.op_type == "Div" else 0.5**0.5)
-            and (scaled.op_type == "Mul" or scaled.input[1] == scale)):
-        return
-    last = graph.user(erf.output[0], "Add")
-    if last is None or not graph.is_number(graph.other(last, erf.output[0]), 1):
-        return
-    wanted = {"x", "half"}
-    while wanted:
-        product = graph.user(last.output[0], "Mul")
-        factor = product and graph.other(product, last.output[0])
-        halved = factor and graph.producer(factor, "Mul")
-        if factor is None:
-            return
-        if factor == x:
-            found = {"x"}
-        elif graph.is_number(factor, 0.5):
-            found = {"half"}
-        elif halved is not None and x in halved.input \
-                and graph.is_number(graph.other(halved, x), 0.5):
-            found = {"x", "half"}
-        else:
-            return
-        if not found <= wanted:
-            return
-        wanted, last = wanted - found, product
-    graph.replace(last, "Gelu", [x])
+    names = graph.match(GELU, product.output[0])
+    if names and graph.number(names["x"]) is None:
+        graph.replace(product, "Gelu", [names["x"]])
 
 
-def _layer_normalization(graph, quotient):
+def _layer_normalization(graph, total):
     """(x - mean) / sqrt(mean((x - mean)**2) + epsilon) * gamma + beta over the last axis."""
-    centred = graph.producer(quotient.input[0], "Sub")
-    root = graph.producer(quotient.input[1], "Sqrt")
-    total = root and graph.producer(root.input[0], "Add")
-    if centred is None or total is None:
-        return
-    x = centred.input[0]
-    variance, epsilon = total.input
-    if graph.number(epsilon) is None:
-        variance, epsilon = epsilon, variance
-    if graph.number(epsilon) is None or not _is_mean(graph, centred.input[1], x):
-        return
-    deviation = graph.producer(variance, "ReduceMean")
-    square = deviation and graph.producer(deviation.input[0], "Pow", "Mul")
-    if square is None or not _is_mean(graph, variance, square.output[0]):
-        return
-    base = graph.producer(square.input[0], "Sub")
-    if base is None or list(base.input) != list(centred.input) or not (
-            graph.is_number(square.input[1], 2) if square.op_type == "Pow"
-            else square.input[0] == square.input[1]):
-        return
-    scaled = graph.user(quotient.output[0], "Mul")
-    gamma = scaled and graph.other(scaled, quotient.output[0])
-    shifted = gamma and graph.user(scaled.output[0], "Add")
-    beta = shifted and graph.other(shifted, scaled.output[0])
-    if beta and all(graph.constant(name) is not None and graph.constant(name).value.ndim == 1
-                    for name in (gamma, beta)):
-        graph.replace(shifted, "LayerNormalization", [x, gamma, beta],
-                      epsilon=graph.number(epsilon))
-
-
-def _is_mean(graph, name, x):
-    """Whether a value is the mean of x over its last axis, which is kept."""
-    node = graph.producer(name, "ReduceMean")
-    if node is None or node.input[0] != x or not graph.option(node, "keepdims", 1):
-        return False
-    axes = graph.option(node, "axes")
-    if axes is None and len(node.input) > 1:
-        axes = ints(graph.constant(node.input[1]))
-    return list(axes or ()) == [-1]
+    names = graph.match(LAYER_NORMALIZATION, total.output[0])
+    if names and graph.number(names["epsilon"]) is not None and all(
+            graph.constant(names[role]) is not None
+            and graph.constant(names[role]).value.ndim == 1 for role in ("gamma", "beta")):
+        graph.replace(total, "LayerNormalization", [names[key] for key in ("x", "gamma", "beta")],
+                      epsilon=graph.number(names["epsilon"]))
 
 
 def _one_transposition(graph, node):
     """Two transpositions, one after the other, as one."""
     first = graph.producer(node.input[0], "Transpose")
-    order = first and graph.option(first, "perm")
-    after = graph.option(node, "perm")
+    order = first and attributes_of(first).get("perm")
+    after = attributes_of(node).get("perm")
     if order and after:
         graph.replace(node, "Transpose", list(first.input), perm=[order[axis] for axis in after])
 
@@ -204,19 +172,21 @@ def _one_transposition(graph, node):
 def _transposed_factor(graph, node):
     """A transposition of the last two axes of a product's second factor."""
     swap = graph.producer(node.input[1], "Transpose")
-    order = swap and graph.option(swap, "perm")
-    if order:
-        rank = len(order)
-        if rank > 2 and list(order) == [*range(rank - 2), rank - 1, rank - 2]:
-            graph.replace(node, "MatMul", [node.input[0], *swap.input], transB=1)
+    order = swap and attributes_of(swap).get("perm")
+    rank = len(order or ())
+    if rank > 2 and list(order) == [*range(rank - 2), rank - 1, rank - 2]:
+        graph.replace(node, "MatMul", [node.input[0], *swap.input], transB=1)
 
 
 def _bias(graph, node):
     """A bias that is added to the product with a weight."""
     total = graph.user(node.output[0], "Add")
-    weight, bias = graph.constant(node.input[1]), total and graph.other(total, node.output[0])
-    value = bias and graph.constant(bias)
-    if weight is not None and value and weight.value.ndim == 2 \
-            and value.value.shape == weight.value.shape[1:]:
-        graph.replace(total, "MatMul", [*node.input, bias])
-        total.name = node.name
+    weight = graph.constant(node.input[1])
+    if total is None or weight is None or weight.value.ndim != 2:
+        return
+    for name in total.input:
+        bias = graph.constant(name)
+        if bias is not None and bias.value.shape == weight.value.shape[1:]:
+            graph.replace(total, "MatMul", [*node.input, name])
+            total.name = node.name
+            return

@@ -39,6 +39,11 @@ def as_symbol(layer, value, rank=None, role="value"):
     return layer.parameter(value, "constant" if fixed else role, array, fixed)
 
 
+def global_pooled(x, kind):
+    """The average ("avg") or maximum ("max") over height and width, which become 1."""
+    return mx.sym.Pooling(x.symbol, global_pool=True, kernel=(1, 1), pool_type=kind)
+
+
 def of_one_image(layer, value, shape):
     """A constant that the exporter repeated for each image of its batch, without repetitions."""
     if isinstance(value, Constant):
@@ -221,8 +226,7 @@ def reduce(layer, x, axes=None, keepdims=1, noop_with_empty_axes=0):
             return x
         axes = list(range(len(x.shape)))
     if axes == [2, 3] and len(x.shape) == 4 and layer.op in ("ReduceMean", "ReduceMax"):
-        pooled = mx.sym.Pooling(x.symbol, global_pool=True, kernel=(1, 1),
-                                pool_type="avg" if layer.op == "ReduceMean" else "max")
+        pooled = global_pooled(x, "avg" if layer.op == "ReduceMean" else "max")
         return pooled if keepdims else mx.sym.Flatten(pooled)
     options = {"axis": tuple(axes), "keepdims": bool(keepdims)}
     if layer.op == "ReduceL2":

@@ -2,7 +2,13 @@
 import numpy as np
 
 from common.mx_compat import mx
-from convert.onnx.operators.elementwise import LARGEST, as_symbol, axes_of, reshaped
+from convert.onnx.operators.elementwise import (
+    LARGEST,
+    as_symbol,
+    axes_of,
+    global_pooled,
+    reshaped,
+)
 from convert.onnx.operators.table import BATCH, Constant, Tensor, operator
 
 WINDOW_OPTIONS = {"auto_pad", "ceil_mode", "dilations", "kernel_shape", "pads", "strides"}
@@ -30,7 +36,7 @@ class Window:
             pads = [*less, *more] if auto == "SAME_UPPER" else [*more, *less]
         elif auto not in ("NOTSET", "VALID"):
             raise layer.error(f"its option auto_pad is {auto!r:.50}")
-        self.whole = not any(pads) and self.kernel == tuple(x.shape[2:])
+        self.covers_input = not any(pads) and self.kernel == tuple(x.shape[2:])
         self.begin, self.end = pads[:2], pads[2:]
         self.rounded_up = [0, 0]  # padding that only rounding up needs, and is no pixels
         if options.get("ceil_mode"):
@@ -94,7 +100,7 @@ def pooled(layer, x, kind, options, count_include_pad=True):
     window = Window(layer, x, options.get("kernel_shape") or (), options)
     if window.dilate != (1, 1):
         raise layer.error("its option dilations has another value than 1")
-    if window.whole:
+    if window.covers_input:
         return global_pooled(x, kind)
     shape = {"kernel": window.kernel, "stride": window.stride, "pool_type": kind}
     if window.even:
@@ -113,18 +119,9 @@ def pooled(layer, x, kind, options, count_include_pad=True):
     return mx.sym.Pooling(window.padded(x.symbol), **shape) / mx.sym.Pooling(ones, **shape)
 
 
-def global_pooled(x, kind):
-    return mx.sym.Pooling(x.symbol, global_pool=True, kernel=(1, 1), pool_type=kind)
-
-
-@operator("GlobalAveragePool")
-def global_average_pool(layer, x):
-    return global_pooled(x, "avg")
-
-
-@operator("GlobalMaxPool")
-def global_max_pool(layer, x):
-    return global_pooled(x, "max")
+@operator("GlobalAveragePool", "GlobalMaxPool")
+def global_pool(layer, x):
+    return global_pooled(x, "avg" if layer.op == "GlobalAveragePool" else "max")
 
 
 @operator("Gemm", transA=0)

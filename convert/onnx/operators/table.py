@@ -44,23 +44,36 @@ class Constant(NamedTuple):
         return self.value.shape
 
 
-class Operator(NamedTuple):
-    function: object
-    only: dict  # values of the attributes that are known at one value only
-    attributes: frozenset
-    any_attributes: bool
-
-
 def operator(*names, **only):
-    """Put a function into the table of operators. `only`: attributes that must have one value."""
+    """Put a function into the table of operators. `only`: attributes that must have one value.
+
+    In the table it takes the layer, a list of the node's inputs and a dict of its attributes.
+    """
     def register(function):
-        parameters = inspect.signature(function).parameters.values()
-        known = frozenset(p.name for p in parameters)
-        more = any(p.kind is p.VAR_KEYWORD for p in parameters)
-        for name in names:
-            OPERATORS[name] = Operator(function, only, known, more)
+        parameters = inspect.signature(function).parameters
+        any_attribute = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+        def checked(layer, inputs, attributes):
+            for name, value in only.items():
+                if attributes.pop(name, value) != value:
+                    raise layer.error(f"its option {name} has another value than {value!r}")
+            unknown = sorted(set(attributes) - set(parameters))
+            if unknown and not any_attribute:
+                raise layer.error(f"its option {unknown[0]!r:.100} is not known")
+            return function(layer, *inputs, **attributes)
+
+        OPERATORS.update(dict.fromkeys(names, checked))
         return function
     return register
+
+
+def attributes_of(node):
+    """The attributes of a node by name, with text as str."""
+    import onnx
+
+    values = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
+    return {name: value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+            for name, value in values.items()}
 
 
 def ints(value):
