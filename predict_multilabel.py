@@ -30,8 +30,10 @@ from evaluation.predictions_file import PredictionsFile
 from evaluation.report import write_report
 from evaluation.report_photos import PhotoOptions
 from evaluation.thresholds import fit_thresholds
+from reading.equal_files import shared_rows
 from reading.image_list import ImageList
 from reading.lst_file import read_lst
+from reading.sample_list import SampleList
 
 logger = logging.getLogger("predict_multilabel")
 
@@ -56,6 +58,8 @@ def main(argv=None):
                "max_pixels": args.max_pixels}
     if args.full_decode:  # else as in training
         reading["full_decode"] = True
+    if args.data:
+        warn_of_training_images(args, classifier, images)
     # These now, so that a mistake does not show after an hour of prediction.
     comparison = args.compare and read_measures(args.compare, classifier.class_names)
     make_output_folders(args)
@@ -104,6 +108,29 @@ def list_images(args, num_classes):
                          f"{args.image or 'the current folder'}: {{flag}} DIR says where the names "
                          "start from", file=args.data, line=lst.line(0), flag="--image")
     return lst
+
+
+def warn_of_training_images(args, classifier, lst):
+    """Warn where the network was trained on images of --data, as far as that can be found out.
+
+    The checkpoint has the name and the checksum of its training list. The images are compared where
+    that list is beside --data.
+    """
+    name, checksum = classifier.training_list or (None, None)
+    if checksum == lst.checksum:
+        shared = "all"
+    else:
+        path = os.path.join(os.path.dirname(args.data), name or "")
+        if not name or os.path.basename(name) != name or not os.path.isfile(path):
+            return
+        train = read_lst(path, lst.num_classes, args.label_format)
+        count = np.count_nonzero(shared_rows(
+            SampleList(train, args.image), SampleList(lst, args.image)))
+        if train.checksum != checksum or not count:
+            return
+        shared = f"{count} of {len(lst)}"
+    logger.warning("warning: %s: the network was trained on %s of these images (%s): metrics are "
+                   "too good", args.data, shared, name)
 
 
 def make_output_folders(args):

@@ -36,6 +36,8 @@ class Classifier:
         A class is predicted where its probability is above its threshold.
     thresholds_epoch : int or None
         Number of the .params file that the thresholds were chosen for; None: they are 0.5.
+    training_list : list of str or None
+        Name and checksum of the .lst that the network was trained on.
     thresholds_list : list of str or None
         Name and checksum of the .lst that they were chosen on, if the checkpoint says it.
     training : dict of str to str
@@ -74,6 +76,7 @@ class Classifier:
         self.class_names = says.get("class_names") or [str(c) for c in range(classes)]
         self.thresholds_epoch = says.get("thresholds_epoch")
         self.thresholds_list = says.get("thresholds_list")
+        self.training_list = says.get("training_list")
         self.thresholds = np.array(says.get("thresholds", [DEFAULT] * classes), np.float64)
         for name, values in (("class_names", self.class_names), ("thresholds", self.thresholds)):
             if len(values) != classes:

@@ -10,6 +10,7 @@ import sys
 import cv2
 import numpy as np
 import pytest
+from conftest import script, training_flags
 
 from common.cli import InputError, run
 from common.mx_compat import mx
@@ -440,3 +441,21 @@ def test_names_with_escape_sequences_reach_no_terminal(model, photos, tmp_path):
     os.close(reader)
     assert done.returncode == 1 and r"a\x1b[31m\u202egnp.png" in shown
     assert len(shown.splitlines()) == 4 and not set("\x1b\x9b\u202e") & set(shown)
+
+
+@pytest.mark.parametrize("data, said", [
+    ("train.lst", "trained on all of these images (train.lst)"),
+    ("some.lst", "trained on 3 of 23 of these images (train.lst)"), ("val.lst", None)])
+def test_images_that_the_network_was_trained_on_are_told(
+        data, said, tiny_network, small_demo, tmp_path):
+    for name in ("train.lst", "val.lst"):
+        shutil.copy(small_demo / name, tmp_path)
+    shared = (small_demo / "train.lst").read_text().splitlines(True)[:3]
+    (tmp_path / "some.lst").write_text((small_demo / "val.lst").read_text() + "".join(shared))
+    script("train_multilabel.py", *training_flags(
+        tiny_network, small_demo, tmp_path, num_epoch=1, data_val=None, image_val=None,
+        data_train=tmp_path / "train.lst"))
+    text = script("predict_multilabel.py", "--model", tmp_path / "tiny", "--epoch", 1,
+                  "--data", tmp_path / data, "--image", small_demo / "images",
+                  "--out", tmp_path / "out.csv")
+    assert said in text if said else "trained on" not in text

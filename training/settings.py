@@ -203,6 +203,8 @@ def _attributes(settings, lists):
         "image_shape": settings.image_shape, "resize": reading.resize, "fit": reading.fit,
         "full_decode": reading.full_decode, "background": reading.background,
         "training": _describe(settings, lists), "version": VERSION,
+        "training_list": [printable(os.path.basename(lists.train.lst.path)),
+                          lists.train.checksum[:1000]],
         **NO_THRESHOLDS}  # those of an earlier fine-tuning do not apply to the new network
 
 

@@ -47,6 +47,8 @@ RULES = {
     "thresholds_list": (lambda v: _is_list(v, _is_text, 2, 2),
                         "the name and the checksum of a list, texts of at most 1,000 characters"),
     "thresholds_epoch": (lambda v: _is_number(v, 0, 1 << 31), "the number of an epoch"),
+    "training_list": (lambda v: _is_list(v, _is_text, 2, 2),
+                      "the name and the checksum of a list, texts of at most 1,000 characters"),
     "training": (lambda v: isinstance(v, dict) and len(v) <= 20
                  and all(_is_text(text) for item in v.items() for text in item),
                  "at most 20 texts of at most 1,000 characters, by names"),
