@@ -173,7 +173,7 @@ def exit_status(error):
         if (isinstance(error, MemoryError) or "Failed to allocate" in str(error)  # MXNet's
                 or isinstance(error, OSError) and error.errno in PASSING_ERRORS):
             return MAY_PASS
-        error = error.__context__
+        error = error.__cause__ or error.__context__
     return 2
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from common import files
-from common.cli import exit_status
+from common.cli import InputError, exit_status
 from lst_iter import LstIter
 from reading import image_reader, lst_file
 from reading.image_reader import ImageError, read_image
@@ -62,7 +62,7 @@ def test_an_iterators_error_by_a_fault_of_the_machine_ends_with_status_75(failin
     lst = photo.with_suffix(".lst")
     lst.write_text(f"0\t1\t{photo.name}\n")
     failing(*[errno.EIO] * 3)
-    with pytest.raises(ImageError) as told, LstIter(
+    with pytest.raises(InputError) as told, LstIter(
             1, (3, 8, 8), str(lst), str(photo.parent), num_threads=1) as batches:
         next(batches)
     assert exit_status(told.value) == 75
