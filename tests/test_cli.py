@@ -86,3 +86,16 @@ def test_a_fault_of_the_machine_that_may_pass_is_no_mistake(number, status, tmp_
         run(main)
     assert end.value.code == status
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("cause", [MemoryError(), RuntimeError("Failed to allocate Memory")])
+def test_too_little_memory_may_pass(cause):
+    def main(argv):
+        try:
+            raise cause
+        except (MemoryError, RuntimeError):
+            raise InputError("out of memory") from None
+
+    with pytest.raises(SystemExit) as end:
+        run(main)
+    assert end.value.code == 75
