@@ -1,11 +1,13 @@
 """Command lines: parsing flags, logging, and how a command ends.
 
-A user's mistake is an InputError, which ends in one line and exit status 2. Any other exception
-is a defect of the project and keeps its traceback.
+A user's mistake is an InputError, which ends in one line and exit status 2. Where a fault of the
+machine that may pass led to it, such as an I/O error, the status is 75. Any other exception is a
+defect of the project and keeps its traceback.
 """
 import argparse
 import contextlib
 import difflib
+import errno
 import gc
 import logging
 import os
@@ -15,6 +17,12 @@ import threading
 
 from common.text import MAX_LINE, LineFormatter, printable
 from common.version import VERSION
+
+MAY_PASS = 75  # exit status: the same command may succeed later (sysexits.h: EX_TEMPFAIL)
+# What disks, network storage and exhausted machines report. Not a full disk, which stays full.
+PASSING_ERRORS = {getattr(errno, name) for name in (
+    "EIO", "ESTALE", "EREMOTEIO", "ENOMEM", "ENFILE", "EMFILE", "EBUSY", "ETIMEDOUT", "ENETDOWN",
+    "ENETUNREACH", "EHOSTDOWN", "EHOSTUNREACH", "ECONNRESET", "ENOTCONN") if hasattr(errno, name)}
 
 
 class InputError(ValueError):
@@ -159,12 +167,22 @@ def log_to_stderr(level):
     logging.basicConfig(level=level, handlers=[handler], force=True)
 
 
+def exit_status(error):
+    """The exit status after an InputError: 75 where a passing fault of the machine led to it."""
+    while error:
+        if (isinstance(error, MemoryError) or "Failed to allocate" in str(error)  # MXNet's
+                or isinstance(error, OSError) and error.errno in PASSING_ERRORS):
+            return MAY_PASS
+        error = error.__cause__ or error.__context__
+    return 2
+
+
 def run(main, argv=None):
     """Call `main(argv)` and end the process with the exit status that a shell expects.
 
-    The status is what `main` returned (None: 0); 2 after an InputError, which is printed in one
-    line on standard error; 130 after Ctrl-C; 141 when the reader of standard output has ended.
-    Standard streams that are closed, as cron and daemons do it, are /dev/null.
+    The status is what `main` returned (None: 0); after an InputError, which is printed in one line
+    on standard error, that of `exit_status`; 130 after Ctrl-C; 141 when the reader of standard
+    output has ended. Standard streams that are closed, as cron and daemons do it, are /dev/null.
     """
     _open_closed_streams()
     try:
@@ -174,7 +192,7 @@ def run(main, argv=None):
         line = printable(" ".join(str(error).split()), MAX_LINE)
         with contextlib.suppress(OSError):
             print(f"{os.path.basename(sys.argv[0])}: error: {line}", file=sys.stderr)
-        status = 2
+        status = exit_status(error)
     except KeyboardInterrupt:
         status = 130
     except BrokenPipeError:

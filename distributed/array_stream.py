@@ -22,14 +22,9 @@ class ArrayStream:
     """
 
     def __init__(self, connection):
-        self._connection = connection
+        self.connection = connection
         connection.settimeout(None)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # A machine that has vanished is noticed after two minutes.
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 6)):
-            if hasattr(socket, name):
-                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
         self._file = connection.makefile("rwb", BUFFER_BYTES)
 
     def send(self, arrays):
@@ -53,7 +48,7 @@ class ArrayStream:
 
     def send_numbers(self, numbers):
         """Send a sequence of numbers as float64, without anything around them."""
-        self._connection.sendall(np.array(numbers, np.float64))
+        self.connection.sendall(np.array(numbers, np.float64))
 
     def receive_numbers(self, count):
         """So many numbers that the other end sends with `send_numbers`, as np.ndarray."""
@@ -65,4 +60,4 @@ class ArrayStream:
     def close(self):
         with contextlib.suppress(OSError):
             self._file.close()
-        self._connection.close()
+        self.connection.close()

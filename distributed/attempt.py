@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+from common.cli import silence
 from distributed.hosts import free_port, own_address, ssh_command
 
 SUPERVISOR = Path(__file__).with_name("supervisor.py").read_text(encoding="utf-8")
@@ -40,8 +41,8 @@ class Process:
 
     def send(self, number):
         """Send a signal to the process and its children, unless it has ended."""
-        with contextlib.suppress(OSError):
-            self.supervisor.stdin.write(b"%d\n" % number)
+        with contextlib.suppress(OSError, ValueError):  # ended, closed
+            self.supervisor.stdin.write(bytes([number]))
 
 
 class Attempt:
@@ -56,6 +57,7 @@ class Attempt:
         self.selector = selectors.DefaultSelector()
         self.signal = self.signalled = None
         self.failed = None  # the first process that failed
+        self.next_sign_of_life = 0.0
 
     def run(self):
         """Start all processes, print what they write, and end them all; the exit status."""
@@ -72,7 +74,8 @@ class Attempt:
         address = args.host_ip or own_address(hosts)
         environment = {
             "DMLC_PS_ROOT_URI": address, "DMLC_PS_ROOT_PORT": str(free_port(address, args.port)),
-            "DMLC_NUM_WORKER": str(args.num_workers), "DMLC_NUM_SERVER": str(args.num_servers)}
+            "DMLC_NUM_WORKER": str(args.num_workers), "DMLC_NUM_SERVER": str(args.num_servers),
+            "MULTILABEL_NETWORK_TIMEOUT": str(args.network_timeout)}
         if ipaddress.ip_address(address).is_loopback:
             environment["DMLC_NODE_HOST"] = address
         if not hosts and "OMP_NUM_THREADS" not in os.environ:
@@ -85,12 +88,14 @@ class Attempt:
 
     def _start(self, role, rank, host, environment):
         environment = {**environment, "DMLC_ROLE": role, "DMLC_RANK": str(rank), **self.args.env}
-        supervised = ["-c", SUPERVISOR, *self.args.command]
+        timeout = self.args.network_timeout
+        supervised = ["-c", SUPERVISOR, str(timeout) if host else "", *self.args.command]
         if host:
             forwarded = {name: value for name, value in os.environ.items()
                          if name in FORWARDED or name.startswith(FORWARDED_PREFIXES)}
             command = ssh_command(host, self.args.remote_dir or os.getcwd(),
-                                  {**forwarded, **environment}, ["python3", *supervised])
+                                  {**forwarded, **environment}, ["python3", *supervised],
+                                  timeout)
             local = None
         else:
             command, local = [sys.executable, *supervised], {**os.environ, **environment}
@@ -163,6 +168,10 @@ class Attempt:
 
     def _read(self, seconds):
         """Print the output of up to so many seconds, and note which processes have ended."""
+        if self.hosts and time.monotonic() > self.next_sign_of_life:
+            self.next_sign_of_life = time.monotonic() + self.args.network_timeout / 5
+            for process in self.processes:
+                process.send(0)
         for key, _ in self.selector.select(seconds):
             data = os.read(key.fd, 1 << 16)
             if not data:
@@ -183,10 +192,18 @@ def _write(process, data):
     for line in lines:
         # Only the last state of a progress bar, which returns to the start of its line.
         shown = line.rstrip(b"\r").rpartition(b"\r")[2]
-        sys.stdout.buffer.write(b"[%s] %s\n" % (process.name.encode(), shown))
-    sys.stdout.buffer.flush()
+        _print(sys.stdout, b"[%s] %s" % (process.name.encode(), shown))
 
 
 def report(text):
     """Print a message of launch.py itself."""
-    print(f"launch.py: {text}", file=sys.stderr, flush=True)
+    _print(sys.stderr, f"launch.py: {text}".encode(errors="backslashreplace"))
+
+
+def _print(stream, line):
+    """Print a line as long as somebody reads: a closed terminal ends no run before it has saved."""
+    try:
+        stream.buffer.write(line + b"\n")
+        stream.buffer.flush()
+    except OSError:
+        silence(stream)

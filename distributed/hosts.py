@@ -31,18 +31,22 @@ def read_hosts(path):
     return hosts
 
 
-def ssh_command(host, folder, environment, command):
+def ssh_command(host, folder, environment, command, timeout):
     """Arguments of ssh that run a command on a host, whatever characters it contains.
 
-    `host` is one of `read_hosts`; `folder`, where the command runs, is absolute or ~/FOLDER.
+    `host` is one of `read_hosts`; `folder`, where the command runs, is absolute or ~/FOLDER. ssh
+    ends when the host does not answer for `timeout` seconds.
     """
     name, _, port = host.partition(":")
     words = ["env", *(f"{key}={value}" for key, value in environment.items()), *command]
     # Only the host knows its home folder.
     home, folder = ("~/", folder[2:]) if folder.startswith("~/") else ("", folder)
     remote = f"cd {home}{shlex.quote(folder)} && exec {' '.join(map(shlex.quote, words))}"
-    # Without a terminal nobody could type a password.
-    return ["ssh", "-o", "BatchMode=yes", *(["-p", port] if port else []), "--", name, remote]
+    options = {"ConnectTimeout": timeout, "ServerAliveInterval": max(timeout // 5, 1),
+               "ServerAliveCountMax": 3,
+               "BatchMode": "yes"}  # without a terminal nobody could type a password
+    words = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
+    return ["ssh", *words, *(["-p", port] if port else []), "--", name, remote]
 
 
 def own_address(hosts):

@@ -3,6 +3,7 @@
 MXNet's rank 0, the hub, listens at a free port and publishes through the kvstore where, together
 with a random key. The others connect to it, and both sides prove that they know the key without
 sending it (the HMAC challenge of multiprocessing.connection). Whoever else connects is ignored.
+A second connection of each, over which nothing is sent, shows whether the network is still there.
 """
 import contextlib
 import os
@@ -20,7 +21,6 @@ from distributed.array_stream import ArrayStream
 
 KVSTORE_KEY = "workers"  # under which the hub publishes its invitation
 INVITATION = struct.Struct("!4sH16s")  # IPv4 address, port, secret key
-SECONDS_TO_CONNECT = 600  # for all workers together
 SECONDS_BETWEEN_LOOKS = 0.01
 MAX_UNKNOWN = 64  # connections beyond the workers' number that may be open without proof of the key
 
@@ -33,8 +33,9 @@ def connect_workers(kv):
     """Connect the workers of a kvstore of type dist_*, just made; all of them must call this.
 
     Returns the rank of this worker, the rank of the one that is connected to all others, the hub,
-    and the connections as a dict of rank to ArrayStream: of the hub to all others, of the others to
-    the hub. LostWorker is raised when a worker cannot be reached.
+    and the connections by rank: of the hub to all others, of the others to the hub. First a dict of
+    ArrayStream, then one of sockets for `network_watch`. LostWorker is raised when a worker cannot
+    be reached; `network_watch.time_to_connect` limits the time.
     """
     try:
         return _connect_to_hub(kv) if kv.rank else _connect_as_hub(kv)
@@ -48,7 +49,9 @@ def _connect_as_hub(kv):
         host, port = listener.getsockname()
         key = secrets.token_bytes(16)
         _publish(kv, INVITATION.pack(socket.inet_aton(host), port, key))
-        workers = accept_workers(listener, key, kv.num_workers - 1)
+        workers = accept_workers(listener, key, 2 * (kv.num_workers - 1))
+    watched = {number: workers.pop(kv.num_workers + number)[1].connection
+               for number in range(1, kv.num_workers)}
     workers[0] = _requested_rank(), None
     ranks = {number: requested for number, (requested, _) in workers.items()}
     if sorted(ranks.values()) != list(range(kv.num_workers)):
@@ -56,18 +59,20 @@ def _connect_as_hub(kv):
     streams = {ranks[number]: stream for number, (_, stream) in workers.items() if stream}
     for rank, stream in streams.items():
         stream.send_numbers([rank, ranks[0]])
-    return ranks[0], ranks[0], streams
+    watched = {ranks[number]: connection for number, connection in watched.items()}
+    return ranks[0], ranks[0], streams, watched
 
 
 def _connect_to_hub(kv):
     host, port, key = INVITATION.unpack(_publish(kv, bytes(INVITATION.size)))
-    connection = socket.create_connection((socket.inet_ntoa(host), port), SECONDS_TO_CONNECT)
-    stream = ArrayStream(connection)
-    if not _knows_key(connection, key, answer_challenge, deliver_challenge):
-        raise EOFError
-    stream.send_numbers([kv.rank, _requested_rank()])
+    stream, silent = (ArrayStream(socket.create_connection((socket.inet_ntoa(host), port)))
+                      for _ in range(2))
+    for number, connected in ((kv.rank, stream), (kv.num_workers + kv.rank, silent)):
+        if not _knows_key(connected.connection, key, answer_challenge, deliver_challenge):
+            raise EOFError
+        connected.send_numbers([number, _requested_rank()])
     rank, hub = map(int, stream.receive_numbers(2))
-    return rank, hub, {hub: stream}
+    return rank, hub, {hub: stream}, {hub: silent.connection}
 
 
 def _publish(kv, invitation):
@@ -82,14 +87,14 @@ def _publish(kv, invitation):
 
 
 def accept_workers(listener, key, count):
-    """Accept connections until so many workers have proved that they know the key.
+    """Accept connections until so many have proved that they know the key.
 
     Each connection is examined in a thread of its own, so that nobody waits for one that is
-    silent or slow. Of many such connections the oldest are closed. Returns, by the kvstore's
-    rank, the rank that each worker asks for, and the ArrayStream to it.
+    silent or slow. Of many such connections the oldest are closed. Returns, by the number that each
+    sends first (the kvstore's rank; of the second connections the number of workers more), the rank
+    that its worker asks for, and the ArrayStream to it.
     """
     workers, unknown = {}, {}
-    deadline = time.monotonic() + SECONDS_TO_CONNECT
 
     def examine(connection):
         try:
@@ -107,9 +112,6 @@ def accept_workers(listener, key, count):
     listener.setblocking(False)
     try:
         while len(workers) < count:
-            if time.monotonic() > deadline:
-                raise LostWorker(f"{count - len(workers)} of {count + 1} workers have not "
-                                 f"connected within {SECONDS_TO_CONNECT} s")
             try:
                 connection, _ = listener.accept()
             except OSError:  # nobody is there, or too many files are open

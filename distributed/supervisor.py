@@ -1,12 +1,14 @@
 """Supervises one process of a distributed run, on the machine on which it runs.
 
 distributed/attempt.py passes this file's text to `python3 -c`, here or over ssh, so it imports
-nothing of the project. Signals to pass on come as numbers over standard input. When it ends,
-however launch.py or the connection died, the process is killed with all its children.
+nothing of the project. Signals to pass on come as bytes over standard input. When it ends, however
+launch.py or the connection died, the process is killed with all its children. Over ssh also when
+nothing comes for some seconds: what a lost network cut off would hinder the next attempt.
 """
 import contextlib
 import ctypes
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -41,15 +43,23 @@ def send(process, number):
         os.killpg(process.pid, number)
 
 
-def pass_signals_on(process):
-    """Send the signals that standard input names, and SIGKILL at its end."""
-    for line in sys.stdin:
-        send(process, int(line))
+def pass_signals_on(process, seconds):
+    """Send the signals that standard input names, and SIGKILL at its end.
+
+    And after so many seconds in which nothing came, not even a 0, which is a sign of life; None
+    waits for ever.
+    """
+    numbers = b"\0"
+    while numbers:
+        for number in numbers:
+            send(process, number)
+        ready = select.select([0], [], [], seconds)[0]
+        numbers = os.read(0, 4096) if ready else b""
     send(process, signal.SIGKILL)
 
 
-def main(command):
-    """Run the command to its end, and exit with its status."""
+def main(seconds, *command):
+    """Run the command to its end, and exit with its status; `seconds` as text, "" is None."""
     choose_address()
     try:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True,
@@ -58,7 +68,8 @@ def main(command):
         sys.exit(f"{command[0]}: {error.strerror}")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=pass_signals_on, args=(process,), daemon=True).start()
+    threading.Thread(target=pass_signals_on, args=(process, int(seconds) if seconds else None),
+                     daemon=True).start()
     status = process.wait()
     send(process, signal.SIGKILL)
     sys.stdout.flush()
@@ -66,4 +77,4 @@ def main(command):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(*sys.argv[1:])

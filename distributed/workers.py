@@ -11,12 +11,14 @@ once, where MXNet's own calls would wait for ever.
         total = workers.sum([1.0, loss])                # the same everywhere
 """
 import contextlib
+import socket
 
 import numpy as np
 
 from common.mx_compat import mx
 from distributed.lists import read_list
 from distributed.metrics import MergedMetrics
+from distributed.network_watch import watch_network
 from distributed.rendezvous import LostWorker, connect_workers
 
 
@@ -36,9 +38,10 @@ class Workers:
         self.count = kv.num_workers
         self.synchronous = "async" not in kv.type
         # The hub is connected to all others, and these only to the hub.
-        self.rank, self._hub, self._streams = 0, 0, {}
+        self.rank, self._hub, self._streams, self._watched = 0, 0, {}, {}
         if self.count > 1:
-            self.rank, self._hub, self._streams = connect_workers(kv)
+            self.rank, self._hub, self._streams, self._watched = connect_workers(kv)
+            watch_network(self._watched)
 
     def gather(self, arrays):
         """The arrays of all workers at rank 0, a list by rank; None elsewhere."""
@@ -107,6 +110,9 @@ class Workers:
     def __exit__(self, *_):
         for stream in self._streams.values():
             stream.close()
+        for connection in self._watched.values():
+            with contextlib.suppress(OSError):  # the other one has ended
+                connection.shutdown(socket.SHUT_RDWR)
 
     def _send(self, rank, arrays):
         with self._stream(rank) as stream:

@@ -45,7 +45,7 @@ class BadImages:
                 continue
             reason = f"{path}:{self._lst.line(row)}: {error}"
             if self._policy == "fail":
-                raise InputError(f"{reason} (--bad-images skip leaves such images out)")
+                raise InputError(f"{reason} (--bad-images skip leaves such images out)") from error
             if row not in self._reasons:
                 self._reasons[row] = error.reason
                 logger.warning("%s: left out", reason)

@@ -1,7 +1,11 @@
-"""Flags: what a misspelt one may mean, and what --model takes."""
+"""Flags: what a misspelt one may mean, and what --model takes; how commands end."""
+import errno
+import os
+
 import pytest
 
-from common.cli import ArgumentParser, CheckpointPrefix, InputError
+from common.cli import ArgumentParser, CheckpointPrefix, InputError, run
+from common.files import atomic_file
 from common.mx_compat import choose_devices, mx
 from datasets.make_lst_flags import build_parser
 from evaluation.predict_flags import parse_args as predict_args
@@ -64,3 +68,34 @@ def test_messages_name_flags(tmp_path, flags, says):
     (tmp_path / "a.lst").write_text("0\t1\tx.png\n")
     with pytest.raises(InputError, match=says):
         show([str(tmp_path / "a.lst"), "--show", "x.png", *flags])
+
+
+@pytest.mark.parametrize("number, status", [
+    (errno.EIO, 75), (errno.ESTALE, 75), (errno.ENOSPC, 2), (errno.EACCES, 2), (errno.ENOENT, 2)])
+def test_a_fault_of_the_machine_that_may_pass_is_no_mistake(number, status, tmp_path, monkeypatch,
+                                                            capsys):
+    def fsync(handle):
+        raise OSError(number, os.strerror(number))
+
+    def main(argv):
+        with atomic_file(tmp_path / "result"):
+            pass
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(SystemExit) as end:
+        run(main)
+    assert end.value.code == status
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("cause", [MemoryError(), RuntimeError("Failed to allocate Memory")])
+def test_too_little_memory_may_pass(cause):
+    def main(argv):
+        try:
+            raise cause
+        except (MemoryError, RuntimeError):
+            raise InputError("out of memory") from None
+
+    with pytest.raises(SystemExit) as end:
+        run(main)
+    assert end.value.code == 75

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from common import files
+from common.cli import InputError, exit_status
 from lst_iter import LstIter
 from reading import image_reader, lst_file
 from reading.image_reader import ImageError, read_image
@@ -55,6 +56,16 @@ def test_after_three_tries_it_is_an_error(failing, photo):
     with pytest.raises(ImageError, match="input/output error"):
         read_image(str(photo), np.empty((3, 8, 8), np.uint8))
     assert len(waits) == 2
+
+
+def test_an_iterators_error_by_a_fault_of_the_machine_ends_with_status_75(failing, photo):
+    lst = photo.with_suffix(".lst")
+    lst.write_text(f"0\t1\t{photo.name}\n")
+    failing(*[errno.EIO] * 3)
+    with pytest.raises(InputError) as told, LstIter(
+            1, (3, 8, 8), str(lst), str(photo.parent), num_threads=1) as batches:
+        next(batches)
+    assert exit_status(told.value) == 75
 
 
 def test_what_will_not_pass_is_not_waited_for(failing, photo):

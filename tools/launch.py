@@ -13,11 +13,12 @@ import secrets
 import shutil
 import signal
 import sys
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.cli import ArgumentParser, HelpFormatter, InputError, run  # noqa: E402
+from common.cli import ArgumentParser, HelpFormatter, InputError, at_least, run  # noqa: E402
 from distributed.attempt import Attempt, report  # noqa: E402
 from distributed.hosts import read_hosts  # noqa: E402
 
@@ -47,7 +48,11 @@ def parse_args(argv=None):
         help="a further variable for all processes; may be repeated")
     add("--max-restarts", type=int, default=0, metavar="N",
         help="times that all processes are restarted with --resume after a failure; not after a "
-             "mistake in flags or data (exit status 2)")
+             "mistake in flags or data (exit status 2); restarts are at least --network-timeout "
+             "apart")
+    add("--network-timeout", type=at_least(5), default=60, metavar="SECONDS",
+        help="all processes end with a message when the network between them is lost for so long, "
+             "or when they do not find each other in this time at the start")
     add("command", nargs=argparse.REMAINDER, metavar="COMMAND ...",
         help="what the scheduler, the servers and the workers run")
     args = parser.parse_args(argv)
@@ -85,7 +90,7 @@ def main(argv=None):
     if not {"--resume", "--resume-anyway"} & set(args.command):
         # A restart then resumes from snapshots of this run only, not of an earlier one.
         args.env.setdefault("MULTILABEL_RUN_ID", secrets.token_hex(8))
-    restarts = 0
+    restarts, next_restart = 0, 0
     while True:
         attempt = Attempt(args, hosts)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -93,6 +98,14 @@ def main(argv=None):
         status = attempt.run()
         if status in (0, 2) or attempt.signal or restarts == args.max_restarts:
             return status
+        # Until a network is back, restarts would fail at once and soon be used up.
+        if time.monotonic() < next_restart:
+            report(f"waiting until {args.network_timeout} s have passed since the last start")
+        while time.monotonic() < next_restart:
+            time.sleep(0.1)
+            if attempt.signal:
+                return 128 + attempt.signal
+        next_restart = time.monotonic() + args.network_timeout
         restarts += 1
         report(f"starting anew with --resume ({restarts} of {args.max_restarts})")
         if "--resume" not in args.command:
