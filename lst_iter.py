@@ -19,15 +19,15 @@ from common.mx_compat import mx
 from common.processors import processors
 from common.text import printable
 from reading import contact_sheet
-from reading.augment import Augment, sample_rng
 from reading.bad_images import BadImages
 from reading.batch_sampler import BatchSampler, SampledIter
 from reading.class_names import names_beside, read_class_names
-from reading.data_args import add_data_args, augment_from_args
+from reading.data_args import add_data_args, read_options_from_args
 from reading.image_list import LabelledImages
 from reading.image_reader import NEUTRAL, ImageError, read_image
 from reading.lst_file import read_lst
 from reading.prefetch import Batch, Prefetcher
+from reading.read_options import ReadOptions, sample_rng
 
 MAX_DEFAULT_THREADS = 16
 
@@ -61,7 +61,7 @@ class LstIter(SampledIter):
         Default: one per processor that this process may use, 16 at most.
     prefetch : int
         Number of batches prepared in advance; memory grows with it.
-    augment : Augment, optional
+    augment : ReadOptions, optional
         How images are cropped, resized and augmented. Default: centre crop, not random.
     bad_images : str
         What to do with an image that cannot be used. "fail": raise an InputError.
@@ -96,7 +96,7 @@ class LstIter(SampledIter):
                  label_width: int | None = None, shuffle: bool = False, part_index: int = 0,
                  num_parts: int = 1, data_name: str = "data", label_name: str = "softmax_label",
                  last_batch_handle: str = "pad", seed: int = 0, num_threads: int | None = None,
-                 prefetch: int = 2, augment: Augment | None = None, bad_images: str = "fail",
+                 prefetch: int = 2, augment: ReadOptions | None = None, bad_images: str = "fail",
                  label_format: str = "multi-hot", dtype: str = "uint8") -> None:
         super().__init__(batch_size)
         self._prefetcher: Prefetcher | None = None
@@ -128,7 +128,7 @@ class LstIter(SampledIter):
         self._sampler = BatchSampler(len(lst), batch_size, shuffle, seed, part_index, num_parts,
                                      last_batch_handle)
         self.num_rows = self._sampler.num_rows
-        self._fill = functools.partial(_fill, lst, path_root, augment or Augment(), seed)
+        self._fill = functools.partial(_fill, lst, path_root, augment or ReadOptions(), seed)
         self.provide_data = [mx.io.DataDesc(data_name, (batch_size, *data_shape),
                                             np.dtype(dtype).type, "NCHW")]
         self.provide_label = [mx.io.DataDesc(label_name, (batch_size, lst.num_classes),
@@ -244,7 +244,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"--num-images is at least 1, not {args.num_images}")
     batches = LstIter(min(args.num_images, len(lst)), shape, lst, args.path_root, shuffle=True,
                       seed=args.seed, num_threads=args.data_nthreads, prefetch=1,
-                      augment=augment_from_args(args), bad_images=args.bad_images)
+                      augment=read_options_from_args(args), bad_images=args.bad_images)
     with batches:
         batch = batches.next()
     captions = [f"{lst.ids[row]}: " + ", ".join(

@@ -24,15 +24,15 @@ from turns import make_photos, take_turns
 from common.cli import ArgumentParser, InputError, run
 from common.mx_compat import mx
 from lst_iter import LstIter
-from reading.augment import Augment
 from reading.decode import FLAGS
 from reading.image_reader import REDUCTIONS
 from reading.lst_file import read_lst
+from reading.read_options import ReadOptions
 
 SIDE = 224
 SHAPE = (3, SIDE, SIDE)
 BATCH = 32
-RANDOM = Augment(resize=SIDE, random_crop=True, random_mirror=True)
+RANDOM = ReadOptions(resize=SIDE, random_crop=True, random_mirror=True)
 SECTIONS = ("speed", "memory", "lst", "fit")
 
 # Linux keeps the peak of a process under this name; resource.getrusage inherits its parent's.
@@ -50,8 +50,8 @@ print(len(lst), lst.num_classes, time.perf_counter() - start, peak())
 """
 EPOCHS = PEAK + """
 from lst_iter import LstIter
-from reading.augment import Augment
-augment = Augment(random_crop=True, random_mirror=True)
+from reading.read_options import ReadOptions
+augment = ReadOptions(random_crop=True, random_mirror=True)
 batches = LstIter({batch}, {shape}, {lst!r}, {path_root!r}, shuffle=True, num_threads=2,
                   prefetch={prefetch}, augment=augment)
 for epoch in range({epochs}):
@@ -113,7 +113,7 @@ def bench_speed(path_lst, path_root, rounds, folder):
                           augment=RANDOM)
         readers[f"LstIter, {threads} threads"] = lambda batches=batches: read_epoch(batches)
     full = LstIter(BATCH, SHAPE, lst, path_root, shuffle=True, num_threads=2,
-                   augment=Augment(**{**vars(RANDOM), "full_decode": True}))
+                   augment=ReadOptions(**{**vars(RANDOM), "full_decode": True}))
     readers["LstIter, 2 threads, full decode"] = lambda: read_epoch(full)
     decode_all(paths, FLAGS[1])  # bring the files into memory
     seconds = take_turns(readers, rounds)

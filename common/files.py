@@ -21,12 +21,6 @@ POINTERS = {
                         "it"}
 
 
-def write_atomically(path, write):
-    """Call `write(name)` with the name of a file that then replaces `path`; see `atomic_file`."""
-    with atomic_file(path) as name:
-        write(name)
-
-
 @contextlib.contextmanager
 def atomic_file(path):
     """A temporary file in the same folder, flushed to disk and renamed to `path` at the end.
@@ -63,7 +57,7 @@ def atomic_file(path):
 
 
 def remove_unfinished(folder, is_own):
-    """Remove the temporary files of `write_atomically` that a killed process left behind.
+    """Remove the temporary files of `atomic_file` that a killed process left behind.
 
     `is_own(name)` says whether a file called `name` is one that only this process writes.
     """

@@ -15,7 +15,7 @@ from network import checkpoint
 from network.fine_tune import in_float32, without_loss
 from network.graph import Graph
 from network.untrusted import NO_THRESHOLDS, check_shapes
-from reading.image_reader import Augment, read_image
+from reading.image_reader import ReadOptions, read_image
 
 TOLERANCE = 1e-4
 BATCH = 8  # images, in the comparison
@@ -120,7 +120,7 @@ def sample_images(attributes, files=()):
                                        (width, height)) for n in (1, 2, 3, 5, 8)])
         return {"random pixels": noise, "patches of colour": patches.transpose(0, 3, 1, 2)}
     images = np.empty((len(files), *shape), np.uint8)
-    augment = Augment.of_checkpoint(attributes)
+    augment = ReadOptions.of_checkpoint(attributes)
     for file, image in zip(files, images):
         read_image(file, image, augment)
     return {"random pixels": noise, "images": images}

@@ -19,7 +19,7 @@ from common.cli import InputError
 from common.files import existing_path
 from common.text import printable
 from datasets.near_duplicates import near_pairs, perceptual_hash
-from reading.image_reader import Augment, ImageError, read_image
+from reading.image_reader import ImageError, ReadOptions, read_image
 
 SHAPE = (3, 224, 224)
 IMAGES_AT_ONCE = 1024
@@ -35,7 +35,7 @@ Problem = namedtuple("Problem", "list row kind text")
 Findings = namedtuple("Findings", "problems images rows last")
 
 
-def check(lists, roots, class_names, threads=None, max_pixels=Augment.max_pixels):
+def check(lists, roots, class_names, threads=None, max_pixels=ReadOptions.max_pixels):
     """The Findings of opening every image, and comparing the rows that show the same one.
 
     Parameters
@@ -125,7 +125,7 @@ def summarise(findings):
 
 def _check_images(paths, threads, max_pixels):
     checked = {}
-    augment = Augment(max_pixels=max_pixels, fit="squash")  # the whole image, to compare
+    augment = ReadOptions(max_pixels=max_pixels, fit="squash")  # the whole image, to compare
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool, \
             tqdm(total=len(paths), unit="image", disable=None) as bar:
         # In portions, so that Ctrl-C waits for one of them and not for all.

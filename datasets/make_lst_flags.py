@@ -2,7 +2,7 @@
 import argparse
 
 from common.cli import ArgumentParser, CheckpointPrefix, at_least
-from reading.image_reader import Augment
+from reading.image_reader import ReadOptions
 from reading.lst_file import LABEL_FORMATS
 
 LABELS_HELP = ("class names in column order, one a line (default: PREFIX_labels.txt beside "
@@ -40,7 +40,7 @@ def build_parser(description):
                     "problems", [label_format])
     flags.description += (
         " An image is broken when training could not decode it, cut short for example. Damage that "
-        "a decoder passes over is not seen: changed bytes inside a JPEG may be good to it, and "
+        "a decoder passes over is not seen: changed bytes inside a JPEG may still decode, and "
         "give a picture with a grey or shifted part.")
     flags.add_argument("lst", nargs="+", metavar="LST", help="several: compared with each other")
     flags.add_argument("--path-root", nargs="+", required=True, metavar="DIR",
@@ -53,8 +53,8 @@ def build_parser(description):
                        help=f"show all problems, not {SHOWN_PER_KIND} of a kind")
     flags.add_argument("--data-nthreads", type=at_least(1), metavar="N",
                        help="threads that open images (default: one per processor)")
-    flags.add_argument("--max-pixels", type=at_least(1), default=Augment.max_pixels, metavar="N",
-                       help="refuse images with more pixels (default: %(default)s)")
+    flags.add_argument("--max-pixels", type=at_least(1), metavar="N",
+                       default=ReadOptions.max_pixels, help="refuse images with more pixels (default: %(default)s)")
 
     flags = command("suspects", "list the labels that are likely wrong: those that a classifier "
                     "trained on the other images contradicts most", [seed, label_format])

@@ -16,7 +16,7 @@ from network import checkpoint
 from network.fine_tune import get_fine_tune_model, in_float32, split_head
 from network.forward_pass import ForwardPass
 from network.untrusted import check_shapes
-from reading.augment import Augment
+from reading.read_options import ReadOptions
 
 BATCH_SIZE = 64
 # Weight decay on features of mean 0 and deviation 1, and steps of the optimizer. With 5 % of the
@@ -41,13 +41,13 @@ def extract_features(args, lst):
     network = split_head(network)[0], arg_params, aux_params
     if devices[0].device_type == "cpu":
         network = in_float32(*network)
-    says = checkpoint.get_attributes(symbol)
-    shape = says.get("image_shape", (3, 224, 224))
+    attributes = checkpoint.get_attributes(symbol)
+    shape = attributes.get("image_shape", (3, 224, 224))
     check_shapes(*network, shape, f"{args.model}-symbol.json")
     features, labels = [], []
     with LstIter(min(BATCH_SIZE, len(lst)), shape, lst, args.image, num_threads=args.data_nthreads,
                  bad_images="report",
-                 augment=Augment.of_checkpoint(says, fit="squash")) as batches, \
+                 augment=ReadOptions.of_checkpoint(attributes, fit="squash")) as batches, \
             tqdm(total=len(lst), desc="Features", unit="image", disable=None) as bar:
         forward = ForwardPass(*network, batches.provide_data[0], devices)
         for batch in batches:

@@ -15,7 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from common.files import write_atomically
+from common.files import atomic_file
 from common.progress import Progress
 from reading.image_list import ImageList
 
@@ -55,11 +55,10 @@ def write_maps(predictions, folder, classifier, image_names):
             grids = intensities(maps[slot, classes], classifier.thresholds[classes])
             for one, grid in zip(classes, grids):
                 parts = os.path.basename(image_names(row)), classifier.class_names[one]
-                name = "-".join([f"{row:06d}", *(re.sub(r"[^\w.]+", "_", part)[:80]
+                stem = "-".join([f"{row:06d}", *(re.sub(r"[^\w.]+", "_", part)[:80]
                                                 for part in parts)])
-                _, jpeg = cv2.imencode(".jpg", draw(image, grid))
-                write_atomically(os.path.join(folder, f"{name}.jpg"),
-                                 lambda path, jpeg=jpeg: Path(path).write_bytes(jpeg))
+                with atomic_file(os.path.join(folder, f"{stem}.jpg")) as name:
+                    Path(name).write_bytes(cv2.imencode(".jpg", draw(image, grid))[1])
         yield batch, prob
 
 

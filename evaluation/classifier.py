@@ -18,7 +18,7 @@ from network import checkpoint
 from network.fine_tune import class_maps, in_float32, without_loss
 from network.forward_pass import ForwardPass
 from network.untrusted import check_shapes
-from reading.image_reader import Augment, sample_area
+from reading.image_reader import ReadOptions, sample_area
 
 
 class Classifier:
@@ -61,10 +61,10 @@ class Classifier:
             raise InputError(f"{source}: not fine-tuned: it ends in a loss that wants "
                              f"{printable(min(inputs))}; train_multilabel.py --model {prefix} "
                              "makes a multi-label network of it")
-        says = checkpoint.get_attributes(self.symbol, source)
-        self.version, self.training = says.get("version"), says.get("training", {})
-        self.data_shape = tuple(says.get("image_shape", (3, 224, 224)))
-        self._attributes = says
+        attributes = checkpoint.get_attributes(self.symbol, source)
+        self.version, self.training = attributes.get("version"), attributes.get("training", {})
+        self.data_shape = tuple(attributes.get("image_shape", (3, 224, 224)))
+        self._attributes = attributes
         shape = check_shapes(self._network, self.arg_params, self.aux_params, self.data_shape,
                              source)
         if len(shape) != 1:
@@ -73,11 +73,11 @@ class Classifier:
         classes, = shape
         self._maps = class_maps(self.symbol)
         self.has_maps = self._maps is not None
-        self.class_names = says.get("class_names") or [str(c) for c in range(classes)]
-        self.thresholds_epoch = says.get("thresholds_epoch")
-        self.thresholds_list = says.get("thresholds_list")
-        self.training_list = says.get("training_list")
-        self.thresholds = np.array(says.get("thresholds", [DEFAULT] * classes), np.float64)
+        self.class_names = attributes.get("class_names") or [str(c) for c in range(classes)]
+        self.thresholds_epoch = attributes.get("thresholds_epoch")
+        self.thresholds_list = attributes.get("thresholds_list")
+        self.training_list = attributes.get("training_list")
+        self.thresholds = np.array(attributes.get("thresholds", [DEFAULT] * classes), np.float64)
         for name, values in (("class_names", self.class_names), ("thresholds", self.thresholds)):
             if len(values) != classes:
                 raise InputError(f"{source}: {len(values)} {name}, but the network has {classes} "
@@ -98,16 +98,17 @@ class Classifier:
             32, not as 64 and 1.
         num_threads : int, optional
         **augment
-            Further options of Augment, such as max_pixels.
+            Further options of ReadOptions, such as max_pixels.
         """
         batches = -(-len(images) // batch_size)
         return LstIter(-(-len(images) // batches), self.data_shape, images, path_root,
                        num_threads=num_threads, bad_images="report",
-                       augment=Augment.of_checkpoint(self._attributes, **augment))
+                       augment=ReadOptions.of_checkpoint(self._attributes, **augment))
 
     def area(self, full):
         """Where the network's input lies in an image of (width, height); see `sample_area`."""
-        return sample_area(full, self.data_shape[:0:-1], Augment.of_checkpoint(self._attributes))
+        return sample_area(full, self.data_shape[:0:-1],
+                           ReadOptions.of_checkpoint(self._attributes))
 
     def predict(self, batches, devices, mirror=False):
         """Probabilities of the classes in every image.

@@ -5,7 +5,7 @@ import os
 from common.cli import ArgumentParser, CheckpointPrefix, HelpFormatter, InputError, at_least
 from evaluation.predictions_file import FORMATS
 from evaluation.report_photos import MAX_PHOTOS
-from reading.image_reader import Augment
+from reading.image_reader import ReadOptions
 from reading.lst_file import LABEL_FORMATS
 
 
@@ -29,7 +29,7 @@ def parse_args(argv=None):
     images.add_argument("--full-decode", action="store_true",
                         help="decode JPEGs at full size even where less would do (default: as in "
                              "training)")
-    images.add_argument("--max-pixels", type=int, default=Augment.max_pixels, metavar="N",
+    images.add_argument("--max-pixels", type=int, default=ReadOptions.max_pixels, metavar="N",
                         help="refuse images of more pixels")
 
     model = parser.add_argument_group("model")

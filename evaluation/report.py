@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.files import write_atomically
+from common.files import atomic_file
 from common.label_errors import suspects
 from common.text import printable
 from common.version import VERSION
@@ -81,8 +81,8 @@ def write_report(folder, classifier, evaluation, samples, options=None, comparis
         "options": "".join(f'<option value="{c}">{html.escape(names[c])}</option>'
                            for c in sorted(range(len(names)), key=lambda c: names[c].lower()))})
     path = os.path.join(folder, "index.html")
-    write_atomically(path, lambda name: Path(name).write_text(
-        page, encoding="utf-8", errors="backslashreplace"))
+    with atomic_file(path) as name:
+        Path(name).write_text(page, encoding="utf-8", errors="backslashreplace")
     return path
 
 

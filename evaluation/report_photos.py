@@ -10,7 +10,7 @@ import numpy as np
 
 from common.text import printable
 from evaluation.class_maps import PhotoMaps
-from reading.image_reader import Augment, ImageError, read_image, sample_area
+from reading.image_reader import ImageError, ReadOptions, read_image, sample_area
 
 PHOTOS_PER_SHEET = 60  # on the sheets that are not of one class
 PHOTOS_PER_CLASS = 12  # of a class's false negatives, and of its false positives
@@ -29,7 +29,7 @@ class PhotoOptions:
     """What the report shows of photos."""
 
     max_photos: int = MAX_PHOTOS
-    max_pixels: int = Augment.max_pixels  # images of more are not shown
+    max_pixels: int = ReadOptions.max_pixels  # images of more are not shown
     maps: Optional[PhotoMaps] = None  # where each class was seen
 
 
@@ -164,7 +164,7 @@ def _class_maps(maps, paths, label, prob, thresholds):
     return maps.compute(paths, classes, MAX_MAP_BYTES // len(paths))
 
 
-def embedded_jpeg(path, max_bytes, max_pixels=Augment.max_pixels):
+def embedded_jpeg(path, max_bytes, max_pixels=ReadOptions.max_pixels):
     """The whole image as a JPEG of at most so many bytes, if 256 pixels can do that.
 
     Returns base64 text, its width and height, and the image's own (width, height); an empty text
@@ -192,8 +192,8 @@ def _base64(array):
 
 def _whole(path, side, max_pixels):
     """The image in blue, green, red, with a long side of at most so many pixels; its own size."""
-    pixels, augment = np.empty((3, side, side), np.uint8), Augment(fit="pad", max_pixels=max_pixels)
-    header = read_image(path, pixels, augment)
+    pixels = np.empty((3, side, side), np.uint8)
+    header = read_image(path, pixels, ReadOptions(fit="pad", max_pixels=max_pixels))
     full = header.width, header.height
     if max(full) < side:
         return _whole(path, max(full), max_pixels)

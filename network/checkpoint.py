@@ -19,7 +19,7 @@ from typing import Any, Dict, Sequence, Tuple
 import numpy as np
 
 from common.cli import InputError
-from common.files import atomic_file, write_atomically
+from common.files import atomic_file
 from common.mx_compat import mx, mxnet_errors
 from network.graph import Graph, Node, replaced
 from network.untrusted import (
@@ -192,7 +192,8 @@ def save(prefix: str, epoch: int, sym: mx.sym.Symbol, arg_params: Params,
 
 def save_symbol(prefix: str, sym: mx.sym.Symbol) -> None:
     """Write PREFIX-symbol.json atomically."""
-    write_atomically(f"{prefix}-symbol.json", lambda name: Path(name).write_text(sym.tojson()))
+    with atomic_file(f"{prefix}-symbol.json") as name:
+        Path(name).write_text(sym.tojson())
 
 
 def is_checkpoint_file(name: str, prefix: str) -> bool:

@@ -98,7 +98,7 @@ class BatchSampler:
         return epoch * self.num_rows // self.batch_size
 
     def _shard(self, epoch):
-        """This shard's rows in their order in an epoch; if it has none, any, to pad with."""
+        """This shard's rows in their order in an epoch; an empty shard pads with any rows."""
         if self._last_epoch is None or self._last_epoch[0] != epoch:
             order = np.arange(self._list_rows)
             if self._shuffle:

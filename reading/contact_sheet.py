@@ -7,7 +7,7 @@ from typing import Sequence
 import cv2
 import numpy as np
 
-from common.files import write_atomically
+from common.files import atomic_file
 
 MARGIN = 8
 LINE = 16  # height of a line of text, in pixels
@@ -35,4 +35,5 @@ def save(path: str, images: np.ndarray, captions: Sequence[str]) -> None:
         for line, words in enumerate(text, 1):
             cv2.putText(sheet, words.encode("ascii", "replace").decode(),
                         (x, y + height + LINE * line), FONT, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
-    write_atomically(path, cv2.imencode(".png", sheet)[1].tofile)
+    with atomic_file(path) as name:
+        cv2.imencode(".png", sheet)[1].tofile(name)

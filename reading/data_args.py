@@ -6,9 +6,9 @@ import dataclasses
 import re
 
 from common.cli import InputError, at_least, parse_numbers
-from reading.augment import Augment
 from reading.bad_images import BAD_IMAGES
 from reading.lst_file import LABEL_FORMATS
+from reading.read_options import ReadOptions
 
 # Random augmentations that are amounts, and the help texts of their flags.
 RANDOM_AMOUNTS = {
@@ -41,7 +41,7 @@ def add_data_args(parser: argparse.ArgumentParser) -> None:
                        help="no crop: the whole image, its aspect ignored")
     reading.add_argument("--full-decode", action="store_true",
                          help="decode JPEGs at full size even where less would do (slower)")
-    reading.add_argument("--max-pixels", type=int, default=Augment.max_pixels, metavar="N",
+    reading.add_argument("--max-pixels", type=int, default=ReadOptions.max_pixels, metavar="N",
                          help="refuse images of more pixels (default: %(default)s)")
     reading.add_argument("--background", default="255,255,255", metavar="R,G,B",
                          help="colour behind what is transparent (default: %(default)s)")
@@ -52,11 +52,12 @@ def add_data_args(parser: argparse.ArgumentParser) -> None:
                         help="mirror every other image (default: %(default)s)")
     for name, text in RANDOM_AMOUNTS.items():
         random.add_argument("--" + name.replace("_", "-"), type=float, metavar="X",
-                            default=getattr(Augment, name), help=text + " (default: %(default)s)")
+                            default=getattr(ReadOptions, name),
+                            help=text + " (default: %(default)s)")
 
 
-def augment_from_args(args: argparse.Namespace, train: bool = True) -> Augment:
-    """The Augment that the flags of `add_data_args` ask for.
+def read_options_from_args(args: argparse.Namespace, train: bool = True) -> ReadOptions:
+    """The ReadOptions that the flags of `add_data_args` ask for.
 
     Without `train`, nothing is random, as in validation. An InputError is raised when a value is
     out of its range or two contradict each other.
@@ -65,12 +66,12 @@ def augment_from_args(args: argparse.Namespace, train: bool = True) -> Augment:
     if train:
         names += ["random_crop", "random_mirror", *RANDOM_AMOUNTS]
     try:
-        return Augment(
+        return ReadOptions(
             background=tuple(parse_numbers("--background", args.background, int, 3)),
             fit="pad" if args.pad_square else "squash" if args.squash else "crop",
             **{name: getattr(args, name) for name in names})
-    except InputError as error:  # names Augment's fields
+    except InputError as error:  # names ReadOptions's fields
         text = str(error).replace("fit=pad", "--pad-square").replace("fit=squash", "--squash")
-        fields = "|".join(field.name for field in dataclasses.fields(Augment))
+        fields = "|".join(field.name for field in dataclasses.fields(ReadOptions))
         raise InputError(re.sub(rf"(?<![-\w])({fields})(?![-\w])",
                                 lambda name: "--" + name[0].replace("_", "-"), text)) from None

@@ -30,7 +30,7 @@ def decode(data: bytes, header: Header, reduction: int, background: Sequence[int
     if header.picture is not None:
         with pillow_errors(header.format):
             image = _decode_by_pillow(header.picture, background)
-            orientation = 1  # Pillow turns a TIFF itself; other EXIF may stand behind the pixels
+            orientation = 1  # Pillow turns a TIFF itself; other EXIF may follow the pixels
             if header.format == "PNG":
                 orientation = exif_orientation(header.picture.info.get("exif", b""))
     else:

@@ -2,7 +2,7 @@
 
     out = np.empty((3, 224, 224), np.uint8)
     read_image("photo.jpg", out)                                  # centre crop
-    read_image("photo.jpg", out, Augment(random_crop=True, random_mirror=True),
+    read_image("photo.jpg", out, ReadOptions(random_crop=True, random_mirror=True),
                sample_rng(seed=0, epoch=3, row=17))               # the same for the same numbers
 
 The size is read from the header, JPEGs are decoded at 1/2, 1/4 or 1/8 of it where that still covers
@@ -20,9 +20,9 @@ import numpy as np
 from common.cli import InputError
 from common.files import existing_path, open_regular_file, retry_transient_errors
 from common.text import printable
-from reading.augment import Augment, jitter_colors
 from reading.decode import decode
 from reading.image_header import BadImage, Header, read_header
+from reading.read_options import ReadOptions, jitter_colors
 
 NEUTRAL = 127  # where there is no image: padding, and samples left out
 # How far libjpeg may reduce an image, and from how many pixels to a pixel of the result on.
@@ -39,7 +39,7 @@ class ImageError(InputError):
         self.reason = reason
 
 
-def read_image(path: str | os.PathLike[str], out: np.ndarray, augment: Augment | None = None,
+def read_image(path: str | os.PathLike[str], out: np.ndarray, augment: ReadOptions | None = None,
                rng: random.Random | None = None) -> Header:
     """Read an image file into an array, and return its Header, with the upright size.
 
@@ -49,7 +49,7 @@ def read_image(path: str | os.PathLike[str], out: np.ndarray, augment: Augment |
     taken from the middle. An ImageError is raised when there is no such image or it cannot be used;
     `out` is then undefined.
     """
-    augment = augment or Augment()
+    augment = augment or ReadOptions()
     # Always the same number, so that no option changes the draws of another.
     draws = [rng.random() for _ in range(8)] if rng is not None else None
     try:
@@ -70,7 +70,7 @@ def read_image(path: str | os.PathLike[str], out: np.ndarray, augment: Augment |
 
 
 def sample_area(full: tuple[int, int], size: tuple[int, int],
-                augment: Augment) -> tuple[float, float, float, float]:
+                augment: ReadOptions) -> tuple[float, float, float, float]:
     """Where a sample without random augmentation lies in its image: left, top, width, height.
 
     In shares of the image's sides; what is outside of 0 to 1 is padding. `full` is the upright

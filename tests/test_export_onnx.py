@@ -23,7 +23,7 @@ from convert.gluon_zoo import import_gluon
 from convert.onnx.exporter import onnx_predictor, to_onnx
 from network import checkpoint
 from network.fine_tune import ATTENTION, in_float32
-from reading.image_reader import Augment, read_image
+from reading.image_reader import ReadOptions, read_image
 from train_multilabel import get_fine_tune_model
 
 NETWORKS = ["efficientnet_lite0", "resnet18_v1", "resnet18_v2", "mobilenetv2_1.0",
@@ -290,7 +290,7 @@ def test_the_comparison_is_told_and_reads_images(tiny, tmp_path, photo, capsys):
 def test_images_are_read_as_the_checkpoint_says(photo):
     samples = sample_images({**SAYS, "fit": "squash"}, [str(photo)])
     expected = np.empty((3, 64, 64), np.uint8)
-    read_image(str(photo), expected, Augment(resize=73, fit="squash"))
+    read_image(str(photo), expected, ReadOptions(resize=73, fit="squash"))
     np.testing.assert_array_equal(samples["images"], expected[None])
 
 
@@ -352,7 +352,7 @@ def test_the_examples_function_reads_exactly_as_the_package(tmp_path, size):
     exec(re.search(r"def read_pixels.*?\n\n\n", ONNXRUNTIME_EXAMPLE, re.DOTALL).group(), names)
     for shape in ((64, 64), (224, 160), (100, 301)):
         out = np.empty((3, *shape), np.uint8)
-        read_image(str(tmp_path / "a.jpg"), out, Augment(fit="squash", full_decode=True))
+        read_image(str(tmp_path / "a.jpg"), out, ReadOptions(fit="squash", full_decode=True))
         assert np.array_equal(names["read_pixels"](str(tmp_path / "a.jpg"), *shape), out)
 
 

@@ -15,9 +15,9 @@ from PIL import Image, ImageOps
 
 from common.cli import InputError
 from reading import image_reader
-from reading.augment import FITS, Augment, sample_rng
 from reading.image_header import BadImage, read_header
 from reading.image_reader import ImageError, read_image, sample_area
+from reading.read_options import FITS, ReadOptions, sample_rng
 
 PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "ccp" / "photos"
 RED, BLUE = (200, 40, 40), (40, 40, 200)
@@ -234,7 +234,7 @@ def saved(image, name, **options):
 def test_transparent_images_are_put_on_the_background(read, mode, name, options, background):
     pixels = two_halves() if mode == "RGBA" else np.full((16, 32, 3), 70, np.uint8)
     picture = Image.fromarray(np.dstack([pixels, ALPHA])).convert(mode)
-    image = read(saved(picture, name, **options), augment=Augment(background=background))
+    image = read(saved(picture, name, **options), augment=ReadOptions(background=background))
     assert np.abs(image - on(background, pixels, ALPHA)).max() <= 1
 
 
@@ -284,10 +284,10 @@ def test_a_tiff_of_other_numbers_than_pixels_is_refused(read, dtype, match, chan
 @pytest.mark.parametrize("extension", [".jpg", ".png"])
 def test_images_of_any_aspect_fit(read, size, fit, extension):
     content = encode(np.full(size + (3,), 200, np.uint8), extension)
-    image = read(content, (24, 40), Augment(fit=fit, resize=30)).astype(int)
+    image = read(content, (24, 40), ReadOptions(fit=fit, resize=30)).astype(int)
     picture = np.abs(image - 200) <= 3
     assert picture.any() and (picture | (fit == "pad") & (image == image_reader.NEUTRAL)).all()
-    lucky = Augment(random_crop=True, min_random_area=0.01, max_random_aspect_ratio=0.9)
+    lucky = ReadOptions(random_crop=True, min_random_area=0.01, max_random_aspect_ratio=0.9)
     if fit == "crop":
         for row in range(5):
             assert np.abs(read(content, (24, 40), lucky, sample_rng(0, 0, row)) - 200.).max() <= 3
@@ -296,32 +296,32 @@ def test_images_of_any_aspect_fit(read, size, fit, extension):
 def test_a_crop_takes_the_middle_of_the_resized_image(read):
     content = encode(smooth(120, 200), ".png")
     full = cv2.resize(smooth(120, 200), (100, 60), interpolation=cv2.INTER_AREA)
-    image = read(content, (40, 40), Augment(resize=60))
+    image = read(content, (40, 40), ReadOptions(resize=60))
     assert np.abs(image.astype(int) - full[10:50, 30:70]).mean() < 2
 
 
 def test_without_resize_the_crop_just_covers_the_image(read):
     content = encode(smooth(120, 200), ".png")
-    assert (read(content, (60, 60)) == read(content, (60, 60), Augment(resize=60))).all()
+    assert (read(content, (60, 60)) == read(content, (60, 60), ReadOptions(resize=60))).all()
     wide = cv2.resize(smooth(120, 200)[10:110], (80, 40), interpolation=cv2.INTER_AREA)
     assert np.abs(read(content, (40, 80)).astype(int) - wide).mean() < 2
 
 
 def test_padding_keeps_the_whole_image_on_grey(read):
-    image = read(encode(two_halves(50, 100), ".png"), (40, 40), Augment(fit="pad"))
+    image = read(encode(two_halves(50, 100), ".png"), (40, 40), ReadOptions(fit="pad"))
     assert (image[:10] == image_reader.NEUTRAL).all()
     assert (image[30:] == image_reader.NEUTRAL).all()
     assert (image[10:30, :19] == RED).all() and (image[10:30, 21:] == BLUE).all()
 
 
 def test_squashing_keeps_the_whole_image(read):
-    image = read(encode(two_halves(50, 100), ".png"), (40, 40), Augment(fit="squash"))
+    image = read(encode(two_halves(50, 100), ".png"), (40, 40), ReadOptions(fit="squash"))
     assert (image[:, :19] == RED).all() and (image[:, 21:] == BLUE).all()
 
 
 def test_half_of_the_images_are_mirrored(read):
     content = encode(two_halves(), ".png")
-    mirrored = [(read(content, augment=Augment(random_mirror=True),
+    mirrored = [(read(content, augment=ReadOptions(random_mirror=True),
                       rng=sample_rng(0, 0, row))[0, 0] == BLUE).all() for row in range(200)]
     assert 70 < sum(mirrored) < 130
 
@@ -329,7 +329,8 @@ def test_half_of_the_images_are_mirrored(read):
 def test_random_crops_reach_both_ends(read):
     ramp = np.repeat(np.repeat(np.arange(200, dtype=np.uint8)[None, :, None], 20, 0), 3, 2)
     content = encode(ramp, ".png")
-    lefts = [int(read(content, (20, 20), Augment(random_crop=True), sample_rng(0, 0, row))[0, 0, 0])
+    options = ReadOptions(random_crop=True)
+    lefts = [int(read(content, (20, 20), options, sample_rng(0, 0, row))[0, 0, 0])
              for row in range(200)]
     assert min(lefts) < 15 and max(lefts) > 165 and 75 < np.mean(lefts) < 105
 
@@ -338,7 +339,7 @@ def test_random_areas_lie_between_their_limits(read):
     ramp = np.zeros((100, 100, 3), np.uint8)
     ramp[:, :, 0], ramp[:, :, 1] = np.arange(100)[None], np.arange(100)[:, None]
     content = encode(ramp, ".png")
-    augment = Augment(min_random_area=0.25, max_random_area=0.5, max_random_aspect_ratio=0.2)
+    augment = ReadOptions(min_random_area=0.25, max_random_area=0.5, max_random_aspect_ratio=0.2)
     areas, aspects = [], []
     for row in range(100):
         image = read(content, (50, 50), augment, sample_rng(1, 0, row)).astype(int)
@@ -357,7 +358,7 @@ def test_brightness_contrast_and_saturation_follow_their_definitions(read):
     def jittered(**amounts):
         rng = sample_rng(0, 0, 3)
         draws = [rng.random() for _ in range(8)]
-        image = read(content, (60, 60), Augment(**amounts), sample_rng(0, 0, 3)).astype(float)
+        image = read(content, (60, 60), ReadOptions(**amounts), sample_rng(0, 0, 3)).astype(float)
         return image, [1 + 0.4 * (2 * draw - 1) for draw in draws[5:]]
 
     grey = picture @ [0.299, 0.587, 0.114]
@@ -372,7 +373,7 @@ def test_brightness_contrast_and_saturation_follow_their_definitions(read):
 
 def test_a_sample_depends_on_seed_epoch_and_row_alone(read):
     content = encode(smooth(100, 100), ".png")
-    augment = Augment(random_crop=True, random_mirror=True, min_random_area=0.3, brightness=0.3)
+    augment = ReadOptions(random_crop=True, random_mirror=True, min_random_area=0.3, brightness=0.3)
     images = {key: read(content, (32, 32), augment, sample_rng(*key)).tobytes()
               for key in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]}
     assert len(set(images.values())) == 4
@@ -390,7 +391,7 @@ def test_a_decode_is_reduced_only_while_it_covers_the_result(read, monkeypatch):
                         lambda *args: reductions.append(args[2]) or decode(*args))
     content = encode(smooth(831, 550), ".jpg")
     for size, full in ((280, False), (224, False), (100, False), (40, False), (40, True)):
-        read(content, (size, size), Augment(full_decode=full))
+        read(content, (size, size), ReadOptions(full_decode=full))
     assert reductions == [1, 2, 4, 8, 1]
 
 
@@ -419,7 +420,7 @@ def test_reduced_decoding_looks_like_full_decoding(read, size, fit):
         reference = fitted(cv2.imread(str(path)), size, fit)[:, :, ::-1]
         rows, columns = reference.shape[:2]
         top, left = (size - rows) // 2, (size - columns) // 2
-        image = read(path, (size, size), Augment(fit=fit))[top:top + rows, left:left + columns]
+        image = read(path, (size, size), ReadOptions(fit=fit))[top:top + rows, left:left + columns]
         differences.append(np.abs(image.astype(int) - reference).mean())
     assert np.mean(differences) <= 3
 
@@ -431,7 +432,7 @@ def test_random_crops_of_reduced_images_look_like_those_of_full_ones(read, size)
     for row, path in enumerate(sorted(PHOTOS.glob("*.jpg"))[::20]):
         random = {"random_crop": True, "min_random_area": 0.4, "max_random_aspect_ratio": 0.2}
         reduced, full = (
-            read(path, (size, size), Augment(**random, full_decode=full), sample_rng(0, 0, row))
+            read(path, (size, size), ReadOptions(**random, full_decode=full), sample_rng(0, 0, row))
             for full in (False, True))
         differences.append(np.abs(reduced.astype(int) - full).mean())
     assert np.mean(differences) <= 3
@@ -480,11 +481,11 @@ def test_a_decompression_bomb_is_refused_by_its_header(read, kind):
 
 def test_the_limit_can_be_set(read):
     content = encode(two_halves(), ".png")
-    read(content, augment=Augment(max_pixels=512))
+    read(content, augment=ReadOptions(max_pixels=512))
     with pytest.raises(ImageError, match="32x16 pixels, above the limit of 511"):
-        read(content, augment=Augment(max_pixels=511))
+        read(content, augment=ReadOptions(max_pixels=511))
     with pytest.raises(ImageError, match="bytes are too many"):
-        read(content + b"\0" * (2 << 20), augment=Augment(max_pixels=512))
+        read(content + b"\0" * (2 << 20), augment=ReadOptions(max_pixels=512))
 
 
 def test_a_missing_image_a_folder_and_a_pipe_are_refused_at_once(read, tmp_path):
@@ -533,7 +534,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_refused(read, monkeypatch):
     {"background": (0, 0, 256)}])
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(InputError):
-        Augment(**wrong)
+        ReadOptions(**wrong)
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -545,7 +546,7 @@ def test_damaged_images_are_read_or_refused_never_worse(read, data):
     for _ in range(data.draw(st.integers(1, 8))):
         whole[data.draw(st.integers(0, min(len(whole) - 1, 400)))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(ImageError):
-        read(bytes(whole), augment=Augment(max_pixels=1_000_000))
+        read(bytes(whole), augment=ReadOptions(max_pixels=1_000_000))
 
 
 @given(st.sampled_from([b"", b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"RIFF0000WEBP",
@@ -566,7 +567,7 @@ def test_the_area_of_a_sample_is_where_its_pixels_come_from(read, full, shape, o
     width, height = full
     x, y = np.meshgrid((np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height)
     places = np.uint8(np.rint(np.stack([0 * x, 240 * y, 240 * x], axis=2)))  # blue, green, red
-    augment = Augment(**options)
+    augment = ReadOptions(**options)
     sample = read(cv2.imencode(".png", places)[1].tobytes(), shape, augment)
     left, top, across, down = sample_area(full, shape[::-1], augment)
     rows, columns = shape

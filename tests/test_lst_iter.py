@@ -23,11 +23,11 @@ from common.mx_compat import mx
 from lst_iter import LstIter
 from reading.batch_sampler import BatchSampler
 from reading.image_list import ImageList
-from reading.image_reader import NEUTRAL, Augment
+from reading.image_reader import NEUTRAL, ReadOptions
 from reading.lst_file import read_lst
 
 ROOT = Path(__file__).resolve().parents[1]
-RANDOM = Augment(random_crop=True, random_mirror=True, brightness=0.2)
+RANDOM = ReadOptions(random_crop=True, random_mirror=True, brightness=0.2)
 SHAPE = (3, 24, 32)
 
 
@@ -139,7 +139,7 @@ def test_names_and_the_type_of_the_pixels_can_be_chosen(photos):
 def test_images_and_labels_are_those_of_imageiter(photos):
     theirs = mx.image.ImageIter(4, SHAPE, label_width=3, path_imglist=str(photos / "train.lst"),
                                 path_root=str(photos), resize=40)
-    theirs, ours = list(theirs), list(make(photos, augment=Augment(resize=40)))
+    theirs, ours = list(theirs), list(make(photos, augment=ReadOptions(resize=40)))
     assert len(theirs) == len(ours) == 6
     for expected, batch in zip(theirs, ours):
         assert batch.pad == expected.pad

@@ -21,7 +21,7 @@ from lst_iter import LstIter
 from network import checkpoint
 from predict_multilabel import main
 from reading.image_list import ImageList
-from reading.image_reader import Augment
+from reading.image_reader import ReadOptions
 from reading.lst_file import read_lst
 from train_multilabel import get_fine_tune_model
 
@@ -128,7 +128,7 @@ def by_hand(prefix, pixels):
 def validation_pixels(photos):
     """What training validates on: the same images through LstIter as validation opens it."""
     with LstIter(COUNT, (3, 32, 32), str(photos / "val.lst"), str(photos),
-                 augment=Augment(fit="squash")) as batches:
+                 augment=ReadOptions(fit="squash")) as batches:
         return batches.next().data[0].asnumpy()
 
 

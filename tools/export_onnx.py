@@ -22,7 +22,7 @@ from common.cli import (  # noqa: E402
     parse_numbers,
     run,
 )
-from common.files import make_parent_folder, write_atomically  # noqa: E402
+from common.files import atomic_file, make_parent_folder  # noqa: E402
 from convert.export import (  # noqa: E402
     compare,
     load_network,
@@ -91,7 +91,8 @@ def main(argv=None):
         model = to_onnx(net, arg_params, aux_params)
         content = model.SerializeToString()
         compare(args.out, onnx_predictor(content), reference, samples)
-        write_atomically(args.out, lambda name: Path(name).write_bytes(content))
+        with atomic_file(args.out) as name:
+            Path(name).write_bytes(content)
         print(f"{args.out}: written, {len(content) / 1e6:.1f} MB, operator set {OPSET}; says "
               + ", ".join(sorted(entry.key for entry in model.metadata_props)))
     if args.deploy:

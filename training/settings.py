@@ -22,12 +22,12 @@ from network.fine_tune import frozen_parameters, get_fine_tune_model, has_featur
 from network.graph import layers_up_to
 from network.stages import automatic_stages, find_last_frozen_layer
 from network.untrusted import NO_THRESHOLDS, check_shapes
-from reading.augment import Augment
 from reading.class_names import read_class_names
-from reading.data_args import augment_from_args
+from reading.data_args import read_options_from_args
 from reading.equal_files import check_validation
 from reading.image_shape import best_shape, median_size
 from reading.label_checks import ListCounts, label_warnings, require_present
+from reading.read_options import ReadOptions
 from training.limits import choose_batch_size
 from training.optimizer import optimizer_params
 from training.train_flags import loss_from_flags
@@ -66,8 +66,8 @@ class Settings:
     last_frozen_layer: Optional[str]  # of these stages; None without any
     frozen: list  # names of the parameters that are not trained
     loss: dict  # options of CrossEntropyLoss
-    reading: Augment  # of training images; others are read by `plain_reading`
-    plain_reading: Augment
+    reading: ReadOptions  # of training images; others are read by `plain_reading`
+    plain_reading: ReadOptions
     num_workers: int
     notes: list  # lines for the log: what was chosen and why
     warnings: list  # lines for the log: which classes cannot be learnt or evaluated
@@ -135,7 +135,8 @@ def resolve_settings(flags, pretrained, lists, workers):
         flags=flags, prefix=os.path.join(flags.save_result, flags.save_name),
         batch_size=batch_size, image_shape=image_shape, head=head, freeze_stages=freeze_stages,
         last_frozen_layer=last_frozen_layer, frozen=frozen, loss=loss,
-        reading=augment_from_args(flags), plain_reading=augment_from_args(flags, train=False),
+        reading=read_options_from_args(flags),
+        plain_reading=read_options_from_args(flags, train=False),
         num_workers=workers.count, notes=notes + why, warnings=check_lists(flags, lists, workers))
     aux_params = {name: pretrained.aux_params[name] for name in symbol.list_auxiliary_states()
                   if name in pretrained.aux_params}

@@ -15,7 +15,7 @@ LUMA = np.array([0.114, 0.587, 0.299])  # weights of blue, green, red in a grey 
 
 
 @dataclass(frozen=True)
-class Augment:
+class ReadOptions:
     """How an image becomes a sample; names and meanings are those of MXNet's iterators.
 
     An InputError is raised when a value is out of its range or two contradict each other.
@@ -65,12 +65,12 @@ class Augment:
                              f"{self.background}")
 
     @classmethod
-    def of_checkpoint(cls, attributes: Mapping[str, Any], **options: Any) -> Augment:
+    def of_checkpoint(cls, attributes: Mapping[str, Any], **options: Any) -> ReadOptions:
         """How a checkpoint reads images, by its attributes; `options` are further fields."""
-        says = {name: attributes[name] for name in ("resize", "fit", "full_decode")
+        given = {name: attributes[name] for name in ("resize", "fit", "full_decode")
                 if name in attributes}
         background = tuple(attributes.get("background", cls.background))
-        return cls(**{"background": background, **says, **options})
+        return cls(**{"background": background, **given, **options})
 
     @property
     def random_area(self) -> bool:
@@ -98,7 +98,7 @@ def sample_rng(seed: int, epoch: int, row: int) -> random.Random:
     return random.Random(seed << 96 | epoch << 48 | row)
 
 
-def jitter_colors(image: np.ndarray, augment: Augment, draws: Sequence[float]) -> np.ndarray:
+def jitter_colors(image: np.ndarray, augment: ReadOptions, draws: Sequence[float]) -> np.ndarray:
     """Change brightness, contrast and saturation of blue, green, red pixels by three draws."""
     brightness, contrast, saturation = (
         1 + limit * (2 * draw - 1)
