@@ -54,7 +54,8 @@ def build_parser(description):
     flags.add_argument("--data-nthreads", type=at_least(1), metavar="N",
                        help="threads that open images (default: one per processor)")
     flags.add_argument("--max-pixels", type=at_least(1), metavar="N",
-                       default=ReadOptions.max_pixels, help="refuse images with more pixels (default: %(default)s)")
+                       default=ReadOptions.max_pixels,
+                       help="refuse images with more pixels (default: %(default)s)")
 
     flags = command("suspects", "list the labels that are likely wrong: those that a classifier "
                     "trained on the other images contradicts most", [seed, label_format])

@@ -193,11 +193,12 @@ def _base64(array):
 def _whole(path, side, max_pixels):
     """The image in blue, green, red, with a long side of at most so many pixels; its own size."""
     pixels = np.empty((3, side, side), np.uint8)
-    header = read_image(path, pixels, ReadOptions(fit="pad", max_pixels=max_pixels))
+    options = ReadOptions(fit="pad", max_pixels=max_pixels)
+    header = read_image(path, pixels, options)
     full = header.width, header.height
     if max(full) < side:
         return _whole(path, max(full), max_pixels)
-    left, top, width, height = sample_area(full, (side, side), augment)
+    left, top, width, height = sample_area(full, (side, side), options)
     x, y = round(-left / width * side), round(-top / height * side)
     image = pixels[::-1, y:y + round(side / height), x:x + round(side / width)]
     return np.ascontiguousarray(image.transpose(1, 2, 0)), full
