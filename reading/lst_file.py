@@ -99,7 +99,7 @@ class LstFile:
                     # Rare: a line end of Windows, tabs at the end, a blank line, no tab at all.
                     row = row[:-1] if row.endswith(b"\r") else row
                     start, tab, end = row.rpartition(b"\t")
-                    if tab and not end.strip():
+                    if tab and not end.strip(b" "):
                         row = start.rstrip(b"\t ")
                     if not row.strip():
                         continue
