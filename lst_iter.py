@@ -14,7 +14,7 @@ from typing import Any, Sequence
 
 import numpy as np
 
-from common.cli import ArgumentParser, InputError, parse_numbers, run
+from common.cli import ArgumentParser, InputError, at_least, parse_image_shape, require, run
 from common.mx_compat import mx
 from common.processors import processors
 from common.text import printable
@@ -102,24 +102,22 @@ class LstIter(SampledIter):
         self._prefetcher: Prefetcher | None = None
         self._finalizer: Any = None
         data_shape = tuple(data_shape)
-        if len(data_shape) != 3 or data_shape[0] != 3 or min(data_shape) < 1:
-            raise InputError(f"data_shape is (3, height, width), not {data_shape}")
+        require(len(data_shape) == 3 and data_shape[0] == 3 and min(data_shape) >= 1,
+                "data_shape", "(3, height, width)", data_shape)
         if num_threads is None:
             num_threads = min(processors(), MAX_DEFAULT_THREADS)
         for name, value in (("num_threads", num_threads), ("prefetch", prefetch)):
-            if value < 1:
-                raise InputError(f"{name} is at least 1, not {value}")
-        if dtype not in ("uint8", "float32"):
-            raise InputError(f"dtype is uint8 or float32, not {dtype}")
+            require(value >= 1, name, "at least 1", value)
+        require(dtype in ("uint8", "float32"), "dtype", "uint8 or float32", dtype)
         if path_root and not os.path.isdir(path_root):
-            raise InputError(f"{printable(path_root)}: no such folder; the image names in the .lst "
-                             "start from it")
+            raise InputError("no such folder; the image names in the .lst start from it",
+                             file=printable(path_root))
         lst = path_imglist
         if isinstance(lst, (str, os.PathLike)):
             lst = read_lst(lst, label_width, label_format)
         elif label_width not in (None, lst.num_classes):
-            raise InputError(f"{lst.path}: {lst.num_classes} labels, but label_width is "
-                             f"{label_width}")
+            raise InputError(f"{lst.num_classes} labels, but {{flag}} is {label_width}",
+                             file=lst.path, flag="label_width")
         self.lst = lst
         self.data_shape, self.dtype = data_shape, dtype
         self.num_classes = lst.num_classes
@@ -141,7 +139,7 @@ class LstIter(SampledIter):
         An InputError is raised when there is no such batch.
         """
         if epoch < 0 or not 0 <= batch <= self._sampler.num_batches(epoch):
-            raise InputError(f"{self.lst.path}: there is no batch {batch} in epoch {epoch}")
+            raise InputError(f"there is no batch {batch} in epoch {epoch}", file=self.lst.path)
         self.close()
         self.epoch, self._batch, self._begun = epoch, batch, False
         self._bad_images.reset()
@@ -229,19 +227,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--labels", metavar="FILE",
                         help="file of class names, one per line (default: PREFIX_labels.txt beside "
                              "PREFIX_train.lst, if it is there)")
-    parser.add_argument("--num-images", type=int, default=24, metavar="N",
+    parser.add_argument("--num-images", type=at_least(1), default=24, metavar="N",
                         help="samples to draw (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="random seed")
     add_data_args(parser)
     args = parser.parse_args(argv)
 
-    shape = parse_numbers("--image-shape", args.image_shape, int, 3)
+    shape = parse_image_shape(args.image_shape)
     lst = read_lst(args.lst, label_format=args.label_format)
     names = (read_class_names(args.labels, lst.num_classes) if args.labels
              else names_beside(args.lst, lst.num_classes)
              or list(map(str, range(lst.num_classes))))
-    if args.num_images < 1:
-        raise InputError(f"--num-images is at least 1, not {args.num_images}")
     batches = LstIter(min(args.num_images, len(lst)), shape, lst, args.path_root, shuffle=True,
                       seed=args.seed, num_threads=args.data_nthreads, prefetch=1,
                       augment=read_options_from_args(args), bad_images=args.bad_images)

@@ -90,8 +90,11 @@ class ArgumentParser(argparse.ArgumentParser):
             if flag.startswith("--") and not any(name.startswith(flag) for name in known):
                 near = difflib.get_close_matches(flag, known, 1)
                 if near:
-                    raise InputError(f"{flag}: no such flag; did you mean {near[0]}?")
-        raise InputError(f"{message} (--help shows all flags)")
+                    raise InputError(f"no such flag; did you mean {near[0]}?", flag=flag)
+        caught = sys.exc_info()[1]  # argparse calls this while it handles an error
+        flag = getattr(caught, "argument_name", None)
+        raise InputError(f"{caught.message if flag else message} (--help shows all flags)",
+                         flag=flag)
 
     def _flags(self):
         """All flags, those of the subcommand that was given included."""
@@ -111,6 +114,12 @@ class CheckpointPrefix(argparse.Action):
         setattr(namespace, self.dest, prefix)
         if epoch:
             namespace.epoch = int(epoch)
+
+
+def require(is_allowed, flag, allowed, value):
+    """Raise an InputError that says which values of `flag` are allowed, unless this one is."""
+    if not is_allowed:
+        raise InputError(f"{{flag}} is {allowed}, not {value}", flag=flag)
 
 
 def at_least(least, bits=None):

@@ -52,7 +52,7 @@ def atomic_file(path):
         finally:
             os.close(folder)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise InputError(f"cannot be written: {error.strerror or error}", file=path) from error
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
@@ -80,7 +80,7 @@ def make_parent_folder(path):
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{folder}: cannot be made: {error.strerror.lower()}") from None
+        raise InputError(f"cannot be made: {error.strerror.lower()}", file=folder) from None
 
 
 def require_regular_file(path):

@@ -43,7 +43,8 @@ def choose_devices(gpus):
     for gpu in chosen:
         if not 0 <= gpu < count:
             sees = f"sees {count} of them" if count else "sees no GPU"
-            raise InputError(f"--gpus {gpus}: MXNet {sees}; --gpus '' takes the CPU")
+            raise InputError(f"{{flag}} {gpus}: MXNet {sees}; {{flag}} '' takes the CPU",
+                             flag="--gpus")
     return [mx.gpu(gpu) for gpu in chosen] or [mx.cpu()]
 
 

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from common.cli import ArgumentParser, InputError, run  # noqa: E402
+from common.cli import ArgumentParser, InputError, at_least, run  # noqa: E402
 
 # How often each class is asked for.
 CLASSES = {"ring": 0.55, "star": 0.45, "triangle": 0.38, "stripes": 0.31,
@@ -180,16 +180,17 @@ def is_kept(out, settings):
     try:
         found = json.loads((out / MARK).read_text())
     except (OSError, ValueError):
-        raise InputError(f"{out}: holds something else; choose another --out") from None
+        raise InputError("holds something else; choose another {flag}", file=out,
+                         flag="--out") from None
     if found != settings:
-        raise InputError(f"{out}: holds a set drawn with other settings, {found}; "
-                         "remove it or choose another --out")
+        raise InputError(f"holds a set drawn with other settings, {found}; remove it or choose "
+                         "another --out", file=out)
     needed = ["labels.txt", "train.lst", "val.lst", *(
         f"images/{IMAGE.format(split, row)}" for split in ("train", "val")
         for row in range(settings[f"num_{split}"]))]
     for name in needed:
         if not (out / name).is_file():
-            raise InputError(f"{out / name}: gone from the set; remove {out} and draw it again")
+            raise InputError(f"gone from the set; remove {out} and draw it again", file=out / name)
     return True
 
 
@@ -214,12 +215,10 @@ def main(argv=None):
     parser = ArgumentParser(description=__doc__.splitlines()[0],
                             formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--out", default="demo/data", help="folder to make")
-    parser.add_argument("--num-train", type=int, default=800, help="training images")
-    parser.add_argument("--num-val", type=int, default=200, help="validation images")
-    parser.add_argument("--seed", type=int, default=0, help="another seed, other images")
+    parser.add_argument("--num-train", type=at_least(1), default=800, help="training images")
+    parser.add_argument("--num-val", type=at_least(1), default=200, help="validation images")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="another seed, other images")
     args = parser.parse_args(argv)
-    if min(args.num_train, args.num_val) < 1 or args.seed < 0:
-        raise InputError("--num-train and --num-val must be at least 1, --seed at least 0")
     out = Path(args.out).resolve()
     settings = {"drawn_by": "demo/make_demo.py", "version": VERSION, "num_train": args.num_train,
                 "num_val": args.num_val, "seed": args.seed}
@@ -229,7 +228,7 @@ def main(argv=None):
             return
         write_set(out, settings)
     except OSError as error:
-        raise InputError(f"{args.out}: cannot be written: {error}") from error
+        raise InputError(f"cannot be written: {error}", file=args.out) from error
     print(f"{args.out}: drew {args.num_train} training and {args.num_val} validation images "
           f"of {len(CLASSES)} classes")
 

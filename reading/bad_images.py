@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import logging
 
-from common.cli import InputError
+from common.cli import InputError, require
 from common.text import printable
 from reading.image_reader import ImageError
 from reading.prefetch import Batch
@@ -18,8 +18,7 @@ class BadImages:
     """Applies `LstIter`'s argument `bad_images` to its batches."""
 
     def __init__(self, lst, policy: str) -> None:
-        if policy not in (*BAD_IMAGES, "report"):
-            raise InputError(f"bad_images is fail, skip or report, not {policy}")
+        require(policy in (*BAD_IMAGES, "report"), "bad_images", "fail, skip or report", policy)
         self._lst, self._policy = lst, policy
         self._reasons = {}  # for each row that was ever left out
         self.reset()
@@ -43,12 +42,13 @@ class BadImages:
             bad[slot] = error.reason
             if self._policy == "report":
                 continue
-            reason = f"{path}:{self._lst.line(row)}: {error}"
+            line = self._lst.line(row)
             if self._policy == "fail":
-                raise InputError(f"{reason} (--bad-images skip leaves such images out)") from error
+                raise InputError(f"{error} ({{flag}} skip leaves such images out)", file=path,
+                                 line=line, flag="--bad-images") from error
             if row not in self._reasons:
                 self._reasons[row] = error.reason
-                logger.warning("%s: left out", reason)
+                logger.warning("%s:%d: %s: left out", path, line, error)
         # The exceptions refer to the frames that they were raised in, and these to the batch.
         batch.errors.clear()
         num_images = len(batch.rows) - batch.pad
@@ -57,9 +57,9 @@ class BadImages:
         if self._policy == "skip" and count:
             # As a share of the whole epoch, so that it does not matter where bad images stand.
             if count / epoch_size > MAX_BAD_SHARE:
-                raise InputError(f"{path}: {count} of the first {num_read} images of epoch {epoch} "
-                                 f"cannot be used, more than {MAX_BAD_SHARE:.0%} of all "
-                                 f"{epoch_size}: {next(iter(self._reasons.values()))}")
+                raise InputError(f"{count} of the first {num_read} images of epoch {epoch} cannot "
+                                 f"be used, more than {MAX_BAD_SHARE:.0%} of all {epoch_size}: "
+                                 f"{next(iter(self._reasons.values()))}", file=path)
             if is_last:
                 logger.warning("%s: %d of %d images left out in epoch %d", path, count, num_read,
                                epoch)

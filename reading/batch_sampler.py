@@ -10,7 +10,7 @@ from typing import Iterator
 
 import numpy as np
 
-from common.cli import InputError
+from common.cli import InputError, require
 from common.mx_compat import mx
 
 LAST_BATCH_HANDLES = ("pad", "discard", "roll_over")
@@ -33,15 +33,12 @@ class BatchSampler:
 
     def __init__(self, num_rows: int, batch_size: int, shuffle: bool = False, seed: int = 0,
                  part_index: int = 0, num_parts: int = 1, last_batch_handle: str = "pad") -> None:
-        if batch_size < 1:
-            raise InputError(f"batch_size is at least 1, not {batch_size}")
-        if seed < 0:
-            raise InputError(f"seed is at least 0, not {seed}")
-        if not 0 <= part_index < num_parts:
-            raise InputError(f"part_index is 0 to num_parts - 1, not {part_index} of {num_parts}")
-        if last_batch_handle not in LAST_BATCH_HANDLES:
-            raise InputError(f"last_batch_handle is {', '.join(LAST_BATCH_HANDLES)}, not "
-                             f"{last_batch_handle}")
+        require(batch_size >= 1, "batch_size", "at least 1", batch_size)
+        require(seed >= 0, "seed", "at least 0", seed)
+        require(0 <= part_index < num_parts, "part_index", "0 to num_parts - 1",
+                f"{part_index} of {num_parts}")
+        require(last_batch_handle in LAST_BATCH_HANDLES, "last_batch_handle",
+                ", ".join(LAST_BATCH_HANDLES), last_batch_handle)
         self.batch_size = batch_size
         self.last_batch_handle = last_batch_handle
         if last_batch_handle == "pad":
@@ -50,8 +47,8 @@ class BatchSampler:
             self.num_rows = num_rows // num_parts
         if self.num_rows < {"pad": 0, "discard": batch_size, "roll_over": 1}[last_batch_handle]:
             raise InputError(f"{num_rows} rows in {num_parts} parts leave {self.num_rows} for "
-                             f"batches of {batch_size}: last_batch_handle={last_batch_handle} "
-                             "needs more")
+                             f"batches of {batch_size}: {{flag}}={last_batch_handle} needs more",
+                             flag="last_batch_handle")
         self._list_rows, self._num_parts = num_rows, num_parts
         self._shuffle, self._seed = shuffle, seed
         self._part = slice(part_index, None, num_parts)

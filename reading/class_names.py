@@ -48,16 +48,16 @@ def read_class_names(path: str | os.PathLike[str], num_classes: int | None = Non
             text = file.read(MAX_BYTES)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "is not UTF-8 text"
-        raise InputError(f"{path}: cannot be read: {reason}; it should hold class names, "
-                         "one per line") from None
+        raise InputError(f"cannot be read: {reason}; it should hold class names, one per line",
+                         file=path) from None
     names = [line.strip() for line in text.rstrip().split("\n")]
     first = {}
     for line, name in enumerate(names, 1):
         if class_problem(name):
-            raise InputError(f"{path}:{line}: {class_problem(name)}")
+            raise InputError(class_problem(name), file=path, line=line)
         if first.setdefault(name, line) != line:
-            raise InputError(f"{path}:{line}: {name} stands on line {first[name]} already")
+            raise InputError(f"{name} stands on line {first[name]} already", file=path, line=line)
     if num_classes not in (None, len(names)):
-        raise InputError(f"{path}: {len(names)} class names, but the .lst has {num_classes} "
-                         "classes")
+        raise InputError(f"{len(names)} class names, but the .lst has {num_classes} classes",
+                         file=path)
     return names

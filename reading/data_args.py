@@ -2,8 +2,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import re
 
 from common.cli import InputError, at_least, parse_numbers
 from reading.bad_images import BAD_IMAGES
@@ -65,13 +63,11 @@ def read_options_from_args(args: argparse.Namespace, train: bool = True) -> Read
     names = ["resize", "full_decode", "max_pixels"]
     if train:
         names += ["random_crop", "random_mirror", *RANDOM_AMOUNTS]
+    background = tuple(parse_numbers("--background", args.background, int, 3))
+    fit = "pad" if args.pad_square else "squash" if args.squash else "crop"
     try:
-        return ReadOptions(
-            background=tuple(parse_numbers("--background", args.background, int, 3)),
-            fit="pad" if args.pad_square else "squash" if args.squash else "crop",
-            **{name: getattr(args, name) for name in names})
-    except InputError as error:  # names ReadOptions's fields
-        text = str(error).replace("fit=pad", "--pad-square").replace("fit=squash", "--squash")
-        fields = "|".join(field.name for field in dataclasses.fields(ReadOptions))
-        raise InputError(re.sub(rf"(?<![-\w])({fields})(?![-\w])",
-                                lambda name: "--" + name[0].replace("_", "-"), text)) from None
+        return ReadOptions(background=background, fit=fit,
+                           **{name: getattr(args, name) for name in names})
+    except InputError as error:  # its flag is a field of ReadOptions
+        field = {"fit": "pad-square" if args.pad_square else "squash"}.get(error.flag, error.flag)
+        raise error.with_flag("--" + field.replace("_", "-")) from None

@@ -24,7 +24,7 @@ from typing import Sequence
 
 import numpy as np
 
-from common.cli import InputError
+from common.cli import InputError, require
 from common.files import open_regular_file, retry_transient_errors
 from common.text import quoted
 from reading.label_store import MAX_CLASSES, SPACES, IndexLabels, MultiHotLabels, WrongLabel
@@ -73,11 +73,10 @@ class LstFile:
 
     def __init__(self, path: str | os.PathLike[str], num_classes: int | None = None,
                  label_format: str = "multi-hot") -> None:
-        if label_format not in LABEL_FORMATS:
-            raise InputError(f"label_format is {', '.join(LABEL_FORMATS)}, not {label_format}")
-        if num_classes is not None and not 0 < num_classes <= MAX_CLASSES:
-            raise InputError(f"{{flag}} is 1 to {MAX_CLASSES}, not {num_classes}",
-                             flag="num_classes")
+        require(label_format in LABEL_FORMATS, "label_format", ", ".join(LABEL_FORMATS),
+                label_format)
+        require(num_classes is None or 0 < num_classes <= MAX_CLASSES, "num_classes",
+                f"1 to {MAX_CLASSES}", num_classes)
         self.path = os.fspath(path)
         labels: MultiHotLabels | IndexLabels
         if label_format == "indices":

@@ -1,4 +1,4 @@
-"""Random augmentation: its settings, its random numbers, and changes of colour."""
+"""How images become samples: options, the random numbers of each sample, changes of colour."""
 from __future__ import annotations
 
 import random
@@ -8,7 +8,7 @@ from typing import Any, Mapping, Sequence
 import cv2
 import numpy as np
 
-from common.cli import InputError
+from common.cli import InputError, require
 
 FITS = ("crop", "pad", "squash")
 LUMA = np.array([0.114, 0.587, 0.299])  # weights of blue, green, red in a grey value (BT.601)
@@ -42,27 +42,24 @@ class ReadOptions:
     background: tuple[int, int, int] = (255, 255, 255)  # RGB behind transparent images
 
     def __post_init__(self):
-        if self.resize is not None and self.resize < 0:
-            raise InputError(f"resize is a number of pixels, not {self.resize}")
+        require((self.resize or 0) >= 0, "resize", "a number of pixels", self.resize)
         if not 0 < self.min_random_area <= self.max_random_area <= 1:
-            raise InputError("min_random_area and max_random_area want 0 < min <= max <= 1, not "
-                             f"{self.min_random_area} and {self.max_random_area}")
-        if not 0 <= self.max_random_aspect_ratio < 1:
-            raise InputError("max_random_aspect_ratio is at least 0 and below 1, not "
-                             f"{self.max_random_aspect_ratio}")
+            wrong = "min" if 0 < self.max_random_area <= 1 else "max"
+            raise InputError("random areas want 0 < min <= max <= 1, not "
+                             f"{self.min_random_area} and {self.max_random_area}",
+                             flag=f"{wrong}_random_area")
+        require(0 <= self.max_random_aspect_ratio < 1, "max_random_aspect_ratio",
+                "at least 0 and below 1", self.max_random_aspect_ratio)
         for name in ("brightness", "contrast", "saturation"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} is between 0 and 1, not {getattr(self, name)}")
-        if self.fit not in FITS:
-            raise InputError(f"fit is crop, pad or squash, not {self.fit}")
+            value = getattr(self, name)
+            require(0 <= value <= 1, name, "between 0 and 1", value)
+        require(self.fit in FITS, "fit", "crop, pad or squash", self.fit)
         if self.random_area and self.fit != "crop":
-            raise InputError(f"a random area is a crop, but fit={self.fit} takes the whole image: "
-                             "choose one")
-        if self.max_pixels < 1:
-            raise InputError(f"max_pixels is at least 1, not {self.max_pixels}")
-        if len(self.background) != 3 or not all(0 <= value <= 255 for value in self.background):
-            raise InputError("background is three numbers (red, green, blue) of 0 to 255, not "
-                             f"{self.background}")
+            raise InputError(f"a random area is a crop, but {{flag}} ({self.fit}) takes the whole "
+                             "image: choose one", flag="fit")
+        require(self.max_pixels >= 1, "max_pixels", "at least 1", self.max_pixels)
+        require(len(self.background) == 3 and all(0 <= value <= 255 for value in self.background),
+                "background", "three numbers (red, green, blue) of 0 to 255", self.background)
 
     @classmethod
     def of_checkpoint(cls, attributes: Mapping[str, Any], **options: Any) -> ReadOptions:

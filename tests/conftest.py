@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from common.cli import InputError
 from common.mx_compat import mx
 from network import checkpoint
 
@@ -55,6 +57,17 @@ def tiny_network(tmp_path_factory):
     module.init_params(mx.init.Xavier())
     checkpoint.save(prefix, 0, net, *module.get_params())
     return prefix
+
+
+@contextlib.contextmanager
+def expect_error(*, file=None, line=None, flag=None):
+    """Expect an InputError of one line with these fields; None: without the field."""
+    with pytest.raises(InputError) as caught:
+        yield
+    error = caught.value
+    assert (error.file and str(error.file), error.line, error.flag) == (
+        file and str(file), line, flag)
+    assert len(str(error).splitlines()) == 1
 
 
 def script(path, *args, status=0, **options):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import expect_error
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -172,10 +173,8 @@ def test_any_name_loads_where_the_labels_are_as_many_as_were_asked_for(write):
 def test_a_count_that_was_asked_for_is_checked(write):
     path = write(PLAIN)
     assert read_lst(path, 3).num_classes == 3
-    with pytest.raises(InputError) as caught:
+    with expect_error(file=path, line=1, flag="--num-classes"):
         read_lst(path, 4)
-    error = caught.value
-    assert (error.file, error.line, error.flag) == (path, 1, "--num-classes")
 
 
 @pytest.mark.parametrize(("row", "match"), [
@@ -220,6 +219,14 @@ def test_the_checksum_follows_the_content(write):
     first = read_lst(write(PLAIN)).checksum
     assert read_lst(write(PLAIN)).checksum == first
     assert read_lst(write(PLAIN + PLAIN)).checksum != first
+
+
+@pytest.mark.parametrize(("text", "line"), [
+    (b"one\n\nthree\n", 2), (b"one\ntwo\none\n", 3), (b"one\ntwo\n", None), (b"caf\xe9", None)])
+def test_class_names_are_as_many_as_classes_and_differ(write, text, line):
+    path = write(text)
+    with expect_error(file=path, line=line):
+        read_class_names(path, 3)
 
 
 @pytest.mark.parametrize("read", [read_lst, read_class_names])

@@ -3,8 +3,7 @@ import cv2
 import make_demo
 import numpy as np
 import pytest
-
-from common.cli import InputError
+from conftest import expect_error
 
 NUM_TRAIN, NUM_VAL = 240, 80
 
@@ -129,17 +128,17 @@ def test_a_finished_set_is_kept_as_it_is(tmp_path, capsys):
 
 def test_a_folder_of_other_things_is_refused_and_left_alone(tmp_path):
     (tmp_path / "photo.jpg").write_bytes(b"mine")
-    with pytest.raises(InputError, match="something else"):
+    with expect_error(file=tmp_path, flag="--out"):
         draw_set(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["photo.jpg"]
 
 
 def test_a_set_of_other_settings_or_with_gaps_is_refused(tmp_path):
     draw_set(tmp_path / "data")
-    with pytest.raises(InputError, match="other settings"):
+    with expect_error(file=tmp_path / "data"):
         draw_set(tmp_path / "data", seed=1)
     (tmp_path / "data" / "images" / "val_00001.jpg").unlink()
-    with pytest.raises(InputError, match="val_00001.jpg"):
+    with expect_error(file=tmp_path / "data" / "images" / "val_00001.jpg"):
         draw_set(tmp_path / "data")
 
 
@@ -157,12 +156,12 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
 
 def test_a_place_that_cannot_be_written_is_told_in_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be written"):
+    with expect_error(file=tmp_path / "file" / "data"):
         draw_set(tmp_path / "file" / "data")
-    with pytest.raises(InputError, match="something else"):
+    with expect_error(file=tmp_path / "file", flag="--out"):
         draw_set(tmp_path / "file")
 
 
 def test_counts_below_one_are_refused(tmp_path):
-    with pytest.raises(InputError, match="--num-val"):
+    with expect_error(flag="--num-val"):
         draw_set(tmp_path / "data", num_val=0)

@@ -42,7 +42,7 @@ def log_to(folder, rank=0, with_batches=False):
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{folder}: {error.strerror}", flag="--save-result") from None
+        raise InputError(error.strerror.lower(), file=folder, flag="--save-result") from None
     if rank == 0:
         handlers.append(logging.StreamHandler(_open_log(os.path.join(folder, "train.log"))))
     for handler in handlers:
