@@ -1,6 +1,7 @@
 """Files that are whole at any moment, and reads that storage on a network may disturb."""
 import contextlib
 import errno
+import logging
 import os
 import stat
 import tempfile
@@ -19,6 +20,8 @@ POINTERS = {
                                 "fetches it",
     b"/annex/objects/": "is a pointer of git-annex, not the file itself: `git annex get` fetches "
                         "it"}
+
+logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -59,11 +62,16 @@ def atomic_file(path):
 def remove_unfinished(folder, is_own):
     """Remove the temporary files of `atomic_file` that a killed process left behind.
 
-    `is_own(name)` says whether a file called `name` is one that only this process writes.
+    `is_own(name)` says whether a file called `name` is one that only this process writes. A
+    warning names a leftover that cannot be removed; no later file needs its name.
     """
     for file in os.listdir(folder):
         if file.startswith(".") and is_own(file.partition("~")[2]):
-            os.unlink(os.path.join(folder, file))
+            path = os.path.join(folder, file)
+            try:
+                os.unlink(path)
+            except OSError as error:
+                logger.warning("warning: %s: cannot be removed: %s", path, error.strerror)
 
 
 def make_parent_folder(path):

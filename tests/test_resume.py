@@ -16,7 +16,7 @@ from conftest import ROOT, script, train_all, training_flags
 from common.cli import InputError
 from common.mx_compat import mx
 from network import checkpoint
-from training.run_files import locked
+from training.run_files import locked, move_aside
 
 EPOCHS = 3
 
@@ -353,6 +353,22 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
     with pytest.raises(InputError, match="cannot be written"), locked(str(tmp_path / "tiny")):
         raise AssertionError("locked")
     assert (tmp_path / "precious").read_text() == "content"
+
+
+def test_a_leftover_that_cannot_be_removed_is_told_and_ends_no_run(tmp_path, caplog):
+    leftover = tmp_path / ".abc~tiny-0001.params"
+    leftover.mkdir()
+    with locked(str(tmp_path / "tiny")):
+        assert f"{leftover}: cannot be removed" in caplog.text
+
+
+@pytest.mark.parametrize("time", [1e18, -1e18])
+def test_an_earlier_run_with_a_date_beyond_the_calendar_is_moved_aside(
+        tmp_path, monkeypatch, time):
+    (tmp_path / "tiny-0001.params").write_text("")
+    monkeypatch.setattr(os.path, "getmtime", lambda path: time)
+    target = move_aside(str(tmp_path / "tiny"))
+    assert os.listdir(target) == ["tiny-0001.params"]
 
 
 def test_a_run_that_starts_anew_moves_the_earlier_one_aside(flags, copied):

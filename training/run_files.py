@@ -94,7 +94,8 @@ def move_aside(prefix):
     files = [file for file in os.listdir(folder or ".") if is_run_file(file, name)]
     if not files:
         return None
-    ended = max(os.path.getmtime(os.path.join(folder, file)) for file in files)
+    newest = max(os.path.getmtime(os.path.join(folder, file)) for file in files)
+    ended = max(0, min(newest, time.time()))  # file systems hold times beyond the calendar
     target = f"{prefix}-until-{time.strftime('%Y-%m-%d-%H%M%S', time.localtime(ended))}"
     try:
         while os.path.exists(target):
