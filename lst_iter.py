@@ -61,7 +61,7 @@ class LstIter(SampledIter):
         Default: one per processor that this process may use, 16 at most.
     prefetch : int
         Number of batches prepared in advance; memory grows with it.
-    augment : ReadOptions, optional
+    read_options : ReadOptions, optional
         How images are cropped, resized and augmented. Default: centre crop, not random.
     bad_images : str
         What to do with an image that cannot be used. "fail": raise an InputError.
@@ -96,8 +96,9 @@ class LstIter(SampledIter):
                  label_width: int | None = None, shuffle: bool = False, part_index: int = 0,
                  num_parts: int = 1, data_name: str = "data", label_name: str = "softmax_label",
                  last_batch_handle: str = "pad", seed: int = 0, num_threads: int | None = None,
-                 prefetch: int = 2, augment: ReadOptions | None = None, bad_images: str = "fail",
-                 label_format: str = "multi-hot", dtype: str = "uint8") -> None:
+                 prefetch: int = 2, read_options: ReadOptions | None = None,
+                 bad_images: str = "fail", label_format: str = "multi-hot",
+                 dtype: str = "uint8") -> None:
         super().__init__(batch_size)
         self._prefetcher: Prefetcher | None = None
         self._finalizer: Any = None
@@ -126,7 +127,7 @@ class LstIter(SampledIter):
         self._sampler = BatchSampler(len(lst), batch_size, shuffle, seed, part_index, num_parts,
                                      last_batch_handle)
         self.num_rows = self._sampler.num_rows
-        self._fill = functools.partial(_fill, lst, path_root, augment or ReadOptions(), seed)
+        self._fill = functools.partial(_fill, lst, path_root, read_options or ReadOptions(), seed)
         self.provide_data = [mx.io.DataDesc(data_name, (batch_size, *data_shape),
                                             np.dtype(dtype).type, "NCHW")]
         self.provide_label = [mx.io.DataDesc(label_name, (batch_size, lst.num_classes),
@@ -204,12 +205,12 @@ class LstIter(SampledIter):
         return self._prefetcher.next()
 
 
-def _fill(lst, path_root, augment, seed, batch, slot):
+def _fill(lst, path_root, read_options, seed, batch, slot):
     """Read one sample into its batch. A function, so that no thread refers to an iterator."""
     row = int(batch.rows[slot])
-    rng = sample_rng(seed, int(batch.epochs[slot]), row) if augment.random else None
+    rng = sample_rng(seed, int(batch.epochs[slot]), row) if read_options.random else None
     try:
-        read_image(os.path.join(path_root, lst.name(row)), batch.pixels[slot], augment, rng)
+        read_image(os.path.join(path_root, lst.name(row)), batch.pixels[slot], read_options, rng)
     except ImageError:
         batch.pixels[slot] = NEUTRAL
         raise
@@ -240,7 +241,7 @@ def main(argv: Sequence[str] | None = None) -> None:
              or list(map(str, range(lst.num_classes))))
     batches = LstIter(min(args.num_images, len(lst)), shape, lst, args.path_root, shuffle=True,
                       seed=args.seed, num_threads=args.data_nthreads, prefetch=1,
-                      augment=read_options_from_args(args), bad_images=args.bad_images)
+                      read_options=read_options_from_args(args), bad_images=args.bad_images)
     with batches:
         batch = batches.next()
     captions = [f"{lst.ids[row]}: " + ", ".join(

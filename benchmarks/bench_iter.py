@@ -51,9 +51,9 @@ print(len(lst), lst.num_classes, time.perf_counter() - start, peak())
 EPOCHS = PEAK + """
 from lst_iter import LstIter
 from reading.read_options import ReadOptions
-augment = ReadOptions(random_crop=True, random_mirror=True)
+read_options = ReadOptions(random_crop=True, random_mirror=True)
 batches = LstIter({batch}, {shape}, {lst!r}, {path_root!r}, shuffle=True, num_threads=2,
-                  prefetch={prefetch}, augment=augment)
+                  prefetch={prefetch}, read_options=read_options)
 for epoch in range({epochs}):
     for batch in batches:
         batch.data[0].wait_to_read()
@@ -110,10 +110,10 @@ def bench_speed(path_lst, path_root, rounds, folder):
         "ImageRecordIter, 2 threads": imagerecorditer}
     for threads in (1, 2, 4, 8):
         batches = LstIter(BATCH, SHAPE, lst, path_root, shuffle=True, num_threads=threads,
-                          augment=RANDOM)
+                          read_options=RANDOM)
         readers[f"LstIter, {threads} threads"] = lambda batches=batches: read_epoch(batches)
     full = LstIter(BATCH, SHAPE, lst, path_root, shuffle=True, num_threads=2,
-                   augment=ReadOptions(**{**vars(RANDOM), "full_decode": True}))
+                   read_options=ReadOptions(**{**vars(RANDOM), "full_decode": True}))
     readers["LstIter, 2 threads, full decode"] = lambda: read_epoch(full)
     decode_all(paths, FLAGS[1])  # bring the files into memory
     seconds = take_turns(readers, rounds)
@@ -168,7 +168,7 @@ def bench_fit(path_lst, path_root, steps, rounds):
     data = mx.sym.Cast(mx.sym.Variable("data"), dtype="float32") / 255
     network = mx.sym.LogisticRegressionOutput(
         network(data), mx.sym.Variable("softmax_label"), name="softmax")
-    batches = LstIter(BATCH, SHAPE, path_lst, path_root, shuffle=True, augment=RANDOM,
+    batches = LstIter(BATCH, SHAPE, path_lst, path_root, shuffle=True, read_options=RANDOM,
                       last_batch_handle="roll_over")
     batch = batches.next()
     held = mx.io.NDArrayIter(batch.data[0], batch.label[0], BATCH)

@@ -92,9 +92,9 @@ class ArgumentParser(argparse.ArgumentParser):
                 if near:
                     raise InputError(f"no such flag; did you mean {near[0]}?", flag=flag)
         caught = sys.exc_info()[1]  # argparse calls this while it handles an error
-        flag = getattr(caught, "argument_name", None)
-        raise InputError(f"{caught.message if flag else message} (--help shows all flags)",
-                         flag=flag)
+        names = getattr(caught, "argument_name", None)  # such as -n/--num-workers
+        raise InputError(f"{caught.message if names else message} (--help shows all flags)",
+                         flag=names and names.split("/")[-1])
 
     def _flags(self):
         """All flags, those of the subcommand that was given included."""

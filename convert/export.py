@@ -120,9 +120,9 @@ def sample_images(attributes, files=()):
                                        (width, height)) for n in (1, 2, 3, 5, 8)])
         return {"random pixels": noise, "patches of colour": patches.transpose(0, 3, 1, 2)}
     images = np.empty((len(files), *shape), np.uint8)
-    augment = ReadOptions.of_checkpoint(attributes)
+    read_options = ReadOptions.of_checkpoint(attributes)
     for file, image in zip(files, images):
-        read_image(file, image, augment)
+        read_image(file, image, read_options)
     return {"random pixels": noise, "images": images}
 
 

@@ -125,19 +125,19 @@ def summarise(findings):
 
 def _check_images(paths, threads, max_pixels):
     checked = {}
-    augment = ReadOptions(max_pixels=max_pixels, fit="squash")  # the whole image, to compare
+    read_options = ReadOptions(max_pixels=max_pixels, fit="squash")  # the whole image, to compare
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool, \
             tqdm(total=len(paths), unit="image", disable=None) as bar:
         # In portions, so that Ctrl-C waits for one of them and not for all.
         for start in range(0, len(paths), IMAGES_AT_ONCE):
             portion = paths[start:start + IMAGES_AT_ONCE]
-            for path, result in zip(portion, pool.map(lambda p: _open(p, augment), portion)):
+            for path, result in zip(portion, pool.map(lambda p: _open(p, read_options), portion)):
                 checked[path] = result
                 bar.update()
     return checked
 
 
-def _open(path, augment):
+def _open(path, read_options):
     path = existing_path(path)
     if not os.path.exists(path):
         return ImageCheck("missing", "there is no such image")
@@ -145,7 +145,7 @@ def _open(path, augment):
         return ImageCheck("broken", "not a regular file")
     try:
         pixels = np.empty(SHAPE, np.uint8)
-        info = read_image(path, pixels, augment)
+        info = read_image(path, pixels, read_options)
         data = Path(path).read_bytes()
     except ImageError as error:
         return ImageCheck("broken", error.reason)

@@ -47,7 +47,7 @@ def extract_features(args, lst):
     features, labels = [], []
     with LstIter(min(BATCH_SIZE, len(lst)), shape, lst, args.image, num_threads=args.data_nthreads,
                  bad_images="report",
-                 augment=ReadOptions.of_checkpoint(attributes, fit="squash")) as batches, \
+                 read_options=ReadOptions.of_checkpoint(attributes, fit="squash")) as batches, \
             tqdm(total=len(lst), desc="Features", unit="image", disable=None) as bar:
         forward = ForwardPass(*network, batches.provide_data[0], devices)
         for batch in batches:

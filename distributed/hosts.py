@@ -15,7 +15,7 @@ def read_hosts(path):
     try:
         lines = Path(path).read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: {getattr(error, 'strerror', 'not UTF-8 text')}") from None
+        raise InputError(getattr(error, "strerror", "not UTF-8 text"), file=path) from None
     hosts = []
     for number, line in enumerate(lines, 1):
         host = line.partition("#")[0].strip()
@@ -24,10 +24,10 @@ def read_hosts(path):
         name, colon, port = host.partition(":")
         good_port = not colon or (port.isascii() and port.isdigit() and 0 < int(port) < 65536)
         if not (HOST.fullmatch(name) and good_port):
-            raise InputError(f"{path}:{number}: {host!r} is not [user@]name[:port]")
+            raise InputError(f"{host!r} is not [user@]name[:port]", file=path, line=number)
         hosts.append(host)
     if not hosts:
-        raise InputError(f"{path}: names no host")
+        raise InputError("names no host", file=path)
     return hosts
 
 
@@ -59,8 +59,8 @@ def own_address(hosts):
                 probe.connect((name, 22))
                 address = probe.getsockname()[0]
         except OSError as error:
-            raise InputError(f"{name}: {error.strerror}; --host-ip says at which address the "
-                             "hosts reach this machine") from None
+            raise InputError(f"{name}: {error.strerror}; {{flag}} says at which address the hosts "
+                             "reach this machine", flag="--host-ip") from None
         if not ipaddress.ip_address(address).is_loopback:
             return address
     return "127.0.0.1"
@@ -73,6 +73,6 @@ def free_port(address, port=None):
         try:
             probe.bind((address, port or 0))
         except OSError as error:
-            raise InputError(f"{address}, port {port or 'any'}: "
-                             f"{error.strerror.lower()}") from None
+            raise InputError(
+                f"{address}, port {port or 'any'}: {error.strerror.lower()}") from None
         return probe.getsockname()[1]

@@ -83,7 +83,7 @@ class Classifier:
                 raise InputError(f"{source}: {len(values)} {name}, but the network has {classes} "
                                  "classes")
 
-    def open(self, images, path_root="", batch_size=64, num_threads=None, **augment):
+    def open(self, images, path_root="", batch_size=64, num_threads=None, **read_options):
         """An LstIter over images, which reads them as validation in training did.
 
         It goes on after an image that cannot be used; see `bad` of its batches.
@@ -97,13 +97,13 @@ class Classifier:
             Largest batch size. It is lower where that saves padding: 65 images are read as 33 and
             32, not as 64 and 1.
         num_threads : int, optional
-        **augment
+        **read_options
             Further options of ReadOptions, such as max_pixels.
         """
         batches = -(-len(images) // batch_size)
         return LstIter(-(-len(images) // batches), self.data_shape, images, path_root,
                        num_threads=num_threads, bad_images="report",
-                       augment=ReadOptions.of_checkpoint(self._attributes, **augment))
+                       read_options=ReadOptions.of_checkpoint(self._attributes, **read_options))
 
     def area(self, full):
         """Where the network's input lies in an image of (width, height); see `sample_area`."""

@@ -39,7 +39,7 @@ class ImageError(InputError):
         self.reason = reason
 
 
-def read_image(path: str | os.PathLike[str], out: np.ndarray, augment: ReadOptions | None = None,
+def read_image(path: str | os.PathLike[str], out: np.ndarray, options: ReadOptions | None = None,
                rng: random.Random | None = None) -> Header:
     """Read an image file into an array, and return its Header, with the upright size.
 
@@ -49,34 +49,34 @@ def read_image(path: str | os.PathLike[str], out: np.ndarray, augment: ReadOptio
     taken from the middle. An ImageError is raised when there is no such image or it cannot be used;
     `out` is then undefined.
     """
-    augment = augment or ReadOptions()
+    options = options or ReadOptions()
     # Always the same number, so that no option changes the draws of another.
     draws = [rng.random() for _ in range(8)] if rng is not None else None
     try:
-        data = retry_transient_errors(lambda: read_file(path, augment.max_pixels))
+        data = retry_transient_errors(lambda: read_file(path, options.max_pixels))
         size = out.shape[2], out.shape[1]
-        image, header = _crop_and_resize(data, size, augment, draws)
+        image, header = _crop_and_resize(data, size, options, draws)
     except OSError as error:
         raise ImageError(path, (error.strerror or str(error)).lower()) from None
     except BadImage as bad:
         raise ImageError(path, str(bad)) from None
     if draws is not None:
-        if augment.random_mirror and draws[4] < 0.5:
+        if options.random_mirror and draws[4] < 0.5:
             image = cv2.flip(image, 1)
-        image = jitter_colors(image, augment, draws[5:])
+        image = jitter_colors(image, options, draws[5:])
     # OpenCV's pixels are blue, green, red; `split` writes into the planes it is given.
     cv2.split(image, [out[2], out[1], out[0]])
     return header
 
 
 def sample_area(full: tuple[int, int], size: tuple[int, int],
-                augment: ReadOptions) -> tuple[float, float, float, float]:
+                options: ReadOptions) -> tuple[float, float, float, float]:
     """Where a sample without random augmentation lies in its image: left, top, width, height.
 
     In shares of the image's sides; what is outside of 0 to 1 is padding. `full` is the upright
     image's (width, height) in pixels, `size` the sample's.
     """
-    box, inner = _layout(full, size, augment, None)
+    box, inner = _layout(full, size, options, None)
     shares = []
     for axis in (0, 1):
         pixel = box[axis + 2] / inner[axis] / full[axis]  # of the sample
@@ -104,25 +104,25 @@ def read_file(path: str | os.PathLike[str], max_pixels: int) -> bytes:
         return file.readall()
 
 
-def _crop_and_resize(data, size, augment, draws):
+def _crop_and_resize(data, size, options, draws):
     """The pixels, uint8, (height, width, 3), blue, green, red, and the Header, of upright size."""
     header = read_header(data)
-    if header.width * header.height > augment.max_pixels:
+    if header.width * header.height > options.max_pixels:
         raise BadImage(f"its header says {header.width}x{header.height} pixels, above the limit "
-                       f"of {augment.max_pixels} (--max-pixels)")
+                       f"of {options.max_pixels} (--max-pixels)")
     full_width, full_height = header.width, header.height
     reduction = 1
     if header.format == "JPEG":
-        box, inner = _layout((full_width, full_height), size, augment, draws)
+        box, inner = _layout((full_width, full_height), size, options, draws)
         # Pixels of the full image per pixel of the sample, in the direction that has fewer.
         ratio = min(box[2] / inner[0], box[3] / inner[1])
         reduction = next((r for r, least in REDUCTIONS if ratio >= least), 1)
-    decoded = 1 if augment.full_decode else reduction
-    image = decode(data, header, decoded, augment.background)
+    decoded = 1 if options.full_decode else reduction
+    image = decode(data, header, decoded, options.background)
     if decoded == 1:
         full_height, full_width = image.shape[:2]  # a damaged file's header may lie
 
-    box, inner = _layout((full_width, full_height), size, augment, draws)
+    box, inner = _layout((full_width, full_height), size, options, draws)
     # A shift of half a pixel of the result is visible. At 1/2 the box may move to the grid of the
     # reduced pixels (as it does at full size too); at 1/4 and 1/8 it must not.
     if decoded > 2:
@@ -141,31 +141,31 @@ def _crop_and_resize(data, size, augment, draws):
     return image, header._replace(width=full_width, height=full_height, picture=None)
 
 
-def _layout(full, size, augment, draws):
+def _layout(full, size, options, draws):
     """The part of the full image that is shown (x, y, width, height), and its size in the sample.
 
     Sizes are (width, height). The part's size in the sample is `size` unless it is padded.
     """
     (full_width, full_height), (width, height) = full, size
-    if augment.fit == "squash":
+    if options.fit == "squash":
         return (0, 0, *full), size
-    if augment.fit == "pad":
+    if options.fit == "pad":
         scale = min(width / full_width, height / full_height)
         return (0, 0, *full), tuple(max(1, round(side * scale)) for side in full)
-    if augment.random_area and draws is not None:
-        low, high = augment.min_random_area, augment.max_random_area
+    if options.random_area and draws is not None:
+        low, high = options.min_random_area, options.max_random_area
         area = full_width * full_height * (low + (high - low) * draws[0])
-        stretch = 1 + augment.max_random_aspect_ratio * (2 * draws[1] - 1)
+        stretch = 1 + options.max_random_aspect_ratio * (2 * draws[1] - 1)
         box_width = math.sqrt(area * stretch * width / height)
         box_height = area / box_width
     else:
         # Pixels of the full image per pixel of the result.
-        step = min(full) / augment.resize if augment.resize else math.inf
+        step = min(full) / options.resize if options.resize else math.inf
         step = min(step, full_width / width, full_height / height)
         box_width, box_height = step * width, step * height
     shrink = min(1, full_width / box_width, full_height / box_height)
     box_width, box_height = shrink * box_width, shrink * box_height
-    anywhere = draws is not None and (augment.random_crop or augment.random_area)
+    anywhere = draws is not None and (options.random_crop or options.random_area)
     across, down = draws[2:4] if anywhere else (0.5, 0.5)
     x, y = (full_width - box_width) * across, (full_height - box_height) * down
     return (x, y, box_width, box_height), size

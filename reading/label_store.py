@@ -113,7 +113,7 @@ class MultiHotLabels:
                     if len(fields) < self.num_classes else "")
             raise WrongLabel(place, f"{len(fields)} label{'s' * (len(fields) != 1)}, but {source} "
                                     f"{self.num_classes}{hint}")
-        values = [_number(field) for field in fields]
+        values = [_float_or_none(field) for field in fields]
         for column, (field, value) in enumerate(zip(fields, values), 1):
             if value is None:
                 raise WrongLabel(place, _not_a_number(field, "is not a number"))
@@ -181,7 +181,7 @@ class IndexLabels:
 
     def parse(self, place, field):
         """A class number as tools for single-label lists write it, such as 4.000000."""
-        value = _number(field)
+        value = _float_or_none(field)
         if value is None or not value.is_integer():
             raise WrongLabel(place, _not_a_number(field, "is not a class number"))
         return int(value)
@@ -222,7 +222,7 @@ def _parse_together(text):
     return values if len(values) == text.count(b"\t") else None
 
 
-def _number(field):
+def _float_or_none(field):
     """The finite float that a field holds, or None."""
     try:
         value = float(field)

@@ -95,17 +95,17 @@ def sample_rng(seed: int, epoch: int, row: int) -> random.Random:
     return random.Random(seed << 96 | epoch << 48 | row)
 
 
-def jitter_colors(image: np.ndarray, augment: ReadOptions, draws: Sequence[float]) -> np.ndarray:
+def jitter_colors(image: np.ndarray, options: ReadOptions, draws: Sequence[float]) -> np.ndarray:
     """Change brightness, contrast and saturation of blue, green, red pixels by three draws."""
     brightness, contrast, saturation = (
         1 + limit * (2 * draw - 1)
-        for limit, draw in zip((augment.brightness, augment.contrast, augment.saturation), draws))
-    if augment.brightness or augment.contrast:
+        for limit, draw in zip((options.brightness, options.contrast, options.saturation), draws))
+    if options.brightness or options.contrast:
         # Contrast pulls towards the image's mean grey value, after brightness has moved it.
         grey = brightness * LUMA.dot(cv2.mean(image)[:3])
         table = np.arange(256) * (brightness * contrast) + (1 - contrast) * grey
         image = cv2.LUT(image, np.clip(np.rint(table), 0, 255).astype(np.uint8))
-    if augment.saturation:
+    if options.saturation:
         mix = saturation * np.eye(3) + (1 - saturation) * np.tile(LUMA, (3, 1))
         image = cv2.transform(image, mix)
     return image

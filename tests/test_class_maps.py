@@ -160,7 +160,7 @@ def test_the_report_has_the_maps_of_the_classes_that_a_photo_lists(trained, smal
     data = page_data(tmp_path)
     assert len(data["photos"]) == 20 and len(data["mapColours"]["scale"]) == 256
     samples = LstIter(20, (3, 64, 64), str(small_demo / "val.lst"), str(small_demo / "images"),
-                      augment=ReadOptions(fit="squash"))
+                      read_options=ReadOptions(fit="squash"))
     batch, place = samples.next(), {samples.lst.name(row): row for row in range(20)}
     prob = 1 / (1 + np.exp(-1.5 * class_maps(trained, batch)))
     expected = 255 * ((prob - 0.5) / 0.5).clip(0, 1)

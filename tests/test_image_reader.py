@@ -42,13 +42,13 @@ needs_photos = pytest.mark.skipif(not PHOTOS.is_dir(), reason=f"no {PHOTOS}")
 @pytest.fixture
 def read(tmp_path):
     """Reads bytes or a path as an image, (height, width, 3)."""
-    def read(source, shape=(16, 32), augment=None, rng=None):
+    def read(source, shape=(16, 32), options=None, rng=None):
         if isinstance(source, bytes):
             path = tmp_path / "image.jpg"
             path.write_bytes(source)
             source = path
         out = np.full((3,) + shape, 99, np.uint8)
-        read_image(str(source), out, augment, rng)
+        read_image(str(source), out, options, rng)
         return out.transpose(1, 2, 0)
     return read
 
@@ -234,7 +234,7 @@ def saved(image, name, **options):
 def test_transparent_images_are_put_on_the_background(read, mode, name, options, background):
     pixels = two_halves() if mode == "RGBA" else np.full((16, 32, 3), 70, np.uint8)
     picture = Image.fromarray(np.dstack([pixels, ALPHA])).convert(mode)
-    image = read(saved(picture, name, **options), augment=ReadOptions(background=background))
+    image = read(saved(picture, name, **options), options=ReadOptions(background=background))
     assert np.abs(image - on(background, pixels, ALPHA)).max() <= 1
 
 
@@ -321,7 +321,7 @@ def test_squashing_keeps_the_whole_image(read):
 
 def test_half_of_the_images_are_mirrored(read):
     content = encode(two_halves(), ".png")
-    mirrored = [(read(content, augment=ReadOptions(random_mirror=True),
+    mirrored = [(read(content, options=ReadOptions(random_mirror=True),
                       rng=sample_rng(0, 0, row))[0, 0] == BLUE).all() for row in range(200)]
     assert 70 < sum(mirrored) < 130
 
@@ -339,10 +339,10 @@ def test_random_areas_lie_between_their_limits(read):
     ramp = np.zeros((100, 100, 3), np.uint8)
     ramp[:, :, 0], ramp[:, :, 1] = np.arange(100)[None], np.arange(100)[:, None]
     content = encode(ramp, ".png")
-    augment = ReadOptions(min_random_area=0.25, max_random_area=0.5, max_random_aspect_ratio=0.2)
+    options = ReadOptions(min_random_area=0.25, max_random_area=0.5, max_random_aspect_ratio=0.2)
     areas, aspects = [], []
     for row in range(100):
-        image = read(content, (50, 50), augment, sample_rng(1, 0, row)).astype(int)
+        image = read(content, (50, 50), options, sample_rng(1, 0, row)).astype(int)
         width = (image[25, -1, 0] - image[25, 0, 0] + 1) / 100
         height = (image[-1, 25, 1] - image[0, 25, 1] + 1) / 100
         areas.append(width * height)
@@ -373,11 +373,11 @@ def test_brightness_contrast_and_saturation_follow_their_definitions(read):
 
 def test_a_sample_depends_on_seed_epoch_and_row_alone(read):
     content = encode(smooth(100, 100), ".png")
-    augment = ReadOptions(random_crop=True, random_mirror=True, min_random_area=0.3, brightness=0.3)
-    images = {key: read(content, (32, 32), augment, sample_rng(*key)).tobytes()
+    options = ReadOptions(random_crop=True, random_mirror=True, min_random_area=0.3, brightness=0.3)
+    images = {key: read(content, (32, 32), options, sample_rng(*key)).tobytes()
               for key in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]}
     assert len(set(images.values())) == 4
-    assert read(content, (32, 32), augment, sample_rng(0, 1, 0)).tobytes() == images[0, 1, 0]
+    assert read(content, (32, 32), options, sample_rng(0, 1, 0)).tobytes() == images[0, 1, 0]
 
 
 def test_the_generator_gives_the_same_numbers_for_ever():
@@ -481,11 +481,11 @@ def test_a_decompression_bomb_is_refused_by_its_header(read, kind):
 
 def test_the_limit_can_be_set(read):
     content = encode(two_halves(), ".png")
-    read(content, augment=ReadOptions(max_pixels=512))
+    read(content, options=ReadOptions(max_pixels=512))
     with pytest.raises(ImageError, match="32x16 pixels, above the limit of 511"):
-        read(content, augment=ReadOptions(max_pixels=511))
+        read(content, options=ReadOptions(max_pixels=511))
     with pytest.raises(ImageError, match="bytes are too many"):
-        read(content + b"\0" * (2 << 20), augment=ReadOptions(max_pixels=512))
+        read(content + b"\0" * (2 << 20), options=ReadOptions(max_pixels=512))
 
 
 def test_a_missing_image_a_folder_and_a_pipe_are_refused_at_once(read, tmp_path):
@@ -546,7 +546,7 @@ def test_damaged_images_are_read_or_refused_never_worse(read, data):
     for _ in range(data.draw(st.integers(1, 8))):
         whole[data.draw(st.integers(0, min(len(whole) - 1, 400)))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(ImageError):
-        read(bytes(whole), augment=ReadOptions(max_pixels=1_000_000))
+        read(bytes(whole), options=ReadOptions(max_pixels=1_000_000))
 
 
 @given(st.sampled_from([b"", b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"RIFF0000WEBP",
@@ -567,9 +567,9 @@ def test_the_area_of_a_sample_is_where_its_pixels_come_from(read, full, shape, o
     width, height = full
     x, y = np.meshgrid((np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height)
     places = np.uint8(np.rint(np.stack([0 * x, 240 * y, 240 * x], axis=2)))  # blue, green, red
-    augment = ReadOptions(**options)
-    sample = read(cv2.imencode(".png", places)[1].tobytes(), shape, augment)
-    left, top, across, down = sample_area(full, shape[::-1], augment)
+    given = ReadOptions(**options)
+    sample = read(cv2.imencode(".png", places)[1].tobytes(), shape, given)
+    left, top, across, down = sample_area(full, shape[::-1], given)
     rows, columns = shape
     expected_x = left + across * (np.arange(columns) + 0.5) / columns
     expected_y = top + down * (np.arange(rows) + 0.5) / rows

@@ -140,7 +140,7 @@ def test_names_and_the_type_of_the_pixels_can_be_chosen(photos):
 def test_images_and_labels_are_those_of_imageiter(photos):
     theirs = mx.image.ImageIter(4, SHAPE, label_width=3, path_imglist=str(photos / "train.lst"),
                                 path_root=str(photos), resize=40)
-    theirs, ours = list(theirs), list(make(photos, augment=ReadOptions(resize=40)))
+    theirs, ours = list(theirs), list(make(photos, read_options=ReadOptions(resize=40)))
     assert len(theirs) == len(ours) == 6
     for expected, batch in zip(theirs, ours):
         assert batch.pad == expected.pad
@@ -151,7 +151,7 @@ def test_images_and_labels_are_those_of_imageiter(photos):
 
 
 def test_padding_carries_the_first_images_and_no_labels(photos):
-    batches = list(make(photos, shuffle=True, augment=RANDOM))
+    batches = list(make(photos, shuffle=True, read_options=RANDOM))
     first, last = batches[0], batches[-1]
     assert [batch.pad for batch in batches] == [0, 0, 0, 0, 0, 1]
     assert last.index[3] == first.index[0]
@@ -198,7 +198,7 @@ def test_roll_over_with_less_than_a_batch(photos):
 
 
 def test_roll_over_and_seek_agree(photos):
-    options = {"last_batch_handle": "roll_over", "shuffle": True, "augment": RANDOM}
+    options = {"last_batch_handle": "roll_over", "shuffle": True, "read_options": RANDOM}
     whole = make(photos, 5, **options)
     for _ in range(2):
         contents(whole)
@@ -214,7 +214,7 @@ def test_module_fit_and_score_take_it(photos):
     logits = mx.sym.FullyConnected(mx.sym.Flatten(data / 255), num_hidden=3)
     module = mx.mod.Module(mx.sym.LogisticRegressionOutput(
         logits, mx.sym.Variable("softmax_label"), name="softmax"))
-    train = make(photos, shuffle=True, augment=RANDOM)
+    train = make(photos, shuffle=True, read_options=RANDOM)
     module.fit(train, eval_data=make(photos), eval_metric="mse", num_epoch=2)
     assert train.epoch == 2
     assert module.predict(make(photos)).shape == (23, 3)
@@ -277,7 +277,7 @@ def test_the_order_of_a_seed_and_epoch_never_changes():
 
 @pytest.mark.parametrize("num_threads", [1, 16])
 def test_batches_do_not_depend_on_the_number_of_threads(photos, num_threads):
-    options = {"shuffle": True, "seed": 7, "augment": RANDOM}
+    options = {"shuffle": True, "seed": 7, "read_options": RANDOM}
     expected = make(photos, num_threads=2, **options)
     batches = make(photos, num_threads=num_threads, prefetch=5, **options)
     for _ in range(2):
@@ -287,15 +287,15 @@ def test_batches_do_not_depend_on_the_number_of_threads(photos, num_threads):
 
 
 def test_augmentation_changes_with_the_epoch_and_the_seed(photos):
-    batches = make(photos, augment=RANDOM)
+    batches = make(photos, read_options=RANDOM)
     first = contents(batches)
     batches.reset()
     assert contents(batches) != first
-    assert contents(make(photos, augment=RANDOM, seed=1)) != first
+    assert contents(make(photos, read_options=RANDOM, seed=1)) != first
 
 
 def test_seek_continues_as_if_nothing_had_happened(photos):
-    options = {"shuffle": True, "augment": RANDOM}
+    options = {"shuffle": True, "read_options": RANDOM}
     whole = make(photos, **options)
     contents(whole)
     whole.reset()
@@ -327,7 +327,7 @@ def test_reset_begins_the_next_epoch_once_something_was_read(photos):
 
 
 def test_a_reset_in_mid_epoch_loses_nothing_of_the_next(photos):
-    options = {"shuffle": True, "augment": RANDOM}
+    options = {"shuffle": True, "read_options": RANDOM}
     whole, cut = make(photos, **options), make(photos, **options)
     list(whole)
     cut.next()
@@ -337,7 +337,7 @@ def test_a_reset_in_mid_epoch_loses_nothing_of_the_next(photos):
 
 
 def test_batches_stay_as_they_were_handed_out(photos):
-    batches = make(photos, augment=RANDOM)
+    batches = make(photos, read_options=RANDOM)
     kept = list(batches)
     first = [batch.data[0].asnumpy().tobytes() for batch in kept]
     for _ in range(3):
@@ -507,7 +507,7 @@ def test_a_program_that_ends_without_closing_ends(photos):
 def test_a_forked_child_reads_on(photos):
     process = python("""
         import os
-        batches = make(folder, shuffle=True, augment=RANDOM)
+        batches = make(folder, shuffle=True, read_options=RANDOM)
         batches.next()
         for _ in range(5):
             child = os.fork()

@@ -128,7 +128,7 @@ def by_hand(prefix, pixels):
 def validation_pixels(photos):
     """What training validates on: the same images through LstIter as validation opens it."""
     with LstIter(COUNT, (3, 32, 32), str(photos / "val.lst"), str(photos),
-                 augment=ReadOptions(fit="squash")) as batches:
+                 read_options=ReadOptions(fit="squash")) as batches:
         return batches.next().data[0].asnumpy()
 
 

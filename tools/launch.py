@@ -29,8 +29,9 @@ def parse_args(argv=None):
         description="Start a training run of several workers, and supervise it.",
         allow_abbrev=False, formatter_class=HelpFormatter)
     add = parser.add_argument
-    add("-n", "--num-workers", type=int, required=True, metavar="N", help="number of workers")
-    add("-s", "--num-servers", type=int, metavar="N",
+    add("-n", "--num-workers", type=at_least(1), required=True, metavar="N",
+        help="number of workers")
+    add("-s", "--num-servers", type=at_least(1), metavar="N",
         help="number of servers (default: as many as workers)")
     add("--launcher", choices=["local", "ssh"], default="local",
         help="start them on this machine, or over ssh on the hosts of -H")
@@ -46,7 +47,7 @@ def parse_args(argv=None):
         help="port of the scheduler (default: any free one)")
     add("--env", action="append", default=[], metavar="NAME=VALUE",
         help="a further variable for all processes; may be repeated")
-    add("--max-restarts", type=int, default=0, metavar="N",
+    add("--max-restarts", type=at_least(0), default=0, metavar="N",
         help="times that all processes are restarted with --resume after a failure; not after a "
              "mistake in flags or data (exit status 2); restarts are at least --network-timeout "
              "apart")
@@ -59,26 +60,24 @@ def parse_args(argv=None):
     args.command = args.command[args.command[:1] == ["--"]:]
     if args.num_servers is None:
         args.num_servers = args.num_workers
-    for name, least in (("num_workers", 1), ("num_servers", 1), ("max_restarts", 0)):
-        if getattr(args, name) < least:
-            raise InputError(f"--{name.replace('_', '-')} must be {least} or more")
     if not args.command:
         raise InputError("nothing to start: the command comes last, for instance python "
                          "train_multilabel.py ...")
     if args.port is not None and not 0 < args.port < 65536:
-        raise InputError(f"--port: {args.port} is no port")
+        raise InputError(f"{args.port} is no port", flag="--port")
     if args.host_ip:
         try:
             ipaddress.IPv4Address(args.host_ip)
         except ValueError:
-            raise InputError(f"--host-ip: {args.host_ip} is not an IPv4 address") from None
+            raise InputError(f"{args.host_ip} is not an IPv4 address",
+                             flag="--host-ip") from None
     if (args.launcher == "ssh") != bool(args.hostfile):
-        raise InputError("--launcher ssh and -H HOSTFILE belong together")
+        raise InputError("{flag} ssh and -H HOSTFILE belong together", flag="--launcher")
     if args.launcher == "ssh" and not shutil.which("ssh"):
-        raise InputError("--launcher ssh: there is no program ssh on this machine")
+        raise InputError("there is no program ssh on this machine", flag="--launcher")
     for setting in args.env:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*=.*", setting, re.DOTALL):
-            raise InputError(f"--env: {setting!r} is not NAME=VALUE")
+            raise InputError(f"{setting!r} is not NAME=VALUE", flag="--env")
     args.env = dict(setting.split("=", 1) for setting in args.env)
     return args
 

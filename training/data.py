@@ -56,7 +56,7 @@ def open_iterator(settings, lst, augmented=False):
         path_root=lst.folder, shuffle=augmented, part_index=lst.shard[0],
         num_parts=lst.shard[1], seed=flags.seed, num_threads=flags.data_nthreads,
         bad_images=flags.bad_images,
-        augment=settings.reading if augmented else settings.plain_reading)
+        read_options=settings.reading if augmented else settings.plain_reading)
 
 
 def measure_reading(train):
