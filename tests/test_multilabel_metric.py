@@ -110,6 +110,17 @@ def test_a_speedometers_lines_have_no_ranking_and_the_epochs_all(scored):
     assert [name for name, _ in metrics.get_global_name_value()] == ["loss", "acc", "mAP"]
 
 
+@pytest.mark.parametrize("classes, samples", [(80, 20000), (9598, 1000)])
+def test_the_map_of_training_is_bounded_in_samples_and_in_bytes(classes, samples):
+    metric = training_metrics({}, classes, Alone()).metrics[2]
+    label, prob = mx.nd.ones((500, classes)), mx.nd.zeros((500, classes))
+    for _ in range(samples // 500 + 3):
+        metric.update([label], [prob])
+    kept = metric.state()
+    assert samples <= len(kept["labels"]) < 21000
+    assert sum(array.nbytes for array in kept.values()) < 80e6
+
+
 def test_in_a_composite_with_mxnets_own(scored):
     label, prob = scored
     both = mx.metric.CompositeEvalMetric([MeanAveragePrecision(), mx.metric.MSE()])
