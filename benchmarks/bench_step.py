@@ -1,4 +1,4 @@
-"""Time of a training step: of a network as it is, as training computes it, and in PyTorch.
+"""Time of a training step: of a network as it is, and as training computes it.
 
     python benchmarks/bench_step.py --model pretrained/efficientnet_lite0
     python tools/import_pretrained.py resnet50_v1 --gluon --random --prefix pretrained/resnet50_v1
@@ -6,10 +6,9 @@
 
 A step is forward, backward and update of every layer for one batch of drawn images, on all cores.
 The sides take turns of some steps; the figures are the medians without the first step of a turn.
-PyTorch, if it is installed, computes the same network from the same parameters in its faster
-layout, channels last. The last column compares the parameters after all steps with those of the
-network as it is: the norm of the difference as a part of the norm, for all parameters together. The
-row "rounding" is the network as it is, begun with parameters changed in their last bit.
+The last column compares the parameters after all steps with those of the network as it is: the norm
+of the difference as a part of the norm, for all parameters together. The row "rounding" is the
+network as it is, begun with parameters changed in their last bit.
 """
 import tempfile
 import time
@@ -17,11 +16,7 @@ import time
 import numpy as np
 import turns  # noqa: F401  finds the modules below
 
-try:
-    import torch  # before MXNet's settings of OpenMP
-except ImportError:
-    torch = None
-
+# isort: split
 import make_demo
 
 from common.cli import ArgumentParser, InputError, parse_numbers, run
@@ -30,7 +25,6 @@ from common.processors import physical_cores
 from lst_iter import LstIter
 from network import checkpoint
 from network.fine_tune import frozen_parameters, get_fine_tune_model, training_symbol
-from network.graph import Graph
 from training.compute import Compute
 from training.faster_graph import faster_training
 from training.module import FineTuningModule
@@ -55,86 +49,6 @@ class InMXNet:
 
     def params(self):
         return {name: value.asnumpy() for name, value in self._module.get_params()[0].items()}
-
-
-class InTorch:
-    """The same network, which PyTorch computes node by node."""
-
-    def __init__(self, symbol, params):
-        self._nodes = Graph(symbol).nodes
-        arg_params, aux_params = ({name: torch.tensor(value.asnumpy()) for name, value
-                                   in part.items()} for part in params)
-        self._params = {**arg_params, **aux_params}
-        for name, value in arg_params.items():
-            if value.dim() == 4 and name not in checkpoint.NORMALISATION:
-                self._params[name] = value.contiguous(memory_format=torch.channels_last)
-        self._trained = {name: self._params[name].requires_grad_() for name in arg_params
-                         if name not in checkpoint.NORMALISATION}
-        self._optimizer = torch.optim.SGD(self._trained.values(), SGD["learning_rate"],
-                                          SGD["momentum"])
-
-    def step(self, batch):
-        data, label = (torch.from_numpy(part[0].asnumpy()) for part in (batch.data, batch.label))
-        values = {}
-        for node in self._nodes:
-            inputs = [values[source] for source, *_ in node.inputs]
-            if node.op == "Custom":  # CrossEntropyLoss
-                prob = inputs[0]
-                break
-            values[node] = (self._compute(node, inputs) if not node.is_variable else
-                            {**self._params, "data": data}.get(node.name))
-        loss = torch.nn.functional.binary_cross_entropy(prob, label, reduction="sum")
-        self._optimizer.zero_grad()
-        (loss / len(data)).backward()
-        self._optimizer.step()
-
-    def params(self):
-        return {name: value.detach().numpy() for name, value in self._trained.items()}
-
-    @staticmethod
-    def _compute(node, inputs):
-        functional, attrs = torch.nn.functional, node.attrs
-        first, *rest = inputs
-
-        def numbers(key):
-            return tuple(node.integers(key))
-
-        if node.op == "Convolution":
-            bias = rest[1] if len(rest) > 1 else None
-            return functional.conv2d(first, rest[0], bias, numbers("stride") or 1,
-                                     numbers("pad") or 0, numbers("dilate") or 1,
-                                     int(attrs.get("num_group", 1)))
-        if node.op == "BatchNorm":
-            gamma, beta, mean, variance = rest
-            if node.flag("fix_gamma", "True"):
-                gamma = torch.ones_like(gamma)
-            return functional.batch_norm(first, mean, variance, gamma, beta, True,
-                                         1 - float(attrs.get("momentum", 0.9)),
-                                         float(attrs.get("eps", 1e-3)))
-        if node.op == "Pooling":
-            if node.flag("global_pool"):
-                pool = (functional.adaptive_max_pool2d if attrs.get("pool_type") == "max"
-                        else functional.adaptive_avg_pool2d)
-                return pool(first, 1)
-            assert attrs["pool_type"] == "max", node
-            return functional.max_pool2d(first, numbers("kernel"), numbers("stride"),
-                                         numbers("pad") or 0)
-        if node.op == "slice":  # of the normalised pixels
-            steps = numbers("step")
-            turned = [axis for axis, step in enumerate(steps or (1,) * 4) if step == -1]
-            return first.flip(turned)
-        simple = {
-            "Cast": lambda: first.float().contiguous(memory_format=torch.channels_last),
-            "BlockGrad": lambda: first, "broadcast_sub": lambda: first - rest[0],
-            "broadcast_div": lambda: first / rest[0], "relu": lambda: functional.relu_(first),
-            "Activation": lambda: functional.relu_(first), "sigmoid": lambda: torch.sigmoid(first),
-            "clip": lambda: functional.hardtanh(first, float(attrs["a_min"]),
-                                                float(attrs["a_max"]), inplace=True),
-            "elemwise_add": lambda: first + rest[0], "_plus": lambda: first + rest[0],
-            "Flatten": lambda: first.flatten(1),
-            "FullyConnected": lambda: functional.linear(first, *rest)}
-        assert attrs.get("act_type", "relu") == "relu", node
-        return simple[node.op]()
 
 
 def change_last_bit(params):
@@ -167,7 +81,7 @@ def main(argv=None):
     parser.add_argument("--steps", type=int, default=10)
     args = parser.parse_args(argv)
     if args.steps < 4:
-        raise InputError(f"--steps {args.steps}: two turns of two steps are the least")
+        raise InputError(f"{args.steps}, but two turns of two steps are the least", flag="--steps")
     shape = parse_numbers("--image-shape", args.image_shape, int, 3)
     with tempfile.TemporaryDirectory() as folder:
         batches = drawn_batch(folder, shape, args.batch_size)
@@ -190,9 +104,6 @@ def main(argv=None):
                              Compute([mx.cpu()], "local"))
     sides = {"the network as it is": module,
              "as training computes it": InMXNet(faster, batches, (arg_params, aux_params))}
-    if torch:
-        torch.set_num_threads(physical_cores())
-        sides[f"PyTorch {torch.__version__}"] = InTorch(symbol, (arg_params, aux_params))
     seconds = {name: [] for name in sides}
     for _ in range(2):
         for name, side in sides.items():

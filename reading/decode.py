@@ -1,4 +1,4 @@
-"""The pixels of an image file, by OpenCV (JPEG, BMP, WebP) or Pillow (PNG, GIF, TIFF)."""
+"""The pixels of an image file, by OpenCV (JPEG) or Pillow (all others)."""
 from __future__ import annotations
 
 from typing import Any, Callable, Sequence
@@ -31,26 +31,22 @@ def decode(data: bytes, header: Header, reduction: int, background: Sequence[int
         with pillow_errors(header.format):
             image = _decode_by_pillow(header.picture, background)
             orientation = 1  # Pillow turns a TIFF itself; other EXIF may follow the pixels
-            if header.format == "PNG":
+            if header.format in ("PNG", "WebP"):
                 orientation = exif_orientation(header.picture.info.get("exif", b""))
     else:
-        image, orientation = _decode_by_opencv(data, header.format, reduction), header.orientation
-        if image.shape[2] == 4:
-            image = np.asarray(_blend(Image.fromarray(image, "RGBA"), background[::-1]))
+        image, orientation = _decode_jpeg(data, reduction), header.orientation
     return TURNS[orientation](image)
 
 
-def _decode_by_opencv(data, name, reduction):
-    # OpenCV knows the orientation of some formats only, and not in every place.
+def _decode_jpeg(data, reduction):
+    # OpenCV does not find the orientation in every place.
     flags = FLAGS[reduction] | cv2.IMREAD_IGNORE_ORIENTATION
-    if name == "WebP":
-        flags = cv2.IMREAD_UNCHANGED  # with transparency
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
-        raise BadImage(f"OpenCV cannot decode this {name}: {error.err}") from None
+        raise BadImage(f"OpenCV cannot decode this JPEG: {error.err}") from None
     if image is None:
-        raise BadImage(f"is damaged or cut short, or a kind of {name} that OpenCV does not read")
+        raise BadImage("is damaged or cut short, or a kind of JPEG that OpenCV does not read")
     return image
 
 

@@ -1,9 +1,8 @@
 """What an image file says of itself before its pixels are decoded: format, size, orientation.
 
 The size is checked first, so that a file of a few kilobytes that claims 30000x30000 pixels costs
-nothing. PNG, GIF and TIFF are opened by Pillow. The headers of JPEG, BMP and WebP, which OpenCV
-decodes, are read here: Pillow takes 23 microseconds for a JPEG and 75 with an EXIF block, where 2
-and 6 do here, and it decodes WebP more slowly.
+nothing. The header of a JPEG, which OpenCV decodes, is read here: Pillow, which opens the others,
+takes 23 microseconds and 75 with an EXIF block, where 2 and 6 do here.
 """
 from __future__ import annotations
 
@@ -13,13 +12,20 @@ import struct
 import warnings
 from typing import Any, Iterator, NamedTuple
 
-from PIL import GifImagePlugin, PngImagePlugin, TiffImagePlugin
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
 FORMATS = "JPEG, PNG, GIF, BMP, WebP and TIFF"
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
 # The classes themselves, because Image.open has a limit of pixels of its own.
 PILLOW_READERS: dict[str, Any] = {
     "PNG": PngImagePlugin.PngImageFile, "GIF": GifImagePlugin.GifImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile, "WebP": WebPImagePlugin.WebPImageFile,
     "TIFF": TiffImagePlugin.TiffImageFile}
 # Colour profiles of a few MB are in use; Pillow's own limit is 1 MB.
 PngImagePlugin.MAX_TEXT_CHUNK = 16 << 20
@@ -43,9 +49,9 @@ class Header(NamedTuple):
     """What an image file says of itself."""
 
     format: str  # "JPEG", "PNG", "GIF", "BMP", "WebP" or "TIFF"
-    width: int  # of JPEG and WebP after, of the others before they are turned upright
+    width: int  # of a JPEG after, of the others before they are turned upright
     height: int
-    orientation: int = 1  # as in EXIF: how the decoded pixels of JPEG and WebP have to be turned
+    orientation: int = 1  # as in EXIF: how the decoded pixels of a JPEG have to be turned
     picture: Any = None  # the opened PIL.Image.Image where Pillow decodes it
 
 
@@ -64,9 +70,9 @@ def read_header(data: bytes) -> Header:
         elif data.startswith((b"GIF87a", b"GIF89a")):
             header = _open("GIF", data)
         elif data.startswith(b"BM"):
-            header = _bmp(data)
+            header = _open("BMP", data)
         elif data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-            header = _webp(data)
+            header = _open("WebP", data)
         elif data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
             header = _open("TIFF", _only_pixels(data))
         else:
@@ -130,52 +136,16 @@ def _jpeg(data):
             # Each scan of a progressive JPEG, however short, passes over all pixels.
             if marker == 0xC2 and data.count(b"\xff\xda", position) > MAX_JPEG_SCANS:
                 raise BadImage(f"is a JPEG of more than {MAX_JPEG_SCANS} scans")
-            return _upright("JPEG", width, height, exif)
+            orientation = exif_orientation(exif)
+            if orientation >= 5:
+                width, height = height, width
+            return Header("JPEG", width, height, orientation)
         else:
             end = position + 2 + struct.unpack_from(">H", data, position + 2)[0]
             # Other things, such as XMP, are stored under this marker too.
             if marker == 0xE1 and not exif and data[position + 4:position + 8] == b"Exif":
                 exif = data[position + 4:end]
             position = end
-
-
-def _bmp(data):
-    if struct.unpack_from("<I", data, 14)[0] == 12:
-        return Header("BMP", *struct.unpack_from("<HH", data, 18))
-    width, height = struct.unpack_from("<ii", data, 18)
-    return Header("BMP", width, abs(height))  # a negative height: stored from the top
-
-
-def _webp(data):
-    if len(data) < 8 + struct.unpack_from("<I", data, 4)[0]:
-        raise BadImage("is cut short: a WebP file that holds less than its header says")
-    kind, exif = data[12:16], b""
-    if kind == b"VP8X":
-        exif = _webp_exif(data)
-        width, height = (1 + int.from_bytes(data[at:at + 3], "little") for at in (24, 27))
-    elif kind == b"VP8L":
-        bits = struct.unpack_from("<I", data, 21)[0]
-        width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
-    else:
-        width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", data, 26))
-    return _upright("WebP", width, height, exif)
-
-
-def _webp_exif(data):
-    position = 12
-    while position + 8 <= len(data):
-        kind, length = struct.unpack_from("<4sI", data, position)
-        if kind == b"EXIF":
-            return data[position + 8:position + 8 + length]
-        position += 8 + length + length % 2
-    return b""
-
-
-def _upright(name, width, height, exif):
-    orientation = exif_orientation(exif)
-    if orientation >= 5:
-        width, height = height, width
-    return Header(name, width, height, orientation)
 
 
 def _only_pixels(data):

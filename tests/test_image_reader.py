@@ -451,7 +451,7 @@ def test_random_crops_of_reduced_images_look_like_those_of_full_ones(read, size)
     (b"\x89PNG\r\n\x1a\n", "cut short"), (b"GIF89a", "cut short"), (b"BM", "cut short"),
     (b"RIFF\xff\0\0\0WEBPVP8 ", "cut short"), (b"II*\0\xff\0\0\0", "cut short"),
     (b"GIF89a\0\0\0\0", "damaged or cut short"),
-    (b"BM" + b"\0" * 12 + b"\x28" + b"\0" * 11, "0x0 pixels")])
+    (b"BM" + b"\0" * 12 + b"\x28" + b"\0" * 11, "damaged or cut short")])
 def test_what_is_no_image_says_why(read, content, match):
     with pytest.raises(ImageError, match=match) as info:
         read(content)
@@ -475,7 +475,8 @@ def test_a_jpeg_whose_end_was_never_downloaded_is_refused(read):
 
 @pytest.mark.parametrize("kind", ["png", "jpg", "bmp", "webp", "tiff"])
 def test_a_decompression_bomb_is_refused_by_its_header(read, kind):
-    with pytest.raises(ImageError, match=r"its header says \d+x\d+ pixels, above the limit"):
+    # Pillow has a limit of its own for WebP.
+    with pytest.raises(ImageError, match=r"\d+x\d+ pixels, above the limit|pixels\) exceeds limit"):
         read(bomb(kind))
 
 
