@@ -25,6 +25,7 @@ from reading.class_names import names_beside, read_class_names
 from reading.data_args import add_data_args, read_options_from_args
 from reading.image_list import LabelledImages
 from reading.image_reader import NEUTRAL, ImageError, read_image
+from reading.image_shape import AREA, best_shape, median_size
 from reading.lst_file import read_lst
 from reading.prefetch import Batch, Prefetcher
 from reading.read_options import ReadOptions, sample_rng
@@ -224,7 +225,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                         help="folder that image names in the .lst file start from")
     parser.add_argument("--show", required=True, metavar="PNG", help="image to write")
     parser.add_argument("--image-shape", default="3,224,224", metavar="3,H,W",
-                        help="shape of a sample (default: %(default)s)")
+                        help="shape of a sample; auto: as training finds it for these images "
+                             "(default: %(default)s)")
     parser.add_argument("--labels", metavar="FILE",
                         help="file of class names, one per line (default: PREFIX_labels.txt beside "
                              "PREFIX_train.lst, if it is there)")
@@ -234,8 +236,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_data_args(parser)
     args = parser.parse_args(argv)
 
-    shape = parse_image_shape(args.image_shape)
     lst = read_lst(args.lst, label_format=args.label_format)
+    if args.image_shape == "auto":
+        size = median_size(lst, args.path_root, args.max_pixels)
+        shape = best_shape(*size, AREA) if size else [3, 224, 224]
+    else:
+        shape = parse_image_shape(args.image_shape)
     names = (read_class_names(args.labels, lst.num_classes) if args.labels
              else names_beside(args.lst, lst.num_classes)
              or list(map(str, range(lst.num_classes))))
@@ -248,6 +254,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         names[c] if label[c] == 1 else f"{names[c]} {label[c]:g}" for c in np.flatnonzero(label > 0)
     ) for row, label in zip(batch.index, batch.label[0].asnumpy())]
     contact_sheet.save(args.show, batch.data[0].asnumpy(), captions)
+    print(f"{args.show}: {len(captions)} samples of {shape[1]}x{shape[2]} pixels")
 
 
 if __name__ == "__main__":

@@ -56,10 +56,10 @@ def main(argv=None):
 def train(flags, compute):
     """Data, network, warm head, fine-tuning; as one of the workers. Returns the exit status."""
     workers = compute.workers
-    pretrained = Network(*load_pretrained(flags.model, flags.epoch, flags.rgb_mean, flags.rgb_std,
-                                          flags.dtype))
+    *pretrained, normalisation = load_pretrained(flags.model, flags.epoch, flags.rgb_mean,
+                                                 flags.rgb_std, flags.dtype)
     lists = read_lists(flags, workers)
-    settings, network = resolve_settings(flags, pretrained, lists, workers)
+    settings, network = resolve_settings(flags, Network(*pretrained), normalisation, lists, workers)
     log_to(flags.save_result, workers.rank, flags.disp_batches is not None)
     check_limits(settings, network, compute)
     data = open_data(settings, lists)

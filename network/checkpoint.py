@@ -33,6 +33,8 @@ from network.untrusted import (
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 NORMALISATION = ("rgb_mean", "rgb_std")
+KEEP_SHAPE = {"Activation", "BatchNorm", "BlockGrad", "Cast", "Dropout", "LRN", "LeakyReLU",
+              "_copy", "amp_cast", "clip", "elemwise_add", "elemwise_mul", "relu", "sigmoid"}
 
 Params = Dict[str, mx.nd.NDArray]
 Network = Tuple[mx.sym.Symbol, Params, Params]  # with arg_params and aux_params
@@ -120,11 +122,13 @@ def set_attributes(sym: mx.sym.Symbol, **values: Any) -> mx.sym.Symbol:
     return graph.symbol()
 
 
-def _with_plain_slices(sym):
-    """The same network, where each `slice` takes its input in the plain memory layout.
+def _without_faults_of_mxnet(sym):
+    """The same network without what MXNet 1.9.1 computes wrongly by oneDNN.
 
-    Of oneDNN's blocked layouts MXNet can slice whole blocks of channels only. Any other slice is an
-    error, or a division by zero that ends the process.
+    Of oneDNN's blocked layouts MXNet can slice whole blocks of channels only; any other slice is an
+    error, or a division by zero that ends the process. So each `slice` takes its input in the plain
+    layout. And a FullyConnected straight on a feature map may fail in the second forward pass in
+    inference; a Flatten goes between.
     """
     graph = Graph(sym)
     for node in graph.nodes:
@@ -132,7 +136,16 @@ def _with_plain_slices(sym):
                 and node.input().op != "slice_axis"):
             plain = Node("slice_axis", f"{node.name}_plain", node.inputs, axis=0, begin=0, end=None)
             node.inputs = [(plain, 0, 0)]
+        elif node.op == "FullyConnected" and node.flag("flatten", "True") and _is_map(node.input()):
+            node.inputs[0] = (Node("Flatten", f"{node.name}_flat", node.inputs[:1]), 0, 0)
     return graph.symbol()
+
+
+def _is_map(node):
+    """Whether a convolution or pooling gives a layer's values, as a map that nothing flattened."""
+    while node.op in KEEP_SHAPE:
+        node = node.input()
+    return node.op in ("Convolution", "Pooling")
 
 
 def load(prefix: str, epoch: int) -> Network:
@@ -147,7 +160,7 @@ def load(prefix: str, epoch: int) -> Network:
             raise InputError("no such file; --model takes the path before -symbol.json, --epoch "
                              "the number in the .params file's name", file=name)
     with mxnet_errors("not an MXNet symbol file", symbol_file):
-        sym = _with_plain_slices(mx.sym.load_json(checked_symbol(symbol_file)))
+        sym = _without_faults_of_mxnet(mx.sym.load_json(checked_symbol(symbol_file)))
     check_params(params_file)
     with mxnet_errors("not an MXNet parameter file", params_file):
         saved = mx.nd.load(params_file)

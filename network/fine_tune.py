@@ -15,6 +15,7 @@ from common.cli import InputError
 from common.mx_compat import mx, mxnet_errors
 from network import checkpoint
 from network.graph import Graph, layers_up_to
+from network.own_normalisation import find_own_normalisation
 
 CLASSIFIERS = ("FullyConnected", "Convolution")
 # What may stand between the classifier and the network's output.
@@ -165,22 +166,35 @@ def _pooled(net, pool_type, name):
 
 
 def load_pretrained(prefix: str, epoch: int, mean: Sequence[float] | None = None,
-                    std: Sequence[float] | None = None,
-                    dtype: str = "float32") -> checkpoint.Network:
-    """Load a pretrained network, and let it take raw pixels: symbol, arg_params, aux_params.
+                    std: Sequence[float] | None = None, dtype: str = "float32"
+                    ) -> tuple[mx.sym.Symbol, checkpoint.Params, checkpoint.Params, str]:
+    """Load a pretrained network, and let it take raw pixels.
 
-    `mean` and `std` of red, green and blue (0 to 255; None: ImageNet's) are for a network that does
-    not normalise by itself; for one that does they are an InputError.
+    `mean` and `std` of red, green and blue (0 to 255) are for a network that does not say how its
+    pixels are normalised; for one that does they are an InputError. Where they are None, what the
+    network begins with tells whether it takes raw pixels; else they are ImageNet's.
+
+    Returns symbol, arg_params, aux_params, and a text that says which normalisation this is.
     """
     sym, arg_params, aux_params = checkpoint.load(prefix, epoch)
     values = [mean or checkpoint.IMAGENET_MEAN, std or checkpoint.IMAGENET_STD]
+    origin = "--rgb-mean and --rgb-std"
     if checkpoint.has_normalisation(sym):
         if mean or std:
-            raise InputError("normalises by itself: leave out --rgb-mean and --rgb-std",
-                             file=f"{prefix}-symbol.json")
+            raise InputError("normalises by itself: leave out {flag}", flag=(
+                "--rgb-mean" if mean else "--rgb-std"), file=f"{prefix}-symbol.json")
         values = [arg_params[name].asnumpy().ravel() for name in checkpoint.NORMALISATION]
+        origin = "the checkpoint's"
+    elif not (mean or std):
+        own = find_own_normalisation(sym, arg_params, aux_params)
+        origin = "ImageNet's, as the checkpoint does not say: --rgb-mean and --rgb-std"
+        if own:
+            *values, layer = own
+            origin = f"what the network itself begins with ({layer}) wants"
     sym, constants = checkpoint.with_normalisation(sym, values[0], values[1], dtype)
-    return sym, {**arg_params, **constants}, aux_params
+    shown = ("/".join(f"{value:.4g}" for value in numbers) for numbers in values)
+    text = "mean {}, deviation {} ({})".format(*shown, origin)
+    return sym, {**arg_params, **constants}, aux_params, text
 
 
 def frozen_parameters(net: mx.sym.Symbol, freeze: str) -> list[str]:

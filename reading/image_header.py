@@ -118,12 +118,14 @@ def _open(name, data):
 def _jpeg(data):
     position, exif = 2, b""
     while True:
-        if data[position] != 0xFF:
-            raise BadImage("is a damaged JPEG: there is no marker where one belongs")
+        if data[position] != 0xFF:  # stray bytes, which decoders pass over
+            position = data.find(b"\xff", position)
+            if position < 0:
+                raise BadImage("is a damaged JPEG: there is no marker where one belongs")
         marker = data[position + 1]
         if marker == 0xFF:  # a fill byte
             position += 1
-        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:  # markers that stand alone
+        elif marker == 0 or marker == 0x01 or 0xD0 <= marker <= 0xD8:  # no marker, but a stray byte
             position += 2
         elif marker in (0xD9, 0xDA):
             raise BadImage("is a damaged JPEG: its pixels start before its size is told")

@@ -467,6 +467,20 @@ def test_a_file_cut_off_in_the_middle_is_refused(read, extension, part):
         read(whole[:int(part * len(whole))])
 
 
+@pytest.mark.parametrize("stray", [b"\0", b"\x01\x02\x03", b"\0\xff\0\xff\xff", b"\r\n" * 40])
+@pytest.mark.parametrize("marker", [b"\xff\xe0", b"\xff\xdb", b"\xff\xc0", b"\xff\xc4"])
+def test_stray_bytes_between_a_jpegs_segments_are_passed_over(read, stray, marker):
+    whole = with_exif(encode(smooth(64, 96), ".jpg"), 3)
+    at = whole.index(marker)
+    content = whole[:at] + stray + whole[at:]
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(content))))
+    found = read(content, shape=(64, 96))
+    assert np.abs(found.astype(int) - expected).mean() < 2
+    np.testing.assert_array_equal(found, read(whole, shape=(64, 96)))
+    with pytest.raises(ImageError):
+        read(content[:len(content) // 2])
+
+
 def test_a_jpeg_whose_end_was_never_downloaded_is_refused(read):
     whole = encode(smooth(300, 300), ".jpg")
     with pytest.raises(ImageError, match="cut short"):

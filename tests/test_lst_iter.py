@@ -25,6 +25,7 @@ from lst_iter import LstIter
 from reading.batch_sampler import BatchSampler
 from reading.image_list import ImageList
 from reading.image_reader import NEUTRAL, ReadOptions
+from reading.image_shape import AREA, best_shape, median_size
 from reading.lst_file import read_lst
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -717,6 +718,16 @@ def test_show_draws_a_sheet(photos, tmp_path, name):
     image = cv2.imread(str(sheet))
     assert image.shape[0] > 2 * 48 and image.shape[1] > 6 * 64
     assert image.std() > 20 and (image == 255).mean() > 0.1
+
+
+def test_show_finds_the_image_shape_and_says_where_the_sheet_is(photos, tmp_path, capsys):
+    sheet = str(tmp_path / "sheet.png")
+    lst_iter.main([str(photos / "train.lst"), "--path-root", str(photos), "--show", sheet,
+                   "--image-shape", "auto", "--squash"])
+    size = median_size(read_lst(photos / "train.lst"), str(photos), ReadOptions.max_pixels)
+    _, height, width = best_shape(*size, AREA)
+    said = capsys.readouterr().out
+    assert sheet in said and f"{height}x{width} pixels" in said
 
 
 @pytest.mark.parametrize(("flags", "fields"), [

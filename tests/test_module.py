@@ -16,7 +16,7 @@ ADAM = "adam", {"learning_rate": 0.01}
 @pytest.fixture(scope="module")
 def network(tiny_network):
     """A network with a BatchNorm and a Dropout, and its parameters."""
-    symbol, arg_params, aux_params = load_pretrained(tiny_network, 0)
+    symbol, arg_params, aux_params, _ = load_pretrained(tiny_network, 0)
     flat = symbol.get_internals()["flatten0_output"]
     symbol = mx.sym.FullyConnected(mx.sym.Dropout(flat, p=0.3), num_hidden=9, name="fc1")
     return (*get_fine_tune_model(symbol, arg_params, 4), aux_params)

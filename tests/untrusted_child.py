@@ -163,7 +163,7 @@ def use(prefix, image):
 
 def fine_tune_it(prefix):
     """The same for train_multilabel.py: a step of training."""
-    sym, arg_params, aux_params = fine_tune.load_pretrained(prefix, 2)
+    sym, arg_params, aux_params, _ = fine_tune.load_pretrained(prefix, 2)
     image_shape = checkpoint.get_attributes(sym).get("image_shape", [3, 224, 224])
     check_shapes(sym, arg_params, aux_params, image_shape, prefix)
     net, arg_params = fine_tune.get_fine_tune_model(sym, arg_params, 3)

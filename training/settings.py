@@ -29,6 +29,7 @@ from reading.image_shape import best_shape, median_size
 from reading.label_checks import ListCounts, label_warnings, require_present
 from reading.read_options import ReadOptions
 from training.limits import choose_batch_size
+from training.normalisation import check_normalisation
 from training.optimizer import optimizer_params
 from training.train_flags import loss_from_flags
 
@@ -103,11 +104,12 @@ class Settings:
         return json.loads(json.dumps(shared))
 
 
-def resolve_settings(flags, pretrained, lists, workers):
+def resolve_settings(flags, pretrained, normalisation, lists, workers):
     """The Settings of a run, and the Network that it trains: a new classifier, nothing trained yet.
 
-    `pretrained` is a Network that takes raw pixels, `lists` are from `read_lists`. All workers call
-    this together. An InputError names a flag that does not suit the network or the lists.
+    `pretrained` is a Network that takes raw pixels, `normalisation` says how it normalises them,
+    `lists` are from `read_lists`. All workers call this together. An InputError names a flag that
+    does not suit the network or the lists.
     """
     optimizer_params(flags, 1)
     batch_size, notes = choose_batch_size(flags, lists.train.num_rows, workers.count)
@@ -131,16 +133,20 @@ def resolve_settings(flags, pretrained, lists, workers):
         last_frozen_layer = find_last_frozen_layer(symbol, image_shape, freeze_stages)
         inputs = set(layers_up_to(symbol, last_frozen_layer).list_arguments()) - {"data"}
         frozen = sorted({*frozen, *inputs})
+    notes += [*why, f"Normalisation of red, green, blue: {normalisation}"]
+    warnings = check_lists(flags, lists, workers)
+    plain_reading = read_options_from_args(flags, train=False)
+    if workers.rank == 0 and flags.dtype == "float32":
+        warnings += check_normalisation(pretrained, lists.train, image_shape, plain_reading)
     settings = Settings(
         flags=flags, prefix=os.path.join(flags.save_result, flags.save_name),
         batch_size=batch_size, image_shape=image_shape, head=head, freeze_stages=freeze_stages,
         last_frozen_layer=last_frozen_layer, frozen=frozen, loss=loss,
-        reading=read_options_from_args(flags),
-        plain_reading=read_options_from_args(flags, train=False),
-        num_workers=workers.count, notes=notes + why, warnings=check_lists(flags, lists, workers))
+        reading=read_options_from_args(flags), plain_reading=plain_reading,
+        num_workers=workers.count, notes=notes, warnings=warnings)
     aux_params = {name: pretrained.aux_params[name] for name in symbol.list_auxiliary_states()
                   if name in pretrained.aux_params}
-    symbol = checkpoint.set_attributes(symbol, **_attributes(settings, lists))
+    symbol = checkpoint.set_attributes(symbol, **_attributes(settings, lists, normalisation))
     check_shapes(symbol, arg_params, aux_params, image_shape, flags.model, math.inf)
     return settings, Network(symbol, arg_params, aux_params)
 
@@ -196,14 +202,15 @@ def choose_pos_weight(pos_weight, lst):
     return pos_weight
 
 
-def _attributes(settings, lists):
+def _attributes(settings, lists, normalisation):
     """What the run's checkpoints say of their input, for checkpoint.set_attributes."""
     flags, reading = settings.flags, settings.plain_reading
     return {
         "class_names": flags.labels and read_class_names(flags.labels, lists.train.num_classes),
         "image_shape": settings.image_shape, "resize": reading.resize, "fit": reading.fit,
         "full_decode": reading.full_decode, "background": reading.background,
-        "training": _describe(settings, lists), "version": VERSION,
+        "training": {**_describe(settings, lists), "normalisation": normalisation},
+        "version": VERSION,
         "training_list": [printable(os.path.basename(lists.train.lst.path)),
                           lists.train.checksum[:1000]],
         **NO_THRESHOLDS}  # those of an earlier fine-tuning do not apply to the new network

@@ -14,6 +14,7 @@ from common.cli import (
 )
 from crossentropy_op import loss_options
 from reading.data_args import add_data_args
+from reading.image_shape import AREA
 
 # The options of CrossEntropyLoss that each --loss stands for; the flags of the same names win.
 LOSSES = {
@@ -77,7 +78,7 @@ def parse_args(argv=None):
     add("--image-shape", metavar="C,H,W",
         help="what the network gets; auto: the training images' own aspect, in multiples of 32 "
              "(default: what the checkpoint says, else 3,224,224)")
-    add("--image-area", type=int, default=480 * 320, metavar="PIXELS",
+    add("--image-area", type=int, default=AREA, metavar="PIXELS",
         help="area that --image-shape auto aims at, where the images are as large")
     add("--head", choices=["linear", "attention", "auto"], default="linear",
         help="classifier of the mean features, or class-specific residual attention (Zhu and Wu, "
@@ -86,9 +87,9 @@ def parse_args(argv=None):
     add("--attention", type=float, default=0.3, metavar="X",
         help="--head attention: weight of a class's maximum over the positions beside its mean")
     add("--rgb-mean", metavar="R,G,B",
-        help="mean of the pixels, 0 to 255, for a checkpoint that does not normalise by itself "
-             "(default: ImageNet's)")
-    add("--rgb-std", metavar="R,G,B", help="standard deviation likewise (default: ImageNet's)")
+        help="mean of the pixels, 0 to 255, for a checkpoint that does not say how it normalises "
+             "them (default: what the network begins with, else ImageNet's)")
+    add("--rgb-std", metavar="R,G,B", help="standard deviation likewise")
     add("--freeze", default="none", metavar="WHAT",
         help="parameters to leave as they are: none, backbone (all but the new classifier), or a "
              "regular expression for their names; a frozen BatchNorm uses its stored statistics")
