@@ -66,6 +66,9 @@ def build_parser(description):
                        help="pretrained checkpoint: its path before -symbol.json")
     flags.add_argument("--epoch", type=at_least(0), default=0, metavar="N",
                        help="number of its .params file (default: %(default)s)")
+    for name in ("mean", "std"):
+        flags.add_argument(f"--rgb-{name}", metavar="R,G,B", help="as train_multilabel.py's, for a "
+                           "checkpoint that does not say how it normalises its pixels")
     flags.add_argument("--data", required=True, metavar="LST")
     flags.add_argument("--image", required=True, metavar="DIR", help="image root")
     flags.add_argument("--out", required=True, metavar="FILE",

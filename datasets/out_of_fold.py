@@ -6,17 +6,21 @@
 The features are those of a frozen network, which each image passes once; the classifiers are
 logistic regressions on them.
 """
+import logging
+
 import numpy as np
 from tqdm import tqdm
 
-from common.cli import InputError
+from common.cli import parse_numbers
 from common.mx_compat import choose_devices
 from lst_iter import LstIter
 from network import checkpoint
-from network.fine_tune import get_fine_tune_model, in_float32, split_head
+from network.fine_tune import get_fine_tune_model, in_float32, load_pretrained, split_head
 from network.forward_pass import ForwardPass
 from network.untrusted import check_shapes
 from reading.read_options import ReadOptions
+
+logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 64
 # Weight decay on features of mean 0 and deviation 1, and steps of the optimizer. With 5 % of the
@@ -29,13 +33,15 @@ STEPS = 100
 def extract_features(args, lst):
     """The features of the images of an LstFile, whole (squashed), and their labels.
 
-    `args` has model (prefix), epoch, image (folder), gpus and data_nthreads. Returns (images,
-    values) and (images, classes), float32; the labels of images that cannot be used are -1.
+    `args` has model (prefix), epoch, rgb_mean, rgb_std, image (folder), gpus and data_nthreads.
+    Returns (images, values) and (images, classes), float32; the labels of images that cannot be
+    used are -1.
     """
-    symbol, arg_params, aux_params = checkpoint.load(args.model, args.epoch)
-    if not checkpoint.has_normalisation(symbol):
-        raise InputError("does not normalise its pixels; tools/import_pretrained.py makes networks "
-                         "that do", file=f"{args.model}-symbol.json")
+    mean, std = (parse_numbers(flag, value, float, 3) for flag, value in (
+        ("--rgb-mean", args.rgb_mean), ("--rgb-std", args.rgb_std)))
+    symbol, arg_params, aux_params, normalisation = load_pretrained(args.model, args.epoch, mean,
+                                                                    std)
+    logger.warning("Normalisation of red, green, blue: %s", normalisation)
     devices = choose_devices(args.gpus)
     network = get_fine_tune_model(symbol, {}, lst.num_classes)[0]
     network = split_head(network)[0], arg_params, aux_params

@@ -16,6 +16,7 @@ from common.label_errors import suspects
 from common.mx_compat import mx
 from datasets.out_of_fold import WEIGHT_DECAY, extract_features, out_of_fold, train_logistic
 from network import checkpoint
+from network.graph import replaced
 from reading.lst_file import read_lst
 
 
@@ -120,6 +121,22 @@ def test_wrong_labels_are_listed_first_with_names_and_rows(coloured, small_netwo
     assert "new/s.csv: 2 labels of 78" in out and "cannot be read: 1" in out
 
 
+def test_a_network_that_does_not_say_its_normalisation_takes_flags(coloured, small_network, capsys):
+    symbol, params, _ = checkpoint.load(small_network, 0)
+    plain = replaced(symbol, "rgb_normalised", mx.sym.Variable("data"))
+    plain = checkpoint.set_attributes(plain, image_shape=[3, 16, 16])
+    checkpoint.save("plain", 0, plain, {name: value for name, value in params.items()
+                                        if name not in checkpoint.NORMALISATION}, {})
+    for model, name, flags in (
+            (small_network, "own", []), ("plain", "imagenets", []),
+            ("plain", "given", ["--rgb-mean", "127,127,127", "--rgb-std", "128,128,128"])):
+        main(["suspects", "--model", model, "--data", "data_train.lst", "--image", ".",
+              "--out", f"{name}.csv", "--gpus", "", *flags])
+    assert (coloured / "own.csv").read_text() == (coloured / "given.csv").read_text()
+    said = capsys.readouterr().err
+    assert "127/127/127, deviation 128/128/128 (--rgb-mean" in said and "ImageNet" in said
+
+
 @pytest.mark.parametrize("flags, says", [
     (["--folds", "41"], "40 images, fewer than --folds 41"),
     (["--image", "nowhere"], "nowhere: no such folder"),
@@ -139,7 +156,7 @@ def test_half_of_the_first_suspects_of_real_photos_are_flipped_labels(ccp, tmp_p
     (tmp_path / "all.lst").write_text((ccp / "train.lst").read_text()
                                       + (ccp / "val.lst").read_text())
     args = SimpleNamespace(model=str(tmp_path / "net"), epoch=0, image=str(ccp / "photos"),
-                           gpus="", data_nthreads=None)
+                           gpus="", data_nthreads=None, rgb_mean=None, rgb_std=None)
     features, labels = extract_features(args, read_lst(str(tmp_path / "all.lst")))
     for seed in range(2):
         flipped = np.random.RandomState(seed).uniform(size=labels.shape) < 0.05
