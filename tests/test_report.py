@@ -596,9 +596,9 @@ def test_in_a_browser_a_class_shows_its_map_over_the_photo(samples, tmp_path, wi
 
 
 FOREIGN = """<script>problems.push("a foreign script ran")</script>
-<img src="https://example.org/x.png"><p onclick="problems.push('a handler ran')" id="handler"></p>"""
+<img src="https://example.org/x.png"><p onclick="problems.push('a handler ran')"></p>"""
 TELL = """<script>
-document.getElementById("handler").click();
+document.querySelector("[onclick]").click();
 addEventListener("load", () => {
   const result = document.createElement("pre");
   result.id = "result"; result.textContent = btoa(JSON.stringify(problems));
