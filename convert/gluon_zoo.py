@@ -13,6 +13,7 @@ from common.mx_compat import mx
 from network import checkpoint
 
 ANSWER_SECONDS = 10
+OTHER_WAYS = "take efficientnet_lite0, a file by --torch-resnet or --onnx, or give --random"
 
 
 def import_gluon(name, random=False, seed=0):
@@ -68,11 +69,11 @@ def _pretrained_gluon(name):
             status = getattr(error.response, "status_code", None)
             reason = f"it answers {status}" if status else "it cannot be reached"
             raise InputError(f"{{flag}} {name}: no weights from MXNet's model store: {reason} "
-                             f"({host}); put {kept.name} into {kept.parent}, or give --random "
-                             "for an untrained network", flag="--gluon") from None
+                             f"({host}); {OTHER_WAYS}, or put {kept.name} into {kept.parent}",
+                             flag="--gluon") from None
     try:
         return mx.gluon.model_zoo.vision.get_model(name, pretrained=True)
     except (OSError, RuntimeError, ValueError, zipfile.BadZipFile, mx.MXNetError,
             requests.RequestException) as error:
-        raise InputError(f"{{flag}} {name}: download from MXNet's model store failed: "
-                         f"{error}", flag="--gluon") from None
+        raise InputError(f"{{flag}} {name}: download from MXNet's model store failed: {error}; "
+                         f"{OTHER_WAYS}", flag="--gluon") from None

@@ -2,6 +2,8 @@
 
 Numbers, photos, style and script are in the file. It needs no network connection and no server.
 """
+import base64
+import hashlib
 import html
 import json
 import logging
@@ -71,9 +73,11 @@ def write_report(folder, classifier, evaluation, samples, options=None, comparis
     if any("maps" in photo for photo in photos):
         data["mapColours"] = MAP_COLOURS
     hidden = empty_sections(evaluation) + ([] if history else ["training"])
+    script = "".join(map(_read, ("report_charts.js", "report_maps.js", "report_page.js")))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page = fill_template(hide_sections(_read("report_page.html"), hidden), {
         "style": _read("report_page.css"),
-        "script": "".join(map(_read, ("report_charts.js", "report_maps.js", "report_page.js"))),
+        "script": script, "scriptHash": f"sha256-{digest}",  # the browser runs no other script
         "data": script_json(data), "title": html.escape(title),
         "facts": _facts(classifier, evaluation, samples, comparison),
         "tiles": _tiles(evaluation, comparison), "overall": _overall_table(evaluation),

@@ -1,5 +1,6 @@
 """The report: what is in the page, what it shows, and that no name can break it."""
 import base64
+import hashlib
 import json
 import os
 import re
@@ -388,6 +389,8 @@ WATCH = """<script>
 window.problems = [];
 addEventListener("error", (event) => problems.push(event.message));
 window.alert = (text) => problems.push("alert " + text);
+addEventListener("securitypolicyviolation", ({ violatedDirective, blockedURI }) =>
+  problems.push(`${violatedDirective} ${blockedURI}`));
 </script>"""
 USE = """<script>
 const told = {};
@@ -526,8 +529,11 @@ document.body.append(result);
 def use_in_browser(page, script, tmp_path, width, dark):
     """What a script at the end of the page found, in a window of so many pixels."""
     path = tmp_path / "index.html"
-    path.write_text(page.replace("<head>", "<head>" + WATCH).replace("</body>", script + "</body>"),
-                    encoding="utf-8")
+    own = re.search("<script>(.*)</script>", script, re.S).group(1)
+    allowed = base64.b64encode(hashlib.sha256(own.encode()).digest()).decode()
+    path.write_text(page.replace("<head>", "<head>" + WATCH)
+                    .replace("script-src ", f"script-src 'sha256-{allowed}' ", 1)
+                    .replace("</body>", script + "</body>"), encoding="utf-8")
     done = subprocess.run(
         [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
          f"--blink-settings=preferredColorScheme={0 if dark else 1}",
@@ -587,3 +593,22 @@ def test_in_a_browser_a_class_shows_its_map_over_the_photo(samples, tmp_path, wi
     np.testing.assert_allclose(told["canvas"], [left + across / 4, top, across / 2, down], atol=0.1)
     expected = [[*COLOURS[value][::-1], 255 * OPACITY] for value in (255, 255, 100, 0)]
     np.testing.assert_allclose(told["pixels"], expected, atol=6)
+
+
+FOREIGN = """<script>problems.push("a foreign script ran")</script>
+<img src="https://example.org/x.png"><p onclick="problems.push('a handler ran')"></p>"""
+TELL = """<script>
+document.querySelector("[onclick]").click();
+addEventListener("load", () => {
+  const result = document.createElement("pre");
+  result.id = "result"; result.textContent = btoa(JSON.stringify(problems));
+  document.body.append(result);
+});
+</script>"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome is installed")
+def test_in_a_browser_no_foreign_script_runs_and_nothing_is_fetched(page, tmp_path):
+    page = page.replace("</main>", FOREIGN + "</main>")
+    assert sorted(use_in_browser(page, TELL, tmp_path, 1280, False)) == [
+        "img-src https://example.org/x.png", "script-src-attr inline", "script-src-elem inline"]
