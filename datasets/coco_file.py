@@ -4,17 +4,16 @@
     source.classes                # in the order of their ids
     next(source.samples).present  # {"person", "dog"}
 """
-import json
 import logging
 import os
-import re
 from collections import defaultdict
 
 from common.cli import InputError
 from common.files import open_regular_file
+from common.json_text import MAX_DIGITS, parse_json
 from common.memory import available_memory
 from datasets.label_table import NOTHING, Place, Sample, Source
-from datasets.text_sources import BYTE_ORDER_MARK, read_error
+from datasets.text_sources import read_error, refuse_utf16
 
 # What is kept of each object. Coordinates and masks are most of a file, and not needed.
 KEPT = frozenset(["images", "annotations", "categories", "id", "image_id", "category_id", "name",
@@ -22,7 +21,6 @@ KEPT = frozenset(["images", "annotations", "categories", "id", "image_id", "cate
 # Memory that reading takes: per byte of the file, as bytes and as text, and at most per list or
 # object in it.
 COPIES, OBJECT_BYTES = 2, 64
-MAX_DIGITS = 20  # converting a million digits takes old Pythons minutes
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +37,8 @@ def read_coco(path, bad_input):
     JSON.
     """
     content = _read_json(path)
-    classes = _names(path, content, "categories", _category_name, bad_input)
-    names = _names(path, content, "images", _image_name, bad_input)
+    classes = _names(path, content, "categories", bad_input)
+    names = _names(path, content, "images", bad_input)
     absent = {_id(item.get("id")): _listed(item, "neg_category_ids")
               for _, item in _objects(path, content, "images") if "neg_category_ids" in item}
     present, partly_read, count = defaultdict(set), set(absent), 0
@@ -70,16 +68,19 @@ def read_coco(path, bad_input):
     return Source(list(dict.fromkeys(classes[number] for number in order)), samples)
 
 
-def _names(path, content, key, name_of, bad_input):
+def _names(path, content, key, bad_input):
     """Name of each id in the list of categories or images, in the order of the file."""
     found, ambiguous = {}, set()
+    field = "name" if key == "categories" else "file_name"
     for where, item in _objects(path, content, key, bad_input):
-        number, name = _id(item.get("id")), name_of(item)
-        if number is None or name is None:
-            kind, field = (("a category", "name") if key == "categories"
-                           else ("an image", "file_name"))
-            bad_input.reject(Place(path), f"{where}: {kind} wants an id and a {field}")
-        elif found.setdefault(number, name) != name:
+        number, name, address = _id(item.get("id")), item.get(field), item.get("coco_url")
+        if key == "images" and not name and isinstance(address, str):
+            name = "/".join(address.split("/")[-2:])  # as LVIS does
+        if number is None or not isinstance(name, str):
+            bad_input.reject(Place(path), f"{where}: wants an id and a {field}")
+            continue
+        name = name.strip() if key == "categories" else name
+        if found.setdefault(number, name) != name:
             # Which of them annotations mean cannot be known.
             ambiguous.add(number)
             bad_input.reject(Place(path), f"{where}: {_shown(name)} has the id {_shown(number)} "
@@ -91,19 +92,6 @@ def _names(path, content, key, name_of, bad_input):
     if repeated and key == "categories":
         logger.warning("merged: %d categories of the same name as another one", repeated)
     return found
-
-
-def _category_name(item):
-    name = item.get("name")
-    return name.strip() if isinstance(name, str) else None
-
-
-def _image_name(item):
-    """The file name; in LVIS the last folder and the name in the image's address."""
-    name, address = item.get("file_name"), item.get("coco_url")
-    if not name and isinstance(address, str):
-        name = "/".join(address.split("/")[-2:])
-    return name if isinstance(name, str) else None
 
 
 def _id(value):
@@ -135,10 +123,6 @@ def _objects(path, content, key, bad_input=None):
             bad_input.reject(Place(path), f"{where} is not an object in braces")
 
 
-class _BadNumber(ValueError):
-    """What stands where JSON wants a number, and what is wrong with it."""
-
-
 def _read_json(path):
     """The object of a JSON file, with no more than what is KEPT of each object in it."""
     try:
@@ -148,29 +132,14 @@ def _read_json(path):
             data = file.read()
     except OSError as error:
         raise read_error(path, error) from None
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in data[:4]:
-        raise InputError("is UTF-16 text; save it as UTF-8", file=path)
+    refuse_utf16(data, path)
     # A stranger's file may hold little else than brackets.
     _check_memory(path, size + OBJECT_BYTES * (data.count(b"[") + data.count(b"{")))
-    text = ""
     try:
-        text = data[len(BYTE_ORDER_MARK) * data.startswith(BYTE_ORDER_MARK):].decode()
-        del data
-        content = json.loads(text, object_hook=_kept, parse_int=_parse_int,
-                             parse_constant=_refuse_constant)
-    except UnicodeDecodeError as error:
-        raise InputError("broken JSON: not UTF-8 text", file=path,
-                         line=1 + error.object.count(b"\n", 0, error.start)) from None
-    except json.JSONDecodeError as error:
-        raise InputError(f"broken JSON: {error.msg} at column {error.colno}", file=path,
-                         line=error.lineno) from None
-    except RecursionError:
-        raise InputError("JSON nested too deeply: not a COCO file", file=path) from None
-    except _BadNumber as error:
-        number, reason = error.args
-        place = re.search(rf"[:\[,]\s*{re.escape(number)}", text)
-        raise InputError(f"broken JSON: {reason}: null may stand there", file=path,
-                         line=1 + text.count("\n", 0, place.end()) if place else None) from None
+        content = parse_json(data, object_hook=lambda item: {
+            key: item[key] for key in KEPT.intersection(item)})
+    except InputError as error:
+        raise error.with_file(path) from None
     if not isinstance(content, dict):
         raise InputError("holds no object in braces: not a COCO file", file=path)
     return content
@@ -180,17 +149,3 @@ def _check_memory(path, needed):
     if needed > available_memory():
         raise InputError(f"reading it may take {needed / 1e9:.1f} GB of memory, more than are free",
                          file=path)
-
-
-def _kept(item):
-    return {key: item[key] for key in KEPT.intersection(item)}
-
-
-def _parse_int(digits):
-    if len(digits) > MAX_DIGITS:
-        raise _BadNumber(digits, f"a number of more than {MAX_DIGITS} digits")
-    return int(digits)
-
-
-def _refuse_constant(name):
-    raise _BadNumber(name, "NaN and Infinity are no JSON")

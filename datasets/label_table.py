@@ -5,6 +5,7 @@
     table = build_table(source, bad_input)
     table.labels            # int8, (images, classes): 1 present, 0 absent, -1 unknown
 """
+import contextlib
 import logging
 import os
 from array import array
@@ -80,6 +81,19 @@ class BadInput:
             raise InputError(f"{reason} (--skip-bad goes on without it)", file=file, line=line)
         self.count += count
         logger.warning("left out: %s: %s", where, reason)
+
+    @contextlib.contextmanager
+    def rejecting(self, where):
+        """Reject what is at `where` if the block raises a ValueError.
+
+        An InputError about a file passes: it says itself where the mistake is.
+        """
+        try:
+            yield
+        except ValueError as error:
+            if isinstance(error, InputError) and error.file:
+                raise
+            self.reject(where, str(error))
 
 
 def build_table(source, bad_input, listed=None, drop_unlisted=False, min_count=0, path_root=None,

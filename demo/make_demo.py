@@ -12,6 +12,7 @@ import json
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from statistics import NormalDist
 
@@ -29,6 +30,7 @@ PAIRS = [("ring", "stripes"), ("star", "spiral"), ("zigzag", "checkerboard")]
 MAX_CLASSES = 5
 MIN_VISIBLE = 0.6
 MARK = "demo.json"  # tells what the folder holds
+SPLITS = ("train", "val")
 IMAGE = "{}_{:05d}.jpg"  # the file of a split's image, by its row
 VERSION = 2  # raise it when the same seed draws another picture
 TURN = 2 * np.pi
@@ -157,20 +159,24 @@ def draw(rng):
     return picture.clip(0, 255).astype(np.uint8), {k for k, _, _ in placed if k in CLASSES}
 
 
-def write_split(folder, split, count, seed):
-    """Draw one split's images into folder/images and list them in folder/SPLIT.lst."""
-    def write(row):
+def draw_set(folder, settings):
+    """Draw all images into folder/images and list them in folder/train.lst and folder/val.lst."""
+    def write(split, row):
         # Seeded by the image, not by the run: other counts give the same images.
-        rng = np.random.default_rng([seed, split == "val", row])
-        picture, seen = draw(rng)
+        picture, seen = draw(np.random.default_rng([settings["seed"], split == "val", row]))
         name = IMAGE.format(split, row)
         jpeg = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 90])[1]
         (folder / "images" / name).write_bytes(jpeg.tobytes())
         labels = "\t".join(f"{kind in seen:.6f}" for kind in CLASSES)
         return f"{row}\t{labels}\t{name}\n"
 
+    (folder / "images").mkdir(parents=True)
     with ThreadPoolExecutor() as pool:
-        (folder / f"{split}.lst").write_text("".join(pool.map(write, range(count))))
+        for split in SPLITS:
+            rows = pool.map(partial(write, split), range(settings[f"num_{split}"]))
+            (folder / f"{split}.lst").write_text("".join(rows))
+    (folder / "labels.txt").write_text("".join(f"{kind}\n" for kind in CLASSES))
+    (folder / MARK).write_text(json.dumps(settings, indent=2) + "\n")
 
 
 def is_kept(out, settings):
@@ -185,30 +191,12 @@ def is_kept(out, settings):
     if found != settings:
         raise InputError(f"holds a set drawn with other settings, {found}; remove it or choose "
                          "another --out", file=out)
-    needed = ["labels.txt", "train.lst", "val.lst", *(
-        f"images/{IMAGE.format(split, row)}" for split in ("train", "val")
-        for row in range(settings[f"num_{split}"]))]
-    for name in needed:
+    images = ["images/" + IMAGE.format(split, row)
+              for split in SPLITS for row in range(settings[f"num_{split}"])]
+    for name in ["labels.txt", "train.lst", "val.lst", *images]:
         if not (out / name).is_file():
             raise InputError(f"gone from the set; remove {out} and draw it again", file=out / name)
     return True
-
-
-def write_set(out, settings):
-    """Draw the set beside its place and rename it: `out` is whole or not there at all."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
-        folder = Path(temporary) / "set"
-        (folder / "images").mkdir(parents=True)
-        write_split(folder, "train", settings["num_train"], settings["seed"])
-        write_split(folder, "val", settings["num_val"], settings["seed"])
-        (folder / "labels.txt").write_text("".join(f"{kind}\n" for kind in CLASSES))
-        (folder / MARK).write_text(json.dumps(settings, indent=2) + "\n")
-        try:
-            folder.replace(out)
-        except OSError:
-            if not is_kept(out, settings):  # else another run drew the same set meanwhile
-                raise
 
 
 def main(argv=None):
@@ -226,7 +214,16 @@ def main(argv=None):
         if is_kept(out, settings):
             print(f"{args.out}: already drawn, kept as it is")
             return
-        write_set(out, settings)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        # Drawn beside its place and renamed: `out` is whole or not there at all.
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
+            folder = Path(temporary, "set")
+            draw_set(folder, settings)
+            try:
+                folder.replace(out)
+            except OSError:
+                if not is_kept(out, settings):  # else another run drew the same set meanwhile
+                    raise
     except OSError as error:
         raise InputError(f"cannot be written: {error}", file=args.out) from error
     print(f"{args.out}: drew {args.num_train} training and {args.num_val} validation images "

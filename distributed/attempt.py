@@ -71,7 +71,7 @@ class Attempt:
 
     def _start_all(self):
         args, hosts = self.args, self.hosts
-        address = args.host_ip or own_address(hosts)
+        address = str(args.host_ip or own_address(hosts))
         environment = {
             "DMLC_PS_ROOT_URI": address, "DMLC_PS_ROOT_PORT": str(free_port(address, args.port)),
             "DMLC_NUM_WORKER": str(args.num_workers), "DMLC_NUM_SERVER": str(args.num_servers),
@@ -134,20 +134,17 @@ class Attempt:
         """Pass a signal on to the workers, which save and stop. A second one kills all."""
         if not self.signal:
             self.signal, self.signalled = number, time.monotonic()
-            for process in self.processes:
-                # The workers need the scheduler and the servers until they have saved.
-                if process.role == "worker":
-                    process.send(number)
+            # The workers need the scheduler and the servers until they have saved.
+            self._send(number, ("worker",))
         elif time.monotonic() - self.signalled > SECONDS_OF_ONE_SIGNAL:
-            self._kill()
+            self._send(signal.SIGKILL)
 
     def _end(self, succeeded):
         """End all processes; after success servers and scheduler end by themselves."""
         if not succeeded:
-            for process in self.processes:
-                process.send(signal.SIGTERM)
+            self._send(signal.SIGTERM)
         self._read_until(time.monotonic() + SECONDS_TO_LEAVE)
-        self._kill()
+        self._send(signal.SIGKILL)
         self._read_until(time.monotonic() + SECONDS_TO_DIE)
         for process in self.processes:
             if process.status is None:
@@ -156,10 +153,10 @@ class Attempt:
             process.supervisor.stdin.close()
         self.selector.close()
 
-    def _kill(self):
+    def _send(self, number, roles=("scheduler", "server", "worker")):
         for process in self.processes:
-            if process.status is None:
-                process.send(signal.SIGKILL)
+            if process.role in roles:
+                process.send(number)
 
     def _read_until(self, deadline):
         while time.monotonic() < deadline and (
@@ -170,8 +167,7 @@ class Attempt:
         """Print the output of up to so many seconds, and note which processes have ended."""
         if self.hosts and time.monotonic() > self.next_sign_of_life:
             self.next_sign_of_life = time.monotonic() + self.args.network_timeout / 5
-            for process in self.processes:
-                process.send(0)
+            self._send(0)
         for key, _ in self.selector.select(seconds):
             data = os.read(key.fd, 1 << 16)
             if not data:

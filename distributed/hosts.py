@@ -54,16 +54,20 @@ def own_address(hosts):
     for host in hosts:
         name = host.rpartition("@")[2].partition(":")[0]
         try:
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-                # Connecting a datagram socket sends nothing: it only chooses the route.
-                probe.connect((name, 22))
-                address = probe.getsockname()[0]
+            address = address_towards(name, 22)
         except OSError as error:
             raise InputError(f"{name}: {error.strerror}; {{flag}} says at which address the hosts "
                              "reach this machine", flag="--host-ip") from None
         if not ipaddress.ip_address(address).is_loopback:
             return address
     return "127.0.0.1"
+
+
+def address_towards(host, port):
+    """The IPv4 address of this machine on its route to a host; an OSError if there is no route."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, port))  # a datagram socket sends nothing: it only chooses the route
+        return probe.getsockname()[0]
 
 
 def free_port(address, port=None):

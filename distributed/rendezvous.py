@@ -18,6 +18,7 @@ import numpy as np
 
 from common.mx_compat import mx
 from distributed.array_stream import ArrayStream
+from distributed.hosts import address_towards
 
 KVSTORE_KEY = "workers"  # under which the hub publishes its invitation
 INVITATION = struct.Struct("!4sH16s")  # IPv4 address, port, secret key
@@ -50,16 +51,14 @@ def _connect_as_hub(kv):
         key = secrets.token_bytes(16)
         _publish(kv, INVITATION.pack(socket.inet_aton(host), port, key))
         workers = accept_workers(listener, key, 2 * (kv.num_workers - 1))
-    watched = {number: workers.pop(kv.num_workers + number)[1].connection
-               for number in range(1, kv.num_workers)}
-    workers[0] = _requested_rank(), None
-    ranks = {number: requested for number, (requested, _) in workers.items()}
-    if sorted(ranks.values()) != list(range(kv.num_workers)):
-        ranks = {number: number for number in ranks}
-    streams = {ranks[number]: stream for number, (_, stream) in workers.items() if stream}
+    others = range(1, kv.num_workers)
+    ranks = [_requested_rank(), *(workers[number][0] for number in others)]
+    if sorted(ranks) != list(range(kv.num_workers)):
+        ranks = range(kv.num_workers)
+    streams = {ranks[number]: workers[number][1] for number in others}
+    watched = {ranks[number]: workers[kv.num_workers + number][1].connection for number in others}
     for rank, stream in streams.items():
         stream.send_numbers([rank, ranks[0]])
-    watched = {ranks[number]: connection for number, connection in watched.items()}
     return ranks[0], ranks[0], streams, watched
 
 
@@ -157,7 +156,4 @@ def _own_address():
     given = os.environ.get("DMLC_NODE_HOST")
     if given:
         return socket.gethostbyname(given)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        # Connecting a datagram socket sends nothing: it only chooses the route to the scheduler.
-        probe.connect((os.environ["DMLC_PS_ROOT_URI"], int(os.environ["DMLC_PS_ROOT_PORT"])))
-        return probe.getsockname()[0]
+    return address_towards(os.environ["DMLC_PS_ROOT_URI"], int(os.environ["DMLC_PS_ROOT_PORT"]))

@@ -10,8 +10,8 @@ import numpy as np
 
 from common.cli import InputError
 from common.files import open_regular_file
+from common.json_text import parse_json
 from common.text import encodable
-from network.untrusted import parse_json
 
 MAX_BYTES = 1 << 28
 

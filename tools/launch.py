@@ -40,12 +40,12 @@ def parse_args(argv=None):
              "in turn, the scheduler runs here")
     add("--remote-dir", metavar="DIR",
         help="working folder on the hosts, absolute or ~/FOLDER (default: this one's path)")
-    add("--host-ip", metavar="ADDRESS",
+    add("--host-ip", type=ipaddress.IPv4Address, metavar="ADDRESS",
         help="IPv4 address at which the hosts reach this machine; only there and in the same "
              "network does the run listen (default: that of the route to the first host)")
-    add("-p", "--port", type=int, metavar="PORT",
+    add("-p", "--port", type=at_least(1, bits=16), metavar="PORT",
         help="port of the scheduler (default: any free one)")
-    add("--env", action="append", default=[], metavar="NAME=VALUE",
+    add("--env", action="append", type=_variable, default=[], metavar="NAME=VALUE",
         help="a further variable for all processes; may be repeated")
     add("--max-restarts", type=at_least(0), default=0, metavar="N",
         help="times that all processes are restarted with --resume after a failure; not after a "
@@ -63,23 +63,19 @@ def parse_args(argv=None):
     if not args.command:
         raise InputError("nothing to start: the command comes last, for instance python "
                          "train_multilabel.py ...")
-    if args.port is not None and not 0 < args.port < 65536:
-        raise InputError(f"{args.port} is no port", flag="--port")
-    if args.host_ip:
-        try:
-            ipaddress.IPv4Address(args.host_ip)
-        except ValueError:
-            raise InputError(f"{args.host_ip} is not an IPv4 address",
-                             flag="--host-ip") from None
     if (args.launcher == "ssh") != bool(args.hostfile):
         raise InputError("{flag} ssh and -H HOSTFILE belong together", flag="--launcher")
     if args.launcher == "ssh" and not shutil.which("ssh"):
         raise InputError("there is no program ssh on this machine", flag="--launcher")
-    for setting in args.env:
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*=.*", setting, re.DOTALL):
-            raise InputError(f"{setting!r} is not NAME=VALUE", flag="--env")
-    args.env = dict(setting.split("=", 1) for setting in args.env)
+    args.env = dict(args.env)
     return args
+
+
+def _variable(text):
+    """NAME=VALUE as (name, value)."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*=.*", text, re.DOTALL):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return text.split("=", 1)
 
 
 def main(argv=None):

@@ -31,9 +31,8 @@ from datasets.groups import split_table  # noqa: E402
 from datasets.label_table import BadInput, build_table, format_table, part  # noqa: E402
 from datasets.lst_writer import csv_file, lines_file, lst_file, write_together  # noqa: E402
 from datasets.make_lst_flags import SHOWN_PER_KIND, build_parser  # noqa: E402
-from datasets.manifest_file import read_manifest  # noqa: E402
 from datasets.shard_lst import deal, place_images, write_parts  # noqa: E402
-from datasets.text_sources import read_jsonl  # noqa: E402
+from datasets.text_sources import read_jsonl, read_manifest  # noqa: E402
 from reading.class_names import names_beside, read_class_names  # noqa: E402
 from reading.image_header import IMAGE_ENDINGS  # noqa: E402
 from reading.label_checks import ListCounts, absent_warning  # noqa: E402

@@ -6,11 +6,11 @@ Each is stored as JSON text under `__rgb_NAME__`. One set of rules serves writin
 """
 from __future__ import annotations
 
-import json
 import math
 from typing import Any, Mapping
 
 from common.cli import InputError
+from common.json_text import parse_json
 
 MOST_CLASSES = 1_000_000
 LARGEST_SIDE = 1 << 15
@@ -59,27 +59,6 @@ RULES = {
 NO_THRESHOLDS = dict.fromkeys(("thresholds", "thresholds_list", "thresholds_epoch"))
 
 
-def parse_json(text: str) -> Any:
-    """The value of a JSON text from a stranger; an InputError says why it cannot be read.
-
-    NaN, infinity and excessively long numbers are refused, too.
-    """
-    def parse_int(digits):
-        if len(digits) > 20:  # converting a million digits takes Python minutes
-            raise ValueError("a number of more than 20 digits")
-        return int(digits)
-
-    def refuse_constant(name):
-        raise ValueError(f"{name} is not JSON")
-
-    try:
-        return json.loads(text, parse_int=parse_int, parse_constant=refuse_constant)
-    except RecursionError:
-        raise InputError("its JSON is nested too deeply") from None
-    except ValueError as error:
-        raise InputError(f"its JSON cannot be read: {error}") from None
-
-
 def check_attribute(name: str, value: Any, file: str | None = None) -> None:
     """Raise an InputError, about `file`, where an attribute cannot have this value."""
     if name not in RULES:
@@ -104,6 +83,6 @@ def read_attributes(texts: Mapping[str, str], file: str | None = None) -> dict[s
         try:
             values[name] = parse_json(text)
         except InputError as error:
-            raise InputError(f"attribute {name}: {error}", file=file) from None
+            raise InputError(f"attribute {name}: its JSON: {error}", file=file) from None
         check_attribute(name, values[name], file)
     return values

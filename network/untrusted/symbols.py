@@ -13,9 +13,9 @@ from typing import Any
 
 from common.cli import InputError
 from common.files import open_regular_file
+from common.json_text import parse_json
 from crossentropy_op import loss_options
 from network.graph import integers
-from network.untrusted.attributes import parse_json
 
 MOST_BYTES = 1 << 25
 MOST_NODES = 10000  # MXNet frees a chain of nodes recursively. ResNet-152 has about 1,400.
