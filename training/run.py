@@ -2,6 +2,7 @@
 import contextlib
 import logging
 import math
+import os
 import time
 
 from common.metrics import BASELINES, baselines
@@ -9,7 +10,7 @@ from common.mx_compat import mx
 from common.progress import Progress
 from training.log import IN_FILE
 from training.module import Uninterrupted
-from training.run_files import RunFiles, locked, move_aside
+from training.run_files import RunFiles, locked, move_aside, result_file
 from training.snapshot import (
     RunRecord,
     check_snapshot,
@@ -46,6 +47,8 @@ def open_run(settings, symbol, lists, data, metrics, workers):
             logger.info("--resume: %s has ended this run already, after epoch %d: nothing is left "
                         "to do", "--early-stop" if files.stopped_early else "--num-epoch",
                         record.epoch)
+            if not os.path.exists(result_file(prefix)):  # it was killed just before
+                files.write_summary(None, lists.val)
         else:
             _log_beginning(settings, lists.train, snapshot, is_writer)
         earlier = move_aside(prefix) if is_writer and not snapshot else None
@@ -86,10 +89,6 @@ class Run(Uninterrupted):
         self.stops = StopRequests(workers)
         self.status = 0
         self._progress = None
-        self._saved_at = time.monotonic()
-        # The first epoch may have begun before the run was resumed.
-        self._epoch_began = self._saved_at - self.record.seconds
-        self._training_seconds = self.record.seconds  # without the epoch's validation
 
     @property
     def is_over(self):
@@ -101,8 +100,17 @@ class Run(Uninterrupted):
         """The epoch to begin with, from 0."""
         return self.record.epoch
 
+    @property
+    def trained_batches(self):
+        """Number of batches in which each worker has trained so far."""
+        return self.record.epoch * self.num_batches + self.record.batch
+
     def begin(self, module, train_data):
         """Take over the snapshot's optimizer, and go to the next batch of training."""
+        self._saved_at = time.monotonic()
+        # The first epoch may have begun before the run was resumed.
+        self._epoch_began = self._saved_at - self.record.seconds
+        self._training_seconds = self.record.seconds  # without the epoch's validation
         if self.snapshot:
             epoch, batch = self.record.epoch, self.record.batch
             module.load_optimizer_state(self.snapshot)
