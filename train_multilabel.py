@@ -83,9 +83,8 @@ def train(flags, compute):
                 class_precision = metrics[1].class_precision()
         except Stopped as stopped:
             return stopped.status
-        if not this_run.status:
-            this_run.files.write_summary(class_precision, lists.val)
-        return this_run.status
+        this_run.files.write_summary(class_precision, lists.val)
+        return 0
 
 
 def make_metrics(settings, lists, workers):
@@ -132,6 +131,9 @@ def fit(settings, network, lists, data, metrics, compute, this_run):
         compression_params=compression if flags.gc_type != "none" else None)
     # Servers that update for each worker by itself count all workers' batches.
     batches = data.train.num_batches * (1 if workers.synchronous else workers.count)
+    params = optimizer_params(flags, batches)
+    if not workers.synchronous:  # no snapshot has the servers' counters
+        params["begin_num_update"] = this_run.trained_batches * workers.count
     mx.random.seed(flags.seed)
     np.random.seed(flags.seed)
     module.fit(
@@ -139,7 +141,7 @@ def fit(settings, network, lists, data, metrics, compute, this_run):
         batch_end_callback=mx.callback.Speedometer(settings.batch_size * workers.count,
                                                    flags.disp_batches or 20),
         kvstore=compute.kvstore,
-        optimizer=flags.optimizer, optimizer_params=optimizer_params(flags, batches),
+        optimizer=flags.optimizer, optimizer_params=params,
         initializer=INITIALIZER, arg_params=network.arg_params, aux_params=network.aux_params,
         allow_missing=True, num_epoch=flags.num_epoch, run=this_run)
 

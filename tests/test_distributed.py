@@ -299,6 +299,18 @@ def test_dist_async_trains_and_goes_on_after_whole_epochs(flags, tmp_path):
     assert [float(row["learning_rate"]) for row in rows[:2]] == [0.05, 0.025]
 
 
+@pytest.mark.slow
+def test_dist_async_goes_on_in_the_schedule_of_learning_rates(flags, tmp_path):
+    # After epoch 1 the rate is 0, also on the servers, whose optimizer is a new one.
+    run = {"kv_store": "dist_async", "lr_step_epochs": "1", "lr_factor": 0, "mom": 0}
+    for epochs in (1, 2):
+        finish(launched(flags(tmp_path, resume=True, **{**run, "num_epoch": epochs}), workers=1,
+                        servers=1))
+    first, last = (checkpoint.load(str(tmp_path / "tiny"), number)[1] for number in (1, 2))
+    for name, value in first.items():
+        assert np.array_equal(value.asnumpy(), last[name].asnumpy()), name
+
+
 @pytest.fixture
 def two_hosts(tmp_path):
     """Two machines with a cable between them, as network namespaces: launch.py's flags and words.

@@ -1,5 +1,6 @@
 """Runs that are stopped, killed, or run out of disk, and go on as if nothing had happened."""
 import csv
+import json
 import os
 import random
 import re
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +18,9 @@ from conftest import ROOT, script, train_all, training_flags
 from common.cli import InputError
 from common.mx_compat import mx
 from network import checkpoint
-from training.run_files import locked, move_aside
+from training.run_files import RunFiles, locked, move_aside
+from training.snapshot import RunRecord
+from training.train_flags import parse_args
 
 EPOCHS = 3
 
@@ -199,7 +203,8 @@ def test_a_snapshot_cut_in_half_gives_way_to_the_one_before(flags, undisturbed, 
     process.wait()
     newest = tmp_path / "tiny-resume.npz"
     newest.write_bytes(newest.read_bytes()[:newest.stat().st_size // 2])
-    script("train_multilabel.py", *flags(tmp_path, resume=True))
+    text = script("train_multilabel.py", *flags(tmp_path, resume=True))
+    assert f"warning: {newest}: cut short or damaged" in text
     assert_same_run(tmp_path, undisturbed)
 
 
@@ -233,6 +238,15 @@ def test_resume_anyway_goes_on_all_the_same(flags, copied):
         copied, resume_anyway=True, num_epoch=EPOCHS + 1, batch_size=4, lr=0.01))
     assert f"Resuming at epoch {EPOCHS + 1}, batch 0" in text
     assert (copied / f"tiny-{EPOCHS + 1:04d}.params").exists()
+
+
+def test_resume_anyway_trains_stages_that_were_frozen(flags, tmp_path):
+    done = train_all([flags(tmp_path, num_epoch=1, freeze_stages=1, squash=True),
+                      flags(tmp_path, num_epoch=2, squash=True, resume_anyway=True)])
+    assert [status for status, _ in done] == [0, 0], done[1][1]
+    before, after = (checkpoint.load(str(tmp_path / "tiny"), number)[1]["conv0_weight"].asnumpy()
+                     for number in (1, 2))
+    assert not np.array_equal(before, after)
 
 
 def test_another_network_is_refused(flags, copied, tiny_network):
@@ -407,6 +421,36 @@ def test_a_finished_run_has_nothing_to_resume(flags, undisturbed):
     text = script("train_multilabel.py", *flags(undisturbed, resume=True))
     assert files() == before and len(text.splitlines()) == 1
     assert f"--num-epoch has ended this run already, after epoch {EPOCHS}" in text
+
+
+def test_a_run_that_was_killed_before_its_result_was_written_gets_it(flags, undisturbed, copied):
+    text = script("train_multilabel.py", *flags(copied, resume=True))
+    assert "--num-epoch has ended this run already" in text and "Best: checkpoint" in text
+    got, expected = (json.loads((folder / "tiny-result.json").read_text())
+                     for folder in (copied, undisturbed))
+    assert got["best"] == expected["best"] and got["checkpoint"] == f"{copied}/tiny-best"
+
+
+TIMED = ("import sys, time; from train_multilabel import main; began = time.monotonic(); "
+         "main(sys.argv[1:]); print(time.monotonic() - began)")
+
+
+def test_an_epochs_seconds_are_its_own_and_not_the_warm_heads_too(flags, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", TIMED, *flags(tmp_path, num_epoch=1, warm_head_epochs=60)],
+        cwd=ROOT, text=True, stdout=subprocess.PIPE, check=True)
+    with open(tmp_path / "tiny-history.csv") as file:
+        seconds = [float(row["seconds"]) for row in csv.DictReader(file)]
+    assert len(seconds) == 2 and sum(seconds) <= float(done.stdout)
+
+
+def test_every_worker_knows_of_the_checkpoints_that_rank_0_writes(flags, tmp_path):
+    settings = SimpleNamespace(flags=parse_args(flags(tmp_path, keep=2)), prefix="tiny")
+    files = RunFiles(settings, None, {}, RunRecord(), is_writer=False)
+    for number in (1, 2, 3):
+        files.save_checkpoint(number, {}, {})
+    assert files.record.checkpoints == [2, 3]
+    assert "the last good checkpoint is kept" in str(files.not_finite("the loss is nan"))
 
 
 def test_a_full_disk_ends_in_one_line_and_the_earlier_checkpoint_stays(flags, tmp_path):

@@ -18,7 +18,7 @@ OPTIMIZER_COUNTERS = ("num_update", "m_schedule")
 class Uninterrupted:
     """A run that begins at its first batch, saves nothing, and is not stopped.
 
-    `fit` asks it what to do between batches. Each method that returns a bool says whether to stop.
+    `fit` calls it between batches. What a method raises ends the training.
     """
 
     epoch = 0  # the one to begin with
@@ -35,18 +35,18 @@ class Uninterrupted:
 
     def after_batch(self, module, metrics):
         """Called after each batch of training."""
-        return False
 
     def after_training(self, module, metrics):
         """Called after the last batch of an epoch, before its validation."""
-        return False
 
     def after_validation_batch(self, module, metrics, nbatch):
         """Called after each batch of validation; `metrics` are those of the epoch's training."""
-        return False
 
     def after_epoch(self, module, metrics, validation_metrics):
-        """Called at the end of an epoch; `validation_metrics` are None without validation."""
+        """Called at the end of an epoch; True if it shall be the last one.
+
+        `validation_metrics` are None without validation.
+        """
         return False
 
 
@@ -70,8 +70,7 @@ class FineTuningModule(mx.mod.Module):
             allow_missing=False, num_epoch=None, validation_metric=None, run=None):
         """Train as mx.mod.Module.fit does, whose parameters and callbacks these are.
 
-        `run` says where to begin, looks after what happens between batches, and may end the
-        training; see Uninterrupted.
+        `run` says where to begin, and looks after what happens between batches; see Uninterrupted.
         """
         run = run or Uninterrupted()
         metrics = mx.metric.create(eval_metric)
@@ -94,16 +93,14 @@ class FineTuningModule(mx.mod.Module):
                     self.update_metric(metrics, batch.label)
                     _call(batch_end_callback,
                           mx.model.BatchEndParam(epoch, nbatch, metrics, locals()))
-                    if run.after_batch(self, metrics):
-                        return
+                    run.after_batch(self, metrics)
                 for name, value in metrics.get_global_name_value():
                     self.logger.info("Epoch[%d] Train-%s=%f", epoch, name, value)
                 self.logger.info("Epoch[%d] Time cost=%.3f", epoch, time.time() - began)
                 params = self.get_params()
                 self.set_params(*params)  # the mean of the devices' running statistics
                 _call(epoch_end_callback, epoch, self.symbol, *params)
-                if run.after_training(self, metrics):
-                    return
+                run.after_training(self, metrics)
             if eval_data is not None:
                 eval_data.reset()
                 validation_metrics.reset()
@@ -112,8 +109,7 @@ class FineTuningModule(mx.mod.Module):
                     self.update_metric(validation_metrics, batch.label)
                     _call(eval_batch_end_callback,
                           mx.model.BatchEndParam(epoch, nbatch, validation_metrics, locals()))
-                    if run.after_validation_batch(self, metrics, nbatch):
-                        return
+                    run.after_validation_batch(self, metrics, nbatch)
                 for name, value in validation_metrics.get_global_name_value():
                     self.logger.info("Epoch[%d] Validation-%s=%f", epoch, name, value)
                 _call(eval_end_callback,

@@ -2,6 +2,7 @@
 import contextlib
 import logging
 import math
+import os
 import time
 
 from common.metrics import BASELINES, baselines
@@ -9,7 +10,7 @@ from common.mx_compat import mx
 from common.progress import Progress
 from training.log import IN_FILE
 from training.module import Uninterrupted
-from training.run_files import RunFiles, locked, move_aside
+from training.run_files import RunFiles, locked, move_aside, result_file
 from training.snapshot import (
     RunRecord,
     check_snapshot,
@@ -46,6 +47,8 @@ def open_run(settings, symbol, lists, data, metrics, workers):
             logger.info("--resume: %s has ended this run already, after epoch %d: nothing is left "
                         "to do", "--early-stop" if files.stopped_early else "--num-epoch",
                         record.epoch)
+            if not os.path.exists(result_file(prefix)):  # it was killed just before
+                files.write_summary(None, lists.val)
         else:
             _log_beginning(settings, lists.train, snapshot, is_writer)
         earlier = move_aside(prefix) if is_writer and not snapshot else None
@@ -74,8 +77,7 @@ class Run(Uninterrupted):
     """One run of training, as FineTuningModule.fit asks it what to do between batches.
 
     `files` (RunFiles) has the record of where the run is, `snapshot` is what it goes on from, or
-    None, `stops` has the requests to stop it. `status` is the exit status of a run that was
-    stopped by a signal, otherwise 0.
+    None, `stops` has the requests to stop it, by which all methods may raise Stopped.
     """
 
     def __init__(self, settings, lists, data, files, snapshot, workers):
@@ -84,12 +86,7 @@ class Run(Uninterrupted):
         self.num_validation_batches = data.val.num_batches if data.val else 0
         self.files, self.record, self.snapshot = files, files.record, snapshot
         self.stops = StopRequests(workers)
-        self.status = 0
         self._progress = None
-        self._saved_at = time.monotonic()
-        # The first epoch may have begun before the run was resumed.
-        self._epoch_began = self._saved_at - self.record.seconds
-        self._training_seconds = self.record.seconds  # without the epoch's validation
 
     @property
     def is_over(self):
@@ -101,8 +98,17 @@ class Run(Uninterrupted):
         """The epoch to begin with, from 0."""
         return self.record.epoch
 
+    @property
+    def trained_batches(self):
+        """Number of batches in which each worker has trained so far."""
+        return self.record.epoch * self.num_batches + self.record.batch
+
     def begin(self, module, train_data):
         """Take over the snapshot's optimizer, and go to the next batch of training."""
+        self._saved_at = time.monotonic()
+        # The first epoch may have begun before the run was resumed.
+        self._epoch_began = self._saved_at - self.record.seconds
+        self._training_seconds = self.record.seconds  # without the epoch's validation
         if self.snapshot:
             epoch, batch = self.record.epoch, self.record.batch
             module.load_optimizer_state(self.snapshot)
@@ -122,22 +128,21 @@ class Run(Uninterrupted):
     def after_batch(self, module, metrics):
         """Look after the loss, the clock, and signals."""
         record, minutes = self.record, (time.monotonic() - self._saved_at) / 60
-        snapshot_due = self.flags.checkpoint_minutes and minutes >= self.flags.checkpoint_minutes
+        number, snapshot_due = None, 0 < self.flags.checkpoint_minutes <= minutes
         loss = metrics.metrics[0].global_sum_metric
         if self.workers.synchronous:
-            snapshot_due, loss = self.stops.exchange_signals(snapshot_due, loss)
+            number, snapshot_due, loss = self.stops.exchange(snapshot_due, loss)
         if not math.isfinite(loss):
             raise self.files.not_finite(f"the loss is {loss}")
         record.batch += 1
         mean_loss = dict(metrics.metrics[0].get_global_name_value())["loss"]
         self._show_progress("Epoch", record.batch, self.num_batches, f"loss {mean_loss:.4g}")
         if record.batch == self.num_batches:
-            return False
-        if self.workers.synchronous:
-            return self._stop_if_asked(module, metrics, snapshot_due)
-        if self.stops.received:
-            self.status = self.stops.log_stop(": --resume goes on after the last whole epoch")
-        return bool(self.status)
+            return  # `after_training` saves
+        if not self.workers.synchronous:
+            self.stops.stop_unsaved(": --resume goes on after the last whole epoch")
+        else:
+            self._save_if_asked(module, metrics, number, snapshot_due)
 
     def after_training(self, module, metrics):
         """Save a checkpoint."""
@@ -145,18 +150,17 @@ class Run(Uninterrupted):
         if self.workers.count > 1 or not self.workers.synchronous:
             self._merge_params(module)
         arg_params, aux_params = module.get_params()
-        self.stops.exchange_signals()
         self.files.check_finite({**arg_params, **aux_params})
         number = self.record.epoch + 1
         if number == self.flags.num_epoch or number % self.flags.save_period == 0:
             self.files.save_checkpoint(number, arg_params, aux_params)
-        return bool(self.lists.val) and self._stop_if_asked(module, metrics)
+        if self.lists.val:
+            self._save_if_asked(module, metrics, self.stops.exchange()[0])
 
     def after_validation_batch(self, module, metrics, nbatch):
         """Look after signals; the epoch's training is saved."""
         self._show_progress("Validation", nbatch + 1, self.num_validation_batches)
-        self.stops.exchange_signals()
-        return self._stop_if_asked(module, metrics)
+        self._save_if_asked(module, metrics, self.stops.exchange()[0])
 
     def after_epoch(self, module, metrics, validation_metrics):
         """Write history and snapshot, keep the best, and stop where nothing improves any more."""
@@ -173,16 +177,16 @@ class Run(Uninterrupted):
             "learning_rate": module.learning_rate(updates)},
             dict(metrics.get_global_name_value()), scores, module.get_params())
         record.epoch, record.batch = record.epoch + 1, 0
-        self.stops.exchange_signals()
-        self._save_snapshot(module, metrics)
+        number, _, _ = self.stops.exchange()
+        is_over = self.files.finished
+        self._save_if_asked(module, metrics, None if is_over else number, snapshot_due=True)
         if self.files.stopped_early:
             logger.info("%s has not been better than epoch %d's for %d epochs: stopping",
                         self.flags.monitor_metric, record.best["number"], record.since_best)
-            return True
-        return record.epoch < self.flags.num_epoch and self._stop_if_asked(module, metrics)
+        return is_over
 
     def _log_baselines(self, scores):
-        """Log what needs no image to reach, and warn where the scores are no better."""
+        """Log baselines that ignore the images, and warn where the scores are no better."""
         scored = baselines(self.lists.val.positives, self.lists.val.negatives)
         logger.info("Epoch[%d] Baselines: %s", self.record.epoch, ", ".join(
             f"{name} {scored[name]:.4f} ({BASELINES[name]})" for name in ("acc", "mAP")))
@@ -214,15 +218,13 @@ class Run(Uninterrupted):
             self._progress.close()
             self._progress = None
 
-    def _stop_if_asked(self, module, metrics, snapshot_due=False):
-        """Save a snapshot where one is due or all know of a signal; True to stop for that."""
-        number = self.stops.signal_for_all
-        if (snapshot_due or number) and self.record.batch:
+    def _save_if_asked(self, module, metrics, number, snapshot_due=False):
+        """Save a snapshot where one is due or a worker got signal `number`, and stop for that."""
+        if snapshot_due or number:
             self._save_snapshot(module, metrics)
         if number:
-            self.status = self.stops.log_stop(f", and saved at {self.record.position}: the same "
-                                              "command with --resume goes on there")
-        return bool(number)
+            self.stops.stop(number, f", and saved at {self.record.position}: the same command "
+                                    "with --resume goes on there")
 
     def _save_snapshot(self, module, metrics):
         """Save everything at the record's position."""

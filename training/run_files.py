@@ -122,15 +122,16 @@ class RunFiles:
 
     def save_checkpoint(self, number, arg_params, aux_params):
         """Write a checkpoint, and remove those that --keep does not keep."""
-        if not self.is_writer:
-            return
-        checkpoint.save(self.prefix, number, self.symbol, arg_params, aux_params)
-        logger.info('Saved checkpoint to "%s-%04d.params"', self.prefix, number)
+        if self.is_writer:
+            checkpoint.save(self.prefix, number, self.symbol, arg_params, aux_params)
+            logger.info('Saved checkpoint to "%s-%04d.params"', self.prefix, number)
         record = self.record
         record.checkpoints = [n for n in record.checkpoints if n != number] + [number]
         while self.flags.keep and len(record.checkpoints) > self.flags.keep:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(f"{self.prefix}-{record.checkpoints.pop(0):04d}.params")
+            surplus = record.checkpoints.pop(0)
+            if self.is_writer:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(f"{self.prefix}-{surplus:04d}.params")
 
     def update_best(self, number, scores, arg_params, aux_params):
         """Save checkpoint `number` as the best if its scores on validation are."""

@@ -37,7 +37,7 @@ RUN_ID = "MULTILABEL_RUN_ID"  # environment variable that tools/launch.py sets
 WORKER = "worker{}/"
 WHAT_TO_DO = "without --resume the run starts anew"
 # Flags of which, where one differs (--resume-anyway), the optimizer keeps nothing of what it had.
-OPTIMIZER_FLAGS = ("--optimizer", "--mom", "--freeze", "--dtype")
+OPTIMIZER_FLAGS = ("--optimizer", "--mom", "--freeze", "--freeze-stages", "--dtype")
 KINDS = ("arg", "aux", "metric", "optimizer")
 
 
@@ -173,11 +173,16 @@ def _read_newest(prefix):
     for name in snapshot_files(prefix):
         try:
             arrays = read_arrays(name)
-            return {**arrays, "state": arrays["state"], "source": np.array(name)}
+            arrays = {**arrays, "state": arrays["state"], "source": np.array(name)}
         except FileNotFoundError:
             continue
         except DAMAGED:
             damaged = name
+            continue
+        if damaged:
+            logger.warning("warning: %s: cut short or damaged: going on from the snapshot before",
+                           damaged)
+        return arrays
     if damaged:
         raise InputError("cut short or damaged, and there is no other snapshot to go on from; "
                          f"{WHAT_TO_DO}", file=damaged)

@@ -11,7 +11,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Stopped(Exception):
-    """The run ends in a part of which nothing is saved, with this exit status."""
+    """A signal ends the run, with this exit status."""
 
     def __init__(self, status):
         super().__init__(status)
@@ -28,7 +28,6 @@ class StopRequests:
     def __init__(self, workers):
         self.workers = workers
         self.received = None  # by this process
-        self.signal_for_all = None  # what all workers know of since `exchange_signals`
         for number in SIGNALS:
             if (number, signal.getsignal(number)) != (signal.SIGHUP, signal.SIG_IGN):
                 signal.signal(number, self._note)
@@ -44,25 +43,23 @@ class StopRequests:
                 os.write(2, f"\n{self.received.name}: finishing this batch, then saving; once more "
                             "stops now, without saving\n".encode())
 
-    def exchange_signals(self, snapshot_due=False, loss=0.0):
-        """Tell all workers of signals; returns rank 0's `snapshot_due`, and the sum of all losses.
+    def exchange(self, snapshot_due=False, loss=0.0):
+        """The signal that a worker got, or None, rank 0's `snapshot_due`, and all losses' sum.
 
         All workers call this together.
         """
         received = [self.received == number for number in SIGNALS]
         snapshot_due, *received, loss = self.workers.sum(
             [snapshot_due and self.workers.rank == 0, *received, loss])
-        self.signal_for_all = next(
-            (number for number, count in zip(SIGNALS, received) if count), self.signal_for_all)
-        return snapshot_due, loss
+        number = next((number for number, count in zip(SIGNALS, received) if count), None)
+        return number, snapshot_due, loss
 
-    def log_stop(self, where):
-        """Log which signal stops the run, and `where`; returns the exit status."""
-        number = self.signal_for_all or self.received
+    def stop(self, number, where):
+        """Log by which signal and `where` the run stops, and raise Stopped."""
         logger.info("Stopped by %s%s", number.name, where)
-        return 128 + number
+        raise Stopped(128 + number)
 
     def stop_unsaved(self, where):
-        """Raise Stopped if this process got a signal; nothing is saved, and `where` says why."""
+        """Stop if this process got a signal; nothing is saved, and `where` says why."""
         if self.received:
-            raise Stopped(self.log_stop(where))
+            self.stop(self.received, where)
