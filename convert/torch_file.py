@@ -68,13 +68,17 @@ def parse_tensors(content):
     """The tensors in the bytes of such a file, see `read_tensors`."""
     if content[:4] == b"PK\x03\x04":
         found = _read_zip(content)
-    elif content[8:9] == b"{":
+    elif is_safetensors(content):
         found = _read_safetensors(content)
     elif content[:1] == b"\x80":
         found = _read_old(content)
     else:
         raise InputError("neither a PyTorch nor a safetensors file")
     return _state_dict(found)
+
+
+def is_safetensors(content):
+    return content[8:9] == b"{"
 
 
 def _state_dict(found):

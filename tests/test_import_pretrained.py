@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch_bytes
 from import_pretrained import main
 from numpy_network import convolve, normalise, relu6, same_padding
 
@@ -25,9 +26,15 @@ PHOTOS = ROOT.parent / "shared" / "data" / "ccp"
 # Kernel, stride, expansion and repeats of the seven stages, by size.
 KERNELS, STRIDES, EXPANSIONS = (3, 3, 5, 3, 5, 5, 3), (1, 2, 2, 2, 1, 2, 1), (1, 6, 6, 6, 6, 6, 6)
 REPEATS = {"efficientnet_lite0": (1, 2, 2, 3, 3, 4, 1), "efficientnet_lite1": (1, 3, 3, 4, 4, 5, 1),
-           "efficientnet_lite2": (1, 3, 3, 4, 4, 5, 1)}
+           "efficientnet_lite2": (1, 3, 3, 4, 4, 5, 1), "efficientnet_lite3": (1, 3, 3, 5, 5, 6, 1),
+           "efficientnet_lite4": (1, 4, 4, 6, 6, 8, 1)}
+# Filters of the stages, as in timm's tf_efficientnet_lite models.
+FILTERS = {"efficientnet_lite0": (16, 24, 40, 80, 112, 192, 320),
+           "efficientnet_lite3": (24, 32, 48, 96, 136, 232, 384),
+           "efficientnet_lite4": (24, 32, 56, 112, 160, 272, 448)}
 RESIZES = {"efficientnet_lite0": (224, 256), "efficientnet_lite1": (240, 272),
-           "efficientnet_lite2": (260, 292)}
+           "efficientnet_lite2": (260, 292), "efficientnet_lite3": (280, 312),
+           "efficientnet_lite4": (300, 332)}
 
 
 @pytest.fixture(scope="session")
@@ -70,14 +77,14 @@ def predict(prefix, pixels, output=None):
                             data=mx.nd.array(pixels, dtype="uint8"))[0].asnumpy()
 
 
-def lite_logits(name, state, pixels):
+def lite_logits(name, state, pixels, mean=127, std=128):
     """EfficientNet-Lite in numpy, padded for each layer's own size as TensorFlow pads."""
     def layer(x, convolution, norm, stride=1):
         weight = state[f"{convolution}.weight"]
         padding = same_padding(x.shape[-1], weight.shape[-1], stride)
         return normalise(convolve(x, weight, stride, padding), state, norm, 1e-3)
 
-    x = (pixels.astype(np.float64) - 127) / 128
+    x = (pixels.astype(np.float64) - mean) / std
     x = relu6(layer(x, "_conv_stem", "_bn0", 2))
     number = 0
     for repeats, stride, expansion in zip(REPEATS[name], STRIDES, EXPANSIONS):
@@ -125,6 +132,86 @@ def test_the_checkpoint_keeps_the_contract(name, imported):
     # Plain MXNet finds every shape from that of the images.
     for side in (96, 224):
         assert sym.infer_shape(data=(2, 3, side, side))[1] == [(2, 1000)]
+
+
+def random_lite(name, classes=7):
+    """A state dict with Google's names and random tensors, and the same under timm's names."""
+    draw, google, timm = np.random.default_rng(0), {}, {}
+
+    def add(theirs, timms, shape):
+        spread = np.sqrt(2 / np.prod(shape[1:])) if len(shape) > 1 else 0.1
+        google[theirs] = timm[timms] = (draw.standard_normal(shape) * spread).astype(np.float32)
+
+    def layer(prefixes, convolutions, norms, shape):
+        add(*(f"{p}{c}.weight" for p, c in zip(prefixes, convolutions)), shape)
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            names = [f"{p}{n}.{part}" for p, n in zip(prefixes, norms)]
+            add(*names, shape[:1])
+            if part in ("weight", "running_var"):
+                google[names[0]] += 1  # and timm's, the same array
+
+    layer(("", ""), ("_conv_stem", "conv_stem"), ("_bn0", "bn1"), (32, 3, 3, 3))
+    number, into = 0, 32
+    for stage, (repeats, kernel, expansion, out) in enumerate(
+            zip(REPEATS[name], KERNELS, EXPANSIONS, FILTERS[name])):
+        for repeat in range(repeats):
+            prefixes, wide = (f"_blocks.{number}.", f"blocks.{stage}.{repeat}."), into * expansion
+            first = expansion == 1
+            if not first:
+                layer(prefixes, ("_expand_conv", "conv_pw"), ("_bn0", "bn1"), (wide, into, 1, 1))
+            layer(prefixes, ("_depthwise_conv", "conv_dw"), ("_bn1", "bn1" if first else "bn2"),
+                  (wide, 1, kernel, kernel))
+            layer(prefixes, ("_project_conv", "conv_pw" if first else "conv_pwl"),
+                  ("_bn2", "bn2" if first else "bn3"), (out, wide, 1, 1))
+            number, into = number + 1, out
+    layer(("", ""), ("_conv_head", "conv_head"), ("_bn1", "bn2"), (1280, into, 1, 1))
+    add("_fc.weight", "classifier.weight", (classes, 1280))
+    add("_fc.bias", "classifier.bias", (classes,))
+    timm["bn1.num_batches_tracked"] = np.array(5)
+    return google, timm
+
+
+@pytest.mark.parametrize("name, is_timms", [
+    ("efficientnet_lite0", True), ("efficientnet_lite3", True), ("efficientnet_lite4", False)])
+def test_a_state_file_that_was_not_published_is_read(name, is_timms, tmp_path, capsys):
+    google, timm = random_lite(name)
+    file = tmp_path / ("net.safetensors" if is_timms else "net.pth")
+    file.write_bytes(torch_bytes.safetensors(timm) if is_timms
+                     else torch_bytes.zip_format(google))
+    prefix = str(tmp_path / "net")
+    main([name, "--file", str(file), "--prefix", prefix])
+    told = capsys.readouterr().out
+    assert f"{file}: not compared with a published checksum\n" in told
+    assert (f"{file}: taken for timm's tf_{name}" in told) == is_timms
+    pixels = np.random.RandomState(0).randint(0, 256, (1, 3, 65, 65)).astype(np.uint8)
+    mean, std = (127.5, 127.5) if is_timms else (127, 128)
+    expected = lite_logits(name, google, pixels, mean, std)
+    assert expected.std() > 0.1
+    np.testing.assert_allclose(predict(prefix, pixels, "fc1_output"), expected,
+                               atol=1e-3 * np.abs(expected).max())
+    size, resize = RESIZES[name]
+    assert checkpoint.get_attributes(checkpoint.load(prefix, 0)[0]) == {
+        "image_shape": [3, size, size], "resize": resize, "fit": "crop"}
+
+
+@pytest.mark.parametrize("change, says", [
+    (lambda state: state.pop("bn2.bias"), "bn2.bias is missing"),
+    (lambda state: state.update(extra=np.ones(1, np.float32)), "no place for extra"),
+    (lambda state: state.update({"classifier.weight": np.ones((), np.float32)}),
+     r"classifier.weight has shape \(\)"),
+    (lambda state: state.update({"blocks.1.0.conv_dw.weight": np.ones((96, 1, 5, 5), np.float32)}),
+     "blocks.1.0.conv_dw.weight has shape"),
+    (lambda state: [state.pop(name) for name in [*state] if name.startswith("blocks")],
+     "is missing")])
+def test_another_state_file_is_an_error(change, says, tmp_path):
+    name = "efficientnet_lite0"
+    _, state = random_lite(name)
+    change(state)
+    file = tmp_path / "net.safetensors"
+    file.write_bytes(torch_bytes.safetensors(state))
+    with pytest.raises(InputError, match=f"not the weights of {name}: .*{says}") as error:
+        main([name, "--file", str(file), "--prefix", str(tmp_path / "net")])
+    assert error.value.file == str(file)
 
 
 def photos_with(label):
@@ -252,10 +339,19 @@ def test_a_damaged_wheel_is_refused(wheel, tmp_path):
     (["efficientnet_lite0", "--random"], "--random", None, "--gluon"),
     (["efficientnet_lite0", "--image-shape", "3,8,8"], "--image-shape", None, "--onnx"),
     (["--gluon", "resnet18_v1", "--file", "x"], "--file", None, "efficientnet_lite0"),
+    (["efficientnet_lite3"], "--file", None, "no package has its weights"),
+    (["efficientnet_lite5"], None, None, "efficientnet_lite4"),
+    (["--torch-resnet", "x.pth", "--channels", "bgr"], "--channels", None, "--onnx"),
+    (["--onnx", "x.onnx", "--channels", "grb"], "--channels", None, "rgb"),
+    (["efficientnet_lite0", "--rgb-mean", "1,2,3", "--rgb-std", "1,2,3"], "--rgb-mean", None,
+     "--torch-resnet"),
+    (["--onnx", "x.onnx", "--rgb-mean", "1,2,3"], "--rgb-mean", None, "--rgb-std"),
     (["efficientnet_lite0", "--file", "absent.whl"], None, "absent.whl", "No such file"),
     (["--torch-resnet", "absent.pth"], None, "absent.pth", "No such file"),
-    (["--torch-resnet", "x.pth", "--rgb-mean", "1,2"], "--rgb-mean", None, "3 numbers"),
-    (["--onnx", "x.onnx", "--rgb-std", "1,2,x"], "--rgb-std", None, "numbers"),
+    (["--torch-resnet", "x.pth", "--rgb-mean", "1,2", "--rgb-std", "1,2,3"],
+     "--rgb-mean", None, "3 numbers"),
+    (["--onnx", "x.onnx", "--rgb-std", "1,2,x", "--rgb-mean", "1,2,3"],
+     "--rgb-std", None, "numbers"),
     (["--onnx", "x.onnx", "--image-shape", "1,8,8"], "--image-shape", None, "3,HEIGHT,WIDTH"),
 ])
 def test_mistakes_end_in_one_line(arguments, flag, file, says, tmp_path):

@@ -12,7 +12,8 @@ from convert.onnx import importer
 from convert.onnx.exporter import mapping_for_mxnet
 from network import checkpoint
 from network.checkpoint import IMAGENET_MEAN, IMAGENET_STD
-from network.fine_tune import get_fine_tune_model
+from network.fine_tune import class_maps, get_fine_tune_model
+from network.graph import Graph
 
 
 @pytest.fixture
@@ -284,13 +285,72 @@ def test_what_the_file_says_of_its_normalisation_is_used(says, mean, std, onnx, 
                                reference(path, pixels, (mean,) * 3, (std,) * 3), atol=1e-4)
 
 
-def test_blue_green_red_is_refused(onnx, tmp_path):
+def test_what_was_assumed_of_the_normalisation_is_told(onnx, tmp_path, capsys):
+    nodes, weights = layers(onnx)
+    path = save(onnx, tmp_path / "net.onnx", nodes, weights)
+    convert_as_told = ["--onnx", path, "--prefix", str(tmp_path / "net")]
+    main(convert_as_told)
+    assert ("normalisation ImageNet's, assumed: neither flags nor metadata say it; red, green, "
+            "blue: mean 123.675, 116.28, 103.53, standard deviation 58.395, 57.12, 57.375; it sees "
+            "them as rgb\n" in capsys.readouterr().out)
+    main([*convert_as_told, "--rgb-mean", "0,0,0", "--rgb-std", "1,1,2"])
+    assert "normalisation as given; red, green, blue: mean 0, 0, 0, s" in capsys.readouterr().out
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, {"Image.NominalPixelRange": "Normalized_0_1"})
+    onnx.save(model, path)
+    main(convert_as_told)
+    assert "normalisation as its metadata says; red" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["channels first", "channels last"])
+def test_a_network_that_sees_blue_first_gets_blue_first(last, onnx, pixels, tmp_path):
+    nodes, weights = layers(onnx)
+    plain = save(onnx, tmp_path / "plain.onnx", nodes, weights)
+    if last:
+        nodes[0].input[0] = "first"
+        nodes.insert(0, onnx.helper.make_node("Transpose", ["x"], ["first"], perm=[0, 3, 1, 2]))
+    path = save(onnx, tmp_path / "net.onnx", nodes, weights,
+                image=(1, 32, 32, 3) if last else (1, 3, 32, 32))
+    prefix = str(tmp_path / "net")
+    main(["--onnx", path, "--prefix", prefix, "--channels", "bgr",
+          "--rgb-mean", "10,20,30", "--rgb-std", "40,50,60"])
+    expected = reference(plain, pixels[:, ::-1], (30, 20, 10), (60, 50, 40))
+    np.testing.assert_allclose(logits_of(prefix, pixels), expected, atol=1e-4)
+    sym, arg_params, _ = checkpoint.load(prefix, 0)
+    net, _ = get_fine_tune_model(sym, arg_params, 4, attention=0.2)
+    maps, _ = class_maps(net)
+    assert [node.op for node in Graph(maps).nodes][-1] == "Convolution"  # and not turned back
+
+
+@pytest.mark.parametrize("says, channels", [("Bgr8", "rgb"), ("Rgba8", "bgr"), ("Gray8", "rgb")])
+def test_another_order_of_colours_than_the_file_says_is_refused(says, channels, onnx, tmp_path):
     path = save(onnx, tmp_path / "net.onnx", *layers(onnx))
     model = onnx.load(path)
-    onnx.helper.set_model_props(model, {"Image.BitmapPixelFormat": "Bgr8"})
+    onnx.helper.set_model_props(model, {"Image.BitmapPixelFormat": says})
     onnx.save(model, path)
-    with pytest.raises(InputError, match="only red, green, blue is read"):
-        convert(path)
+    with pytest.raises(InputError, match=f"its images are '{says}'") as error:
+        importer.convert(path, channels=channels)
+    assert error.value.flag == "--channels"
+
+
+@pytest.mark.parametrize("image, given, shape", [
+    ((-1, 3, -1, -1), "3,40,48", [3, 40, 48]), ((-1, 3, -7, -2), None, [3, 224, 224]),
+    ((1, -1, 32, 48), None, [3, 32, 48]), ((2, 3, 32, -1), None, [3, 32, 32]),
+    ((-1, 3, 32, -1), "3,32,64", [3, 32, 64]), ((1, 3, 48, 32), "3,48,32", [3, 48, 32])])
+def test_negative_sides_are_free_and_fixed_ones_stay(image, given, shape, onnx, tmp_path):
+    path = save(onnx, tmp_path / "net.onnx", *layers(onnx), image=image)
+    prefix = str(tmp_path / "net")
+    main(["--onnx", path, "--prefix", prefix, *(["--image-shape", given] if given else [])])
+    assert checkpoint.get_attributes(checkpoint.load(prefix, 0)[0])["image_shape"] == shape
+    pixels = np.random.RandomState(1).randint(0, 256, (3, *shape)).astype(np.uint8)
+    free = save(onnx, tmp_path / "free.onnx", *layers(onnx), image=("n", 3, "h", "w"))
+    np.testing.assert_allclose(logits_of(prefix, pixels), reference(free, pixels), atol=1e-4)
+
+
+def test_a_size_that_is_not_the_files_is_an_error(onnx, tmp_path):
+    path = save(onnx, tmp_path / "net.onnx", *layers(onnx), image=(1, 3, 32, -1))
+    with pytest.raises(InputError, match="images of 32xany pixels"):
+        importer.convert(path, image_shape=(3, 48, 48))
 
 
 @pytest.mark.parametrize("ending", ["Gemm", "MatMul and Add", "1x1 Conv", "MatMul"])
@@ -386,7 +446,7 @@ def test_axes_that_are_an_input_are_read(onnx, pixels, tmp_path):
 
 
 @pytest.mark.parametrize("options, says", [
-    ({"image": (1, 3, 32, 48)}, "square"), ({"image": (1, 1, 32, 32)}, "wanted is"),
+    ({"image": (1, 1, 32, 32)}, "wanted is"),
     ({"image": (1, 3, 200_000, 200_000)}, "images of 200000x200000 pixels"),
     ({"image": (1, 3)}, "wanted is"), ({"pixel": "DOUBLE"}, "wanted is"),
     ({"outputs": ("y", "g")}, "1 inputs and 2 outputs")])

@@ -324,6 +324,16 @@ def test_arithmetic_with_shapes_is_folded():
                                "two": ints(2), "rest": ints(-1)}) == ["Reshape"]
 
 
+@pytest.mark.parametrize("mode", ["cubic", "linear", "nearest"])
+def test_a_resized_table_of_positions_is_folded(mode):
+    table = weights(1, 4, 7, 7)
+    nodes = [("Conv", "x w", "a", {}), ("Resize", "table  scales", "b", {"mode": mode}),
+             ("Add", "a b", "y", {})]
+    values = {"w": weights(4, 4, 1, 1), "table": table,
+              "scales": np.array([1, 1, 6.1 / 7, 5.1 / 7], np.float32)}
+    assert assert_same(nodes, values) == ["Convolution", "broadcast_add"]
+
+
 def gelu(scaled, *products):
     scalars = {"root": np.float32(2**0.5), "inverse": np.float32(0.5**0.5), "one": np.float32(1),
                "half": np.float32(0.5)}
@@ -399,11 +409,12 @@ def test_functions_of_the_model_are_inlined():
     (("Relu", "absent", "y", {}), "input 'absent' is not there"),
     (("Relu", "x c c", "y", {}), "node 'y'"),
     (("Expand", "c huge", "y", {}), "would fill the memory"),
+    (("Resize", "square   huge", "y", {}), "would fill the memory"),
     (("Gather", "x x", "y", {}), "indices are computed from the image")])
 def test_what_is_not_understood_names_the_node(node, says):
     model = model_of([node], {"scales": np.ones(4, np.float32), "c": weights(4),
                               "line": weights(4, 4, 3), "shape": ints(2, 59),
-                              "huge": ints(2**40, 4)})
+                              "huge": ints(2**40, 4), "square": weights(2, 2)})
     with pytest.raises(InputError, match=says) as error:
         ours(model, weights(2, 4, 6, 5))
     assert str(error.value).startswith("node 'y' (")

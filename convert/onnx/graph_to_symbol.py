@@ -30,7 +30,7 @@ FOLDED_NAMES = """
     Abs Add And Cast CastLike Ceil Clip Concat Constant ConstantOfShape Cos Div Equal Exp Expand
     Flatten Floor Gather GatherElements GatherND Greater GreaterOrEqual Identity Less LessOrEqual
     Log MatMul Max Min Mod Mul Neg Not Or Pow Range Reciprocal ReduceMax ReduceMean ReduceMin
-    ReduceProd ReduceSum Reshape Round ScatterElements ScatterND Sigmoid Sign Sin Size Slice
+    ReduceProd ReduceSum Reshape Resize Round ScatterElements ScatterND Sigmoid Sign Sin Size Slice
     Softmax Split Sqrt Squeeze Sub Sum Tanh Tile Transpose Trilu Unsqueeze Where Xor"""
 FOLDED = frozenset(FOLDED_NAMES.split())
 SHAPE_INPUT = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1, "Tile": 1}  # number of the input
@@ -187,8 +187,9 @@ class _Folding:
             results = ReferenceEvaluator(model).run(None, {})
         except Exception as error:  # of any kind: each operator of the evaluator raises its own
             raise layer.error(f"its constants cannot be computed: {error!s:.200}") from None
-        origins = {value.origin for value in inputs if value and value.origin
-                   and value.value.dtype.kind == "f"}
+        # The scales of a Resize are no weights.
+        origins = {value.origin for value in (inputs[:1] if node.op_type == "Resize" else inputs)
+                   if value and value.origin and value.value.dtype.kind == "f"}
         origin = origins.pop() if len(origins) == 1 else ""
         return [Constant(np.asarray(result), origin) for result in results]
 

@@ -20,7 +20,7 @@ from network.untrusted import check_shapes
 TOLERANCE = 1e-3  # of the largest logit
 
 
-def convert(path, mean=None, std=None, image_shape=None):
+def convert(path, mean=None, std=None, image_shape=None, channels="rgb"):
     """A network that computes what the ONNX model does, from raw pixels.
 
     Returns the symbol, whose last layer is `softmax`, arg_params, aux_params, and the shape of its
@@ -38,19 +38,24 @@ def convert(path, mean=None, std=None, image_shape=None):
         normalises them itself.
     image_shape : sequence of 3 ints, optional
         (3, height, width) of the images, where the file leaves it free.
+    channels : str
+        Order of the model's channels: "rgb" or "bgr". `mean` and `std` are of red, green, blue.
     """
     onnx, onnxruntime = import_onnx("--onnx")
     require_regular_file(path)
     try:
         model = load_model(path)
-        image = image_input(onnx, model.graph, image_shape)
+        image = image_input(onnx, model, image_shape, channels)
         if image.pixel_type == "uint8":
             if mean or std:
                 raise InputError("leave out {flag}: it takes uint8 pixels and normalises them "
                                  "itself", flag="--rgb-mean" if mean else "--rgb-std")
-            mean, std = (0, 0, 0), (1, 1, 1)
+            mean, std, source = (0, 0, 0), (1, 1, 1), "none: it takes uint8 pixels"
         else:
-            mean, std = normalisation(model, mean, std)
+            mean, std, source = normalisation(model, mean, std)
+        texts = [", ".join(f"{number:g}" for number in values) for values in (mean, std)]
+        print(f"{path}: normalisation {source}; red, green, blue: mean {texts[0]}, standard "
+              f"deviation {texts[1]}; it sees them as {channels}")
         _end_at_logits(model.graph)
         reference = _session(onnxruntime, model)
         logits, arg_params, aux_params = _convert(model, image, (mean, std))
@@ -75,6 +80,8 @@ def _end_at_logits(graph):
 def _convert(model, image, normalised):
     """The logits as a symbol of raw pixels, arg_params and aux_params."""
     x, constants = normalised_data(*normalised)
+    if image.blue_first:
+        x = mx.sym.slice(x, begin=(None,) * 4, end=(None,) * 4, step=(1, -1, 1, 1), name="bgr")
     shape = (BATCH, 3, image.height, image.width)
     if image.channels_last:
         x = mx.sym.transpose(x, axes=(0, 2, 3, 1), name="channels_last")
@@ -114,6 +121,8 @@ def _compare(reference, imported, image):
         0, 256, (count, 3, image.height, image.width)).astype(np.uint8)
     mean, std = (arg_params[name].asnumpy() for name in NORMALISATION)
     pixels = (images - mean) / std  # for a model that takes uint8 pixels, these are 0 and 1
+    if image.blue_first:
+        pixels = pixels[:, ::-1]
     if image.channels_last:
         pixels = pixels.transpose(0, 2, 3, 1)
     pixels = pixels.astype(image.pixel_type)

@@ -1,8 +1,8 @@
 """What an ONNX file that may come from a stranger holds: its model, and the images that it takes.
 
     model = load_model("net.onnx")
-    image = image_input(onnx, model.graph)             # their type, layout and size
-    mean, std = normalisation(model, None, None)       # of its float images, 0 to 255
+    image = image_input(onnx, model)                   # their type, layout and size
+    mean, std, source = normalisation(model, None, None)  # of its float images, 0 to 255
 """
 import json
 import math
@@ -85,54 +85,75 @@ class ImageInput(NamedTuple):
     height: int
     width: int
     channels_last: bool
+    blue_first: bool  # blue, green, red
 
 
-def image_input(onnx, graph, image_shape=None):
-    """The graph's only input, an ImageInput; `image_shape` (3, height, width) where it is free."""
+def image_input(onnx, model, image_shape=None, channels="rgb"):
+    """The model's only input, an ImageInput.
+
+    `image_shape` is (3, height, width), for sides that the file leaves free: named ones, and those
+    below 0, which become free in the model too. `channels` is "rgb" or "bgr".
+    """
+    graph = model.graph
     weights = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in weights]
     if len(inputs) != 1 or len(graph.output) != 1:
         raise InputError(f"{len(inputs)} inputs and {len(graph.output)} outputs; an image "
                          "classifier has one of each")
+    for value in (*inputs, *graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_value < 0:
+                dim.Clear()
     tensor = inputs[0].type.tensor_type
     sides = [dim.dim_value for dim in tensor.shape.dim]
     types = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.UINT8: "uint8"}
-    last = len(sides) == 4 and sides[3] == 3 and sides[1] != 3 and (sides[1] or not sides[2])
-    batch, channels, height, width = sides if len(sides) == 4 else (0, -1, 0, 0)
+    last = len(sides) == 4 and sides[3] == 3 and sides[1] != 3
+    batch, channel_count, height, width = sides if len(sides) == 4 else (0, -1, 0, 0)
     if last:
-        batch, height, width, channels = sides
-    if channels not in (0, 3) or height != width or tensor.elem_type not in types:
+        batch, height, width, channel_count = sides
+    if channel_count not in (0, 3) or tensor.elem_type not in types:
         raise InputError(f"its input {inputs[0].name:.100} is {sides} (0: free); wanted is (batch, "
-                         "3, height, width) or (batch, height, width, 3), square, float32 or "
-                         "uint8")
-    if height and image_shape and list(image_shape[1:]) != [height, width]:
-        raise InputError(f"leave out {{flag}}: it is for images of {height}x{width} pixels",
-                         flag="--image-shape")
-    if not height:
-        height, width = image_shape[1:] if image_shape else (FREE_SIZE, FREE_SIZE)
+                         "3, height, width) or (batch, height, width, 3), float32 or uint8")
+    pixels = _metadata(model).get("Image.BitmapPixelFormat", "")
+    if pixels.lower() not in ("", f"{channels}8", f"{channels}a8"):
+        raise InputError(f"its images are {pixels!r:.50}, and {{flag}} is {channels}",
+                         flag="--channels")
+    size = image_shape[1:] if image_shape else (
+        height or width or FREE_SIZE, width or height or FREE_SIZE)
+    if any(side not in (0, wanted) for side, wanted in zip((height, width), size)):
+        raise InputError(f"{{flag}} is another size: it is for images of {height or 'any'}x"
+                         f"{width or 'any'} pixels", flag="--image-shape")
+    height, width = size
     if max(height, width) > LARGEST_SIZE:
         raise InputError(f"it wants images of {height}x{width} pixels; at most {LARGEST_SIZE} "
                          "a side are compared, and so imported")
     if max(batch, 1) * height * width > LARGEST_BATCH_PIXELS:
         raise InputError(f"it wants batches of {batch} images, too many to compare; export it "
                          "with a free batch size")
-    return ImageInput(inputs[0].name, types[tensor.elem_type], batch, height, width, bool(last))
+    return ImageInput(inputs[0].name, types[tensor.elem_type], batch, height, width, last,
+                      channels == "bgr")
 
 
 def normalisation(model, mean, std):
     """Mean and standard deviation, 0 to 255, that a model's images are normalised with.
 
-    Those given, of either scale; else what the model's metadata says; else ImageNet's.
+    Those given, of either scale; else what the model's metadata says; else ImageNet's. The third
+    result says which, in words.
     """
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
-    pixels = metadata.get("Image.BitmapPixelFormat", "Rgb8")
-    if pixels not in ("Rgb8", "Rgba8"):
-        raise InputError(f"its images are {pixels!r:.50}; only red, green, blue is read")
-    if mean is None and std is None:
-        mean, std = (_three_numbers(metadata.get(f"image_{kind}")) for kind in ("mean", "std"))
-    if mean is None and std is None and metadata.get("Image.NominalPixelRange") in NOMINAL_RANGES:
-        mean, std = ([value] * 3 for value in NOMINAL_RANGES[metadata["Image.NominalPixelRange"]])
-    return to_255_scale(mean or IMAGENET_MEAN, std or IMAGENET_STD)
+    metadata = _metadata(model)
+    stored = (_three_numbers(metadata.get(f"image_{kind}")) for kind in ("mean", "std"))
+    nominal = NOMINAL_RANGES.get(metadata.get("Image.NominalPixelRange"), (None, None))
+    mean, std, source = next(each for each in (
+        (mean, std, "as given"),
+        (*stored, "as its metadata says"),
+        ([nominal[0]] * 3, [nominal[1]] * 3, "as its metadata says"),
+        (IMAGENET_MEAN, IMAGENET_STD, "ImageNet's, assumed: neither flags nor metadata say it"),
+    ) if each[0] and each[1] and None not in (*each[0], *each[1]))
+    return (*to_255_scale(mean, std), source)
+
+
+def _metadata(model):
+    return {entry.key: entry.value for entry in model.metadata_props}
 
 
 def _three_numbers(text):
