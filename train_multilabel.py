@@ -19,9 +19,9 @@ from network.fine_tune import (  # noqa: F401  the first is for others to import
     training_symbol,
 )
 from training.compute import Alone, open_compute
-from training.data import measure_reading, open_data, open_iterator, read_lists
+from training.data import measure_reading, open_data, read_lists
 from training.faster_graph import faster_training
-from training.frozen_stages import on_stored_activations
+from training.frozen_stages import WARM_HEAD_STOPPED, after_frozen_stages, pass_images
 from training.limits import check_limits
 from training.log import log_to
 from training.metrics import training_metrics, validation_metrics
@@ -75,11 +75,13 @@ def train(flags, compute):
             if this_run.snapshot:
                 network = network._replace(arg_params=this_run.snapshot.arg_params,
                                            aux_params=this_run.snapshot.aux_params)
-            elif flags.warm_head_epochs:
-                network, class_precision = train_warm_head(settings, network, lists, compute,
-                                                           this_run)
+            features, outputs = pass_images(settings, network, lists, compute, this_run)
+            if features:
+                network, class_precision = train_warm_head(settings, network, lists, features,
+                                                           compute, this_run)
+                del features  # frees their memory
             if flags.num_epoch:
-                fit(settings, network, lists, data, metrics, compute, this_run)
+                fit(settings, network, data, outputs, metrics, compute, this_run)
                 class_precision = metrics[1].class_precision()
         except Stopped as stopped:
             return stopped.status
@@ -93,7 +95,7 @@ def make_metrics(settings, lists, workers):
             validation_metrics(settings.loss, workers))
 
 
-def train_warm_head(settings, network, lists, compute, this_run):
+def train_warm_head(settings, network, lists, features, compute, this_run):
     """The network with a classifier trained on the frozen backbone's features: checkpoint 0.
 
     Also the average precision of each class on validation, (classes,); None at ranks above 0.
@@ -101,9 +103,8 @@ def train_warm_head(settings, network, lists, compute, this_run):
     began, files = time.monotonic(), this_run.files
     metrics = make_metrics(settings, lists, Alone())  # rank 0 trains on the features of all
     head, scores = train_head(
-        network, [lst and open_iterator(settings, lst) for lst in lists], metrics, compute,
-        settings.flags, lambda: this_run.stops.stop_unsaved(
-            " in the warm head, of which nothing is saved: the same command starts it anew"))
+        network, features, metrics, compute, settings.flags,
+        lambda: this_run.stops.stop_unsaved(WARM_HEAD_STOPPED))
     network = network._replace(arg_params={**network.arg_params, **head})
     _, arg_params, aux_params = network
     files.check_finite(arg_params)
@@ -114,13 +115,14 @@ def train_warm_head(settings, network, lists, compute, this_run):
     return network, metrics[1].class_precision()
 
 
-def fit(settings, network, lists, data, metrics, compute, this_run):
-    """Fine-tune by Module.fit, from the beginning of `this_run` on."""
+def fit(settings, network, data, outputs, metrics, compute, this_run):
+    """Fine-tune by Module.fit, from the beginning of `this_run` on.
+
+    `outputs` are those of frozen stages by pass_images, to train on in place of images, or None.
+    """
     flags, workers, full_params = settings.flags, compute.workers, network[1:]
-    if settings.stores_activations:
-        network, data = on_stored_activations(
-            settings, network, lists, compute, lambda: this_run.stops.stop_unsaved(
-                " in the frozen stages: --resume goes on from what was saved before"))
+    if outputs:
+        network, data = after_frozen_stages(settings, network, outputs)
     images, labels = data.train.provide_data[0], data.train.provide_label[0]
     symbol = training_symbol(network.symbol, settings.frozen, flags.head_lr_mult)
     compression = {"type": flags.gc_type, "threshold": flags.gc_threshold}

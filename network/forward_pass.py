@@ -7,17 +7,29 @@
 """
 from __future__ import annotations
 
-from typing import Sequence
+import time
+from typing import Callable, Sequence
 
 import numpy as np
 
-from common.mx_compat import mx
+from common.cli import InputError
+from common.mx_compat import mx, mxnet_errors
 from network import checkpoint
 from network.graph import replaced
+from network.int8 import in_int8, multiplications, multiplies_exactly
 
 # Pixels per piece of a batch on a CPU: 8 images of 224x224. The activations then mostly stay in the
 # processor's caches.
 PIECE_PIXELS = 8 * 224 * 224
+
+# Images for the ranges of int8: with 4 the outputs are as near to float32's as with 32.
+SAMPLE_IMAGES = 8
+# int8 is chosen where it is so many times as fast, and its outputs are so near (cosine).
+LEAST_SPEED_UP, LEAST_COSINE = 1.3, 0.98
+# Multiplications below which trying takes longer than it saves: 10 seconds of two cores. Counted,
+# not measured, so that the same run decides alike whatever else the machine does.
+WORTH_TRYING = 5e11
+TURNS = 3
 
 
 class ForwardPass:
@@ -33,25 +45,38 @@ class ForwardPass:
         Description of the batches, uint8 (batch, 3, height, width).
     devices : list of mx.Context
         Several GPUs share each batch. On a CPU a batch is divided into pieces, which is faster.
+    sample : mx.nd.NDArray, optional
+        Images, uint8 (count, 3, height, width), for computing in int8: the first of them give the
+        ranges of the layers' integers. An error of MXNet's says that it cannot.
 
-    The attribute `output_shape` is that of the first output of one image.
+    Attributes
+    ----------
+    precision : str
+        "float32" or "int8".
+    output_shapes : list of tuple of int
+        Of each output of one image.
     """
 
     def __init__(self, network: mx.sym.Symbol, arg_params: checkpoint.Params,
                  aux_params: checkpoint.Params, data: mx.io.DataDesc,
-                 devices: Sequence[mx.Context]) -> None:
+                 devices: Sequence[mx.Context], sample: mx.nd.NDArray | None = None) -> None:
         batch_size, *shape = data.shape
         self._piece = batch_size
         if devices[0].device_type == "cpu":
             most = max(1, PIECE_PIXELS // (shape[1] * shape[2]))
             self._piece = -(-batch_size // -(-batch_size // most))
-        network = with_one_pass_normalisation(network, arg_params)
+        pixels = one_pass_normalisation(arg_params)
+        self.precision = "float32" if sample is None else "int8"
+        if sample is None:
+            network = replaced(network, "rgb_normalised", pixels)
+        else:
+            network, arg_params, aux_params = in_int8(network, arg_params, aux_params, pixels,
+                                                      sample[:SAMPLE_IMAGES])
         self._module = mx.mod.Module(network, label_names=None, context=devices[:self._piece])
         self._module.bind([mx.io.DataDesc("data", (self._piece, *shape), data.dtype)],
                           for_training=False)
         self._module.set_params(arg_params, aux_params, allow_extra=True)
-        self._shapes = [tuple(shape[1:]) for _, shape in self._module.output_shapes]
-        self.output_shape = self._shapes[0]
+        self.output_shapes = [tuple(shape[1:]) for _, shape in self._module.output_shapes]
 
     def __call__(self, data: mx.nd.NDArray, count: int | None = None,
                  mirror: bool = False) -> Outputs:
@@ -71,7 +96,7 @@ class ForwardPass:
             self._module.forward(mx.io.DataBatch([piece]), is_train=False)
             # Copies, because the next forward overwrites the outputs.
             pieces.append((first, [output.copy() for output in self._module.get_outputs()]))
-        return Outputs(pieces, [(count, *shape) for shape in self._shapes])
+        return Outputs(pieces, [(count, *shape) for shape in self.output_shapes])
 
 
 class Outputs:
@@ -89,10 +114,77 @@ class Outputs:
         return values
 
 
-def with_one_pass_normalisation(network, arg_params):
-    """The same network, which normalises its pixels in one pass over memory instead of two."""
+def one_pass_normalisation(arg_params):
+    """The normalised pixels of `data`, in one pass over memory instead of the network's two."""
     mean, std = (tuple(arg_params[name].asnumpy().ravel().tolist())
                  for name in checkpoint.NORMALISATION)
-    pixels = mx.sym.image.normalize(mx.sym.Cast(mx.sym.Variable("data"), dtype="float32"),
-                                    mean, std)
-    return replaced(network, "rgb_normalised", pixels)
+    return mx.sym.image.normalize(mx.sym.Cast(mx.sym.Variable("data"), dtype="float32"), mean, std)
+
+
+def choose_forward_pass(network: checkpoint.Network, data: mx.io.DataDesc,
+                        devices: Sequence[mx.Context], precision: str, num_images: int,
+                        read_sample: Callable[[], mx.nd.NDArray]) -> tuple[ForwardPass, str]:
+    """A ForwardPass in int8 where that pays off, otherwise in float32.
+
+    Parameters
+    ----------
+    network : tuple of mx.sym.Symbol and two dicts of mx.nd.NDArray
+    data : mx.io.DataDesc
+        Description of the batches, uint8 (batch, 3, height, width).
+    devices : list of mx.Context
+    precision : str
+        float32, int8, or auto: whichever one batch shows to be better.
+    num_images : int
+        So many will pass.
+    read_sample : callable
+        Returns a batch of images for the ranges and for trying, mx.nd.NDArray of the data's shape.
+
+    Returns
+    -------
+    forward : ForwardPass
+    reason : str
+        Why it computes in its `precision`.
+    """
+    plain, reason = ForwardPass(*network, data, devices), ""
+    if precision == "float32":
+        return plain, "--frozen-precision"
+    if devices[0].device_type != "cpu":
+        return plain, "int8 is for CPUs"
+    exact = multiplies_exactly()
+    if precision == "auto":
+        if num_images * multiplications(network[0], data.shape[1:]) < WORTH_TRYING:
+            return plain, "too few images for trying int8 to pay off"
+        if not exact:
+            return plain, "this processor's int8 arithmetic saturates: it lacks VNNI"
+    sample = read_sample()
+    try:
+        with mxnet_errors("MXNet cannot compute this network in int8"):
+            forward = ForwardPass(*network, data, devices, sample)
+            speed_up, cosine = _compare(plain, forward, sample)
+    except InputError as error:
+        return plain, str(error)
+    reason = f"int8 is {speed_up:.1f} times as fast, cosine {cosine:.4f}"
+    if precision == "auto" and not (speed_up >= LEAST_SPEED_UP and cosine >= LEAST_COSINE):
+        return plain, reason
+    return forward, reason + "; this processor's int8 arithmetic saturates" * (not exact)
+
+
+def _compare(plain, forward, sample):
+    """How many times as fast as `plain` the other pass is, and the least cosine of an output.
+
+    That is the mean over the images; of feature maps the means over the positions are compared.
+    """
+    seconds = []
+    for _ in range(1 + TURNS):
+        for each in (plain, forward):
+            began = time.perf_counter()
+            each(sample, SAMPLE_IMAGES).values()
+            seconds.append(time.perf_counter() - began)
+    cosines = []
+    for number in range(len(plain.output_shapes)):
+        one, other = (each(sample, SAMPLE_IMAGES).values(number) for each in (plain, forward))
+        one, other = (v.reshape(*v.shape[:2], -1).mean(axis=2) for v in (one, other))
+        norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+        cosines.append(np.mean(np.sum(one * other, axis=1) / np.maximum(norms, 1e-12)))
+    # The first of each only warms up.
+    return min(seconds[2::2]) / min(seconds[3::2]), float(np.min(cosines))

@@ -3,7 +3,7 @@ import re
 
 import numpy as np
 import pytest
-from conftest import script, training_flags
+from conftest import script, train_all, training_flags
 
 from common.cli import InputError
 from common.mx_compat import mx
@@ -42,7 +42,7 @@ def test_stored_outputs_train_what_the_whole_network_trains(tiny_network, small_
     texts = [script("train_multilabel.py", *training_flags(
         tiny_network, small_demo, tmp_path / name, **flags, **more))
         for name, more in (("stored", {"freeze_stages": 1}), ("whole", {"freeze": "(conv|bn)0"}))]
-    assert "once through all up to relu0" in texts[0] and "once through" not in texts[1]
+    assert "once through" in texts[0] and "once through" not in texts[1]
     first = trained_params(tmp_path / "stored", 1)
     whole = trained_params(tmp_path / "whole", 1)
     pretrained = checkpoint.load(tiny_network, 0)[1]
@@ -70,6 +70,31 @@ def test_a_resumed_run_on_stored_outputs_equals_an_undisturbed_one(
     one, other = (trained_params(tmp_path / name, 2) for name in ("undisturbed", "stopped"))
     for name, value in one.items():
         np.testing.assert_array_equal(value, other[name], err_msg=name)
+
+
+def test_a_run_in_int8_says_so_and_is_resumed_in_int8(tiny_network, small_demo, tmp_path):
+    def flags(name, precision="int8", **more):
+        return training_flags(
+            tiny_network, small_demo, tmp_path / name, squash=True, freeze_stages=1,
+            warm_head_epochs=1, frozen_precision=precision, **more)
+
+    runs = [flags("undisturbed"), flags("stopped", num_epoch=1),
+            flags("stopped", "float32", resume=True), flags("stopped", resume=True),
+            flags("float32", "auto")]
+    status, texts = zip(*train_all(runs))
+    assert [bool(each) for each in status] == [False, False, True, False, False], texts
+    assert "began in int8" in texts[2] and "--resume-anyway" in texts[2]
+    one, other, plain = (trained_params(tmp_path / name, 2)
+                         for name in ("undisturbed", "stopped", "float32"))
+    for name, value in one.items():
+        np.testing.assert_array_equal(value, other[name], err_msg=name)
+    assert not np.array_equal(one["fc_weight"], plain["fc_weight"])
+    np.testing.assert_allclose(one["conv1_weight"], plain["conv1_weight"], atol=0.1)
+    for name, precision in (("undisturbed", "int8"), ("stopped", "int8"), ("float32", "float32")):
+        log = (tmp_path / name / "train.log").read_text()
+        symbol, *_ = checkpoint.load(str(tmp_path / name / "tiny"), 2)
+        assert f"frozen layers, in {precision}: " in log
+        assert precision in checkpoint.get_attributes(symbol)["training"]["frozen layers"]
 
 
 def test_random_crops_pass_through_the_frozen_stages_in_each_epoch(

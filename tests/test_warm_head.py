@@ -34,9 +34,8 @@ def images(folder, name="train", **options):
                    path_imglist=str(folder / f"{name}.lst"), **options)
 
 
-def head_flags(epochs, mirror, folder):
-    return SimpleNamespace(warm_head_epochs=epochs, warm_head_mirror=mirror, seed=0,
-                           save_result=folder, feature_memory=1000)
+def head_flags(epochs):
+    return SimpleNamespace(warm_head_epochs=epochs, seed=0)
 
 
 def measures():
@@ -62,7 +61,7 @@ def plain_backbone(network, iterator):
 
 def test_features_are_those_of_each_image_and_its_mirror_image(network, small_demo, tmp_path):
     with images(small_demo) as iterator:
-        features, labels = extract(backbone(network, iterator), iterator, True, tmp_path, 1e9)
+        (features, labels), = extract(backbone(network, iterator), iterator, [True], tmp_path, 1e9)
         module = plain_backbone(network, iterator)
         iterator.reset()
         batch = next(iterator)
@@ -78,9 +77,9 @@ def test_features_are_those_of_each_image_and_its_mirror_image(network, small_de
 def test_features_above_the_limit_are_mapped_and_leave_no_file(network, small_demo, tmp_path):
     with images(small_demo) as iterator:
         forward = backbone(network, iterator)
-        kept, _ = extract(forward, iterator, False, tmp_path, 1e9)
+        (kept, _), = extract(forward, iterator, [False], tmp_path, 1e9)
         iterator.reset()
-        mapped, _ = extract(forward, iterator, False, tmp_path, 1)
+        (mapped, _), = extract(forward, iterator, [False], tmp_path, 1)
     assert isinstance(mapped, np.memmap) and not isinstance(kept, np.memmap)
     np.testing.assert_array_equal(mapped, kept)
     assert not list(tmp_path.iterdir())
@@ -103,12 +102,11 @@ def test_the_head_is_regularised_logistic_regression(
         network, small_demo, tmp_path, monkeypatch):
     monkeypatch.setattr("training.warm_head.BATCH_SIZE", 35)  # divides the 70 images
     monkeypatch.setattr("training.warm_head.INVERSE_PENALTY", 0.01)
-    with images(small_demo) as train, images(small_demo) as again:
-        head, scores = train_head(
-            Network(*network), (train, again), (measures(), measures()),
-            Compute([mx.cpu()], None, Alone()), head_flags(200, False, tmp_path))
-        again.reset()
-        features, labels = extract(backbone(network, again), again, False, tmp_path, 1e9)
+    with images(small_demo) as train:
+        stored, = extract(backbone(network, train), train, [False], tmp_path, 1e9)
+    features, labels = stored
+    head, scores = train_head(Network(*network), (stored, stored), (measures(), measures()),
+                              Compute([mx.cpu()], None, Alone()), head_flags(200))
     assert set(head) == {"fc_weight", "fc_bias"}
     logit = features @ head["fc_weight"].asnumpy().T + head["fc_bias"].asnumpy()
     ours = np.mean(np.sum(np.log1p(np.exp(-logit * (2 * labels - 1))), axis=1))
@@ -125,12 +123,12 @@ def test_the_attention_head_trains_on_feature_maps(network, small_demo, tmp_path
     net, arg_params, aux_params = network
     maps, arg_params = get_fine_tune_model(net, arg_params, 8, attention=0.3)
     network = Network(maps, arg_params, aux_params)
-    with images(small_demo) as train, images(small_demo) as again:
-        head, scores = train_head(
-            network, (train, again), (measures(), measures()),
-            Compute([mx.cpu()], None, Alone()), head_flags(40, True, tmp_path))
-        again.reset()
-        features, labels = extract(backbone(network, again), again, False, tmp_path, 1)
+    with images(small_demo) as again:
+        (mirrored,), (stored,) = (extract(backbone(network, again), again, [mirror], tmp_path, 1)
+                                  for mirror in (True, False))
+        features, labels = stored
+        head, scores = train_head(network, (mirrored, stored), (measures(), measures()),
+                                  Compute([mx.cpu()], None, Alone()), head_flags(40))
         assert features.dtype == np.float16 and features.ndim == 4
         # The trained head gives in the whole network what it reached on stored features.
         again.reset()

@@ -48,15 +48,14 @@ def open_data(settings, lists):
                 lists.val and open_iterator(settings, lists.val))
 
 
-def open_iterator(settings, lst, augmented=False):
-    """An LstIter over a SampleList: shuffled and augmented, or in order."""
+def open_iterator(settings, lst, augmented=False, **options):
+    """An LstIter over a SampleList: shuffled and augmented, or in order; `options` are its own."""
     flags = settings.flags
-    return LstIter(
-        batch_size=settings.batch_size, data_shape=settings.image_shape, path_imglist=lst.lst,
-        path_root=lst.folder, shuffle=augmented, part_index=lst.shard[0],
-        num_parts=lst.shard[1], seed=flags.seed, num_threads=flags.data_nthreads,
-        bad_images=flags.bad_images,
-        read_options=settings.reading if augmented else settings.plain_reading)
+    options = {
+        "shuffle": augmented, "part_index": lst.shard[0], "num_parts": lst.shard[1],
+        "seed": flags.seed, "num_threads": flags.data_nthreads, "bad_images": flags.bad_images,
+        "read_options": settings.reading if augmented else settings.plain_reading, **options}
+    return LstIter(settings.batch_size, settings.image_shape, lst.lst, lst.folder, **options)
 
 
 def measure_reading(train):

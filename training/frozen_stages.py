@@ -1,42 +1,110 @@
-"""Training the last stages of a network on stored outputs of the frozen ones before them.
+"""What the frozen part of a network gives for each image, computed once and stored.
 
-While the first stages are frozen, what they give for an image never changes, unless the images are
-cropped or recoloured at random: so every image passes through them once, and an epoch costs only
-the stages that are trained.
+While layers are frozen, what they give for an image never changes, unless the images are cropped
+or recoloured at random. So every image passes through them once: the warm head trains on the
+features, and an epoch of fine-tuning costs only the last stages, which take the outputs of the
+frozen ones before them.
 """
 import logging
 
-from network.forward_pass import ForwardPass
+from common.cli import InputError
+from common.mx_compat import mx
+from network.fine_tune import split_head
+from network.forward_pass import choose_forward_pass
 from network.graph import layers_up_to
+from network.int8 import multiplies_exactly
 from network.stages import layers_after
 from training.data import Data, open_iterator
 from training.settings import Network
-from training.stored_features import FeatureIter, extract
+from training.stored_features import FeatureIter, collect, extract
 
 logger = logging.getLogger("train_multilabel")
 
+WARM_HEAD_STOPPED = " in the warm head, of which nothing is saved: the same command starts it anew"
 
-def on_stored_activations(settings, network, lists, compute, check_stop):
-    """The network behind the frozen stages, and Data that iterates over what these give.
 
-    Each image passes through the frozen stages once, and where training mirrors it at random once
-    more. What `check_stop` raises after a batch ends that.
+def pass_images(settings, network, lists, compute, this_run):
+    """Pass each image, and its mirror image where one is needed, once through the frozen layers.
+
+    Of several workers each passes its own images, and rank 0 gets what all of them give. A signal
+    ends the pass. Returns, each by the lists, for the warm head and for the stages that are
+    trained, (values, labels); None where they are not needed, or there is no list.
     """
-    flags, last_frozen_layer = settings.flags, settings.last_frozen_layer
-    train, val = (lst and open_iterator(settings, lst) for lst in lists)
-    frozen = ForwardPass(layers_up_to(network.symbol, last_frozen_layer), network.arg_params,
-                         network.aux_params, train.provide_data[0], compute.contexts)
-    logger.info("Frozen stages: passing %d images once through all up to %s",
-                sum(lst.num_rows for lst in lists if lst), last_frozen_layer)
+    flags, workers = settings.flags, compute.workers
+    outputs = {"features": split_head(network.symbol)[0]}
+    mirrors = {"features": bool(flags.warm_head_mirror)}
+    if not flags.warm_head_epochs or this_run.snapshot:
+        del mirrors["features"]
+    if settings.stores_activations:
+        # Together with the features, also where these are not stored: in int8 one output may
+        # depend on whether there are others, and a resumed run must get what the first one got.
+        outputs["stages"] = layers_up_to(network.symbol, settings.last_frozen_layer)
+        if flags.num_epoch:
+            mirrors["stages"] = bool(flags.random_mirror)
+    if not mirrors:
+        return None, None
+    network = network._replace(symbol=mx.sym.Group([*outputs.values()]))
+    iterators = [lst and open_iterator(settings, lst) for lst in lists]
+    num_images = sum(lst.num_rows for lst in lists if lst)
+    num_passes = num_images + any(mirrors.values()) * lists.train.num_rows
+    forward, reason = _open_forward_pass(settings, network, lists.train, num_passes, compute,
+                                         this_run)
+    logger.info("Passing %d images once through the frozen layers, in %s: %s", num_images,
+                forward.precision, reason)
 
-    def stored(iterator, mirror, seed):
-        values = extract(frozen, iterator, mirror, flags.save_result, flags.feature_memory * 1e6,
-                         check_stop)
-        return FeatureIter(*values, settings.batch_size, seed, mirror)
+    def stop_if_asked():
+        this_run.stops.stop_unsaved(
+            WARM_HEAD_STOPPED if "features" in mirrors else
+            " in the frozen stages: --resume goes on from what was saved before")
 
-    data = Data(stored(train, bool(flags.random_mirror), flags.seed),
-                val and stored(val, False, None))
-    rest = layers_after(network.symbol, last_frozen_layer)
+    stored = {name: [] for name in ("features", "stages")}
+    for lst, iterator in zip(lists, iterators):
+        wanted = [None if name not in mirrors else mirrors[name] and lst is lists.train
+                  for name in outputs]
+        storage = flags.save_result, flags.feature_memory * 1e6
+        found = extract(forward, iterator, wanted, *storage, stop_if_asked) if lst else [None] * 2
+        for name, values in zip(outputs, found):
+            stored[name].append(values and collect(workers, *values, *storage))
+    return tuple(stored[name] if name in mirrors else None for name in stored)
+
+
+def _open_forward_pass(settings, network, lst, num_passes, compute, this_run):
+    """The ForwardPass of the frozen layers, in the run's precision, and the reason for that."""
+    flags, begun, precision = settings.flags, None, settings.flags.frozen_precision
+    if this_run.snapshot:
+        begun = this_run.record.frozen_precision or "float32"
+        if precision == "auto":
+            precision = begun
+            if begun == "int8" and not multiplies_exactly():
+                raise InputError("the run began in int8, which this processor does not compute "
+                                 "exactly; --frozen-precision int8 goes on all the same",
+                                 flag="--resume")
+    if compute.workers.count > 1:
+        precision = "float32"  # else processors of several kinds could give different features
+    # Not as augmented: the ranges of int8 are those of what passes.
+    sample = open_iterator(settings, lst, shuffle=True, prefetch=1)
+    with sample:
+        forward, reason = choose_forward_pass(
+            network, sample.provide_data[0], compute.contexts, precision, num_passes,
+            lambda: sample.next().data[0])
+    if begun not in (None, forward.precision) and not flags.resume_anyway:
+        raise InputError(f"the run began in {begun}, and now the frozen layers would be computed "
+                         f"in {forward.precision} ({reason}); --resume-anyway goes on all the same",
+                         flag="--resume")
+    this_run.files.set_frozen_precision(forward.precision)
+    return forward, reason
+
+
+def after_frozen_stages(settings, network, stored):
+    """The network after the frozen stages, and Data that iterates over what these gave.
+
+    `stored` is from `pass_images`.
+    """
+    train, val = stored
+    data = Data(FeatureIter(*train, settings.batch_size, settings.flags.seed,
+                            bool(settings.flags.random_mirror)),
+                val and FeatureIter(*val, settings.batch_size))
+    rest = layers_after(network.symbol, settings.last_frozen_layer)
     return (Network(rest, *({name: params[name] for name in names if name in params}
                             for names, params in ((rest.list_arguments(), network.arg_params),
                                                   (rest.list_auxiliary_states(),

@@ -119,6 +119,15 @@ class RunFiles:
     def __init__(self, settings, symbol, shared, record, is_writer):
         self.flags, self.prefix, self.symbol = settings.flags, settings.prefix, symbol
         self.shared, self.record, self.is_writer = shared, record, is_writer
+        if record.frozen_precision:
+            self.set_frozen_precision(record.frozen_precision)
+
+    def set_frozen_precision(self, precision):
+        """Keep in the record, and in what checkpoints say, how frozen layers were computed."""
+        self.record.frozen_precision = precision
+        described = checkpoint.get_attributes(self.symbol).get("training", {})
+        self.symbol = checkpoint.set_attributes(
+            self.symbol, training={**described, "frozen layers": f"in {precision} while training"})
 
     def save_checkpoint(self, number, arg_params, aux_params):
         """Write a checkpoint, and remove those that --keep does not keep."""

@@ -52,6 +52,7 @@ class RunRecord:
     checkpoints: list = field(default_factory=list)  # numbers of those that are kept
     history: list = field(default_factory=list)  # of dicts, a row per epoch; evaluation.history
     seconds: float = 0.0  # spent on the epoch so far
+    frozen_precision: Optional[str] = None  # of the frozen layers' passes; None before any
 
     @property
     def position(self):
@@ -68,6 +69,7 @@ class RunRecord:
             and all(map(_is_count, (record.epoch, record.batch, record.since_best,
                                     *record.checkpoints)))
             and _is_number(record.seconds)
+            and record.frozen_precision in (None, "float32", "int8")
             and (best is None or set(best) == {"number", "metric", "value"}
                  and _is_count(best["number"]) and best["metric"] in METRICS
                  and _is_number(best["value"]))

@@ -62,35 +62,47 @@ class FeatureIter(SampledIter):
                                pad=pad)
 
 
-def extract(forward, iterator, mirror, folder, max_bytes, check_stop=lambda: None):
+def extract(forward, iterator, mirrors, folder, max_bytes, check_stop=lambda: None):
     """Pass an epoch of an LstIter's images through a ForwardPass once; padding is left out.
 
-    With `mirror` each image also passes mirrored, as the row after its own. Features that take
-    more than `max_bytes` stay in a memory-mapped file of the folder. What `check_stop`
-    raises after a batch ends the pass. Returns features and labels: (rows, values) float32, or of
+    `mirrors` says of each output of the network whether that of an image's mirror image is stored,
+    too, as the row after its own; None: the output is not stored. Once those stored take
+    `max_bytes`, further ones stay in a memory-mapped file of the folder. What `check_stop` raises
+    after a batch ends the pass.
+
+    Returns of each output None or the stored values and the labels: (rows, values) float32, or of
     feature maps (rows, channels, height, width) float16, and (rows, classes).
     """
-    turns = (False, True) if mirror else (False,)
-    shape, count = forward.output_shape, iterator.num_rows
-    features = allocate(count * len(turns), shape, folder, max_bytes)
-    by_image = features.reshape(count, len(turns), *shape)
+    count, stored = iterator.num_rows, {}
+    for number, mirror in enumerate(mirrors):
+        if mirror is not None:
+            shape = forward.output_shapes[number]
+            stored[number] = allocate(count * (1 + mirror), shape, folder, max_bytes).reshape(
+                count, 1 + mirror, *shape)
+            max_bytes -= stored[number].nbytes
     labels, row = np.empty((count, iterator.num_classes), np.float32), 0
     iterator.reset()
     with Progress("Features", count, "images") as progress:
         for batch in iterator:
             count = iterator.batch_size - batch.pad
             labels[row:row + count] = batch.label[0].asnumpy()[:count]
+            turns = (False, True) if any(mirrors) else (False,)
             for turn, outputs in enumerate(
                     [forward(batch.data[0], count, mirror=turn) for turn in turns]):
-                values = outputs.values()
-                if values.size and not np.abs(values).max() <= np.finfo(features.dtype).max:
-                    raise InputError("the backbone's features are not finite, or too large to be "
-                                     "stored: is --rgb-std right for this network?")
-                by_image[row:row + count, turn] = values
+                for number, array in stored.items():
+                    if turn and not mirrors[number]:
+                        continue
+                    values = outputs.values(number)
+                    if values.size and not np.abs(values).max() <= np.finfo(array.dtype).max:
+                        raise InputError("the backbone's features are not finite, or too large to "
+                                         "be stored: is --rgb-std right for this network?")
+                    array[row:row + count, turn] = values
             row += count
             progress.update(count)
             check_stop()
-    return features[:row * len(turns)], np.repeat(labels[:row], len(turns), axis=0)
+    return [None if mirror is None else
+            (stored[number][:row].reshape(-1, *forward.output_shapes[number]),
+             np.repeat(labels[:row], 1 + mirror, axis=0)) for number, mirror in enumerate(mirrors)]
 
 
 def collect(workers, features, labels, folder, max_bytes):

@@ -98,6 +98,10 @@ def parse_args(argv=None):
              "of small images, 4 of large ones, never the last; where only "
              "mirroring is random (--squash, --pad-square or --random-crop 0), each image passes "
              "through them once")
+    add("--frozen-precision", choices=["auto", "float32", "int8"], default="auto",
+        help="what frozen layers are computed in for the warm head and --freeze-stages; auto: int8 "
+             "where one batch shows that it is faster and as good; the checkpoint is float32's "
+             "either way")
     add("--dtype", choices=["float32", "float16"], default="float32",
         help="type that the backbone computes in; the new head and the loss stay in float32")
 

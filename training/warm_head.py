@@ -13,10 +13,9 @@ import numpy as np
 from common.mx_compat import mx
 from common.progress import Progress
 from network.fine_tune import split_head
-from network.forward_pass import ForwardPass
 from network.stages import FEATURES, layers_after
 from training.module import FineTuningModule, Uninterrupted
-from training.stored_features import FeatureIter, channel_statistics, collect, extract
+from training.stored_features import FeatureIter, channel_statistics
 
 logger = logging.getLogger("train_multilabel")
 
@@ -29,25 +28,23 @@ LEAST_RATE = 1e-3  # of a class's present labels that its first bias is set for
 STANDARDISATION = ("mean", "scale")
 
 
-def train_head(network, data, metrics, compute, flags, check_stop=lambda: None):
+def train_head(network, stored, metrics, compute, flags, check_stop=lambda: None):
     """Train the classifier alone, on features that each image gives once.
 
-    Of several workers each passes its own images through the backbone, and rank 0 trains the
-    classifier on the features of all. What `check_stop` raises after a batch ends the training.
+    Of several workers rank 0 trains it on the features of all. What `check_stop` raises after a
+    batch ends the training.
 
     Parameters
     ----------
     network : Network
         From get_fine_tune_model, with the pretrained backbone's parameters.
-    data : tuple of LstIter
-        Training and validation (or None), in order and without augmentation; each is read once.
+    stored : sequence of (np.ndarray, np.ndarray)
+        Features and labels of training, and of validation (or None), as `extract` gives them.
     metrics : tuple of mx.metric.EvalMetric
         Of training and of validation.
     compute : Compute
     flags : namedtuple
-        warm_head_epochs, passes over the stored features; warm_head_mirror, whether each training
-        image's mirror image gives features too; seed of the sample order; save_result, the folder
-        for features that take more than feature_memory (MB).
+        warm_head_epochs, passes over the stored features, and seed of the sample order.
 
     Returns
     -------
@@ -57,19 +54,9 @@ def train_head(network, data, metrics, compute, flags, check_stop=lambda: None):
         Last metrics of validation, empty without it.
     """
     workers = compute.workers
-    features, _ = split_head(network.symbol)
-    backbone = ForwardPass(features, network.arg_params, network.aux_params,
-                           data[0].provide_data[0], compute.contexts)
-    logger.info("Warm head: passing %d images once through the frozen backbone",
-                sum(len(iterator.lst) for iterator in data if iterator))
-    storage = flags.save_result, flags.feature_memory * 1e6
-    stored = [
-        iterator and collect(workers, *extract(backbone, iterator, mirror, *storage, check_stop),
-                             *storage)
-        for iterator, mirror in zip(data, (flags.warm_head_mirror, False))]
-    del backbone  # frees its memory
+    features = split_head(network.symbol)[0].name
     head, scores = map(workers.broadcast, (None, None) if workers.rank else _train(
-        network, features.name, stored, metrics, compute, flags, check_stop))
+        network, features, stored, metrics, compute, flags, check_stop))
     return ({name: mx.nd.array(value) for name, value in head.items()},
             {name: float(value) for name, value in scores.items()})
 
