@@ -10,7 +10,7 @@ from common.files import atomic_file, open_regular_file
 logger = logging.getLogger(__name__)
 
 COLUMNS = ("epoch", "seconds", "images_per_second", "learning_rate", "train-loss", "train-acc",
-           "train-mAP", "val-loss", "val-acc", "val-mAP")
+           "train-mAP", "val-loss", "val-acc", "val-mAP", "val-CF1", "val-OF1")
 MAX_BYTES = 1 << 22
 
 
