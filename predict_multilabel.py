@@ -23,11 +23,11 @@ from evaluation.class_maps import PhotoMaps, write_maps
 from evaluation.classifier import Classifier
 from evaluation.comparison import read_measures
 from evaluation.evaluation import Evaluation, LabelledImages
-from evaluation.history import read_history
 from evaluation.output import input_error_if_unwritable, open_output
 from evaluation.predict_flags import parse_args
 from evaluation.predictions_file import PredictionsFile
 from evaluation.report import write_report
+from evaluation.report_charts import read_history
 from evaluation.report_photos import PhotoOptions
 from evaluation.thresholds import DEFAULT, NEVER, choose_thresholds, cross_fitted
 from reading.equal_files import shared_rows

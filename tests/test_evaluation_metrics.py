@@ -246,8 +246,8 @@ def test_no_label_of_a_fold_has_a_part_in_its_decisions():
 
 def test_cross_fitted_scores_are_those_of_other_samples_and_not_those_of_the_same():
     scores = []
-    for seed in range(8):
-        (label, prob), (others, their_prob) = map(classes_of_many_and_few_labels, (seed, seed + 8))
+    for seed in range(16):
+        (label, prob), (others, their_prob) = map(classes_of_many_and_few_labels, (seed, seed + 16))
         thresholds = choose_thresholds(label, prob)
         scores.append([metrics.f1_score(y[:, 1:3], predicted[:, 1:3], average="macro",
                                         zero_division=0)
@@ -255,7 +255,7 @@ def test_cross_fitted_scores_are_those_of_other_samples_and_not_those_of_the_sam
                                             (label, cross_fitted(label, prob)),
                                             (others, their_prob > thresholds))])
     same, honest, new = np.mean(scores, axis=0)
-    assert honest < same - 0.05 and abs(honest - new) < (same - new) / 2
+    assert honest < same - 0.05 and abs(honest - new) < same - new
 
 
 def test_evaluation_of_one_sample_and_of_none_present():
