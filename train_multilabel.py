@@ -70,22 +70,19 @@ def train(flags, compute):
     with open_run(settings, network.symbol, lists, data, metrics[0], workers) as this_run:
         if this_run.is_over:
             return 0
-        class_precision = None
         try:
             if this_run.snapshot:
                 network = network._replace(arg_params=this_run.snapshot.arg_params,
                                            aux_params=this_run.snapshot.aux_params)
             features, outputs = pass_images(settings, network, lists, compute, this_run)
             if features:
-                network, class_precision = train_warm_head(settings, network, lists, features,
-                                                           compute, this_run)
+                network = train_warm_head(settings, network, lists, features, compute, this_run)
                 del features  # frees their memory
             if flags.num_epoch:
                 fit(settings, network, data, outputs, metrics, compute, this_run)
-                class_precision = metrics[1].class_precision()
         except Stopped as stopped:
             return stopped.status
-        this_run.files.write_summary(class_precision, lists.val)
+        this_run.files.write_summary()
         return 0
 
 
@@ -96,10 +93,7 @@ def make_metrics(settings, lists, workers):
 
 
 def train_warm_head(settings, network, lists, features, compute, this_run):
-    """The network with a classifier trained on the frozen backbone's features: checkpoint 0.
-
-    Also the average precision of each class on validation, (classes,); None at ranks above 0.
-    """
+    """The network with a classifier trained on the frozen backbone's features: checkpoint 0."""
     began, files = time.monotonic(), this_run.files
     metrics = make_metrics(settings, lists, Alone())  # rank 0 trains on the features of all
     head, scores = train_head(
@@ -110,9 +104,10 @@ def train_warm_head(settings, network, lists, features, compute, this_run):
     files.check_finite(arg_params)
     files.save_checkpoint(0, arg_params, aux_params)
     files.close_epoch(0, {"seconds": time.monotonic() - began},
-                      dict(metrics[0].get_global_name_value()), scores, (arg_params, aux_params))
+                      dict(metrics[0].get_global_name_value()), scores, metrics[1].samples(),
+                      (arg_params, aux_params))
     files.save_snapshot({}, with_prefix("arg", arg_params), [with_prefix("aux", aux_params)])
-    return network, metrics[1].class_precision()
+    return network
 
 
 def fit(settings, network, data, outputs, metrics, compute, this_run):

@@ -20,7 +20,7 @@ import numpy as np
 CALIBRATION_BINS = 15
 # What `baselines` are the scores of.
 BASELINES = {"acc": "the more frequent answer per class", "mAP": "random rankings",
-             "OF1": "predicting every class"}
+             "OF1": "predicting every class", "CF1": "predicting every class"}
 
 
 def ranking(label, score):
@@ -148,9 +148,11 @@ def baselines(positives, negatives):
     harmonic = np.append(0, np.cumsum(1 / np.arange(1, known.max(initial=0) + 1)))[known]
     precision = ratio(harmonic + ratio(positives - 1, known - 1, 1) * (known - harmonic), known)
     present = positives.sum()
+    share = ratio(ratio(positives, known)[has_labels].sum(), has_labels.sum())  # the CP of "every"
     return {"acc": float(ratio(np.maximum(positives, negatives).sum(), known.sum())),
             "mAP": float(ratio(precision[has_labels].sum(), has_labels.sum())),
-            "OF1": float(ratio(2 * present, present + known.sum()))}
+            "OF1": float(ratio(2 * present, present + known.sum())),
+            "CF1": float(2 * share / (1 + share))}
 
 
 def calibration_bins(label, prob, bins=CALIBRATION_BINS):
