@@ -21,10 +21,9 @@ from network.fine_tune import (  # noqa: F401  the first is for others to import
 from training.compute import Alone, open_compute
 from training.data import measure_reading, open_data, open_iterator, read_lists
 from training.faster_graph import faster_training
-from training.frozen_stages import on_stored_activations
 from training.limits import check_limits
 from training.log import log_to
-from training.metrics import training_metrics, validation_metrics
+from training.metrics import make_metrics
 from training.module import FineTuningModule
 from training.optimizer import INITIALIZER, optimizer_params
 from training.run import open_run
@@ -32,7 +31,6 @@ from training.settings import Network, resolve_settings
 from training.snapshot import with_prefix
 from training.stop_requests import Stopped
 from training.train_flags import parse_args
-from training.warm_head import train_head
 
 logger = logging.getLogger("train_multilabel")
 
@@ -66,8 +64,8 @@ def train(flags, compute):
     if flags.test_io:
         measure_reading(data.train)
         return 0
-    metrics = make_metrics(settings, lists, workers)
-    with open_run(settings, network.symbol, lists, data, metrics[0], workers) as this_run:
+    metrics = make_metrics(settings.loss, lists.train.num_classes, workers)
+    with open_run(settings, network.symbol, lists, data, metrics.train, workers) as this_run:
         if this_run.is_over:
             return 0
         class_precision = None
@@ -76,30 +74,25 @@ def train(flags, compute):
                 network = network._replace(arg_params=this_run.snapshot.arg_params,
                                            aux_params=this_run.snapshot.aux_params)
             elif flags.warm_head_epochs:
-                network, class_precision = train_warm_head(settings, network, lists, compute,
-                                                           this_run)
+                network, class_precision = train_warm_head(settings, network, compute, this_run)
             if flags.num_epoch:
-                fit(settings, network, lists, data, metrics, compute, this_run)
-                class_precision = metrics[1].class_precision()
+                fit(settings, network, data, metrics, compute, this_run)
+                class_precision = metrics.val.class_precision()
         except Stopped as stopped:
             return stopped.status
         this_run.files.write_summary(class_precision, lists.val)
         return 0
 
 
-def make_metrics(settings, lists, workers):
-    """The metrics of training and of validation, over the samples of the workers."""
-    return (training_metrics(settings.loss, lists.train.num_classes, workers),
-            validation_metrics(settings.loss, workers))
-
-
-def train_warm_head(settings, network, lists, compute, this_run):
+def train_warm_head(settings, network, compute, this_run):
     """The network with a classifier trained on the frozen backbone's features: checkpoint 0.
 
     Also the average precision of each class on validation, (classes,); None at ranks above 0.
     """
-    began, files = time.monotonic(), this_run.files
-    metrics = make_metrics(settings, lists, Alone())  # rank 0 trains on the features of all
+    from training.warm_head import train_head  # which most runs do not need
+    began, files, lists = time.monotonic(), this_run.files, this_run.lists
+    # Rank 0 trains on the features of all workers.
+    metrics = make_metrics(settings.loss, lists.train.num_classes, Alone())
     head, scores = train_head(
         network, [lst and open_iterator(settings, lst) for lst in lists], metrics, compute,
         settings.flags, lambda: this_run.stops.stop_unsaved(
@@ -109,17 +102,18 @@ def train_warm_head(settings, network, lists, compute, this_run):
     files.check_finite(arg_params)
     files.save_checkpoint(0, arg_params, aux_params)
     files.close_epoch(0, {"seconds": time.monotonic() - began},
-                      dict(metrics[0].get_global_name_value()), scores, (arg_params, aux_params))
+                      dict(metrics.train.get_global_name_value()), scores, (arg_params, aux_params))
     files.save_snapshot({}, with_prefix("arg", arg_params), [with_prefix("aux", aux_params)])
-    return network, metrics[1].class_precision()
+    return network, metrics.val.class_precision()
 
 
-def fit(settings, network, lists, data, metrics, compute, this_run):
+def fit(settings, network, data, metrics, compute, this_run):
     """Fine-tune by Module.fit, from the beginning of `this_run` on."""
     flags, workers, full_params = settings.flags, compute.workers, network[1:]
     if settings.stores_activations:
+        from training.frozen_stages import on_stored_activations  # which most runs do not need
         network, data = on_stored_activations(
-            settings, network, lists, compute, lambda: this_run.stops.stop_unsaved(
+            settings, network, this_run.lists, compute, lambda: this_run.stops.stop_unsaved(
                 " in the frozen stages: --resume goes on from what was saved before"))
     images, labels = data.train.provide_data[0], data.train.provide_label[0]
     symbol = training_symbol(network.symbol, settings.frozen, flags.head_lr_mult)
@@ -137,11 +131,10 @@ def fit(settings, network, lists, data, metrics, compute, this_run):
     mx.random.seed(flags.seed)
     np.random.seed(flags.seed)
     module.fit(
-        data.train, eval_data=data.val, eval_metric=metrics[0], validation_metric=metrics[1],
+        data.train, eval_data=data.val, eval_metric=metrics.train, validation_metric=metrics.val,
         batch_end_callback=mx.callback.Speedometer(settings.batch_size * workers.count,
                                                    flags.disp_batches or 20),
-        kvstore=compute.kvstore,
-        optimizer=flags.optimizer, optimizer_params=params,
+        kvstore=compute.kvstore, optimizer=flags.optimizer, optimizer_params=params,
         initializer=INITIALIZER, arg_params=network.arg_params, aux_params=network.aux_params,
         allow_missing=True, num_epoch=flags.num_epoch, run=this_run)
 

@@ -9,7 +9,7 @@ import logging
 from network.forward_pass import ForwardPass
 from network.graph import layers_up_to
 from network.stages import layers_after
-from training.data import Data, open_iterator
+from training.data import Split, open_iterator
 from training.settings import Network
 from training.stored_features import FeatureIter, extract
 
@@ -17,7 +17,7 @@ logger = logging.getLogger("train_multilabel")
 
 
 def on_stored_activations(settings, network, lists, compute, check_stop):
-    """The network behind the frozen stages, and Data that iterates over what these give.
+    """The network behind the frozen stages, and iterators over what these give, a Split.
 
     Each image passes through the frozen stages once, and where training mirrors it at random once
     more. What `check_stop` raises after a batch ends that.
@@ -34,7 +34,7 @@ def on_stored_activations(settings, network, lists, compute, check_stop):
                          check_stop)
         return FeatureIter(*values, settings.batch_size, seed, mirror)
 
-    data = Data(stored(train, bool(flags.random_mirror), flags.seed),
+    data = Split(stored(train, bool(flags.random_mirror), flags.seed),
                 val and stored(val, False, None))
     rest = layers_after(network.symbol, last_frozen_layer)
     return (Network(rest, *({name: params[name] for name in names if name in params}

@@ -13,8 +13,7 @@ from common.cli import (
     parse_numbers,
 )
 from crossentropy_op import loss_options
-from reading.data_args import add_data_args
-from reading.image_shape import AREA
+from reading.data_args import AREA, add_data_args
 
 # The options of CrossEntropyLoss that each --loss stands for; the flags of the same names win.
 LOSSES = {
