@@ -1,7 +1,8 @@
 """The numbers behind the report's charts, which the page's script draws."""
 import numpy as np
 
-from common.metrics import calibration_bins, precision_recall_curve, ratio
+from common.metrics import precision_recall_curve, ratio
+from evaluation.decisions import calibration_bins
 
 MAX_POINTS = 100  # per curve
 
