@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.metrics import (
-    BASELINES,
-    average_precision,
-    baselines,
+from common.metrics import BASELINES, average_precision, baselines
+from common.text import encodable, printable
+from evaluation.bootstrap import bootstrap
+from evaluation.class_table import best_and_worst
+from evaluation.decisions import (
     calibration_bins,
     count_decisions,
     decision_metrics,
@@ -15,9 +16,6 @@ from common.metrics import (
     per_class_metrics,
     top_k,
 )
-from common.text import encodable, printable
-from evaluation.bootstrap import bootstrap
-from evaluation.class_table import best_and_worst
 from evaluation.thresholds import DEFAULT, FOLDS
 
 TOP = 3
@@ -38,7 +36,7 @@ class LabelledImages:
 
 
 class Evaluation:
-    """The metrics of predicted probabilities against labels; see common/metrics.py.
+    """The metrics of predicted probabilities against labels; see evaluation/decisions.py.
 
     Parameters
     ----------

@@ -8,7 +8,8 @@ import re
 import numpy as np
 
 from common.files import open_regular_file
-from common.metrics import calibration_bins, precision_recall_curve, ratio
+from common.metrics import precision_recall_curve, ratio
+from evaluation.decisions import calibration_bins
 from evaluation.history import COLUMNS, history_files
 
 logger = logging.getLogger(__name__)

@@ -9,17 +9,17 @@ from hypothesis.extra.numpy import arrays
 from sklearn import metrics
 from sklearn.calibration import calibration_curve
 
-from common.metrics import (
+from common.metrics import precision_recall_curve
+from evaluation import class_table, thresholds
+from evaluation.class_table import best_and_worst
+from evaluation.decisions import (
     calibration_bins,
     count_decisions,
     decision_metrics,
     expected_calibration_error,
     per_class_metrics,
-    precision_recall_curve,
     top_k,
 )
-from evaluation import class_table, thresholds
-from evaluation.class_table import best_and_worst
 from evaluation.evaluation import Evaluation
 from evaluation.thresholds import (
     ALWAYS,

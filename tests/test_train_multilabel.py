@@ -356,7 +356,7 @@ FLAGS = {
     "infinite rate": (["--lr", "inf"], "--lr must be a finite number"),
     "seed too large": (["--seed", "5000000000"], "--seed must be below 4294967296"),
     "rate that grows": (["--lr-factor", "2"], "--lr-factor must be 1 or less"),
-    "step before the start": (["--lr-step-epochs=-1"], "--lr-step-epochs: expected numbers"),
+    "step before the start": (["--lr-step-epochs=-1"], "--lr-step-epochs must be numbers above 0"),
     "warm-up beyond the first step": (["--warmup-epochs", "2", "--lr-step-epochs", "1,5",
                                        "--num-epoch", "9"], "first of --lr-step-epochs, 1"),
     "endless warm-up": (["--warmup-epochs", "2", "--num-epoch", "2"], "must be fewer than"),

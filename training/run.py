@@ -11,13 +11,7 @@ from common.progress import Progress
 from training.log import IN_FILE
 from training.module import Uninterrupted
 from training.run_files import RunFiles, locked, move_aside, result_file
-from training.snapshot import (
-    RunRecord,
-    check_snapshot,
-    load_snapshot,
-    snapshot_files,
-    with_prefix,
-)
+from training.snapshot import RunRecord, snapshot_files, with_prefix
 from training.stop_requests import StopRequests
 
 logger = logging.getLogger("train_multilabel")
@@ -33,13 +27,15 @@ def open_run(settings, symbol, lists, data, metrics, workers):
     flags, prefix, is_writer = settings.flags, settings.prefix, workers.rank == 0
     shared = settings.shared_on_resume(symbol, lists)
     with locked(prefix) if is_writer else contextlib.nullcontext():
-        resume = flags.resume or flags.resume_anyway
-        snapshot = load_snapshot(prefix, workers) if resume else None
-        if snapshot:
-            snapshot = check_snapshot(snapshot, settings, shared, symbol, data.train, metrics)
-        elif resume:
-            logger.log(logging.WARNING if is_writer else logging.INFO,
-                       "--resume: there is no %s: starting anew", snapshot_files(prefix)[0])
+        snapshot = None
+        if flags.resume or flags.resume_anyway:
+            from training.resuming import check_snapshot, load_snapshot  # most runs start anew
+            snapshot = load_snapshot(prefix, workers)
+            if snapshot:
+                snapshot = check_snapshot(snapshot, settings, shared, symbol, data.train, metrics)
+            else:
+                logger.log(logging.WARNING if is_writer else logging.INFO,
+                           "--resume: there is no %s: starting anew", snapshot_files(prefix)[0])
         record = snapshot.record if snapshot else RunRecord()
         files = RunFiles(settings, symbol, lists.val, shared, record, is_writer)
         run = Run(settings, lists, data, files, snapshot, workers)
