@@ -1,9 +1,4 @@
-"""Reader of labels in tables (CSV).
-
-    flags = build_parser("").parse_args(["csv", "labels.csv", "--prefix", "out"])
-    for sample in read_csv(flags, BadInput(skip=False)).samples:
-        sample.name, sample.present, sample.unknown
-"""
+"""Reader of labels in tables (CSV)."""
 import csv
 import itertools
 import os

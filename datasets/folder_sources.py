@@ -1,9 +1,5 @@
 """Readers of folders that hold images and their labels: one folder per class, and Pascal VOC.
 
-    source = read_voc("VOCdevkit/VOC2007", BadInput(skip=False))
-    for sample in source.samples:
-        sample.name, sample.present, sample.unknown
-
 Both return a Source, with names relative to the folder; its samples are read on the way.
 """
 import functools
