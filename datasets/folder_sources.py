@@ -103,17 +103,13 @@ def _entries(folder):
 def read_voc(root, bad_input, image_set=None, labels_from=None):
     """Read a Pascal VOC folder; names are relative to it (`JPEGImages/000005.jpg`).
 
-    Parameters
-    ----------
-    root : str
-        With Annotations/*.xml and JPEGImages/, or with the XML files beside their images.
-    bad_input : BadInput
-    image_set : str, optional
-        Only the images of ImageSets/Main/IMAGE_SET.txt.
-    labels_from : str, optional
-        "xml": a class is present when an object of it is not difficult, unknown when all of
-        its objects are. "sets": ImageSets/Main/CLASS_IMAGE_SET.txt, where 1 is present, -1
-        absent and 0 (difficult) unknown. Default: XML where there is some.
+    It has Annotations/*.xml and JPEGImages/, or the XML files beside their images. With an
+    `image_set`, only the images of ImageSets/Main/IMAGE_SET.txt are read. `labels_from` is
+
+    - "xml": a class is present when an object of it is not difficult, unknown when all of its
+      objects are. The default where there is XML.
+    - "sets": ImageSets/Main/CLASS_IMAGE_SET.txt, where 1 is present, -1 absent and 0 (difficult)
+      unknown.
     """
     root = Path(root)
     if not root.is_dir():
