@@ -24,8 +24,8 @@ MIN_SHARE = 0.05  # of the images of a list, below which a hint would be noise
 def split_table(table, fractions, seed, image_root=None, group_regex=None):
     """Divide the images of a Table; equal files and images of one group stay in one list.
 
-    `fractions` are the shares of the images by the title of a list (0: no such list); what is
-    left is "train". Without the folder of the images, `image_root`, their content is not compared. A
+    `fractions` are shares of the images by the title of a list (0: no such list); the rest is
+    "train". Without the folder of the images, `image_root`, their content is not compared. A
     `group_regex` for `groups_by_regex` stands in place of the table's own groups.
 
     Returns the row numbers, int64 numpy.ndarray, by title, "train" first, and a list of notes: what

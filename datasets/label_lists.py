@@ -138,8 +138,8 @@ def default_separator(cells, path):
         if is_better:
             raise InputError(
                 f"{min(combined)!r:.60} and others are split by {separator!r} into names that "
-                f"recur: give {{flag}} {separator!r}, or {{flag}} {DEFAULT_SEPARATOR!r} when each is "
-                "the name of one class", file=path, flag="--separator")
+                f"recur: give {{flag}} {separator!r}, or {{flag}} {DEFAULT_SEPARATOR!r} when each "
+                "is the name of one class", file=path, flag="--separator")
     return DEFAULT_SEPARATOR
 
 

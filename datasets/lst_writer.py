@@ -38,9 +38,9 @@ def name_problem(name):
 def lst_file(path, ids, labels, names, label_format="multi-hot"):
     """A .lst file for `write_together`: its path, and its content as an iterable of bytes.
 
-    `ids` and `names` are sequences, `labels` is (rows, classes): 1 present, 0 absent, -1 unknown, or
-    a soft value in between. `label_format` is "multi-hot" or "indices", the numbers of the classes
-    present; an InputError is raised where that would lose unknown or soft labels.
+    `ids` and `names` are sequences; `labels` are (rows, classes): 1 present, 0 absent, -1 unknown,
+    or a soft value in between. `label_format` is "multi-hot" or "indices", the numbers of the
+    classes present; an InputError is raised where that would lose unknown or soft labels.
     """
     if label_format == "indices" and not np.isin(labels, (0, 1)).all():
         raise InputError("{flag} indices can say neither unknown (-1) nor soft labels, and there "
