@@ -19,6 +19,7 @@ from evaluation.decisions import (
 from evaluation.thresholds import DEFAULT, FOLDS
 
 TOP = 3
+MAX_PROBABILITIES = 4_000_000  # in the JSON: 50 MB
 NAMED = 5  # classes that a sentence names
 CONSTANT = 1e-3  # range of a class's probabilities over the images that is no answer to them
 CELLS = ("TP", "FP", "FN", "TN")
@@ -71,7 +72,7 @@ class Evaluation:
     """
 
     def __init__(self, class_names, label, prob, thresholds=None, predicted=None):
-        self.class_names = list(class_names)
+        self.class_names, self.prob = list(class_names), prob
         self.num_samples = int((label >= 0).any(axis=1).sum())
         self.thresholds, self.fitted_here = thresholds, predicted is not None
         self.average_precision = np.array(
@@ -176,7 +177,8 @@ class Evaluation:
     def as_json(self, names=()):
         """The metrics as JSON values; None where a metric is undefined.
 
-        "mistakes" has, by the names of the images, the numbers of the classes that are wrong.
+        "mistakes" has, by the names of the images, the numbers of the classes that are wrong, and
+        "probabilities", unless there are more than MAX_PROBABILITIES, those of the classes.
         """
         classes = [
             {"class": name, "support": int(self.support[c]), "AP": self.average_precision[c],
@@ -195,7 +197,10 @@ class Evaluation:
             "rule": self.rule, "fitted_on_these_images": self.fitted_here,
             "conclusions": list(self.conclusions()), "classes": classes,
             "mistakes": {encodable(name): np.flatnonzero(wrong).tolist()
-                         for name, wrong in zip(names, self.wrong)}})
+                         for name, wrong in zip(names, self.wrong)},
+            "probabilities": {} if self.prob.size > MAX_PROBABILITIES else {
+                encodable(name): [float(f"{p:.4g}") for p in row]
+                for name, row in zip(names, self.prob)}})
 
 
 def _without_nan(rates):
