@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.metrics import BASELINES, average_precision, baselines
-from common.text import encodable, printable
+from common.text import counted, encodable, printable
 from evaluation.bootstrap import bootstrap
 from evaluation.class_table import best_and_worst
 from evaluation.decisions import (
@@ -140,8 +140,8 @@ class Evaluation:
             return
         at, before = "a threshold of 0.5", ""
         if self.rule == "chosen":
-            at = "the class's threshold"
-            before = "; at 0.5 {OR:.0%} and {OP:.0%}, CF1 {CF1:.3f}, OF1 {OF1:.3f}".format(
+            at = "the threshold of each class"
+            before = "; at 0.5 it would be {OR:.0%} and {OP:.0%} ({CF1:.3f}, {OF1:.3f})".format(
                 **_without_nan(self.overall["0.5"]))
         yield ("At {at} {OR:.0%} of the labels are found, and {OP:.0%} of the predictions are "
                "right (CF1 {CF1:.3f}, OF1 {OF1:.3f}){before}".format(
@@ -205,11 +205,6 @@ class Evaluation:
 
 def _without_nan(rates):
     return {name: 0 if math.isnan(value) else value for name, value in rates.items()}
-
-
-def counted(count, noun, plural=None):
-    """How many there are of something, such as "1 class"."""
-    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
 def _json_values(value):

@@ -17,11 +17,11 @@ import numpy as np
 
 from common.files import atomic_file
 from common.label_errors import suspects
-from common.text import printable
+from common.text import counted, printable
 from common.version import VERSION
 from evaluation import report_charts as charts
 from evaluation.class_maps import MAP_COLOURS
-from evaluation.evaluation import CELLS, TOP, counted
+from evaluation.evaluation import CELLS, TOP
 from evaluation.report_photos import PhotoOptions, choose_photos, count_images, describe_photos
 from evaluation.thresholds import FOLDS
 
@@ -35,7 +35,6 @@ METRICS = {
     "hamming": "share of decisions that are wrong",
     "exact": "share of images without a wrong decision"}
 MOST_ROWS = 100  # of the table of classes that is shown without a scroll bar of its own
-FROM_FOLDS = ", chosen by other folds of these images"
 HEADS = {
     "labels": "images that show the class", "AP": "average precision, with its 95 % interval",
     "change": "AP minus that of the other run",
@@ -160,7 +159,7 @@ def _facts(classifier, evaluation, samples, comparison):
 def _tiles(evaluation, comparison, num_shared, differences):
     values, at = evaluation.overall[evaluation.rule], "at threshold 0.5"
     if evaluation.rule == "chosen":
-        at = "at the class's threshold" + FROM_FOLDS * evaluation.fitted_here
+        at = "at the class's threshold"
     constant, always = (evaluation.overall[rule] for rule in ("constant", "always"))
     tiles = (
         ("mAP", "mAP", evaluation.mean_average_precision, "mean average precision of the classes",
@@ -209,7 +208,7 @@ def _overall_table(evaluation):
              f"top-{TOP}": f"among the {TOP} highest", "constant": "constant answer per class",
              "always": "always"}
     if evaluation.fitted_here:
-        rules["chosen"] += FROM_FOLDS
+        rules["chosen"] += ", chosen by other folds of these images"
     head = "".join(f'<th scope="col"><abbr title="{text}">{name}</abbr></th>'
                    for name, text in METRICS.items())
     rows = "".join(

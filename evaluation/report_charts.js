@@ -181,8 +181,7 @@ const charts = (() => {
     if (epochs[0] === 0) {  // the warm head: fine-tuning begins after it, and may first lose
       const middle = (X(0) + X(Math.min(1, epochs[epochs.length - 1]))) / 2;
       svg.append(element("path", { class: "baseline", d: `M${middle} ${Y(0)}V${Y(top)}` }),
-        element("text", { class: "tick", x: middle + 5, y: Y(top) + 10 },
-          "fine-tuning from here, new classifier alone before"));
+        element("text", { class: "tick", x: middle + 5, y: Y(0) - 6 }, "fine-tuning from here"));
     }
     series.forEach((points, side) => {
       if (!points.length) return;
