@@ -220,7 +220,9 @@ def evaluate(args, classifier, labelled, lst, report):
         logger.info("%s", line)
     if args.measures:
         with open_output(args.measures) as file:
-            json.dump(evaluation.as_json(labelled.names), file, indent=1, ensure_ascii=False)
+            recipe = classifier.training.get("recipe", os.path.basename(classifier.prefix))
+            json.dump({"recipe": recipe, **evaluation.as_json(labelled.names)}, file,
+                      ensure_ascii=False)
     if args.report:
         path = write_report(args.report, classifier, evaluation, labelled, *report)
         logger.info("Report: %s", path)

@@ -18,6 +18,7 @@ import threading
 from common.text import MAX_LINE, LineFormatter, printable
 from common.version import VERSION
 
+SYNONYMS = {"--epochs": "--num-epoch", "--learning-rate": "--lr"}  # of other training scripts
 MAY_PASS = 75  # exit status: the same command may succeed later (sysexits.h: EX_TEMPFAIL)
 # What disks, network storage and exhausted machines report. Not a full disk, which stays full.
 PASSING_ERRORS = {getattr(errno, name) for name in (
@@ -88,7 +89,8 @@ class ArgumentParser(argparse.ArgumentParser):
         for text in self._given:
             flag = text.partition("=")[0]
             if flag.startswith("--") and not any(name.startswith(flag) for name in known):
-                near = difflib.get_close_matches(flag, known, 1)
+                near = ([SYNONYMS[flag]] if SYNONYMS.get(flag) in known
+                        else difflib.get_close_matches(flag, known, 1))
                 if near:
                     raise InputError(f"no such flag; did you mean {near[0]}?", flag=flag)
         caught = sys.exc_info()[1]  # argparse calls this while it handles an error

@@ -13,8 +13,9 @@ def suspects(label, prob):
     """The places of labels that are likely wrong; both arrays are (samples, classes).
 
     A class is confidently present in a sample where its probability reaches the mean of those that
-    are labelled present, and confidently absent likewise. A label is suspect where only the other
-    answer is confident, or both are and the other one is likelier. Unknown labels are none.
+    are labelled present, and confidently absent likewise. A label is suspect where the other answer
+    is confident, and likelier (as in cleanlab's filter: otherwise most suspects of a rare class are
+    samples that the network itself takes for absent). Unknown labels are none.
 
     Returns
     -------
@@ -29,9 +30,7 @@ def suspects(label, prob):
     present, absent = label > 0.5, (label >= 0) & (label <= 0.5)
     confident = prob >= _mean(prob, present), 1 - prob >= _mean(1 - prob, absent)
     own = np.where(present, prob, 1 - prob)
-    own_confident = np.where(present, *confident)
-    other_confident = np.where(present, *confident[::-1])
-    found = (present | absent) & other_confident & ~(own_confident & (own >= 0.5))
+    found = (present | absent) & np.where(present, *confident[::-1]) & (own < 0.5)
     samples, classes = np.nonzero(found)
     order = np.argsort(own[samples, classes], kind="stable")
     return samples[order], classes[order]

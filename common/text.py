@@ -23,6 +23,11 @@ UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "'")
 
 
+def counted(count, noun, plural=None):
+    """How many there are of something, such as "1 class"."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
 def printable(text, max_length=MAX_NAME):
     """The text (str, bytes or path) in one line, unsafe characters as escapes such as \\x1b.
 

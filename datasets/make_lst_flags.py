@@ -5,6 +5,7 @@ from common.cli import ArgumentParser, CheckpointPrefix, at_least
 from reading.image_reader import ReadOptions
 from reading.lst_file import LABEL_FORMATS
 
+SUSPECTS_SHOWN = 60  # images on the sheet of suspects
 SHOWN_PER_KIND = 20  # problems of a kind that `check` shows, unless all are asked for
 
 
@@ -74,8 +75,10 @@ def build_parser(description):
     flags.add_argument("--image", required=True, metavar="DIR", help="image root")
     flags.add_argument("--out", required=True, metavar="FILE",
                        help="CSV to write: row, name, class, label, probability of the class")
-    flags.add_argument("--num", type=at_least(1), default=200, metavar="N",
-                       help="labels to list at most (default: %(default)s)")
+    flags.add_argument("--num", type=at_least(1), metavar="N",
+                       help="labels to list at most (default: all that are likely wrong)")
+    flags.add_argument("--show", metavar="PNG",
+                       help=f"sheet of the first {SUSPECTS_SHOWN} images to write")
     flags.add_argument("--folds", type=at_least(2), default=5, metavar="K",
                        help="parts of the images (default: %(default)s)")
     flags.add_argument("--gpus", metavar="LIST", help="GPUs by number; '' for the CPU (default: "

@@ -29,7 +29,7 @@ AT_ONCE = 32  # draws, whose weights then mostly stay in the caches of a process
 QUANTILE = 1.959964  # of the normal distribution, at 97.5 %
 
 
-def bootstrap(label, prob, decisions, draws=None, seed=0):
+def bootstrap(label, prob, decisions, draws=None, seed=0, other=None):
     """The intervals of an evaluation's metrics.
 
     Parameters
@@ -38,6 +38,9 @@ def bootstrap(label, prob, decisions, draws=None, seed=0):
         Samples without a known label are never drawn.
     decisions : dict of str to np.ndarray of bool, (samples, classes)
         Predicted positives by decision rule.
+    other : tuple of (prob, decisions), optional
+        Another network's, with the same rules, on the same samples: the intervals are then those of
+        the metrics' differences to it, in which both share each draw.
     draws : int, optional
         Default: DRAWS, and for very many labels fewer, down to FEWEST_DRAWS.
 
@@ -49,25 +52,31 @@ def bootstrap(label, prob, decisions, draws=None, seed=0):
         for the decision_metrics of each rule: (2,).
     """
     labelled = np.flatnonzero((label >= 0).any(axis=1))
-    metrics = _WeightedMetrics(label[labelled], prob[labelled], {
+    runs = [_WeightedMetrics(label[labelled], prob[labelled], {
         rule: predicted[labelled] for rule, predicted in decisions.items()})
+        for prob, decisions in [(prob, decisions)] + [other] * bool(other)]
+
+    def metrics(weights):
+        here, *there = (run(weights) for run in runs)
+        return {name: here[name] - there[0][name] for name in here} if there else here
+
     random, count = np.random.default_rng(seed), len(labelled)
     draws = draws or max(FEWEST_DRAWS, min(DRAWS, MAX_WORK // max(1, label.size)))
     values = metrics(np.ones((1, count), np.int16))
     drawn = [metrics(np.stack([np.bincount(random.integers(0, count, count), minlength=count)
                                for _ in range(min(AT_ONCE, draws - first))]).astype(np.int16))
              for first in range(0, draws if count else 0, AT_ONCE)]
-    return {name: _interval(value[0], [part[name] for part in drawn])
+    return {name: _interval(value[0], [part[name] for part in drawn], -1 if other else 0)
             for name, value in values.items()}
 
 
-def _interval(value, drawn):
+def _interval(value, drawn, least):
     if not drawn:
         return np.full((2, *value.shape), np.nan)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of fewer than two values
         margin = QUANTILE * np.nanstd(np.concatenate(drawn), axis=0, ddof=1)
-    return np.clip([value - margin, value + margin], 0, 1)
+    return np.clip([value - margin, value + margin], least, 1)
 
 
 class _WeightedMetrics:

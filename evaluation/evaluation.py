@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.metrics import BASELINES, average_precision, baselines
-from common.text import encodable, printable
+from common.text import counted, encodable, printable
 from evaluation.bootstrap import bootstrap
 from evaluation.class_table import best_and_worst
 from evaluation.decisions import (
@@ -19,6 +19,7 @@ from evaluation.decisions import (
 from evaluation.thresholds import DEFAULT, FOLDS
 
 TOP = 3
+MAX_PROBABILITIES = 4_000_000  # in the JSON: 50 MB
 NAMED = 5  # classes that a sentence names
 CONSTANT = 1e-3  # range of a class's probabilities over the images that is no answer to them
 CELLS = ("TP", "FP", "FN", "TN")
@@ -71,7 +72,7 @@ class Evaluation:
     """
 
     def __init__(self, class_names, label, prob, thresholds=None, predicted=None):
-        self.class_names = list(class_names)
+        self.class_names, self.prob = list(class_names), prob
         self.num_samples = int((label >= 0).any(axis=1).sum())
         self.thresholds, self.fitted_here = thresholds, predicted is not None
         self.average_precision = np.array(
@@ -139,8 +140,8 @@ class Evaluation:
             return
         at, before = "a threshold of 0.5", ""
         if self.rule == "chosen":
-            at = "the class's threshold"
-            before = "; at 0.5 {OR:.0%} and {OP:.0%}, CF1 {CF1:.3f}, OF1 {OF1:.3f}".format(
+            at = "the threshold of each class"
+            before = "; at 0.5 it would be {OR:.0%} and {OP:.0%} ({CF1:.3f}, {OF1:.3f})".format(
                 **_without_nan(self.overall["0.5"]))
         yield ("At {at} {OR:.0%} of the labels are found, and {OP:.0%} of the predictions are "
                "right (CF1 {CF1:.3f}, OF1 {OF1:.3f}){before}".format(
@@ -176,7 +177,8 @@ class Evaluation:
     def as_json(self, names=()):
         """The metrics as JSON values; None where a metric is undefined.
 
-        "mistakes" has, by the names of the images, the numbers of the classes that are wrong.
+        "mistakes" has, by the names of the images, the numbers of the classes that are wrong, and
+        "probabilities", unless there are more than MAX_PROBABILITIES, those of the classes.
         """
         classes = [
             {"class": name, "support": int(self.support[c]), "AP": self.average_precision[c],
@@ -195,16 +197,14 @@ class Evaluation:
             "rule": self.rule, "fitted_on_these_images": self.fitted_here,
             "conclusions": list(self.conclusions()), "classes": classes,
             "mistakes": {encodable(name): np.flatnonzero(wrong).tolist()
-                         for name, wrong in zip(names, self.wrong)}})
+                         for name, wrong in zip(names, self.wrong)},
+            "probabilities": {} if self.prob.size > MAX_PROBABILITIES else {
+                encodable(name): [float(f"{p:.4g}") for p in row]
+                for name, row in zip(names, self.prob)}})
 
 
 def _without_nan(rates):
     return {name: 0 if math.isnan(value) else value for name, value in rates.items()}
-
-
-def counted(count, noun, plural=None):
-    """How many there are of something, such as "1 class"."""
-    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
 def _json_values(value):

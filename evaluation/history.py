@@ -34,7 +34,7 @@ def _draw_history(path, rows):
             points = [(row["epoch"], row[column]) for row in rows if column in row]
             if points:
                 axes.plot(*zip(*points), "o-", color=colour, markersize=4, label=label)
-        axes.set(title=metric, xlabel="epoch")
+        axes.set(title=metric, xlabel="epoch (0: the new classifier alone)")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)

@@ -17,11 +17,11 @@ import numpy as np
 
 from common.files import atomic_file
 from common.label_errors import suspects
-from common.text import printable
+from common.text import counted, printable
 from common.version import VERSION
 from evaluation import report_charts as charts
 from evaluation.class_maps import MAP_COLOURS
-from evaluation.evaluation import CELLS, TOP, counted
+from evaluation.evaluation import CELLS, TOP
 from evaluation.report_photos import PhotoOptions, choose_photos, count_images, describe_photos
 from evaluation.thresholds import FOLDS
 
@@ -34,7 +34,7 @@ METRICS = {
     "OR": "recall over all decisions", "OF1": "harmonic mean of OP and OR",
     "hamming": "share of decisions that are wrong",
     "exact": "share of images without a wrong decision"}
-FROM_FOLDS = ", chosen by other folds of these images"
+MOST_ROWS = 100  # of the table of classes that is shown without a scroll bar of its own
 HEADS = {
     "labels": "images that show the class", "AP": "average precision, with its 95 % interval",
     "change": "AP minus that of the other run",
@@ -52,14 +52,17 @@ def write_report(folder, classifier, evaluation, samples, options=None, comparis
     options = options or PhotoOptions()
     label, prob, thresholds = samples.label, samples.prob, evaluation.class_thresholds()
     names = evaluation.class_names
+    differences = 0, {}
     extra = {"suspects": list(zip(*(places.tolist() for places in suspects(label, prob))))}
     if comparison:
         extra.update(zip(("fixed", "broken"), comparison.changed(samples.names, evaluation.wrong)))
+        differences = comparison.differences(samples.names, label, prob, evaluation.wrong)
     photos, sheets = describe_photos(
         choose_photos(label, prob, thresholds, extra, options.max_photos), samples, thresholds,
         options)
     curves, mean_curve = charts.precision_recall_curves(label, prob)
-    title = f"{os.path.basename(classifier.prefix)}, epoch {classifier.epoch}"
+    number = classifier.training.get("checkpoint", classifier.epoch)
+    title = f"{os.path.basename(classifier.prefix)}, checkpoint {number}"
     data = {
         "classes": names, "thresholds": charts.rounded(thresholds, 4), "photos": photos,
         "sheets": sheets, "totals": {**count_images(label, prob, thresholds), **{
@@ -78,13 +81,15 @@ def write_report(folder, classifier, evaluation, samples, options=None, comparis
     script = "".join(map(_read, ("report_charts.js", "report_maps.js", "report_page.js")))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page = fill_template(hide_sections(_read("report_page.html"), hidden), {
+        "tall": " tall" * (len(names) > MOST_ROWS),
         "style": _read("report_page.css"),
         "script": script, "scriptHash": f"sha256-{digest}",  # the browser runs no other script
         "data": script_json(data), "title": html.escape(title),
         "facts": _facts(classifier, evaluation, samples, comparison),
         "conclusions": "".join(f"<li>{html.escape(line.replace('warning: ', ''))}</li>"
                                for line in evaluation.conclusions()),
-        "tiles": _tiles(evaluation, comparison), "overall": _overall_table(evaluation),
+        "tiles": _tiles(evaluation, comparison, *differences),
+        "overall": _overall_table(evaluation),
         "classes": _class_table(evaluation, comparison), "history": _epoch_table(history),
         "options": "".join(f'<option value="{c}">{html.escape(names[c])}</option>'
                            for c in sorted(range(len(names)), key=lambda c: names[c].lower()))})
@@ -151,10 +156,10 @@ def _facts(classifier, evaluation, samples, comparison):
                    for name, text in facts.items() if text)
 
 
-def _tiles(evaluation, comparison):
+def _tiles(evaluation, comparison, num_shared, differences):
     values, at = evaluation.overall[evaluation.rule], "at threshold 0.5"
     if evaluation.rule == "chosen":
-        at = "at the class's threshold" + FROM_FOLDS * evaluation.fitted_here
+        at = "at the class's threshold"
     constant, always = (evaluation.overall[rule] for rule in ("constant", "always"))
     tiles = (
         ("mAP", "mAP", evaluation.mean_average_precision, "mean average precision of the classes",
@@ -168,19 +173,28 @@ def _tiles(evaluation, comparison):
         ("Hamming loss", "hamming", values["hamming"], f"share of wrong decisions, {at}",
          f"constant answer: {number(constant['hamming'])}"),
         ("ECE", "ECE", evaluation.calibration_error, "expected calibration error", ""))
-    return "".join(_tile(evaluation, comparison, *tile) for tile in tiles)
+    def change(name, value):
+        if not comparison:
+            return ""
+        other = comparison.values.get(name, math.nan)
+        text = f"other run {number(other)}: {_change(value - other)}"
+        if name in differences:
+            low, high = map(_change, differences[name])
+            text += f" (95 %, {counted(num_shared, 'image')} of both: {low} to {high})"
+        return text
+
+    return "".join(_tile(evaluation, change(name, value), title, name, value, text, baseline)
+                   for title, name, value, text, baseline in tiles)
 
 
-def _tile(evaluation, comparison, title, name, value, text, baseline):
+def _tile(evaluation, change, title, name, value, text, baseline):
     interval = evaluation.intervals.get(name, evaluation.intervals.get((evaluation.rule, name)))
     lines = [f"<h3>{title}</h3><p>{number(value)}</p>"]
     if interval is not None:
         low, high = map(number, interval)
         lines.append(f'<span class="interval">95 %: {low} to {high}</span>')
-    if comparison:
-        other = comparison.values.get(name, math.nan)
-        lines.append(f'<span class="change">other run {number(other)}: '
-                     f"{_change(value - other)}</span>")
+    if change:
+        lines.append(f'<span class="change">{change}</span>')
     lines += [f"<span>{part}</span>" for part in (text, baseline) if part]
     return f'<div class="tile">{"".join(lines)}</div>'
 
@@ -194,7 +208,7 @@ def _overall_table(evaluation):
              f"top-{TOP}": f"among the {TOP} highest", "constant": "constant answer per class",
              "always": "always"}
     if evaluation.fitted_here:
-        rules["chosen"] += FROM_FOLDS
+        rules["chosen"] += ", chosen by other folds of these images"
     head = "".join(f'<th scope="col"><abbr title="{text}">{name}</abbr></th>'
                    for name, text in METRICS.items())
     rows = "".join(

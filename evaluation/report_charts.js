@@ -178,6 +178,11 @@ const charts = (() => {
     const { svg, X, Y } = plot(box, { height: 240, x: [Math.min(...epochs), Math.max(...epochs)],
       y: [0, top], xLabel: "epoch", yLabel: metric, xTicks: whole,
       label: `${metric} over the epochs` });
+    if (epochs[0] === 0) {  // the warm head: fine-tuning begins after it, and may first lose
+      const middle = (X(0) + X(Math.min(1, epochs[epochs.length - 1]))) / 2;
+      svg.append(element("path", { class: "baseline", d: `M${middle} ${Y(0)}V${Y(top)}` }),
+        element("text", { class: "tick", x: middle + 5, y: Y(0) - 6 }, "fine-tuning from here"));
+    }
     series.forEach((points, side) => {
       if (!points.length) return;
       const name = side ? "validation" : "training";
@@ -186,7 +191,7 @@ const charts = (() => {
       for (const [epoch, value] of points) {
         const dot = element("circle", { class: side ? "dot" : "dot second", cx: X(epoch),
           cy: Y(value), r: 4.5 });
-        explain(dot, `${name}, epoch ${epoch}: ${metric} ${number(value)}`);
+        explain(dot, `${name}, ${epoch ? `epoch ${epoch}` : "new classifier alone"}: ${metric} ${number(value)}`);
         svg.append(dot);
       }
     });

@@ -222,7 +222,7 @@
 
   // Scrolls the box around an element, never the page, until the element can be seen.
   function reveal(part) {
-    const box = part.closest(".tall");
+    const box = part.closest(".scroll");
     const [inner, outer] = [part.getBoundingClientRect(), box.getBoundingClientRect()];
     const top = outer.top + box.querySelector("thead").offsetHeight;
     if (inner.top >= top && inner.bottom <= outer.bottom) return;

@@ -5,12 +5,10 @@
 
 An objective is a text: "f1", the highest F1 of each class; "of1", one threshold for all classes,
 with the highest F1 over all decisions; "precision 0.9", the highest recall of each class at this
-precision or a higher one.
-
-The best threshold of a class with two present labels says little, and may predict it on most
-images. So under "f1" a class is predicted on at most MOST_PREDICTED times as many samples as carry
-it, and its threshold is shrunk towards that of "of1", which weighs as much as SHARED_LABELS present
-labels: they are averaged as logits. docs/recipes.md has what was measured.
+precision or a higher one. The best F1 of a class with two present labels says little, and may
+predict it on most images: so under "f1" a class is predicted on at most MOST_PREDICTED times as
+many samples as carry it, and its threshold is averaged, as logits, with that of "of1", which weighs
+as much as SHARED_LABELS present labels. docs/recipes.md has what was measured.
 """
 import os
 
@@ -28,7 +26,6 @@ MOST_PREDICTED = 8
 SHARED_LABELS = 1
 MOST_DECISIONS = 200_000  # from which the threshold of all classes is chosen
 FOLDS = 5
-LEAST_LOGIT_PROBABILITY = 1e-6
 
 
 def choose_threshold(label, prob, min_precision=None, most=np.inf):
@@ -62,10 +59,10 @@ def choose_threshold(label, prob, min_precision=None, most=np.inf):
 
 
 def choose_thresholds(label, prob, objective="f1"):
-    """The threshold of each class, (classes,) float64; `label` and `prob` are (samples, classes).
+    """The threshold of each class, (classes,); `label` and `prob` are (samples, classes).
 
-    A class without a present label gets that of "of1"; under "precision" it is never predicted,
-    nor is one that reaches the precision at no threshold. 0.5 where no label is present at all.
+    A class without a present label gets that of "of1" (0.5 where no class has any); under
+    "precision" it is never predicted, nor is one that reaches the precision nowhere.
     """
     name, _, least = objective.partition(" ")
     if name == "precision":
@@ -73,9 +70,8 @@ def choose_thresholds(label, prob, objective="f1"):
         return np.array([NEVER if threshold is None else threshold for threshold in chosen])
     rows = slice(None, None, max(1, label.size // MOST_DECISIONS))
     shared = choose_threshold(label[rows].ravel(), prob[rows].ravel())
-    shared = DEFAULT if shared is None else shared
-    if name == "of1":
-        return np.full(label.shape[1], shared)
+    if shared is None or name == "of1":
+        return np.full(label.shape[1], DEFAULT if shared is None else shared)
     chosen = (choose_threshold(y, p, most=MOST_PREDICTED) for y, p in zip(label.T, prob.T))
     chosen = np.array([shared if threshold is None else threshold for threshold in chosen])
     present = np.count_nonzero(label > 0.5, axis=0)
@@ -84,7 +80,7 @@ def choose_thresholds(label, prob, objective="f1"):
 
 
 def _logit(probability):
-    probability = np.clip(probability, LEAST_LOGIT_PROBABILITY, 1 - LEAST_LOGIT_PROBABILITY)
+    probability = np.clip(probability, 1e-6, 1 - 1e-6)
     return np.log(probability / (1 - probability))
 
 

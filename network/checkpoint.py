@@ -21,6 +21,7 @@ import numpy as np
 from common.cli import InputError
 from common.files import atomic_file
 from common.mx_compat import mx, mxnet_errors
+from common.text import printable
 from network.graph import Graph, Node, replaced
 from network.untrusted import (
     check_attribute,
@@ -155,6 +156,11 @@ def load(prefix: str, epoch: int) -> Network:
     holds what MXNet would crash on.
     """
     symbol_file, params_file = f"{prefix}-symbol.json", f"{prefix}-{epoch:04d}.params"
+    if os.path.isdir(prefix) and not os.path.isfile(symbol_file):
+        found = sorted(name[:-12] for name in os.listdir(prefix) if name.endswith("-symbol.json"))
+        raise InputError("a folder; {flag} takes a checkpoint's path before -symbol.json"
+                         + (f", such as {printable(os.path.join(prefix, found[0]))}" if found
+                            else ", and there is none in it"), file=prefix, flag="--model")
     for name in (symbol_file, params_file):
         if not os.path.isfile(name):
             raise InputError("no such file; --model takes the path before -symbol.json, --epoch "

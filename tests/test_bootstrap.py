@@ -80,6 +80,21 @@ def test_without_a_known_label_nothing_is_known():
     assert all(np.isnan(ends).all() for ends in intervals.values())
 
 
+def test_differences_are_those_of_two_runs_on_the_same_draws(sample):
+    label, prob = np.maximum(sample[0], 0), sample[1]
+    other = np.random.RandomState(5).permutation(prob)
+    found = bootstrap(label, prob, {"0.5": prob > 0.5}, draws=64, seed=5,
+                      other=(other, {"0.5": other > 0.5}))
+    drawn = [by_scikit_learn(label[rows], prob[rows]) - by_scikit_learn(label[rows], other[rows])
+             for rows in np.random.default_rng(5).integers(0, len(label), (64, len(label)))]
+    value = by_scikit_learn(label, prob) - by_scikit_learn(label, other)
+    margin = 1.959964 * np.nanstd(drawn, axis=0, ddof=1)
+    got = np.concatenate([found[name].reshape(2, -1) for name in RULES], axis=1)
+    np.testing.assert_allclose(got, [value - margin, value + margin], atol=1e-6)
+    same = bootstrap(label, prob, {"x": prob > 0.5}, other=(prob, {"x": prob > 0.5}))
+    assert same["mAP"].tolist() == same["x", "CF1"].tolist() == [0, 0]
+
+
 def test_baselines_are_what_constant_answers_and_random_rankings_score():
     random = np.random.RandomState(1)
     label = (random.uniform(size=(40, 4)) < [0.9, 0.5, 0.1, 0.0]).astype(int)

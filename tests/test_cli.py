@@ -20,6 +20,8 @@ NEEDED = ["--model", "m", "--data-train", "t.lst", "--image-train", "."]
     (train_args, [*NEEDED, "--num-epochs", "3"], "--num-epochs: no such flag; did you mean "
      "--num-epoch?"),
     (train_args, ["--modl", "m", *NEEDED[2:]], "did you mean --model?"),
+    (train_args, [*NEEDED, "--epochs", "3"], "did you mean --num-epoch?"),
+    (train_args, [*NEEDED, "--learning-rate=1"], "did you mean --lr?"),
     (predict_args, ["--model", "m", "--fit-treshold", "a.jpg"], "did you mean --fit-thresholds?"),
     (build_parser("").parse_args, ["csv", "a.csv", "--prefx=b"], "did you mean --prefix?"),
     (build_parser("").parse_args, ["check", "a.lst", "--path-roots", "b"],

@@ -20,6 +20,7 @@ from common.cli import InputError
 from common.label_errors import suspects
 from common.version import VERSION
 from evaluation import report, report_photos
+from evaluation.bootstrap import bootstrap
 from evaluation.class_maps import COLOURS, OPACITY
 from evaluation.comparison import read_measures
 from evaluation.evaluation import Evaluation, LabelledImages
@@ -173,7 +174,7 @@ def test_a_report_where_nothing_can_be_measured(tmp_path, samples):
 
 def test_the_header_says_what_this_is(page, samples, tmp_path):
     facts = dict(zip(*(Page(page).texts[tag] for tag in ("dt", "dd"))))
-    assert facts["recipe"] == "<b>2</b>" and facts["thresholds"].endswith("fitted on fit.lst")
+    assert facts["recipe"] == "<b>2</b>" and facts["thresholds"].endswith("chosen on fit.lst")
     assert facts["versions"].startswith(
         f"network trained by version 0.9, report written by version {VERSION} on 20")
     assert facts["evaluated on"].startswith("30 labelled images, 4 classes, ")
@@ -295,6 +296,10 @@ def test_a_comparison_shows_differences_and_what_changed_sides(samples, tmp_path
     page = write(tmp_path, samples, comparison=read_measures(str(measures), HOSTILE))
     change = here.mean_average_precision - there.mean_average_precision
     assert f"other run {there.mean_average_precision:.3f}: {change:+.3f}".replace("-", "−") in page
+    apart = bootstrap(samples.label[:20], samples.prob[:20], {},
+                      other=(other.prob[:20].round(4), {}))["mAP"]
+    assert " to ".join(f"{end:+.3f}".replace("-", "−") for end in apart) in page
+    assert "20 images of both" in page and "other run (" in page
     cells = [attrs["data-value"] for _, attrs in Page(page).elements if "data-value" in attrs]
     assert float(cells[2]) == pytest.approx(
         here.average_precision[0] - there.average_precision[0], abs=1e-6)

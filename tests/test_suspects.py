@@ -28,7 +28,7 @@ def by_the_paper(label, prob):
                           if y == answer] or [np.inf]) for answer in (0, 1)]
         for s, (given, p) in enumerate(zip(label[:, c], prob[:, c])):
             reached = [answer for answer in (0, 1) if (1 - p, p)[answer] >= means[answer]]
-            if given >= 0 and reached and given != max(reached, key=lambda a: (1 - p, p)[a]):
+            if given >= 0 and 1 - given in reached and (1 - p, p)[1 - given] > 0.5:
                 found.append(((1 - p, p)[given], s, c))
     return [(s, c) for _, s, c in sorted(found)]
 
@@ -110,7 +110,7 @@ def coloured(tmp_path, monkeypatch):
 
 def test_wrong_labels_are_listed_first_with_names_and_rows(coloured, small_network, capsys):
     main(["suspects", "--model", small_network, "--data", "data_train.lst", "--image", ".",
-          "--out", "new/s.csv", "--num", "2", "--gpus", ""])
+          "--out", "new/s.csv", "--show", "new/s.png", "--gpus", ""])
     with open("new/s.csv", newline="") as file:
         head, *rows = csv.reader(file)
     assert head == ["row", "name", "class", "label", "probability"]
@@ -118,7 +118,19 @@ def test_wrong_labels_are_listed_first_with_names_and_rows(coloured, small_netwo
                                                ["7", "6.png", "'=red", "1"]]
     assert all(abs(float(row[4]) - float(row[3])) > 0.5 for row in rows)
     out = capsys.readouterr().out
-    assert "new/s.csv: 2 labels of 78" in out and "cannot be read: 1" in out
+    assert "new/s.csv: 2 of 78 labels are likely wrong" in out and "cannot be read: 1" in out
+    sheet = cv2.imread("new/s.png")
+    assert sheet.shape[1] == 2 * 200 + 3 * 8
+    for place, (_, name, *_) in enumerate(rows):
+        blue, _, red = sheet[100, 100 + 208 * place].astype(int)
+        assert (red - blue > 100) if name == "25.png" else (blue - red > 100)
+
+
+def test_no_more_suspects_are_listed_than_asked_for(coloured, small_network, capsys):
+    main(["suspects", "--model", small_network, "--data", "data_train.lst", "--image", ".",
+          "--out", "s.csv", "--num", "1", "--gpus", ""])
+    assert len((coloured / "s.csv").read_text().splitlines()) == 2
+    assert "likely wrong; the 1 most contradicted" in capsys.readouterr().out
 
 
 def test_a_network_that_does_not_say_its_normalisation_takes_flags(coloured, small_network, capsys):

@@ -30,13 +30,17 @@ from datasets.folder_sources import read_folders, read_voc  # noqa: E402
 from datasets.groups import split_table  # noqa: E402
 from datasets.label_table import BadInput, build_table, format_table, part  # noqa: E402
 from datasets.lst_writer import csv_file, lines_file, lst_file, write_together  # noqa: E402
-from datasets.make_lst_flags import SHOWN_PER_KIND, build_parser  # noqa: E402
+from datasets.make_lst_flags import SHOWN_PER_KIND, SUSPECTS_SHOWN, build_parser  # noqa: E402
 from datasets.shard_lst import deal, place_images, write_parts  # noqa: E402
 from datasets.text_sources import read_jsonl, read_manifest  # noqa: E402
+from reading import contact_sheet  # noqa: E402
 from reading.class_names import names_beside, read_class_names  # noqa: E402
 from reading.image_header import IMAGE_ENDINGS  # noqa: E402
+from reading.image_reader import ReadOptions, read_image  # noqa: E402
 from reading.label_checks import ListCounts, absent_warning  # noqa: E402
 from reading.lst_file import read_lst  # noqa: E402
+
+SUSPECT_SIDE = 200  # pixels of an image on the sheet of --show
 
 
 def make(args):
@@ -169,15 +173,32 @@ def run_suspects(args):
     features, labels = extract_features(args, lst)
     prob = out_of_fold(features, labels, args.folds, args.seed)
     samples, classes = suspects(labels, prob)
-    listed = list(zip(samples.tolist(), classes.tolist()))[:args.num]
+    places = list(zip(samples.tolist(), classes.tolist()))
+    listed = places[:args.num]
     write_together([csv_file(args.out, ["row", "name", "class", "label", "probability"], [
         [lst.line(s), lst.name(s), names[c], f"{labels[s, c]:g}", f"{prob[s, c]:.4f}"]
         for s, c in listed])])
-    print(f"{args.out}: {len(listed)} labels of {np.count_nonzero(labels >= 0)}, the most "
-          "contradicted first")
+    print(f"{args.out}: {len(places)} of {np.count_nonzero(labels >= 0)} labels are likely wrong; "
+          + (f"the {len(listed)} most contradicted" if listed != places else
+             "most contradicted first"))
+    if args.show and listed:
+        _show_suspects(args, [
+            (lst.name(s), f"row {lst.line(s)}: {names[c]} {labels[s, c]:g}, probability "
+                          f"{prob[s, c]:.2f}") for s, c in listed[:SUSPECTS_SHOWN]])
     bad = np.count_nonzero((labels < 0).all(axis=1))
     if bad:
         print(f"images without a known label, or that cannot be read: {bad}")
+
+
+def _show_suspects(args, suspect_images):
+    """Write --show: a sheet of images, of which there are names and captions."""
+    names, captions = zip(*suspect_images)
+    pixels = np.empty((len(names), 3, SUSPECT_SIDE, SUSPECT_SIDE), np.uint8)
+    for name, image in zip(names, pixels):
+        read_image(os.path.join(args.image, name), image, ReadOptions(fit="pad"))
+    make_parent_folder(args.show)
+    contact_sheet.save(args.show, pixels, captions)
+    print(f"{args.show}: the first {len(names)}")
 
 
 def _names_beside(lst):

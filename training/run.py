@@ -8,6 +8,7 @@ import time
 from common.metrics import BASELINES, baselines
 from common.mx_compat import mx
 from common.progress import Progress
+from common.text import counted
 from training.log import IN_FILE
 from training.module import Uninterrupted
 from training.run_files import RunFiles, locked, move_aside, result_file
@@ -59,8 +60,8 @@ def _log_beginning(settings, lst, snapshot, is_writer):
         logger.info("%s: %s", title, " ".join(f"{name}={flags[name]}" for name in names),
                     extra=IN_FILE)
     logger.info(changed)
-    logger.info("%d training images, %d classes, %.2f labels per image", lst.num_rows,
-                lst.num_classes, lst.positives.sum() / lst.num_rows)
+    logger.info("%s, %s, %.2f labels per image", counted(lst.num_rows, "training image"),
+                counted(lst.num_classes, "class", "classes"), lst.positives.sum() / lst.num_rows)
     for note in settings.notes:
         logger.info(note)
     for warning in settings.warnings:

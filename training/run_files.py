@@ -157,8 +157,10 @@ class RunFiles:
             return
         record.best, record.since_best = {"number": number, "metric": metric, "value": value}, 0
         if self.is_writer:
-            checkpoint.save(f"{self.prefix}-best", 0, self._symbol_with(thresholds, 0),
-                            arg_params, aux_params)
+            training = {**checkpoint.get_attributes(self.symbol)["training"],
+                        "checkpoint": str(number)}
+            symbol = checkpoint.set_attributes(self._symbol_with(thresholds, 0), training=training)
+            checkpoint.save(f"{self.prefix}-best", 0, symbol, arg_params, aux_params)
 
     def _symbol_with(self, thresholds, epoch):
         """The symbol with thresholds for the .params of this number; None: without any."""
@@ -255,13 +257,12 @@ class RunFiles:
                         self.prefix)
             if scored is not None and value <= scored:
                 logger.warning("warning: %s %.4f does not beat %s", name, value, BASELINES[name])
-            row = next(row for row in self.record.history if row["epoch"] == best["number"])
+            row, = (row for row in self.record.history if row["epoch"] == best["number"])
             if "val-CF1" in row:
-                logger.info(
-                    "Its thresholds, one per class, were chosen on %s. By thresholds of other folds"
-                    ": F1 averaged over classes (CF1) %.4f, over all decisions (OF1) %.4f; %s: "
-                    "%.4f and %.4f", os.path.basename(val_lst.lst.path), row["val-CF1"],
-                    row["val-OF1"], BASELINES["CF1"], every["CF1"], every["OF1"])
+                logger.info("At thresholds that it keeps, one per class: F1 averaged over classes "
+                            "(CF1) %.4f, over all decisions (OF1) %.4f; %s: %.4f and %.4f",
+                            row["val-CF1"], row["val-OF1"], BASELINES["CF1"], every["CF1"],
+                            every["OF1"])
         elif last:
             logger.info("Done: %s-%04d.params", self.prefix, last[0])
         with atomic_file(result_file(self.prefix)) as name:
