@@ -91,7 +91,10 @@ def _lock(path):
 
 
 def move_aside(prefix):
-    """Move files of earlier runs into a folder dated by the newest: its name, or None for none."""
+    """Move files of earlier runs, where there are any, into a folder dated by the newest.
+
+    The log names the folder, which is returned.
+    """
     folder, name = os.path.split(prefix)
     files = [file for file in os.listdir(folder or ".") if is_run_file(file, name)]
     if not files:
@@ -108,6 +111,7 @@ def move_aside(prefix):
     except OSError as error:
         raise InputError(f"the earlier run cannot be moved there: {error.strerror}",
                          file=target) from None
+    logger.info("The files of the earlier run of this name are in %s now", target)
     return target
 
 
