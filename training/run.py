@@ -43,7 +43,7 @@ def open_run(settings, symbol, lists, data, metrics, workers):
                         "to do", "--early-stop" if files.stopped_early else "--num-epoch",
                         record.epoch)
             if not os.path.exists(result_file(prefix)):  # it was killed just before
-                files.write_summary(None, lists.val)
+                files.write_summary()
         elif is_writer:
             _log_beginning(settings, lists.train, snapshot)
             if not snapshot:
