@@ -13,10 +13,10 @@ from conftest import ROOT, script, train_all, training_flags
 from sklearn.metrics import average_precision_score
 
 from common.cli import InputError
-from common.metrics import count_decisions, decision_metrics
 from common.mx_compat import mx
 from common.version import VERSION
 from evaluation.classifier import Classifier
+from evaluation.decisions import count_decisions, decision_metrics
 from evaluation.thresholds import choose_thresholds, cross_fitted
 from network import checkpoint
 from network.fine_tune import find_features, get_fine_tune_model

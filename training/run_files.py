@@ -193,8 +193,8 @@ class RunFiles:
         best = self.record.best
         logger.info("%s: %.0f s%s%s%s",
                     f"Epoch {number} of {self.flags.num_epoch}" if number else "Warm head",
-                    row["seconds"], _shown("training", training),
-                    _shown("validation", validation), "" if not best else
+                    row["seconds"], _scores_shown("training", training),
+                    _scores_shown("validation", validation), "" if not best else
                     ", the best so far" if best["number"] == number else
                     "; best {metric} {value:.4f} (epoch {number})".format(**best))
 
@@ -272,6 +272,6 @@ class RunFiles:
             Path(name).write_text(json.dumps(result, indent=1) + "\n", "utf-8")
 
 
-def _shown(title, metrics):
+def _scores_shown(title, metrics):
     shown = ", ".join(f"{name} {metrics[name]:.4f}" for name in ("loss", "mAP") if name in metrics)
     return shown and f"; {title} {shown}"
