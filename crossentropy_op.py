@@ -128,20 +128,20 @@ def loss_options(pos_weight: Number | Sequence[Number] = 1.0, gamma_pos: Number 
     """
     if isinstance(pos_weight, str):
         pos_weight = [w for w in pos_weight.strip("()[] ").split(",") if w.strip()]
-    weights = [_number("pos_weight", w, 1e-6, 1e6) for w in np.atleast_1d(pos_weight)]
+    weights = [_in_range("pos_weight", w, 1e-6, 1e6) for w in np.atleast_1d(pos_weight)]
     if not weights:
         raise ValueError("CrossEntropyLoss: pos_weight is empty")
     return {
         "pos_weight": weights[0] if len(weights) == 1 else tuple(weights),
-        "gamma_pos": _number("gamma_pos", gamma_pos, 0, 100),
-        "gamma_neg": _number("gamma_neg", gamma_neg, 0, 100),
-        "clip": _number("clip", clip, 0, 0.99),
-        "label_smoothing": _number("label_smoothing", label_smoothing, 0, 0.99),
-        "grad_scale": _number("grad_scale", grad_scale, 1e-6, 1e6),
+        "gamma_pos": _in_range("gamma_pos", gamma_pos, 0, 100),
+        "gamma_neg": _in_range("gamma_neg", gamma_neg, 0, 100),
+        "clip": _in_range("clip", clip, 0, 0.99),
+        "label_smoothing": _in_range("label_smoothing", label_smoothing, 0, 0.99),
+        "grad_scale": _in_range("grad_scale", grad_scale, 1e-6, 1e6),
     }
 
 
-def _number(name: str, value: Number, smallest: float, largest: float) -> float:
+def _in_range(name: str, value: Number, smallest: float, largest: float) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError):

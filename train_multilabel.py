@@ -25,6 +25,7 @@ from training.limits import check_limits
 from training.log import log_to
 from training.metrics import make_metrics
 from training.module import FineTuningModule
+from training.normalisation import check_normalisation
 from training.optimizer import INITIALIZER, optimizer_params
 from training.run import open_run
 from training.settings import Network, resolve_settings
@@ -68,6 +69,10 @@ def train(flags, compute):
     with open_run(settings, network.symbol, lists, data, metrics.train, workers) as this_run:
         if this_run.is_over:
             return 0
+        if workers.rank == 0 and flags.dtype == "float32":
+            for warning in check_normalisation(pretrained, lists.train, settings.image_shape,
+                                               settings.plain_reading):
+                logger.warning("warning: %s", warning)
         try:
             if this_run.snapshot:
                 network = network._replace(arg_params=this_run.snapshot.arg_params,

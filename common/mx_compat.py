@@ -67,10 +67,8 @@ except (ModuleNotFoundError, OSError) as error:
 
 def choose_devices(gpus):
     """Contexts for --gpus."""
-    if gpus is None:
-        gpus = ",".join(str(i) for i in range(mx.context.num_gpus()))
-    chosen = parse_numbers("--gpus", gpus, int)
     count = mx.context.num_gpus()
+    chosen = range(count) if gpus is None else parse_numbers("--gpus", gpus, int)
     for gpu in chosen:
         if not 0 <= gpu < count:
             sees = f"sees {count} of them" if count else "sees no GPU"

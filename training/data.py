@@ -51,10 +51,10 @@ def open_iterator(settings, lst, augmented=False, **options):
 
 def measure_reading(train):
     """Read one epoch and log how fast that went."""
-    start, images = time.time(), 0
+    start = time.time()
     with Progress("Reading", train.num_rows, "images") as progress:
         for batch in train:
-            images += train.batch_size - batch.pad
             progress.update(train.batch_size - batch.pad)
     seconds = time.time() - start
-    logger.info("Read %d images in %.1f s: %.0f samples/sec", images, seconds, images / seconds)
+    logger.info("Read %d images in %.1f s: %.0f samples/sec", progress.done, seconds,
+                progress.done / seconds)

@@ -34,9 +34,8 @@ def open_run(settings, symbol, lists, data, metrics, workers):
             snapshot = load_snapshot(prefix, workers)
             if snapshot:
                 snapshot = check_snapshot(snapshot, settings, shared, symbol, data.train, metrics)
-            else:
-                logger.log(logging.WARNING if is_writer else logging.INFO,
-                           "--resume: there is no %s: starting anew", snapshot_files(prefix)[0])
+            elif is_writer:
+                logger.warning("--resume: there is no %s: starting anew", snapshot_files(prefix)[0])
         record = snapshot.record if snapshot else RunRecord()
         files = RunFiles(settings, symbol, lists.val, shared, record, is_writer)
         run = Run(settings, lists, data, files, snapshot, workers)
@@ -45,16 +44,16 @@ def open_run(settings, symbol, lists, data, metrics, workers):
                         "to do", "--early-stop" if files.stopped_early else "--num-epoch",
                         record.epoch)
             if not os.path.exists(result_file(prefix)):  # it was killed just before
-                files.write_summary(None, lists.val)
-        else:
-            _log_beginning(settings, lists.train, snapshot, is_writer)
-        earlier = move_aside(prefix) if is_writer and not snapshot else None
-        if earlier:
-            logger.info("The files of the earlier run of this name are in %s now", earlier)
+                files.write_summary()
+        elif is_writer:
+            _log_beginning(settings, lists.train, snapshot)
+            if not snapshot:
+                move_aside(prefix)
         yield run
 
 
-def _log_beginning(settings, lst, snapshot, is_writer):
+def _log_beginning(settings, lst, snapshot):
+    """Log the flags, what the list has, what was chosen and why, and where the run begins."""
     flags, (changed, groups) = settings.resolved_flags, settings.flags.described
     for title, names in groups.items():
         logger.info("%s: %s", title, " ".join(f"{name}={flags[name]}" for name in names),
@@ -65,7 +64,7 @@ def _log_beginning(settings, lst, snapshot, is_writer):
     for note in settings.notes:
         logger.info(note)
     for warning in settings.warnings:
-        logger.log(logging.WARNING if is_writer else logging.INFO, "warning: %s", warning)
+        logger.warning("warning: %s", warning)
     if snapshot:
         logger.info("Resuming at %s", snapshot.record.position)
 
@@ -185,11 +184,13 @@ class Run(Uninterrupted):
 
     def _log_baselines(self, scores):
         """Log baselines that ignore the images, and warn where the scores are no better."""
+        if not self.files.is_writer:
+            return
         scored = baselines(self.lists.val.positives, self.lists.val.negatives)
         logger.info("Epoch[%d] Baselines: %s", self.record.epoch, ", ".join(
             f"{name} {scored[name]:.4f} ({BASELINES[name]})" for name in ("acc", "mAP")))
         for name in ("acc", "mAP"):
-            if self.files.is_writer and scores.get(name, math.nan) <= scored[name]:
+            if scores[name] <= scored[name]:
                 logger.warning("warning: validation %s %.4f does not beat the baseline %.4f",
                                name, scores[name], scored[name])
 

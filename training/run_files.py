@@ -91,7 +91,10 @@ def _lock(path):
 
 
 def move_aside(prefix):
-    """Move files of earlier runs into a folder dated by the newest: its name, or None for none."""
+    """Move files of earlier runs, where there are any, into a folder dated by the newest.
+
+    The log names the folder, which is returned.
+    """
     folder, name = os.path.split(prefix)
     files = [file for file in os.listdir(folder or ".") if is_run_file(file, name)]
     if not files:
@@ -108,6 +111,7 @@ def move_aside(prefix):
     except OSError as error:
         raise InputError(f"the earlier run cannot be moved there: {error.strerror}",
                          file=target) from None
+    logger.info("The files of the earlier run of this name are in %s now", target)
     return target
 
 
@@ -191,8 +195,8 @@ class RunFiles:
         best = self.record.best
         logger.info("%s: %.0f s%s%s%s",
                     f"Epoch {number} of {self.flags.num_epoch}" if number else "Warm head",
-                    row["seconds"], _shown("training", training),
-                    _shown("validation", validation), "" if not best else
+                    row["seconds"], _scores_shown("training", training),
+                    _scores_shown("validation", validation), "" if not best else
                     ", the best so far" if best["number"] == number else
                     "; best {metric} {value:.4f} (epoch {number})".format(**best))
 
@@ -269,6 +273,6 @@ class RunFiles:
             Path(name).write_text(json.dumps(result, indent=1) + "\n", "utf-8")
 
 
-def _shown(title, metrics):
+def _scores_shown(title, metrics):
     shown = ", ".join(f"{name} {metrics[name]:.4f}" for name in ("loss", "mAP") if name in metrics)
     return shown and f"; {title} {shown}"

@@ -26,7 +26,6 @@ from reading.data_args import read_options_from_args
 from reading.label_checks import ListCounts, label_warnings, require_present
 from reading.read_options import ReadOptions
 from training.limits import choose_batch_size
-from training.normalisation import check_normalisation
 from training.optimizer import optimizer_params
 from training.train_flags import loss_from_flags
 
@@ -130,16 +129,14 @@ def resolve_settings(flags, pretrained, normalisation, lists, workers):
         inputs = set(layers_up_to(symbol, last_frozen_layer).list_arguments()) - {"data"}
         frozen = sorted({*frozen, *inputs})
     notes += [*why, f"Normalisation of red, green, blue: {normalisation}"]
-    warnings = check_lists(lists, class_names, workers)
-    plain_reading = read_options_from_args(flags, train=False)
-    if workers.rank == 0 and flags.dtype == "float32":
-        warnings += check_normalisation(pretrained, lists.train, image_shape, plain_reading)
     settings = Settings(
         flags=flags, prefix=os.path.join(flags.save_result, flags.save_name),
         batch_size=batch_size, image_shape=image_shape, head=head, freeze_stages=freeze_stages,
         last_frozen_layer=last_frozen_layer, frozen=frozen, loss=loss,
-        reading=read_options_from_args(flags), plain_reading=plain_reading,
-        num_workers=workers.count, notes=notes, warnings=warnings)
+        reading=read_options_from_args(flags),
+        plain_reading=read_options_from_args(flags, train=False),
+        num_workers=workers.count, notes=notes,
+        warnings=check_lists(lists, class_names, workers))
     aux_params = {name: pretrained.aux_params[name] for name in symbol.list_auxiliary_states()
                   if name in pretrained.aux_params}
     symbol = checkpoint.set_attributes(symbol, class_names=class_names,

@@ -127,7 +127,6 @@ class HeadRun(Uninterrupted):
         """One more batch is done."""
         self.progress.update(1)
         self._check_stop()
-        return False
 
 
 class WarmHeadLog(logging.LoggerAdapter):
