@@ -13,8 +13,8 @@ MAX_DIGITS = 20  # converting a million digits takes old Pythons minutes
 def parse_json(text, **options):
     """The value of a JSON text, str or UTF-8 bytes; `options` are further ones of `json.loads`.
 
-    An InputError with the line says why it is not JSON. NaN, infinity and numbers of more than
-    MAX_DIGITS digits are refused, too.
+    An InputError with the line says why it is not JSON. Numbers of more than MAX_DIGITS digits, NaN
+    and infinity are refused, too, unless the options `parse_int` and `parse_constant` read them.
     """
     def refuse(token, reason):
         place = re.search(rf"[:\[,]\s*{re.escape(token)}", text)
@@ -26,11 +26,14 @@ def parse_json(text, **options):
             refuse(digits, f"a number of more than {MAX_DIGITS} digits")
         return int(digits)
 
+    def refuse_constant(name):
+        refuse(name, "NaN and Infinity are no JSON")
+
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8-sig")
-        return json.loads(text, parse_int=parse_int, **options, parse_constant=lambda name: refuse(
-            name, "NaN and Infinity are no JSON"))
+        return json.loads(text, **{"parse_int": parse_int, "parse_constant": refuse_constant,
+                                   **options})
     except UnicodeDecodeError as error:
         raise InputError("broken JSON: not UTF-8 text",
                          line=1 + text.count(b"\n", 0, error.start)) from None

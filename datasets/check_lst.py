@@ -74,13 +74,7 @@ def clean_rows(lists, findings, number):
     a list of class numbers, which has no unknown, all of them are left out. Without any row left,
     raises an InputError.
 
-    Returns
-    -------
-    ids : numpy.ndarray
-        int64, (rows,).
-    labels : numpy.ndarray
-        float32, (rows, classes).
-    names : list of str
+    Returns IDs, int64 (rows,), labels, float32 (rows, classes), and a list of names.
     """
     lst = lists[number]
     kept = {}

@@ -100,28 +100,14 @@ def build_table(source, bad_input, listed=None, drop_unlisted=False, min_count=0
                 suffix=""):
     """Collect samples into a Table; an image that occurs twice has the labels of both samples.
 
-    Parameters
-    ----------
-    source : Source
-        Where it has no order, classes are sorted.
-    bad_input : BadInput
-        Its `reject` gets bad samples, and images that do not exist.
-    listed : list of str, optional
-        The classes to have, in this order, whether they occur or not.
-    drop_unlisted : bool
-        Leave out classes that are not listed, instead of ending with an error.
-    min_count : int
-        Leave out classes that fewer images carry.
-    path_root : str, optional
-        Image root: absolute names are under it, and every image must exist there. A name is
-        replaced by that of the file which it means; see `existing_path`.
-    suffix : str
-        What names get that do not end as those of images do.
+    Bad samples, and images that do not exist, go to `bad_input`. An InputError is raised when no
+    image or no class is left, or there are more labels than fit into memory.
 
-    Raises
-    ------
-    InputError
-        When no image or no class is left, or there are more labels than fit into memory.
+    Classes are `listed` in their order, whether they occur or not, else the source's, else sorted.
+    Others than those listed are an error, or left out with `drop_unlisted`, and so are those that
+    fewer than `min_count` images carry. Names that do not end as those of images do get the
+    `suffix`. With a `path_root` every image must exist there, absolute names are under it, and a
+    name is replaced by that of the file which it means; see `existing_path`.
     """
     for number, name in enumerate(source.classes or (), 1):
         if class_problem(name):

@@ -57,13 +57,8 @@ def place_images(lst, parts, path_root, folder, how):
     """Put each part's images into FOLDER/0, FOLDER/1, ... under the names that they have.
 
     `path_root` is the list's image root; `how` is "copy", or "link" for hard links, which take
-    no space but need the same disk.
-
-    Raises
-    ------
-    InputError
-        Before anything is placed, when an image is missing, or its name or a symbolic link that
-        is already in the folder leads out of the folder.
+    no space but need the same disk. Before anything is placed, an InputError is raised when an
+    image is missing, or its name or a symbolic link in the folder leads out of the folder.
     """
     for row in range(len(lst)):
         name, line = lst.name(row), lst.line(row)

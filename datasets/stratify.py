@@ -16,25 +16,13 @@ MAX_MOVABLE = 50_000  # groups looked at for a move; of more, every second or th
 
 
 def split(labels, fraction, seed=0, groups=None):
-    """Choose the rows of one side; raises an InputError when there are not two groups to split.
+    """Choose a `fraction` of the rows, above 0 and below 1: bool numpy.ndarray, (rows,).
 
-    Parameters
-    ----------
-    labels : numpy.ndarray
-        (rows, classes). 1: the row is an example of the class; absent (0) and unknown (-1): it
-        is none.
-    fraction : float
-        Share of the rows to choose, above 0 and below 1.
-    seed : int
-        The same seed chooses the same rows.
-    groups : numpy.ndarray, optional
-        int, (rows,): the group of each row. Default: each row is one of its own.
+    `labels` are (rows, classes), where 1 marks an example of the class, unlike 0 (absent) and -1
+    (unknown). `groups`, int (rows,), is the group of each row; without it each is one of its own.
 
-    Returns
-    -------
-    numpy.ndarray
-        bool, (rows,). Of a class with examples in at least two groups either side gets at least
-        one, wherever rarer classes leave a choice.
+    Of a class with examples in at least two groups either side gets at least one, wherever rarer
+    classes leave a choice. Raises an InputError when there are not two groups to split.
     """
     groups = np.arange(len(labels)) if groups is None else groups
     groups = np.unique(groups, return_inverse=True)[1].reshape(-1)

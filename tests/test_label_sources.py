@@ -110,6 +110,13 @@ def test_multi_hot_lists_in_jsonl_get_the_names_of_classes(here, values, expecte
     assert list(rows("out_train.lst").values()) == expected
 
 
+def test_nan_in_json_lines_is_unknown_and_other_keys_may_hold_any_number(here):
+    table(here, '{"image": "0.jpg", "labels": [1, NaN, 1], "width": NaN, "hash": ' + "7" * 40 + "}",
+          '{"image": "1.jpg", "labels": [NaN, NaN], "width": -Infinity}', name="t.jsonl")
+    make("jsonl", "t.jsonl", "--list-format", "multi-hot", *PREFIX)
+    assert list(rows("out_train.lst").values()) == ["1 -1 1", "-1 -1 -1"]
+
+
 def test_multi_hot_lists_that_do_not_fit_are_refused(here):
     lines = [json.dumps({"image": f"{n}.jpg", "labels": v})
              for n, v in enumerate([[0, 0, 1], [1, 0, 1], [0, 1], [0, 2, 0]])]
