@@ -27,7 +27,7 @@ MISSING_LIBRARY = ("Debian, Ubuntu: apt-get install libgomp1 libquadmath0; Fedor
                    "libgomp libquadmath; openSUSE: zypper install libgomp1 libquadmath0; without "
                    "root sh run_train.sh sets up an environment that needs neither")
 # What a small training takes beyond what Python has, with THREADS_PER_CORE in addition.
-THREADS, THREADS_PER_CORE, ADDRESS_SPACE = 9, 2, 2_300_000_000
+THREADS, THREADS_PER_CORE, ADDRESS_SPACE = 9, 2, 2_400_000_000
 
 
 def missing_resource():

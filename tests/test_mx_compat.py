@@ -107,7 +107,7 @@ def test_what_is_missing_is_told_in_one_line(failure, told):
 
 @pytest.mark.parametrize("limit, told", [
     ("import resource; resource.setrlimit(resource.RLIMIT_AS, (1_600_000_000, ) * 2)",
-     "2.3 GB of address space are not left (ulimit -v)"),
+     "2.4 GB of address space are not left (ulimit -v)"),
     ("import threading; threading.stack_size(1 << 46)",  # which no machine has
      "threads cannot be started, only 0 (ulimit -u")])
 def test_what_mxnet_would_abort_for_want_of_is_told_in_one_line(limit, told):

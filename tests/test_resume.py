@@ -133,9 +133,11 @@ def dropout_network(tiny_network, tmp_path_factory):
     return prefix
 
 
-def test_a_resumed_run_draws_the_same_dropout(flags, dropout_network, tmp_path):
+@pytest.mark.parametrize("optimizer", ["sgd", "sgld", "nag"])
+def test_a_resumed_run_draws_the_same_dropout(optimizer, flags, dropout_network, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    runs = train_all([flags(folder, model=dropout_network, num_epoch=epochs, resume=True)
+    more = {"model": dropout_network, "optimizer": optimizer, "wd": 0.01, "resume": True}
+    runs = train_all([flags(folder, num_epoch=epochs, **more)
                       for folder, epochs in ((whole, 2), (parts, 1), (parts, 2))])
     assert [status for status, _ in runs] == [0, 0, 0]
     assert "Resuming at epoch 2, batch 0" in runs[2][1]

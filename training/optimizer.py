@@ -8,6 +8,27 @@ from common.mx_compat import mx
 INITIALIZER = mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2)
 
 
+class NAG(mx.optimizer.NAG):
+    """MXNet's, but the momentum is always of the weights before the update, as its text says.
+
+    `nag_mom_update` in place takes the new weights, or the old ones where it works on a copy: while
+    weights are in oneDNN's layout, which after a validation is a race of MXNet's threads.
+    """
+
+    def _update_impl(self, index, weight, grad, state, multi_precision=False):
+        if multi_precision or state is None:
+            super()._update_impl(index, weight, grad, state, multi_precision)
+            return
+        self._update_count(index)
+        mx.nd.nag_mom_update(
+            weight.copy(), grad, state, out=weight, lr=self._get_lr(index), wd=self._get_wd(index),
+            momentum=self.momentum, rescale_grad=self.rescale_grad,
+            clip_gradient=self.clip_gradient or -1)
+
+
+mx.optimizer.Optimizer.opt_registry["nag"] = NAG
+
+
 def optimizer_params(flags, batches_per_epoch):
     """`optimizer_params` of Module.fit; an InputError says what MXNet has against --optimizer."""
     warmup = {"base_lr": flags.lr, "warmup_steps": int(flags.warmup_epochs * batches_per_epoch)}
