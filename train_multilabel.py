@@ -100,7 +100,7 @@ def train_warm_head(settings, network, lists, features, compute, this_run):
 
     Also the average precision of each class on validation, (classes,); None at ranks above 0.
     """
-    began, files = time.monotonic(), this_run.files
+    files = this_run.files
     metrics = make_metrics(settings, lists, Alone())  # rank 0 trains on the features of all
     head, scores = train_head(
         network, features, metrics, compute, settings.flags,
@@ -109,7 +109,7 @@ def train_warm_head(settings, network, lists, features, compute, this_run):
     _, arg_params, aux_params = network
     files.check_finite(arg_params)
     files.save_checkpoint(0, arg_params, aux_params)
-    files.close_epoch(0, {"seconds": time.monotonic() - began},
+    files.close_epoch(0, {"seconds": time.monotonic() - this_run.began},
                       dict(metrics[0].get_global_name_value()), scores, (arg_params, aux_params))
     files.save_snapshot({}, with_prefix("arg", arg_params), [with_prefix("aux", aux_params)])
     return network, metrics[1].class_precision()
