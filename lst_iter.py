@@ -18,14 +18,12 @@ from common.cli import ArgumentParser, InputError, at_least, parse_image_shape, 
 from common.mx_compat import mx
 from common.processors import processors
 from common.text import printable
-from reading import contact_sheet
 from reading.bad_images import BadImages
 from reading.batch_sampler import BatchSampler, SampledIter
 from reading.class_names import names_beside, read_class_names
-from reading.data_args import add_data_args, read_options_from_args
+from reading.data_args import AREA, add_data_args, read_options_from_args
 from reading.image_list import LabelledImages
 from reading.image_reader import NEUTRAL, ImageError, read_image
-from reading.image_shape import AREA, best_shape, median_size
 from reading.lst_file import read_lst
 from reading.prefetch import Batch, Prefetcher
 from reading.read_options import ReadOptions, sample_rng
@@ -218,6 +216,10 @@ def _fill(lst, path_root, read_options, seed, batch, slot):
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    # No iterator needs these.
+    from reading import contact_sheet
+    from reading.image_shape import best_shape, median_size
+
     parser = ArgumentParser(
         description="Draw the samples that a network gets in training, with their labels.")
     parser.add_argument("lst", metavar="LST", help=".lst file")

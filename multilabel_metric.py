@@ -176,10 +176,10 @@ class Metrics(mx.metric.CompositeEvalMetric):
         return [pair for metric in self.metrics if not hasattr(metric, "per_class")
                 for pair in metric.get_name_value()]
 
-    def class_precision(self):
-        """Average precision of each class, (classes,); None without mAP among the metrics."""
-        return next((metric.per_class() for metric in self.metrics
-                     if hasattr(metric, "per_class")), None)
+    def samples(self):
+        """The labels and scores of mAP's `state`; without mAP among the metrics an empty dict."""
+        return next((metric.state() for metric in self.metrics
+                     if hasattr(metric, "per_class")), {})
 
     def state(self):
         """Arrays that `load_state` takes, of all metrics' samples."""

@@ -23,13 +23,13 @@ from evaluation.class_maps import PhotoMaps, write_maps
 from evaluation.classifier import Classifier
 from evaluation.comparison import read_measures
 from evaluation.evaluation import Evaluation, LabelledImages
-from evaluation.history import read_history
 from evaluation.output import input_error_if_unwritable, open_output
 from evaluation.predict_flags import parse_args
 from evaluation.predictions_file import PredictionsFile
 from evaluation.report import write_report
+from evaluation.report_charts import read_history
 from evaluation.report_photos import PhotoOptions
-from evaluation.thresholds import fit_thresholds
+from evaluation.thresholds import DEFAULT, NEVER, choose_thresholds, cross_fitted
 from reading.equal_files import shared_rows
 from reading.image_list import ImageList
 from reading.lst_file import read_lst
@@ -45,12 +45,14 @@ def main(argv=None):
     devices = choose_devices(args.gpus)
     classifier = Classifier(args.model, args.epoch, args.precision)
     if args.above == "thresholds" and classifier.thresholds_epoch is None:
-        raise InputError(f"{args.model}-symbol.json has none; --fit-thresholds with --data chooses "
-                         "them", flag="--above thresholds")
+        raise InputError("has none for {flag} thresholds; --fit-thresholds with --data chooses "
+                         "them", file=f"{args.model}-symbol.json", flag="--above")
     if args.maps and not classifier.has_maps:
         raise InputError("has no class maps: only networks trained with --head attention have",
                          file=f"{args.model}-symbol.json")
     images = list_images(args, len(classifier.class_names))
+    if args.above not in (None, "thresholds"):
+        classifier.use_threshold(args.above)
     if classifier.thresholds_epoch not in (None, args.epoch) and not args.fit_thresholds:
         logger.warning("warning: the thresholds were chosen for --epoch %d",
                        classifier.thresholds_epoch)
@@ -78,7 +80,7 @@ def main(argv=None):
             rows = []
             labelled, num_bad = collect(args, images, predictions, lambda *row: rows.append(row))
             if labelled:
-                choose_thresholds(args, classifier, labelled, images)
+                fit_thresholds(args, classifier, labelled, images)
             write_rows(args, classifier, file, rows)
         else:
             labelled, num_bad = collect(args, images, predictions,
@@ -142,9 +144,8 @@ def make_output_folders(args):
 
 def predictions_file(args, classifier, file):
     """The PredictionsFile that the flags ask for, in an open file."""
-    return PredictionsFile(
-        file, classifier.class_names, classifier.thresholds, args.format, args.top,
-        classifier.thresholds if args.above == "thresholds" else args.above)
+    return PredictionsFile(file, classifier.class_names, classifier.thresholds, args.format,
+                           args.top, args.above is not None)
 
 
 def collect(args, images, predictions, write):
@@ -190,26 +191,31 @@ def write_rows(args, classifier, file, rows):
             tqdm.write(f"{printable(name)}: {problem}", sys.stderr)
 
 
-def choose_thresholds(args, classifier, labelled, lst):
+def fit_thresholds(args, classifier, labelled, lst):
     """Choose thresholds, keep them in the checkpoint, and log the classes without a choice."""
-    thresholds, without, unreachable = fit_thresholds(labelled.label, labelled.prob,
-                                                      args.min_precision)
-    for c in without:
-        logger.warning("warning: %s: no present label: the threshold stays 0.5",
+    thresholds = choose_thresholds(labelled.label, labelled.prob, args.threshold_objective)
+    for c in np.flatnonzero(~(labelled.label > 0.5).any(axis=0)):
+        logger.warning("warning: %s: no present label to choose a threshold by",
                        classifier.class_names[c])
-    for c in unreachable:
-        logger.warning("warning: %s: no threshold reaches a precision of %s: the class is never "
-                       "predicted", classifier.class_names[c], args.min_precision)
-    classifier.save_thresholds(thresholds, lst)
+    if args.min_precision is not None:
+        for c in np.flatnonzero(thresholds == NEVER):
+            logger.warning("warning: %s: no threshold reaches a precision of %s: the class is "
+                           "never predicted", classifier.class_names[c], args.min_precision)
+    classifier.save_thresholds(thresholds, lst, args.threshold_objective)
     logger.info("Thresholds from %.3f to %.3f written into %s-symbol.json", thresholds.min(),
                 thresholds.max(), classifier.prefix)
 
 
 def evaluate(args, classifier, labelled, lst, report):
     """Log the metrics, and write --measures and --report, of which `report` are further parts."""
-    chosen = None if classifier.thresholds_epoch is None else classifier.thresholds
-    evaluation = Evaluation(classifier.class_names, labelled.label, labelled.prob, chosen,
-                            chosen is not None and classifier.fitted_on(lst))
+    thresholds = predicted = None
+    if (classifier.thresholds != DEFAULT).any():
+        thresholds = classifier.thresholds
+        if classifier.fitted_on(lst):
+            predicted = cross_fitted(labelled.label, labelled.prob,
+                                     classifier.thresholds_objective)
+    evaluation = Evaluation(classifier.class_names, labelled.label, labelled.prob, thresholds,
+                            predicted)
     for line in evaluation.lines():
         logger.info("%s", line)
     if args.measures:

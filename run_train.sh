@@ -104,18 +104,24 @@ import json, sys
 result = json.load(open(sys.argv[1], encoding="utf-8"))
 best = result["best"]
 if best:
-    reached = "{metric} {value:.4f} on the validation images (epoch {number})".format(**best)
+    reached = "{metric} {value:.4f} on the validation images (checkpoint {number})".format(**best)
     if best["baseline"] is not None:
         reached += "; 1 is perfect, {baseline_is} {baseline:.4f}".format(**best)
 print(result["checkpoint"], result["epoch"], reached if best else "not measured", sep="\n")
 ' "$SAVE_RESULT/$SAVE_NAME-result.json")
 END
+conclusions=
 
 if [ -n "$DATA_VAL" ]; then
     "$PYTHON" predict_multilabel.py --model "$checkpoint" --epoch "$epoch" \
         --data "$DATA_VAL" --image "$IMAGE_VAL" --label-format "$LABEL_FORMAT" \
         --out "$SAVE_RESULT/$SAVE_NAME-val.csv" --report "$SAVE_RESULT/report" || exit
     report="$SAVE_RESULT/report/index.html (open it in a browser)"
+    conclusions=$("$PYTHON" -c '
+import json, sys
+for line in json.load(open(sys.argv[1], encoding="utf-8"))["conclusions"]:
+    print("  " + line.encode("ascii", "backslashreplace").decode())
+' "$SAVE_RESULT/report/measures.json")
 else
     report="none without validation images (DATA_VAL)"
 fi
@@ -123,6 +129,7 @@ fi
 cat <<END
 
 Done. What it reaches: $reached
+$conclusions
 
   The checkpoint:   $checkpoint-symbol.json, $(printf %s-%04d.params "$checkpoint" "$epoch")
   The report:       $report

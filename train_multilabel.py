@@ -21,10 +21,9 @@ from network.fine_tune import (  # noqa: F401  the first is for others to import
 from training.compute import Alone, open_compute
 from training.data import measure_reading, open_data, read_lists
 from training.faster_graph import faster_training
-from training.frozen_stages import WARM_HEAD_STOPPED, after_frozen_stages, pass_images
 from training.limits import check_limits
 from training.log import log_to
-from training.metrics import training_metrics, validation_metrics
+from training.metrics import make_metrics
 from training.module import FineTuningModule
 from training.optimizer import INITIALIZER, optimizer_params
 from training.run import open_run
@@ -32,7 +31,6 @@ from training.settings import Network, resolve_settings
 from training.snapshot import with_prefix
 from training.stop_requests import Stopped
 from training.train_flags import parse_args
-from training.warm_head import train_head
 
 logger = logging.getLogger("train_multilabel")
 
@@ -66,42 +64,36 @@ def train(flags, compute):
     if flags.test_io:
         measure_reading(data.train)
         return 0
-    metrics = make_metrics(settings, lists, workers)
-    with open_run(settings, network.symbol, lists, data, metrics[0], workers) as this_run:
+    metrics = make_metrics(settings.loss, lists.train.num_classes, workers)
+    with open_run(settings, network.symbol, lists, data, metrics.train, workers) as this_run:
         if this_run.is_over:
             return 0
-        class_precision = None
         try:
             if this_run.snapshot:
                 network = network._replace(arg_params=this_run.snapshot.arg_params,
                                            aux_params=this_run.snapshot.aux_params)
-            features, outputs = pass_images(settings, network, lists, compute, this_run)
+            features = outputs = None
+            if flags.warm_head_epochs or settings.stores_activations:
+                from training.frozen_stages import pass_images  # which most runs do not need
+                features, outputs = pass_images(settings, network, compute, this_run)
             if features:
-                network, class_precision = train_warm_head(settings, network, lists, features,
-                                                           compute, this_run)
+                network = train_warm_head(settings, network, features, compute, this_run)
                 del features  # frees their memory
             if flags.num_epoch:
                 fit(settings, network, data, outputs, metrics, compute, this_run)
-                class_precision = metrics[1].class_precision()
         except Stopped as stopped:
             return stopped.status
-        this_run.files.write_summary(class_precision, lists.val)
+        this_run.files.write_summary()
         return 0
 
 
-def make_metrics(settings, lists, workers):
-    """The metrics of training and of validation, over the samples of the workers."""
-    return (training_metrics(settings.loss, lists.train.num_classes, workers),
-            validation_metrics(settings.loss, workers))
-
-
-def train_warm_head(settings, network, lists, features, compute, this_run):
-    """The network with a classifier trained on the frozen backbone's features: checkpoint 0.
-
-    Also the average precision of each class on validation, (classes,); None at ranks above 0.
-    """
+def train_warm_head(settings, network, features, compute, this_run):
+    """The network with a classifier trained on the frozen backbone's features: checkpoint 0."""
+    from training.frozen_stages import WARM_HEAD_STOPPED  # which most runs do not need
+    from training.warm_head import train_head
     files = this_run.files
-    metrics = make_metrics(settings, lists, Alone())  # rank 0 trains on the features of all
+    # Rank 0 trains on the features of all workers.
+    metrics = make_metrics(settings.loss, this_run.lists.train.num_classes, Alone())
     head, scores = train_head(
         network, features, metrics, compute, settings.flags,
         lambda: this_run.stops.stop_unsaved(WARM_HEAD_STOPPED))
@@ -110,9 +102,10 @@ def train_warm_head(settings, network, lists, features, compute, this_run):
     files.check_finite(arg_params)
     files.save_checkpoint(0, arg_params, aux_params)
     files.close_epoch(0, {"seconds": time.monotonic() - this_run.began},
-                      dict(metrics[0].get_global_name_value()), scores, (arg_params, aux_params))
+                      dict(metrics.train.get_global_name_value()), scores, metrics.val.samples(),
+                      (arg_params, aux_params))
     files.save_snapshot({}, with_prefix("arg", arg_params), [with_prefix("aux", aux_params)])
-    return network, metrics[1].class_precision()
+    return network
 
 
 def fit(settings, network, data, outputs, metrics, compute, this_run):
@@ -122,6 +115,7 @@ def fit(settings, network, data, outputs, metrics, compute, this_run):
     """
     flags, workers, full_params = settings.flags, compute.workers, network[1:]
     if outputs:
+        from training.frozen_stages import after_frozen_stages  # which most runs do not need
         network, data = after_frozen_stages(settings, network, outputs)
     images, labels = data.train.provide_data[0], data.train.provide_label[0]
     symbol = training_symbol(network.symbol, settings.frozen, flags.head_lr_mult)
@@ -139,11 +133,10 @@ def fit(settings, network, data, outputs, metrics, compute, this_run):
     mx.random.seed(flags.seed)
     np.random.seed(flags.seed)
     module.fit(
-        data.train, eval_data=data.val, eval_metric=metrics[0], validation_metric=metrics[1],
+        data.train, eval_data=data.val, eval_metric=metrics.train, validation_metric=metrics.val,
         batch_end_callback=mx.callback.Speedometer(settings.batch_size * workers.count,
                                                    flags.disp_batches or 20),
-        kvstore=compute.kvstore,
-        optimizer=flags.optimizer, optimizer_params=params,
+        kvstore=compute.kvstore, optimizer=flags.optimizer, optimizer_params=params,
         initializer=INITIALIZER, arg_params=network.arg_params, aux_params=network.aux_params,
         allow_missing=True, num_epoch=flags.num_epoch, run=this_run)
 

@@ -9,10 +9,12 @@ threads wait for each other without sleeping, which keeps the threads that decod
 cores; here they soon give way (benchmarks/bench_predict.py shows what that brings).
 """
 import contextlib
+import mmap
 import os
 import sys
+import threading
 
-from common.cli import InputError, parse_numbers
+from common.cli import MAY_PASS, InputError, parse_numbers
 from common.processors import physical_cores
 
 os.environ.setdefault("OMP_NUM_THREADS", str(physical_cores()))
@@ -24,7 +26,36 @@ MISSING_PACKAGE = ("sh run_train.sh installs the packages into .venv; by hand: p
 MISSING_LIBRARY = ("Debian, Ubuntu: apt-get install libgomp1 libquadmath0; Fedora: dnf install "
                    "libgomp libquadmath; openSUSE: zypper install libgomp1 libquadmath0; without "
                    "root sh run_train.sh sets up an environment that needs neither")
+# What a small training takes beyond what Python has, with THREADS_PER_CORE in addition.
+THREADS, THREADS_PER_CORE, ADDRESS_SPACE = 9, 2, 2_300_000_000
 
+
+def missing_resource():
+    """Why MXNet would abort or hang for want of threads or address space, or None."""
+    cores = os.environ["OMP_NUM_THREADS"]
+    count = THREADS + THREADS_PER_CORE * (int(cores) if cores.isdigit() else 1)
+    wake, threads = threading.Event(), []
+    try:
+        mmap.mmap(-1, ADDRESS_SPACE, flags=mmap.MAP_PRIVATE, prot=0).close()
+        for _ in range(count):
+            threads.append(threading.Thread(target=wake.wait, daemon=True))
+            threads[-1].start()
+    except OSError:
+        return f"{ADDRESS_SPACE / 1e9:.1f} GB of address space are not left (ulimit -v)"
+    except RuntimeError:
+        return (f"{count} threads cannot be started, only {len(threads) - 1} (ulimit -u, or the "
+                "container's limit of processes)")
+    finally:
+        wake.set()
+    for thread in threads:
+        thread.join()
+    return None
+
+
+missing = missing_resource()
+if missing:
+    print(f"error: MXNet cannot be loaded: {missing}", file=sys.stderr)
+    raise SystemExit(MAY_PASS)
 try:
     from crossentropy_op import mx
 except (ModuleNotFoundError, OSError) as error:

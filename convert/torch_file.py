@@ -22,15 +22,12 @@ import numpy as np
 
 from common.cli import InputError
 from common.files import require_regular_file
-from convert.torch_pickle import BFLOAT16, TensorView, Unpickler, decode, unpickle
+from convert.torch_pickle import VALUE_TYPES, TensorView, Unpickler, decode
 
 LARGEST_FILE = 4 << 30  # bytes; a ResNet-152 has 0.24 of 2**30
 OLD_MAGIC = 0x1950a86a20f9469cfc6c
 OLD_PROTOCOL = 1001
-SAFETENSORS_TYPES = {
-    "F64": "f8", "F32": "f4", "F16": "f2", "BF16": BFLOAT16, "I64": "i8", "I32": "i4",
-    "I16": "i2", "I8": "i1", "U8": "u1", "BOOL": "?",
-}
+SAFETENSORS_TYPES = {name: numpys for numpys, _, name in VALUE_TYPES}
 
 
 def read_tensors(path):
@@ -99,24 +96,24 @@ def _state_dict(found):
 
 def _read_old(content):
     file = io.BytesIO(content)
-    if unpickle(Unpickler(file)) != OLD_MAGIC or unpickle(Unpickler(file)) != OLD_PROTOCOL:
+    if Unpickler(file).load() != OLD_MAGIC or Unpickler(file).load() != OLD_PROTOCOL:
         raise InputError("a pickle, but not one that torch.save wrote")
-    system = unpickle(Unpickler(file))
-    if not isinstance(system, dict):
+    system, tensors = Unpickler(file).load(), Unpickler(file)
+    found, keys = tensors.load(), Unpickler(file).load()
+    if not isinstance(system, dict) or not isinstance(keys, list):
         raise InputError("cut short, or not what torch.save writes")
-    order = "<" if system.get("little_endian", True) else ">"
-    tensors = Unpickler(file)
-    found = unpickle(tensors)
-    keys = unpickle(Unpickler(file))
-    if not isinstance(keys, list):
-        raise InputError("cut short, or not what torch.save writes")
+    _check_byte_order(system.get("little_endian", True))
     for key in keys:
         storage = tensors.storages.get(str(key)) if isinstance(key, (str, int)) else None
-        count = int.from_bytes(file.read(8), "little" if order == "<" else "big")
-        if storage is None or count != storage.count:
+        if storage is None or int.from_bytes(file.read(8), "little") != storage.count:
             raise InputError("cut short, or changed: values that no tensor announced")
-        storage.fill(file.read(storage.num_bytes), order)
+        storage.fill(file.read(storage.num_bytes))
     return found
+
+
+def _check_byte_order(little_endian):
+    if not little_endian:
+        raise InputError("written on a big-endian machine, which is not read")
 
 
 def _read_zip(content):
@@ -127,18 +124,19 @@ def _read_zip(content):
             if len(pickles) != 1:
                 raise InputError("a zip file, but not one that torch.save wrote: no data.pkl")
             folder = pickles[0][:-len("data.pkl")]
-            big = folder + "byteorder" in names and _stored(archive, folder + "byteorder") == b"big"
+            if folder + "byteorder" in names:
+                _check_byte_order(_stored(archive, folder + "byteorder") == b"little")
             tensors = Unpickler(io.BytesIO(_stored(archive, pickles[0])))
-            found = unpickle(tensors)
+            found = tensors.load()
             for key, storage in tensors.storages.items():
-                storage.fill(_stored(archive, f"{folder}data/{key}"), ">" if big else "<")
+                storage.fill(_stored(archive, f"{folder}data/{key}"))
             return found
+    except InputError:
+        raise
     except KeyError as error:
         raise InputError(f"cut short: {error.args[0]}") from None
     except (zipfile.BadZipFile, struct.error, NotImplementedError, RuntimeError, ValueError,
-            EOFError, OSError) as error:
-        if isinstance(error, InputError):
-            raise
+            EOFError, OSError):
         raise InputError("a zip file that is cut short or damaged") from None
 
 

@@ -1,6 +1,6 @@
 """Layers of the networks that are built for PyTorch's state dicts, and their parameters.
 
-    x = relu(batch_norm(convolution(x, "conv1", 64, 7, stride=2), "bn1", 1e-5))
+    x = relu(batch_norm(convolution(x, "conv1", 64, 7, stride=2), "bn1"), "relu")
     sym = classifier(x, 1000)
     arg_params, aux_params = parameters(sym, state, {"conv1": "stem.0", ...}.__getitem__, "a Net")
 """
@@ -21,8 +21,12 @@ def convolution(x, name, filters, kernel, stride=1, groups=1):
         pad=(kernel // 2, kernel // 2), num_group=groups, no_bias=True)
 
 
-def batch_norm(x, name, epsilon):
+def batch_norm(x, name, epsilon=1e-5):
     return mx.sym.BatchNorm(x, name=name, eps=epsilon, fix_gamma=False)
+
+
+def relu(x, name):
+    return mx.sym.Activation(x, name=name, act_type="relu")
 
 
 def classifier(x, classes):

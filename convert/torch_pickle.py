@@ -1,8 +1,8 @@
 """Unpickling the state dicts of torch.save without torch, and without running code.
 
     tensors = Unpickler(file)
-    state = unpickle(tensors)                  # names and Tensors
-    tensors.storages["0"].fill(raw, "<")       # their values, from elsewhere in the file
+    state = tensors.load()                     # names and TensorViews
+    tensors.storages["0"].fill(raw)            # their values, from elsewhere in the file
     state["conv1.weight"].array()
 
 Two allow-lists, one of pickle operations and one of names (tensors, dictionaries and element
@@ -20,11 +20,13 @@ from common.cli import InputError
 LARGEST_SIDE = 2**48
 BFLOAT16 = "bfloat16"  # numpy has no such type: its bits are the upper half of a float32
 
-STORAGE_TYPES = {
-    "DoubleStorage": "f8", "FloatStorage": "f4", "HalfStorage": "f2", "BFloat16Storage": BFLOAT16,
-    "LongStorage": "i8", "IntStorage": "i4", "ShortStorage": "i2", "CharStorage": "i1",
-    "ByteStorage": "u1", "BoolStorage": "?",
-}
+# Types of values, as numpy, torch.save and safetensors call them.
+VALUE_TYPES = (
+    ("f8", "DoubleStorage", "F64"), ("f4", "FloatStorage", "F32"), ("f2", "HalfStorage", "F16"),
+    (BFLOAT16, "BFloat16Storage", "BF16"), ("i8", "LongStorage", "I64"),
+    ("i4", "IntStorage", "I32"), ("i2", "ShortStorage", "I16"), ("i1", "CharStorage", "I8"),
+    ("u1", "ByteStorage", "U8"), ("?", "BoolStorage", "BOOL"))
+STORAGE_TYPES = {storage: numpys for numpys, storage, _ in VALUE_TYPES}
 # Operations that torch.save writes, under Python 2 too. Sets, which hash their items, are not
 # among them.
 PICKLE_OPERATIONS = (
@@ -54,12 +56,12 @@ class Storage:
         self.num_bytes = count * (2 if type_name == BFLOAT16 else np.dtype(type_name).itemsize)
         self.values = None
 
-    def fill(self, raw, order="<"):
+    def fill(self, raw):
         """Take the bytes, which must be as many as the storage has values."""
         if len(raw) != self.num_bytes:
             raise InputError(f"cut short, or changed: a storage of {self.count} values has "
                              f"{len(raw)} bytes instead of {self.num_bytes}")
-        self.values = decode(raw, self.type_name, order)
+        self.values = decode(raw, self.type_name)
 
 
 class TensorView:
@@ -89,13 +91,11 @@ class TensorView:
         return np.ascontiguousarray(view)
 
 
-def decode(raw, type_name, order="<"):
-    """Raw values as a numpy array in this machine's byte order."""
+def decode(raw, type_name):
+    """Raw little-endian values as a numpy array; bfloat16 becomes float32."""
     if type_name == BFLOAT16:
-        bits = np.frombuffer(raw, order + "u2").astype(np.uint32) << 16
-        return bits.view(np.float32)
-    values = np.frombuffer(raw, np.dtype(type_name).newbyteorder(order))
-    return values.astype(values.dtype.newbyteorder("="))
+        return (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32)
+    return np.frombuffer(raw, type_name)
 
 
 class Unpickler(pickle._Unpickler):
@@ -112,6 +112,15 @@ class Unpickler(pickle._Unpickler):
     def __init__(self, file):
         super().__init__(file, encoding="utf-8")
         self.storages = {}
+
+    def load(self):
+        """What the pickle holds. An InputError says that it is cut short or changed."""
+        try:
+            return super().load()
+        except InputError:
+            raise
+        except BROKEN_PICKLE:
+            raise InputError("cut short, or not what torch.save writes") from None
 
     def load_build(self):
         """Leave attributes alone: only a state dict's metadata comes this way."""
@@ -163,12 +172,3 @@ def _dictionary(items=()):
             raise InputError("a key that is neither text nor a number: no state dict")
         found[key] = value
     return found
-
-
-def unpickle(unpickler):
-    try:
-        return unpickler.load()
-    except InputError:
-        raise
-    except BROKEN_PICKLE:
-        raise InputError("cut short, or not what torch.save writes") from None

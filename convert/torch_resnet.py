@@ -13,17 +13,14 @@ from convert.torch_layers import (
     count_classes,
     parameters,
     plain_names,
+    relu,
 )
 from network.checkpoint import normalised_data
 
-EPSILON = 1e-5
 WIDTHS = (64, 128, 256, 512)
-# (blocks of each of the four layers, whether they are bottlenecks): what it is called.
-KNOWN = {
-    ((2, 2, 2, 2), False): "resnet18", ((3, 4, 6, 3), False): "resnet34",
-    ((3, 4, 6, 3), True): "resnet50", ((3, 4, 23, 3), True): "resnet101",
-    ((3, 8, 36, 3), True): "resnet152",
-}
+# Blocks of each of the four layers, and whether they are bottlenecks: 18, 34, 50, 101 and 152.
+KNOWN = (((2, 2, 2, 2), False), ((3, 4, 6, 3), False),
+         ((3, 4, 6, 3), True), ((3, 4, 23, 3), True), ((3, 8, 36, 3), True))
 
 
 def convert(state, mean, std):
@@ -52,12 +49,8 @@ def convert(state, mean, std):
 
 def _recognise(state):
     """How many blocks each layer has, and whether they are bottlenecks."""
-    depths = []
-    for layer in range(1, 5):
-        depth = 0
-        while f"layer{layer}.{depth}.conv1.weight" in state:
-            depth += 1
-        depths.append(depth)
+    depths = [sum(name.startswith(f"layer{layer}.") and name.endswith(".conv1.weight")
+                  for name in state) for layer in range(1, 5)]
     found = tuple(depths), "layer1.0.conv3.weight" in state
     if found not in KNOWN:
         raise InputError(f"not a ResNet-18, 34, 50, 101 or 152: its layers have {depths} blocks"
@@ -67,7 +60,7 @@ def _recognise(state):
 
 def _network(x, depths, bottleneck, classes):
     x = convolution(x, "conv1", 64, 7, stride=2)
-    x = _relu(_norm(x, "bn1"), "relu")
+    x = relu(batch_norm(x, "bn1"), "relu")
     x = mx.sym.Pooling(x, name="maxpool", kernel=(3, 3), stride=(2, 2), pad=(1, 1),
                        pool_type="max")
     channels = 64
@@ -85,22 +78,14 @@ def _block(x, name, width, out, stride, bottleneck, downsample):
     """Two or three convolutions, and what came in added to what comes out of them."""
     shortcut = x
     if downsample:
-        shortcut = _norm(convolution(x, f"{name}_downsample_0", out, 1, stride),
-                         f"{name}_downsample_1")
+        shortcut = batch_norm(convolution(x, f"{name}_downsample_0", out, 1, stride),
+                              f"{name}_downsample_1")
     # Filters, kernel and stride of each convolution.
     plan = ([(width, 1, 1), (width, 3, stride), (out, 1, 1)] if bottleneck
             else [(width, 3, stride), (out, 3, 1)])
     for number, (filters, kernel, step) in enumerate(plan, 1):
-        x = _norm(convolution(x, f"{name}_conv{number}", filters, kernel, step),
-                  f"{name}_bn{number}")
+        x = batch_norm(convolution(x, f"{name}_conv{number}", filters, kernel, step),
+                       f"{name}_bn{number}")
         if number < len(plan):
-            x = _relu(x, f"{name}_relu{number}")
-    return _relu(mx.sym.elemwise_add(x, shortcut, name=f"{name}_add"), f"{name}_relu")
-
-
-def _norm(x, name):
-    return batch_norm(x, name, EPSILON)
-
-
-def _relu(x, name):
-    return mx.sym.Activation(x, name=name, act_type="relu")
+            x = relu(x, f"{name}_relu{number}")
+    return relu(mx.sym.elemwise_add(x, shortcut, name=f"{name}_add"), f"{name}_relu")

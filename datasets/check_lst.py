@@ -5,12 +5,10 @@
         print(problem)
     ids, labels, names = clean_rows(train, findings, 0)
 """
-import hashlib
 import itertools
 import os
 from collections import Counter, defaultdict, namedtuple
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -19,6 +17,7 @@ from common.cli import InputError
 from common.files import existing_path
 from common.text import printable
 from datasets.near_duplicates import near_pairs, perceptual_hash
+from reading import equal_files
 from reading.image_reader import ImageError, ReadOptions, read_image
 
 SHAPE = (3, 224, 224)
@@ -38,18 +37,9 @@ Findings = namedtuple("Findings", "problems images rows last")
 def check(lists, roots, class_names, threads=None, max_pixels=ReadOptions.max_pixels):
     """The Findings of opening every image, and comparing the rows that show the same one.
 
-    Parameters
-    ----------
-    lists : list of LstFile
-        With the same classes.
-    roots : list of str
-        Image root of each list.
-    class_names : list of str
-        For messages.
-    threads : int, optional
-        Default: as many as there are processors.
-    max_pixels : int
-        Images with more count as broken.
+    `lists` are LstFiles with the same classes, `roots` the image root of each, and `class_names`
+    for messages. `threads` open the images (None: one per processor); those with more than
+    `max_pixels` count as broken.
     """
     paths = {(number, row): os.path.join(root, lst.name(row))
              for number, (lst, root) in enumerate(zip(lists, roots)) for row in range(len(lst))}
@@ -141,19 +131,15 @@ def _open(path, read_options):
     path = existing_path(path)
     if not os.path.exists(path):
         return ImageCheck("missing", "there is no such image")
-    if not os.path.isfile(path):
-        return ImageCheck("broken", "not a regular file")
     try:
         pixels = np.empty(SHAPE, np.uint8)
         info = read_image(path, pixels, read_options)
-        data = Path(path).read_bytes()
+        return ImageCheck(None, None, equal_files.digest(path), (info.width, info.height),
+                          info.format, perceptual_hash(pixels))
     except ImageError as error:
         return ImageCheck("broken", error.reason)
     except OSError as error:
         return ImageCheck("broken", error.strerror.lower())
-    digest = hashlib.blake2b(data, digest_size=16).digest()
-    return ImageCheck(None, None, digest, (info.width, info.height), info.format,
-                      perceptual_hash(pixels))
 
 
 def _similar(rows, hashes):

@@ -6,6 +6,7 @@
 """
 import logging
 import os
+import re
 from collections import defaultdict
 
 from common.cli import InputError
@@ -15,6 +16,8 @@ from common.memory import available_memory
 from datasets.label_table import NOTHING, Place, Sample, Source
 from datasets.text_sources import read_error, refuse_utf16
 
+# An id that is the same as a number; 007 is another one.
+NUMBER = re.compile(rf"0|[1-9]\d{{0,{MAX_DIGITS - 1}}}", re.ASCII)
 # What is kept of each object. Coordinates and masks are most of a file, and not needed.
 KEPT = frozenset(["images", "annotations", "categories", "id", "image_id", "category_id", "name",
                   "file_name", "coco_url", "segments_info", "neg_category_ids"])
@@ -97,8 +100,7 @@ def _names(path, content, key, bad_input):
 def _id(value):
     """An id as a number or text; 7, 7.0 and "7" are the same. None: it can be none."""
     if isinstance(value, str):
-        is_number = value.isdecimal() and len(value) <= MAX_DIGITS and str(int(value)) == value
-        return int(value) if is_number else value
+        return int(value) if NUMBER.fullmatch(value) else value
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None

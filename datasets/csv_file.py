@@ -1,16 +1,10 @@
-"""Reader of labels in tables (CSV).
-
-    flags = build_parser("").parse_args(["csv", "labels.csv", "--prefix", "out"])
-    for sample in read_csv(flags, BadInput(skip=False)).samples:
-        sample.name, sample.present, sample.unknown
-"""
+"""Reader of labels in tables (CSV)."""
 import csv
 import itertools
 import os
 import re
 import shlex
-from collections import Counter
-from typing import NamedTuple, Optional, Sequence
+from collections import Counter, namedtuple
 
 from common.cli import InputError
 from datasets.label_lists import (
@@ -21,7 +15,7 @@ from datasets.label_lists import (
     parse_cell,
     samples_of_lists,
 )
-from datasets.label_table import NOTHING, Place, Sample, Source
+from datasets.label_table import Place, Sample, Source
 from datasets.text_sources import read_lines
 from reading.image_header import IMAGE_ENDINGS
 
@@ -29,6 +23,10 @@ from reading.image_header import IMAGE_ENDINGS
 WORDS = {"": -1, "true": 1, "false": 0, **{word.lower(): -1 for word in UNKNOWN_WORDS}}
 # What pandas calls a column of row numbers.
 NO_TITLE = re.compile(r"|Unnamed: \d+(\.\d+)?")
+
+# Places of a table's columns, None for one that there is not. `labels` are several: of class names
+# where `is_names`, and otherwise each is one class.
+Columns = namedtuple("Columns", "name group confidence labels is_names")
 
 
 def read_csv(flags, bad_input):
@@ -75,25 +73,19 @@ def read_csv(flags, bad_input):
         return Source(classes, _class_column_samples(_rows(rows, at), classes,
                                                      flags.absent == "-1", bad_input))
     rows = list(_rows(rows, at))
-    if not flags.labels_column:
-        _refuse_class_column([row.cells[0] for row in rows], path, titles[at.labels[0]])
-    separator = flags.separator or default_separator(
-        {cell for row in rows for cell in row.cells}, path)
+    cells = {cell for row in rows for cell in row.values}
+    if not flags.labels_column and any(map(str.strip, cells)) and None not in map(
+            _label_value, cells):
+        title = shlex.quote(titles[at.labels[0]])  # to be pasted
+        raise InputError(f"column {title} holds nothing but 1, 0 and unknown: give "
+                         f"{{flag}} {title} when that is a class, --labels-column {title} "
+                         "when these are the names of classes", file=path, flag="--class-columns")
+    separator = flags.separator or default_separator(cells, path)
     return samples_of_lists(_list_rows(rows, separator, bad_input), flags, bad_input)
 
 
-class _ColumnsAt(NamedTuple):
-    """The places of a table's columns; `labels` have class names, or each is one class."""
-
-    name: int
-    group: Optional[int]
-    confidence: Optional[int]
-    labels: Sequence[int]
-    is_names: bool
-
-
 def _find_columns(titles, num_skipped, flags, where):
-    """The _ColumnsAt that the flags mean, the first `num_skipped` columns left out."""
+    """The Columns that the flags mean, the first `num_skipped` columns left out."""
     def find(wanted, flag):
         if wanted in titles:
             return titles.index(wanted)
@@ -118,24 +110,16 @@ def _find_columns(titles, num_skipped, flags, where):
         raise InputError("{flag} goes with --labels-column", flag="--confidence-column")
     labels = [*(find(title, "--labels-column") for title in flags.labels_column),
               *(find(title, "--class-columns") for title in flags.class_columns)] or others
-    return _ColumnsAt(name, group, confidence, labels, is_names)
-
-
-class _Row(NamedTuple):
-    where: Place
-    name: str
-    group: Optional[str]
-    confidence: Optional[str]
-    cells: Sequence[str]
+    return Columns(name, group, confidence, labels, is_names)
 
 
 def _rows(rows, at):
-    """The _Rows of a table's rows, each a Place and fields."""
+    """A ListRow of each table row, (Place, fields), whose `values` and `confidence` are texts."""
     for where, row in rows:
         group = None if at.group is None else row[at.group].strip()
-        yield _Row(where, row[at.name].strip(), None if group in UNKNOWN_WORDS else group or None,
-                   None if at.confidence is None else row[at.confidence],
-                   [row[column] for column in at.labels])
+        yield ListRow(where, row[at.name].strip(), [row[column] for column in at.labels],
+                      group=None if group in UNKNOWN_WORDS else group or None,
+                      confidence=None if at.confidence is None else row[at.confidence])
 
 
 def _count_row_number_columns(titles, row, name):
@@ -148,15 +132,6 @@ def _count_row_number_columns(titles, row, name):
     while count < len(row) - 2 and NO_TITLE.fullmatch(titles[count]) and row[count].isdecimal():
         count += 1
     return count if name or _label_value(row[count]) is None else 0
-
-
-def _refuse_class_column(cells, path, title):
-    """Raise an InputError when all cells look like labels of one class."""
-    if any(map(str.strip, cells)) and all(_label_value(cell) is not None for cell in cells):
-        title = shlex.quote(title)  # to be pasted
-        raise InputError(f"column {title} holds nothing but 1, 0 and unknown: give "
-                         f"{{flag}} {title} when that is a class, --labels-column {title} "
-                         "when these are the names of classes", file=path, flag="--class-columns")
 
 
 def _label_value(text, signed=False):
@@ -178,20 +153,17 @@ def _number(text):
 
 
 def _list_rows(rows, separator, bad_input):
-    """The ListRows of a table whose columns have class names."""
-    for where, name, group, confidence, cells in rows:
-        try:
-            lists = [parse_cell(cell, separator) for cell in cells]
+    """The ListRows of a table whose columns have class names, from those of `_rows`."""
+    for row in rows:
+        with bad_input.rejecting(row.where):
+            lists = [parse_cell(cell, separator) for cell in row.values]
             values = [value for values in lists for value in values or ()]
-            if len(cells) > 1:
+            if len(lists) > 1:
                 if not all(isinstance(value, str) for value in values):
                     raise ValueError("lists of numbers stand in one of several --labels-column")
                 values = list(dict.fromkeys(values))
-            confidence = _parse_confidence(confidence)
-        except ValueError as error:
-            bad_input.reject(where, str(error))
-        else:
-            yield ListRow(where, name, values, None in lists, NOTHING, group, confidence)
+            yield row._replace(values=values, rest_unknown=None in lists,
+                               confidence=_parse_confidence(row.confidence))
 
 
 def _parse_confidence(text):
@@ -208,22 +180,22 @@ def _parse_confidence(text):
 
 def _class_column_samples(rows, classes, signed, bad_input):
     seen = set()
-    for where, name, group, _, cells in rows:
-        labels = [_label_value(cell, signed) for cell in cells]
-        path = os.path.normpath(name)
-        if None in labels:
-            odd = labels.index(None)
-            bad_input.reject(where, f"column {classes[odd]} holds {cells[odd]!r:.60}, not "
-                             + ("1 or -1" if signed else "1, 0 or -1")
-                             + "; a column of class names wants --labels-column")
-        elif path in seen:
-            # Zeros say something here, so that two rows may well contradict each other.
-            bad_input.reject(where, f"{name} is on an earlier line already")
-        else:
+    for row in rows:
+        with bad_input.rejecting(row.where):
+            labels = [_label_value(cell, signed) for cell in row.values]
+            if None in labels:
+                odd = labels.index(None)
+                raise ValueError(f"column {classes[odd]} holds {row.values[odd]!r:.60}, not "
+                                 + ("1 or -1" if signed else "1, 0 or -1")
+                                 + "; a column of class names wants --labels-column")
+            path = os.path.normpath(row.name)
+            if path in seen:
+                # Zeros say something here, so that two rows may well contradict each other.
+                raise ValueError(f"{row.name} is on an earlier line already")
             seen.add(path)
             present, unknown = ({title for title, label in zip(classes, labels) if label == value}
                                 for value in (1, -1))
-            yield Sample(name, present, unknown, where, group=group)
+            yield Sample(row.name, present, unknown, row.where, group=row.group)
 
 
 def _csv_rows(path, bad_input, delimiter):
@@ -237,15 +209,14 @@ def _csv_rows(path, bad_input, delimiter):
     width = None
     while True:
         try:
-            row = next(reader)
-        except StopIteration:
-            return
+            row = next(reader, None)
         except csv.Error as error:
             bad_input.reject(Place(path, reader.line_num), f"broken CSV: {error}")
             continue
-        width = width or len(row)
+        if row is None:
+            return
+        where, width = Place(path, reader.line_num), width or len(row)
         if len(row) == width > 0:
-            yield Place(path, reader.line_num), row
+            yield where, row
         elif row:
-            bad_input.reject(Place(path, reader.line_num),
-                             f"{len(row)} columns, but the first row has {width}")
+            bad_input.reject(where, f"{len(row)} columns, but the first row has {width}")

@@ -1,11 +1,8 @@
 """Readers of folders that hold images and their labels: one folder per class, and Pascal VOC.
 
-    source = read_voc("VOCdevkit/VOC2007", BadInput(skip=False))
-    for sample in source.samples:
-        sample.name, sample.present, sample.unknown
-
 Both return a Source, with names relative to the folder; its samples are read on the way.
 """
+import functools
 import io
 import logging
 import os
@@ -106,17 +103,13 @@ def _entries(folder):
 def read_voc(root, bad_input, image_set=None, labels_from=None):
     """Read a Pascal VOC folder; names are relative to it (`JPEGImages/000005.jpg`).
 
-    Parameters
-    ----------
-    root : str
-        With Annotations/*.xml and JPEGImages/, or with the XML files beside their images.
-    bad_input : BadInput
-    image_set : str, optional
-        Only the images of ImageSets/Main/IMAGE_SET.txt.
-    labels_from : str, optional
-        "xml": a class is present when an object of it is not difficult, unknown when all of
-        its objects are. "sets": ImageSets/Main/CLASS_IMAGE_SET.txt, where 1 is present, -1
-        absent and 0 (difficult) unknown. Default: XML where there is some.
+    It has Annotations/*.xml and JPEGImages/, or the XML files beside their images. With an
+    `image_set`, only the images of ImageSets/Main/IMAGE_SET.txt are read. `labels_from` is
+
+    - "xml": a class is present when an object of it is not difficult, unknown when all of its
+      objects are. The default where there is XML.
+    - "sets": ImageSets/Main/CLASS_IMAGE_SET.txt, where 1 is present, -1 absent and 0 (difficult)
+      unknown.
     """
     root = Path(root)
     if not root.is_dir():
@@ -143,28 +136,25 @@ def read_voc(root, bad_input, image_set=None, labels_from=None):
     return Source(None, _voc_samples(root, notes, files, bad_input))
 
 
-class _BadAnnotation(Exception):
-    """Why an annotation cannot be used."""
-
-
 def _voc_samples(root, notes, files, bad_input):
-    images = _ImageFinder(root)
+    find_image = _image_finder(root)
     for file in files:
+        where = Place(str(file))
         try:
             filename, present, difficult = _read_annotation(file)
-            name = images.find(file.parent.relative_to(notes), file.stem, filename, file.parent)
-            yield Sample(name, present, difficult - present, Place(str(file)))
-        except _BadAnnotation as error:
-            bad_input.reject(Place(str(file)), str(error))
+            name = find_image(file.parent.relative_to(notes), file.stem, filename, file.parent)
+            yield Sample(name, present, difficult - present, where)
         except ParseError as error:
-            bad_input.reject(Place(str(file), error.position[0]), f"broken XML: {error}")
+            bad_input.reject(where._replace(line=error.position[0]), f"broken XML: {error}")
+        except LookupError as error:  # an encoding that there is not
+            bad_input.reject(where, f"broken XML: {error}")
         except DefusedXmlException:
-            bad_input.reject(Place(str(file)), "declares a document type or entities, which no "
-                             "VOC annotation needs")
+            bad_input.reject(where, "declares a document type or entities, which no VOC "
+                             "annotation needs")
         except OSError as error:
-            bad_input.reject(Place(str(file)), (error.strerror or str(error)).lower())
-        except (ValueError, LookupError) as error:  # an encoding that there is not
-            bad_input.reject(Place(str(file)), f"broken XML: {error}")
+            bad_input.reject(where, (error.strerror or str(error)).lower())
+        except ValueError as error:
+            bad_input.reject(where, str(error))
 
 
 def _read_annotation(file):
@@ -172,7 +162,7 @@ def _read_annotation(file):
     with open_regular_file(file) as opened:
         data = opened.read(MAX_XML_BYTES + 1)
     if len(data) > MAX_XML_BYTES:
-        raise _BadAnnotation(f"is larger than {MAX_XML_BYTES >> 20} MB: no VOC annotation")
+        raise ValueError(f"is larger than {MAX_XML_BYTES >> 20} MB: no VOC annotation")
     # Without a document type there are no entities to expand, nor to fetch. Parsed in steps, so
     # that deep nesting is found before it takes memory.
     steps = defusedxml.ElementTree.iterparse(
@@ -181,15 +171,15 @@ def _read_annotation(file):
     for event, _ in steps:
         depth += 1 if event == "start" else -1
         if depth > MAX_XML_DEPTH:
-            raise _BadAnnotation(f"XML nested deeper than {MAX_XML_DEPTH}: no VOC annotation")
+            raise ValueError(f"XML nested deeper than {MAX_XML_DEPTH}: no VOC annotation")
     note = steps.root
     if note.tag != "annotation":
-        raise _BadAnnotation(f"holds <{note.tag:.40}>, not a VOC <annotation>")
+        raise ValueError(f"holds <{note.tag:.40}>, not a VOC <annotation>")
     present, difficult = set(), set()
     for item in note.findall("object"):
         name = (item.findtext("name") or "").strip()
         if not name:
-            raise _BadAnnotation("has an <object> without a <name>")
+            raise ValueError("has an <object> without a <name>")
         hard = (item.findtext("difficult") or "").strip() == "1"
         (difficult if hard else present).add(name)
     return (note.findtext("filename") or "").strip(), present, difficult
@@ -214,43 +204,36 @@ def _voc_sets(root, sets, image_set, bad_input):
                                  f"{line.strip()!r:.60} is not an image and 1, 0 or -1")
 
     def samples():
-        images = _ImageFinder(root)
+        find_image = _image_finder(root)
         for name, values in sorted(stated.items()):
-            try:
-                image = images.find(Path(), name)
-            except _BadAnnotation as error:
-                bad_input.reject(Place(str(sets)), f"{name} {error}")
-                continue
-            present = {c for c, value in values.items() if value == "1"}
-            # A class whose file does not name the image says nothing of it.
-            unknown = {c for c in classes if values.get(c, "0") == "0"}
-            yield Sample(image, present, unknown, f"{sets}: {name}")
+            with bad_input.rejecting(f"{sets}: {name}"):
+                present = {c for c, value in values.items() if value == "1"}
+                # A class whose file does not name the image says nothing of it.
+                unknown = {c for c in classes if values.get(c, "0") == "0"}
+                yield Sample(find_image(Path(), name), present, unknown, f"{sets}: {name}")
 
     return Source(classes, samples())
 
 
-class _ImageFinder:
-    """The images of a VOC folder, by the name of their annotation."""
+def _image_finder(root):
+    """The function that finds the images of a VOC folder by the names of their annotations."""
+    images = root / "JPEGImages" if (root / "JPEGImages").is_dir() else root
 
-    def __init__(self, root):
-        self.root = root
-        self.folder = root / "JPEGImages" if (root / "JPEGImages").is_dir() else root
-        self._listings = {}
+    @functools.lru_cache(None)
+    def names_by_stem(folder):
+        by_stem = defaultdict(list)
+        for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
+            if name.lower().endswith(IMAGE_ENDINGS):
+                by_stem[Path(name).stem].append(name)
+        return dict(by_stem)
 
-    def find(self, below, stem, filename="", notes=None):
-        """Name, relative to the root, of the image of an annotation; _BadAnnotation without one.
+    def find(below, stem, filename="", notes=None):
+        """Name, relative to the root, of the image of an annotation; a ValueError without one.
 
         It is the file called `filename`, else that of the annotation's own name, `stem`. `notes` is
         the folder of the annotations.
         """
-        folder = self.folder / below
-        if folder not in self._listings:
-            by_stem = defaultdict(list)
-            for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
-                if name.lower().endswith(IMAGE_ENDINGS):
-                    by_stem[Path(name).stem].append(name)
-            self._listings[folder] = by_stem
-        by_stem = self._listings[folder]
+        by_stem = names_by_stem(images / below)
         base = filename.replace("\\", "/").split("/")[-1]
         found = by_stem.get(stem) or by_stem.get(base, [])
         named = Path(base).stem
@@ -260,6 +243,8 @@ class _ImageFinder:
         if base in by_stem.get(named, ()) and not is_stale:
             found = [base]
         if len(found) != 1:
-            raise _BadAnnotation(f"has {len(found) or 'no'} images of its name in {folder}"
-                                 + f": {' and '.join(found)}" * bool(found))
-        return os.path.relpath(folder / found[0], self.root)
+            raise ValueError(f"has {len(found) or 'no'} images of its name in {images / below}"
+                             + f": {' and '.join(found)}" * bool(found))
+        return os.path.relpath(images / below / found[0], root)
+
+    return find

@@ -24,23 +24,12 @@ MIN_SHARE = 0.05  # of the images of a list, below which a hint would be noise
 def split_table(table, fractions, seed, image_root=None, group_regex=None):
     """Divide the images of a Table; equal files and images of one group stay in one list.
 
-    Parameters
-    ----------
-    table : Table
-    fractions : dict
-        Share of the images by the title of a list; 0: no such list. What is left is "train".
-    seed : int
-    image_root : str, optional
-        Where the images are; without it their content is not compared.
-    group_regex : str, optional
-        What `groups_by_regex` takes, in place of the table's own groups.
+    `fractions` are shares of the images by the title of a list (0: no such list); the rest is
+    "train". Without the folder of the images, `image_root`, their content is not compared. A
+    `group_regex` for `groups_by_regex` stands in place of the table's own groups.
 
-    Returns
-    -------
-    lists : dict
-        Row numbers, int64 numpy.ndarray, by title, "train" first.
-    notes : list of str
-        What was kept together, and what perhaps should be.
+    Returns the row numbers, int64 numpy.ndarray, by title, "train" first, and a list of notes: what
+    was kept together, and what perhaps should be.
     """
     num_images, groups, notes = len(table.names), table.groups, []
     equal = (np.arange(num_images) if image_root is None

@@ -123,24 +123,23 @@ def default_separator(cells, path):
     cells = {cell.strip() for cell in cells if not LIST_START.match(cell.strip())} - UNKNOWN_WORDS
     others = "" if any(DEFAULT_SEPARATOR in cell for cell in cells) else OTHER_SEPARATORS
     for separator in others:
-        split = [[part.strip() for part in cell.split(separator) if part.strip()]
-                 for cell in cells]
-        counts = Counter(part for parts in split for part in set(parts))
-        combined = [parts for parts in split if len(parts) > 1]
-        parts = [part for parts in combined for part in parts]
+        split = {cell: [part.strip() for part in cell.split(separator) if part.strip()]
+                 for cell in cells}
+        counts = Counter(part for parts in split.values() for part in set(parts))
+        combined = {cell: parts for cell, parts in split.items() if len(parts) > 1}
+        parts = [part for parts in combined.values() for part in parts]
         recurring = sum(counts[part] > 1 for part in parts) / max(1, len(parts))
         if separator == " ":
-            vary = len(set(map(len, combined))) > 1 or any(
-                len(parts) == 1 and counts[parts[0]] > 1 for parts in split)
+            vary = len(set(map(len, combined.values()))) > 1 or any(
+                len(parts) == 1 and counts[parts[0]] > 1 for parts in split.values())
             is_better = recurring >= 0.75 and vary
         else:
             is_better = combined and (recurring >= 0.5 or separator == "|")
         if is_better:
-            example = min(cell for cell, parts in zip(cells, split) if len(parts) > 1)
             raise InputError(
-                f"{example!r:.60} and others are split by {separator!r} into names that recur: "
-                f"give {{flag}} {separator!r}, or {{flag}} {DEFAULT_SEPARATOR!r} when each is "
-                "the name of one class", file=path, flag="--separator")
+                f"{min(combined)!r:.60} and others are split by {separator!r} into names that "
+                f"recur: give {{flag}} {separator!r}, or {{flag}} {DEFAULT_SEPARATOR!r} when each "
+                "is the name of one class", file=path, flag="--separator")
     return DEFAULT_SEPARATOR
 
 

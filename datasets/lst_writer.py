@@ -6,6 +6,7 @@
 """
 import contextlib
 import csv
+import io
 import os
 
 import numpy as np
@@ -35,53 +36,35 @@ def name_problem(name):
 
 
 def lst_file(path, ids, labels, names, label_format="multi-hot"):
-    """A .lst file for `write_together`: its path, and a function that writes it to a given name.
+    """A .lst file for `write_together`: its path, and its content as an iterable of bytes.
 
-    Parameters
-    ----------
-    path : str
-    ids : sequence of int
-    labels : numpy.ndarray
-        (rows, classes): 1 present, 0 absent, -1 unknown, or a soft value in between.
-    names : sequence of str
-    label_format : str
-        "multi-hot", or "indices": the numbers of the classes present. An InputError is raised
-        where that would lose unknown or soft labels.
+    `ids` and `names` are sequences; `labels` are (rows, classes): 1 present, 0 absent, -1 unknown,
+    or a soft value in between. `label_format` is "multi-hot" or "indices", the numbers of the
+    classes present; an InputError is raised where that would lose unknown or soft labels.
     """
     if label_format == "indices" and not np.isin(labels, (0, 1)).all():
         raise InputError("{flag} indices can say neither unknown (-1) nor soft labels, and there "
                          "are some: use multi-hot", file=path, flag="--label-format")
     spell = _class_numbers if label_format == "indices" else _multi_hot
-
-    def write(temporary):
-        with open(temporary, "wb") as file:
-            step = 1 + BLOCK_LABELS // max(1, labels.shape[1])
-            for start in range(0, len(names), step):
-                texts = spell(labels[start:start + step])
-                file.write(b"".join(
-                    b"%d\t%s%s\n" % (number, text, os.fsencode(name)) for number, text, name
-                    in zip(ids[start:start + step], texts, names[start:start + step])))
-
-    return path, write
+    step = 1 + BLOCK_LABELS // max(1, labels.shape[1])
+    return path, (b"%d\t%s%s\n" % (number, text, os.fsencode(name))
+                  for start in range(0, len(names), step)
+                  for number, text, name in zip(ids[start:start + step],
+                                                spell(labels[start:start + step]),
+                                                names[start:start + step]))
 
 
 def lines_file(path, lines):
     """A text file of one item per line, for `write_together`, as `lst_file`."""
-    def write(temporary):
-        with open(temporary, "wb") as file:
-            file.write(b"".join(os.fsencode(line) + b"\n" for line in lines))
-
-    return path, write
+    return path, (os.fsencode(line) + b"\n" for line in lines)
 
 
 def csv_file(path, head, rows):
     """A CSV file for `write_together`, as `lst_file`; spreadsheets see no formula in it."""
-    def write(temporary):
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows(
-                [no_formula(encodable(str(cell))) for cell in row] for row in [head, *rows])
-
-    return path, write
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(
+        [no_formula(encodable(str(cell))) for cell in row] for row in [head, *rows])
+    return path, [text.getvalue().encode()]
 
 
 def write_together(files):
@@ -96,8 +79,9 @@ def write_together(files):
         if os.path.isdir(path):  # the one thing that renaming stumbles over
             raise InputError("cannot be written: is a folder", file=path)
     with contextlib.ExitStack() as stack:  # renames at its end, when all have been written
-        for path, write in files:
-            write(stack.enter_context(atomic_file(path)))
+        for path, content in files:
+            with open(stack.enter_context(atomic_file(path)), "wb") as file:
+                file.writelines(content)
 
 
 def _multi_hot(labels):

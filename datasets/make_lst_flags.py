@@ -5,8 +5,6 @@ from common.cli import ArgumentParser, CheckpointPrefix, at_least
 from reading.image_reader import ReadOptions
 from reading.lst_file import LABEL_FORMATS
 
-LABELS_HELP = ("class names in column order, one a line (default: PREFIX_labels.txt beside "
-               "PREFIX_train.lst, if it is there)")
 SHOWN_PER_KIND = 20  # problems of a kind that `check` shows, unless all are asked for
 
 
@@ -34,10 +32,16 @@ def build_parser(description):
         "--label-format", choices=LABEL_FORMATS, default="multi-hot",
         help="a row has a 1 or 0 per class, the numbers of the classes present, or (signed) a 1 or "
         "-1 per class (default: %(default)s)")
+    reading = ArgumentParser(add_help=False, parents=[label_format])
+    reading.add_argument("--labels", metavar="FILE",
+                         help="class names in column order, one a line (default: PREFIX_labels.txt "
+                         "beside PREFIX_train.lst, if it is there)")
+    reading.add_argument("--data-nthreads", type=at_least(1), metavar="N",
+                         help="threads that read images (default: one per processor)")
     _add_sources(command, [_output_flags(), seed])
 
     flags = command("check", "open every image of some .lst files; exit status 1 when there are "
-                    "problems", [label_format])
+                    "problems", [reading])
     flags.description += (
         " An image is broken when training could not decode it, cut short for example. Damage that "
         "a decoder passes over is not seen: changed bytes inside a JPEG may still decode, and "
@@ -45,20 +49,17 @@ def build_parser(description):
     flags.add_argument("lst", nargs="+", metavar="LST", help="several: compared with each other")
     flags.add_argument("--path-root", nargs="+", required=True, metavar="DIR",
                        help="image root, one for all lists or one for each")
-    flags.add_argument("--labels", metavar="FILE", help=LABELS_HELP)
     flags.add_argument("--fix", nargs="+", metavar="OUT",
                        help="write lists without the problems, one file per LST; of images in "
                        "several lists that are or look nearly the same, those of the last stay")
     flags.add_argument("--all", action="store_true",
                        help=f"show all problems, not {SHOWN_PER_KIND} of a kind")
-    flags.add_argument("--data-nthreads", type=at_least(1), metavar="N",
-                       help="threads that open images (default: one per processor)")
     flags.add_argument("--max-pixels", type=at_least(1), metavar="N",
                        default=ReadOptions.max_pixels,
                        help="refuse images with more pixels (default: %(default)s)")
 
     flags = command("suspects", "list the labels that are likely wrong: those that a classifier "
-                    "trained on the other images contradicts most", [seed, label_format])
+                    "trained on the other images contradicts most", [seed, reading])
     flags.description += (
         " Confident learning (Northcutt et al., JAIR 2021) on the predictions of logistic "
         "regressions, trained on --folds parts in turn, on the features of a frozen network.")
@@ -73,15 +74,12 @@ def build_parser(description):
     flags.add_argument("--image", required=True, metavar="DIR", help="image root")
     flags.add_argument("--out", required=True, metavar="FILE",
                        help="CSV to write: row, name, class, label, probability of the class")
-    flags.add_argument("--labels", metavar="FILE", help=LABELS_HELP)
     flags.add_argument("--num", type=at_least(1), default=200, metavar="N",
                        help="labels to list at most (default: %(default)s)")
     flags.add_argument("--folds", type=at_least(2), default=5, metavar="K",
                        help="parts of the images (default: %(default)s)")
     flags.add_argument("--gpus", metavar="LIST", help="GPUs by number; '' for the CPU (default: "
                        "all visible GPUs, else the CPU)")
-    flags.add_argument("--data-nthreads", type=at_least(1), metavar="N",
-                       help="threads that decode images (default: one per processor)")
 
     flags = command("shard", "deal the rows of a .lst out to machines", [seed, label_format])
     flags.add_argument("lst", metavar="LST")

@@ -35,11 +35,6 @@ def split(labels, fraction, seed=0, groups=None):
     numpy.ndarray
         bool, (rows,). Of a class with examples in at least two groups either side gets at least
         one, wherever rarer classes leave a choice.
-
-    Example
-    -------
-    >>> split(np.array([[1], [1], [0], [0]]), 0.5).sum()
-    2
     """
     groups = np.arange(len(labels)) if groups is None else groups
     groups = np.unique(groups, return_inverse=True)[1].reshape(-1)

@@ -37,10 +37,10 @@ class MergedMetrics(Metrics):
                             for name, value in self._workers.broadcast(values).items()]
         return self._merged
 
-    def class_precision(self):
-        """As Metrics'; only rank 0 knows it, once all have asked for the global values."""
-        return next((metric.per_class() for metric in self._totals
-                     if hasattr(metric, "per_class")), None)
+    def samples(self):
+        """As Metrics'; only rank 0 has them, once all have asked for the global values."""
+        return next((metric.state() for metric in self._totals
+                     if hasattr(metric, "per_class")), {})
 
     def _merge(self):
         """The metrics over the samples of all workers; none at ranks above 0."""

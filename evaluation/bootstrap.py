@@ -14,12 +14,12 @@ import warnings
 
 import numpy as np
 
-from common.metrics import (
+from common.metrics import ratio
+from evaluation.decisions import (
     Counts,
     calibration_bins_by_sample,
     decision_cells,
     decision_metrics,
-    ratio,
 )
 
 DRAWS, FEWEST_DRAWS = 1000, 200

@@ -6,14 +6,13 @@
             print(batch.index, prob.shape)
 """
 import logging
-import os
 
 import numpy as np
 
 from common.cli import InputError
 from common.mx_compat import mx, mxnet_errors
 from common.text import printable
-from evaluation.thresholds import DEFAULT
+from evaluation.thresholds import DEFAULT, with_thresholds
 from lst_iter import LstIter
 from network import checkpoint
 from network.fine_tune import class_maps, in_float32, without_loss
@@ -44,6 +43,8 @@ class Classifier:
         Name and checksum of the .lst that the network was trained on.
     thresholds_list : list of str or None
         Name and checksum of the .lst that they were chosen on, if the checkpoint says it.
+    thresholds_objective : str
+        What they were chosen for; see evaluation.thresholds.
     training : dict of str to str
         How it was trained, in words, as far as the checkpoint says.
     version : str or None
@@ -57,14 +58,14 @@ class Classifier:
         self.symbol, self.arg_params, self.aux_params = checkpoint.load(prefix, epoch)
         source = f"{prefix}-symbol.json"
         if not checkpoint.has_normalisation(self.symbol):
-            raise InputError(f"{source}: does not normalise its pixels, so that its input range is "
-                             "unknown; train_multilabel.py makes networks that normalise")
+            raise InputError("does not normalise its pixels, so that its input range is unknown; "
+                             "train_multilabel.py makes networks that normalise", file=source)
         self._network = without_loss(self.symbol)
         inputs = set(self._network.list_arguments()) - set(self.arg_params) - {"data"}
         if inputs:
-            raise InputError(f"{source}: not fine-tuned: it ends in a loss that wants "
-                             f"{printable(min(inputs))}; train_multilabel.py --model {prefix} "
-                             "makes a multi-label network of it")
+            raise InputError("not fine-tuned: it ends in a loss that wants "
+                             f"{printable(min(inputs))}; train_multilabel.py {{flag}} {prefix} "
+                             "makes a multi-label network of it", file=source, flag="--model")
         attributes = checkpoint.get_attributes(self.symbol, source)
         self.version, self.training = attributes.get("version"), attributes.get("training", {})
         self.data_shape = tuple(attributes.get("image_shape", (3, 224, 224)))
@@ -72,20 +73,25 @@ class Classifier:
         shape = check_shapes(self._network, self.arg_params, self.aux_params, self.data_shape,
                              source)
         if len(shape) != 1:
-            raise InputError(f"{source}: the network's output is {shape} per image, not one "
-                             "probability per class")
+            raise InputError(f"the network's output is {shape} per image, not one probability "
+                             "per class", file=source)
         classes, = shape
         self._maps = class_maps(self.symbol)
         self.has_maps = self._maps is not None
         self.class_names = attributes.get("class_names") or [str(c) for c in range(classes)]
-        self.thresholds_epoch = attributes.get("thresholds_epoch")
-        self.thresholds_list = attributes.get("thresholds_list")
         self.training_list = attributes.get("training_list")
-        self.thresholds = np.array(attributes.get("thresholds", [DEFAULT] * classes), np.float64)
+        self._read_thresholds(attributes)
         for name, values in (("class_names", self.class_names), ("thresholds", self.thresholds)):
             if len(values) != classes:
-                raise InputError(f"{source}: {len(values)} {name}, but the network has {classes} "
-                                 "classes")
+                raise InputError(f"{len(values)} {name}, but the network has {classes} classes",
+                                 file=source)
+
+    def _read_thresholds(self, attributes):
+        self.thresholds_epoch = attributes.get("thresholds_epoch")
+        self.thresholds_list = attributes.get("thresholds_list")
+        self.thresholds_objective = attributes.get("thresholds_objective", "f1")
+        self.thresholds = np.array(
+            attributes.get("thresholds", [DEFAULT] * len(self.class_names)), np.float64)
 
     def open(self, images, path_root="", batch_size=64, num_threads=None, **read_options):
         """An LstIter over images, which reads them as validation in training did.
@@ -141,10 +147,9 @@ class Classifier:
         batch, prob
             See `predict`.
         maps : np.ndarray, (batch_size - pad, classes, rows, columns), float32
-            The probability that the network gives to an image which is everywhere as it is at a
-            position of this one. A class is above its threshold only where a position is: the
-            class's logit is a weighted mean of the positions' logits. The mirror image has no
-            part in the maps.
+            The probability that the network would give if the whole image looked like this
+            position. A class is above its threshold only where a position is: the class's logit is
+            a weighted mean of the positions' logits. The mirror image has no part in the maps.
         """
         maps, attention = self._maps
         # The head adds the mean of the class map's logits, and their maximum times `attention`.
@@ -158,7 +163,7 @@ class Classifier:
         network = network, self.arg_params, self.aux_params
         if devices[0].device_type == "cpu":
             network = in_float32(*network)
-        with mxnet_errors(f"{self.prefix}-symbol.json: the network cannot be computed"):
+        with mxnet_errors("the network cannot be computed", f"{self.prefix}-symbol.json"):
             forward = ForwardPass(*network, batches.provide_data[0], devices)
             if self._precision == "int8":
                 forward = _in_int8(forward, network, batches, devices)
@@ -174,21 +179,24 @@ class Classifier:
             yield self._averaged(*waiting)
 
     def _averaged(self, batch, outputs):
-        with mxnet_errors(f"{self.prefix}-symbol.json: the network cannot be computed"):
+        with mxnet_errors("the network cannot be computed", f"{self.prefix}-symbol.json"):
             prob = np.mean([output.values() for output in outputs], axis=0)
         if not np.isfinite(prob).all():
-            raise InputError(f"{self.prefix}-{self.epoch:04d}.params: the network's output is NaN "
-                             "or infinity: training has diverged, take an earlier epoch")
+            raise InputError("the network's output is NaN or infinity: training has diverged, take "
+                             "an earlier {flag}", flag="--epoch",
+                             file=f"{self.prefix}-{self.epoch:04d}.params")
         return batch, prob, outputs[0]
 
-    def save_thresholds(self, thresholds, lst):
+    def save_thresholds(self, thresholds, lst, objective):
         """Write thresholds chosen on an LstFile into the symbol file, in place of any there."""
-        self.thresholds, self.thresholds_epoch = np.asarray(thresholds, np.float64), self.epoch
-        self.thresholds_list = [printable(os.path.basename(lst.path)), lst.checksum]
-        self.symbol = checkpoint.set_attributes(
-            self.symbol, thresholds=[float(t) for t in thresholds], thresholds_epoch=self.epoch,
-            thresholds_list=self.thresholds_list)
+        self.symbol = with_thresholds(self.symbol, thresholds, self.epoch, lst.path, lst.checksum,
+                                      objective)
         checkpoint.save_symbol(self.prefix, self.symbol)
+        self._read_thresholds(checkpoint.get_attributes(self.symbol))
+
+    def use_threshold(self, threshold):
+        """Let one threshold decide for every class, in place of those of the checkpoint."""
+        self._read_thresholds({"thresholds": [threshold] * len(self.class_names)})
 
     def fitted_on(self, lst):
         """Whether the thresholds were chosen on an LstFile of this content."""

@@ -39,7 +39,7 @@ def input_error_if_unwritable(path):
         if path == "standard output":
             silence(sys.stdout)
         reason = (error.strerror or str(error)).lower()
-        raise InputError(f"{path}: cannot be written: {reason}") from None
+        raise InputError(f"cannot be written: {reason}", file=path) from None
 
 
 def _open(path):

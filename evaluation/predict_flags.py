@@ -2,9 +2,17 @@
 import math
 import os
 
-from common.cli import ArgumentParser, CheckpointPrefix, HelpFormatter, InputError, at_least
+from common.cli import (
+    ArgumentParser,
+    CheckpointPrefix,
+    HelpFormatter,
+    InputError,
+    at_least,
+    require,
+)
 from evaluation.predictions_file import FORMATS
 from evaluation.report_photos import MAX_PHOTOS
+from evaluation.thresholds import OBJECTIVES
 from reading.image_reader import ReadOptions
 from reading.lst_file import LABEL_FORMATS
 
@@ -59,7 +67,9 @@ def parse_args(argv=None):
                         help="short form: the K most probable classes of an image")
     output.add_argument("--above", metavar="P",
                         help="short form: the classes whose probability is above P, or, with the "
-                             "word thresholds, above each class's own threshold")
+                             "word thresholds, above each class's own. P decides in the evaluation "
+                             "and the report too (default there: the checkpoint's thresholds, if "
+                             "it has any, else 0.5)")
     output.add_argument("--maps", metavar="DIR",
                         help="draw where each predicted class was seen: DIR/IMAGE-CLASS.jpg, of "
                              "networks trained with --head attention")
@@ -73,47 +83,69 @@ def parse_args(argv=None):
     evaluation.add_argument("--compare", metavar="FILE",
                             help="measures.json of another run: the report shows the differences")
     evaluation.add_argument("--fit-thresholds", action="store_true",
-                            help="choose the threshold of the best F1 for each class, and keep "
-                                 "them in the checkpoint")
+                            help="choose thresholds on these images, as training does on its "
+                                 "validation images, and keep them in the checkpoint")
+    evaluation.add_argument("--threshold-objective", choices=OBJECTIVES,
+                            help="what for: the highest F1 of each class (f1, the default); of all "
+                                 "decisions, by one threshold (of1); the highest recall of each "
+                                 "class at --min-precision (precision)")
     evaluation.add_argument("--min-precision", type=float, metavar="P",
-                            help="with --fit-thresholds: choose the best recall at this precision "
-                                 "instead")
+                            help="the least precision, with --threshold-objective precision, "
+                                 "which may be left out")
     return _checked(parser.parse_args(argv))
+
+
+def _check_objective(args):
+    """Make a text of evaluation.thresholds of --threshold-objective and --min-precision."""
+    least = args.min_precision
+    for flag, value in (("--threshold-objective", args.threshold_objective),
+                        ("--min-precision", least)):
+        if value is not None and not args.fit_thresholds:
+            raise InputError("{flag} goes with --fit-thresholds", flag=flag)
+    require(least is None or 0 <= least <= 1, "--min-precision", "0 to 1", least)
+    objective = args.threshold_objective or ("f1" if least is None else "precision")
+    if (objective == "precision") != (least is not None):
+        raise InputError("{flag} goes with --threshold-objective precision, and has to be given "
+                         "there", flag="--min-precision")
+    args.threshold_objective = objective if least is None else f"precision {least:.6f}"
 
 
 def _checked(args):
     """Check ranges and combinations of the flags, and fill in what follows from others."""
     if bool(args.images) == bool(args.data):
-        raise InputError("give images and folders, or --data with a .lst: one of the two")
+        raise InputError("give images and folders, or {flag} with a .lst: one of the two",
+                         flag="--data")
     if args.images and args.image:
-        raise InputError("--image goes with --data")
+        raise InputError("{flag} goes with --data", flag="--image")
     for flag in ("measures", "report", "fit_thresholds"):
         if getattr(args, flag) and not args.data:
-            raise InputError(f"--{flag.replace('_', '-')} needs labels: --data with a .lst")
+            raise InputError("{flag} needs labels: --data with a .lst",
+                             flag=f"--{flag.replace('_', '-')}")
     if args.compare and not args.report:
-        raise InputError("--compare goes with --report")
-    if args.min_precision is not None and not args.fit_thresholds:
-        raise InputError("--min-precision goes with --fit-thresholds")
-    if args.min_precision is not None and not 0 <= args.min_precision <= 1:
-        raise InputError(f"--min-precision is 0 to 1, not {args.min_precision}")
+        raise InputError("{flag} goes with --report", flag="--compare")
+    _check_objective(args)
     for flag, least in (("epoch", 0), ("batch_size", 1), ("top", 1), ("data_nthreads", 1)):
         value = getattr(args, flag)
-        if value is not None and value < least:
-            raise InputError(f"--{flag.replace('_', '-')} must be {least} or more, not {value}")
+        require(value is None or value >= least, f"--{flag.replace('_', '-')}",
+                f"{least} or more", value)
     if args.above not in (None, "thresholds"):
         try:
             probability = float(args.above)
         except ValueError:
             probability = math.nan
         if not 0 <= probability <= 1:
-            raise InputError("--above wants a probability, 0 to 1, or the word thresholds, not "
-                             f"{args.above!r}")
+            raise InputError("{flag} wants a probability, 0 to 1, or the word thresholds, not "
+                             f"{args.above!r}", flag="--above")
+        if args.fit_thresholds:
+            raise InputError("{flag} P would not use the thresholds of --fit-thresholds",
+                             flag="--above")
         args.above = probability
     for flag in ("out", "measures"):
         name = getattr(args, flag)
         if name is not None and (not name or os.path.isdir(name)):
-            raise InputError(f"--{flag} wants the name of a file, not "
-                             + (f"of the folder {name}" if name else "an empty one"))
+            raise InputError("{flag} wants the name of a file, not "
+                             + (f"of the folder {name}" if name else "an empty one"),
+                             flag=f"--{flag}")
     args.image = args.image or ""
     if args.report and not args.out:
         args.out = os.path.join(args.report, f"predictions.{args.format}")

@@ -36,17 +36,17 @@ class PredictionsFile:
         One of FORMATS.
     top : int, optional
         Short form: the most probable classes, at most so many.
-    above : float or np.ndarray of (classes,), optional
-        Short form: the classes whose probability is above this, the most probable first.
+    above : bool
+        Short form: the predicted classes, the most probable first.
     """
 
-    def __init__(self, file, class_names, thresholds, file_format="csv", top=None, above=None):
+    def __init__(self, file, class_names, thresholds, file_format="csv", top=None, above=False):
         self._file = file
         readable = partial(printable, max_length=None) if file.isatty() else encodable
         self._text = (lambda text: no_formula(readable(text))) if file_format == "csv" else readable
         self._thresholds = thresholds
         self._top, self._above = top, above
-        self._short = top is not None or above is not None
+        self._short = top is not None or above
         taken = ("name", "error") if file_format == "csv" and not self._short else ()
         self._names = unique_columns(map(self._text, class_names), taken)
         self._csv = None
@@ -63,8 +63,8 @@ class PredictionsFile:
             self._write_problem(name, self._text(problem))
         elif self._short:
             order = np.argsort(-prob, kind="stable")
-            if self._above is not None:
-                order = order[(prob > self._above)[order]]
+            if self._above:
+                order = order[(prob > self._thresholds)[order]]
             listed = [(self._names[c], _rounded(prob[c])) for c in order[:self._top]]
             if self._csv:
                 self._csv.writerows([name, *pair, ""] for pair in listed or [("", "")])

@@ -21,8 +21,9 @@ from common.text import printable
 from common.version import VERSION
 from evaluation import report_charts as charts
 from evaluation.class_maps import MAP_COLOURS
-from evaluation.evaluation import CELLS, TOP
+from evaluation.evaluation import CELLS, TOP, counted
 from evaluation.report_photos import PhotoOptions, choose_photos, count_images, describe_photos
+from evaluation.thresholds import FOLDS
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ METRICS = {
     "OR": "recall over all decisions", "OF1": "harmonic mean of OP and OR",
     "hamming": "share of decisions that are wrong",
     "exact": "share of images without a wrong decision"}
+FROM_FOLDS = ", chosen by other folds of these images"
 HEADS = {
     "labels": "images that show the class", "AP": "average precision, with its 95 % interval",
     "change": "AP minus that of the other run",
@@ -80,6 +82,8 @@ def write_report(folder, classifier, evaluation, samples, options=None, comparis
         "script": script, "scriptHash": f"sha256-{digest}",  # the browser runs no other script
         "data": script_json(data), "title": html.escape(title),
         "facts": _facts(classifier, evaluation, samples, comparison),
+        "conclusions": "".join(f"<li>{html.escape(line.replace('warning: ', ''))}</li>"
+                               for line in evaluation.conclusions()),
         "tiles": _tiles(evaluation, comparison), "overall": _overall_table(evaluation),
         "classes": _class_table(evaluation, comparison), "history": _epoch_table(history),
         "options": "".join(f'<option value="{c}">{html.escape(names[c])}</option>'
@@ -122,16 +126,20 @@ def _shares(label):
 
 def _facts(classifier, evaluation, samples, comparison):
     """The header's list of what this is."""
-    evaluated = (_count(evaluation.num_samples, "labelled image"),
-                 _count(len(evaluation.class_names), "class", "classes"),
-                 _count(int(evaluation.support.sum()), "label"))
+    evaluated = (counted(evaluation.num_samples, "labelled image"),
+                 counted(len(evaluation.class_names), "class", "classes"),
+                 counted(int(evaluation.support.sum()), "label"))
     if evaluation.rule == "0.5":
         thresholds = "0.5 for every class"
     else:
-        fitted, _ = classifier.thresholds_list or ("a list that the checkpoint does not name", "")
-        thresholds = f"one per class, fitted on {fitted}"
+        thresholds = "one per class"
+        if len(set(evaluation.thresholds)) == 1:
+            thresholds = f"{evaluation.thresholds[0]:.3g} for every class"
+        if classifier.thresholds_list:
+            thresholds += f", chosen on {classifier.thresholds_list[0]}"
         if evaluation.fitted_here:
-            thresholds += ": these images, so that scores at them are optimistic"
+            thresholds += (": these images, so that in the metrics each image is decided by "
+                           f"thresholds of the other {FOLDS - 1} of {FOLDS} folds")
     trained = classifier.version or "that it does not name"
     facts = {**classifier.training,
              "evaluated on": ", ".join(filter(None, (samples.list_name, *evaluated))),
@@ -143,19 +151,15 @@ def _facts(classifier, evaluation, samples, comparison):
                    for name, text in facts.items() if text)
 
 
-def _count(count, noun, plural=None):
-    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
-
-
 def _tiles(evaluation, comparison):
     values, at = evaluation.overall[evaluation.rule], "at threshold 0.5"
     if evaluation.rule == "chosen":
-        at = "at the chosen thresholds" + " (fitted on these images)" * evaluation.fitted_here
+        at = "at the class's threshold" + FROM_FOLDS * evaluation.fitted_here
     constant, always = (evaluation.overall[rule] for rule in ("constant", "always"))
     tiles = (
         ("mAP", "mAP", evaluation.mean_average_precision, "mean average precision of the classes",
          f"random rankings: {number(evaluation.baselines['mAP'])}"),
-        ("CF1", "CF1", values["CF1"], f"F1 over classes, {at}",
+        ("CF1", "CF1", values["CF1"], f"F1 averaged over classes, {at}",
          f"predicting every class: {number(always['CF1'])}"),
         ("OF1", "OF1", values["OF1"], f"F1 over all decisions, {at}",
          f"predicting every class: {number(always['OF1'])}"),
@@ -190,7 +194,7 @@ def _overall_table(evaluation):
              f"top-{TOP}": f"among the {TOP} highest", "constant": "constant answer per class",
              "always": "always"}
     if evaluation.fitted_here:
-        rules["chosen"] += " (fitted on these images: optimistic)"
+        rules["chosen"] += FROM_FOLDS
     head = "".join(f'<th scope="col"><abbr title="{text}">{name}</abbr></th>'
                    for name, text in METRICS.items())
     rows = "".join(
@@ -239,7 +243,7 @@ def _sentence(evaluation, c):
     """The metrics of a class as plain text."""
     values = evaluation.per_class[evaluation.rule]
     low, high = evaluation.intervals["AP"][:, c]
-    return (f"{_count(evaluation.support[c], 'label')}, average precision "
+    return (f"{counted(evaluation.support[c], 'label')}, average precision "
             f"{number(evaluation.average_precision[c])} (95 %: {number(low)} to {number(high)}). "
             f"Above {number(evaluation.class_thresholds()[c])}: " + ", ".join(
                 f"{name} {number(values[name][c])}" for name in ("precision", "recall", "F1"))

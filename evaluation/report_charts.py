@@ -1,9 +1,21 @@
 """The numbers behind the report's charts, which the page's script draws."""
+import csv
+import logging
+import math
+import os
+import re
+
 import numpy as np
 
-from common.metrics import calibration_bins, precision_recall_curve, ratio
+from common.files import open_regular_file
+from common.metrics import precision_recall_curve, ratio
+from evaluation.decisions import calibration_bins
+from evaluation.history import COLUMNS, history_files
+
+logger = logging.getLogger(__name__)
 
 MAX_POINTS = 100  # per curve
+MAX_HISTORY_BYTES = 1 << 22
 
 
 def precision_recall_curves(label, prob):
@@ -46,6 +58,31 @@ def _class_calibration(label, prob):
     count, probability, present = calibration_bins(label, prob)
     rows = np.stack([count, ratio(probability, count), ratio(present, count)], axis=1)
     return [rounded(row, 4) for row in rows[count > 0]]
+
+
+def read_history(prefix):
+    """Rows of the history beside a checkpoint, oldest first: dicts of column to float.
+
+    The table may be a stranger's. Without one there are no rows; where it cannot be read, a warning
+    says why.
+    """
+    path, _ = history_files(re.sub("-best$", "", prefix))
+    if not os.path.lexists(path):
+        return []
+    try:
+        with open_regular_file(path, "r", newline="", encoding="utf-8") as file:
+            text = file.read(MAX_HISTORY_BYTES)
+        rows = [{name: round(float(row[name]), 6) for name in COLUMNS if row.get(name)}
+                for row in csv.DictReader(text.splitlines())]
+        if not all(0 <= row["epoch"] < 1e9 and row["epoch"] % 1 == 0 for row in rows):
+            raise ValueError("an epoch is no whole number")
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        logger.warning("warning: %s: not a history of epochs, and not in the report: %.200s", path,
+                       reason)
+        return []
+    return [{name: value for name, value in row.items() if math.isfinite(value)}
+            for row in sorted(rows, key=lambda row: row["epoch"])]
 
 
 def rounded(values, digits=3):

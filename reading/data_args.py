@@ -8,6 +8,7 @@ from reading.bad_images import BAD_IMAGES
 from reading.lst_file import LABEL_FORMATS
 from reading.read_options import ReadOptions
 
+AREA = 480 * 320  # pixels that --image-shape auto aims at, where the images are as large
 # Random augmentations that are amounts, and the help texts of their flags.
 RANDOM_AMOUNTS = {
     "min_random_area": "least part of an image's area that a crop takes",

@@ -12,7 +12,6 @@ from reading.image_list import LabelledImages
 from reading.image_reader import read_file
 
 SAMPLE = 200  # images whose headers are read
-AREA = 480 * 320  # pixels of a sample, where the images are as large
 MULTIPLE = 32  # pixels that one position of the usual networks' last features stands for
 
 

@@ -1,4 +1,6 @@
 """Bootstrap intervals against scipy's, and baselines against simulation and scikit-learn."""
+import re
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -87,6 +89,8 @@ def test_baselines_are_what_constant_answers_and_random_rankings_score():
     constant = np.tile(label.mean(axis=0) > 0.5, (40, 1)).astype(int)
     assert scored["acc"] == pytest.approx(metrics.accuracy_score(label.ravel(), constant.ravel()))
     assert scored["OF1"] == pytest.approx(metrics.f1_score(label.ravel(), np.ones(160)))
+    cp = np.mean([metrics.precision_score(y, np.ones(40)) for y in label.T[:3]])
+    assert scored["CF1"] == pytest.approx(2 * cp / (cp + 1))
     draws = [[average_precision(y, random.uniform(size=40)) for y in label.T[:3]]
              for _ in range(3000)]
     assert scored["mAP"] == pytest.approx(np.mean(draws), abs=0.005)
@@ -95,7 +99,7 @@ def test_baselines_are_what_constant_answers_and_random_rankings_score():
 
 def test_baselines_of_no_labels_and_of_one():
     assert np.isnan(list(baselines(np.zeros(2, int), np.zeros(2, int)).values())).all()
-    assert baselines(np.array([1]), np.array([0])) == {"acc": 1, "mAP": 1, "OF1": 1}
+    assert baselines(np.array([1]), np.array([0])) == {"acc": 1, "mAP": 1, "OF1": 1, "CF1": 1}
 
 
 def test_evaluation_shows_baselines_beside_the_network_and_warns_below_them():
@@ -103,7 +107,7 @@ def test_evaluation_shows_baselines_beside_the_network_and_warns_below_them():
     label = (random.uniform(size=(50, 2)) < 0.8).astype(np.int8)
     lines = list(Evaluation(["a", "b"], label, (1 - label) * 0.9).lines())
     text = "\n".join(lines)
-    assert sum(line.startswith("warning: ") for line in lines) == 3
+    assert sum(line.startswith("warning: ") for line in lines) == 4
     share = label.mean()
     always = next(line.split() for line in lines if line.strip().startswith("always"))
     assert float(always[6]) == pytest.approx(2 * share / (1 + share), abs=1e-4)
@@ -113,8 +117,26 @@ def test_evaluation_shows_baselines_beside_the_network_and_warns_below_them():
     assert f"warning: acc 0.0000 is not above the {share:.4f}" in text
 
 
-def test_scores_at_thresholds_of_the_same_images_are_called_optimistic():
+def test_thresholds_of_the_same_images_are_evaluated_by_the_decisions_of_other_folds():
     label, prob = np.eye(2, dtype=np.int8), np.eye(2) * 0.7
-    for here in (True, False):
-        lines = Evaluation(["a", "b"], label, prob, np.array([0.5, 0.5]), here).lines()
-        assert any("optimistic" in line for line in lines) == here
+    for predicted in (None, label == 0):
+        evaluation = Evaluation(["a", "b"], label, prob, np.array([0.5, 0.5]), predicted)
+        assert any("folds" in line for line in evaluation.lines()) == evaluation.fitted_here
+        assert evaluation.overall["chosen"]["exact"] == (predicted is None)
+
+
+def test_conclusions_name_classes_whose_answer_never_varies_and_scores_of_chance():
+    random = np.random.RandomState(0)
+    label = (random.uniform(size=(40, 3)) < [0.5, 0.5, 0.9]).astype(np.int8)
+    prob = random.uniform(size=label.shape) * [1, 0.4, 0.4] + [0, 0, 0.6]
+    said = "\n".join(Evaluation(["a", "rare", "b"], label, prob).conclusions())
+    assert "1 of 3 classes with labels is never predicted: rare" in said
+    assert "1 of 3 classes with labels is predicted on every image: b" in said
+    assert re.search(r"mAP 0\.\d+ is not distinguishable from the .* on 40 images", said)
+    assert "What to do next" in said and "same answer" not in said
+    recall, precision = (score(label.ravel(), prob.ravel() > 0.5)
+                         for score in (metrics.recall_score, metrics.precision_score))
+    assert (f"At a threshold of 0.5 {recall:.0%} of the labels are found, and {precision:.0%} of "
+            "the predictions are right") in said
+    assert "the network gives every image the same answer" in "\n".join(
+        Evaluation(["a", "b", "c"], label, np.full(label.shape, 0.3)).conclusions())

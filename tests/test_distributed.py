@@ -13,6 +13,7 @@ import time
 import numpy as np
 import pytest
 from conftest import ROOT, script, training_flags
+from test_architecture import DOORS
 from test_launch import Launched
 from test_resume import measures, wait_for
 
@@ -137,14 +138,16 @@ def test_a_kvstore_that_does_not_fit_is_told(environment, kv_store, said, monkey
     assert told.value.flag == f"--kv-store {kv_store}"
 
 
-def test_a_run_of_one_process_imports_nothing_of_distributed(flags, tmp_path):
+def test_a_run_by_default_flags_imports_nothing_behind_doors(flags, tmp_path):
     code = ("import atexit, sys; from common.cli import run; from train_multilabel import main; "
-            "atexit.register(lambda: print([n for n in sys.modules if 'distributed' in n])); "
-            "run(main, sys.argv[1:])")
-    done = subprocess.run([sys.executable, "-c", code,
-                           *flags(tmp_path, num_epoch=1, kv_store="device")], cwd=ROOT,
-                          text=True, stdout=subprocess.PIPE, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
+            "atexit.register(lambda: print(*sys.modules)); run(main, sys.argv[1:])")
+    done = subprocess.run(
+        [sys.executable, "-c", code, *flags(tmp_path, num_epoch=1, kv_store="device",
+                                            data_val=None, image_val=None)],
+        cwd=ROOT, text=True, stdout=subprocess.PIPE, check=True)
+    used = done.stdout.splitlines()[-1].replace(".", "/").split()
+    assert "training/module" in used
+    assert not [module for module in used if f"{module}.py".startswith(DOORS)]
 
 
 @pytest.mark.slow

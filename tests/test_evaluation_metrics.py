@@ -9,19 +9,26 @@ from hypothesis.extra.numpy import arrays
 from sklearn import metrics
 from sklearn.calibration import calibration_curve
 
-from common.metrics import (
+from common.metrics import precision_recall_curve
+from evaluation import class_table, thresholds
+from evaluation.class_table import best_and_worst
+from evaluation.decisions import (
     calibration_bins,
     count_decisions,
     decision_metrics,
     expected_calibration_error,
     per_class_metrics,
-    precision_recall_curve,
     top_k,
 )
-from evaluation import class_table, thresholds
-from evaluation.class_table import best_and_worst
 from evaluation.evaluation import Evaluation
-from evaluation.thresholds import ALWAYS, NEVER, choose_threshold, fit_thresholds
+from evaluation.thresholds import (
+    ALWAYS,
+    MOST_PREDICTED,
+    NEVER,
+    choose_threshold,
+    choose_thresholds,
+    cross_fitted,
+)
 
 SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 5))
 
@@ -142,18 +149,19 @@ def test_curve_is_scikit_learns_where_labels_are_known():
 
 
 @settings(max_examples=80, deadline=None)
-@given(scored(lowest_label=-1))
-def test_no_threshold_has_a_better_f1(sample):
+@given(scored(lowest_label=-1), st.sampled_from([1, 2, np.inf]))
+def test_no_allowed_threshold_has_a_better_f1(sample, most):
     label, prob = sample[0][:, 0], sample[1][:, 0]
-    chosen = choose_threshold(label, prob)
+    chosen = choose_threshold(label, prob, most=most)
     known = label >= 0
     truth, prob = label[known] > 0.5, prob[known]
     if not truth.any():
         assert chosen is None
         return
     best = max(metrics.f1_score(truth, prob > t, zero_division=0)
-               for t in [-1, *np.unique(prob)])
+               for t in [-1, *np.unique(prob)] if (prob > t).sum() <= most * truth.sum())
     assert metrics.f1_score(truth, prob > chosen, zero_division=0) == pytest.approx(best)
+    assert (prob > chosen).sum() <= most * truth.sum()
 
 
 @settings(max_examples=80, deadline=None)
@@ -179,12 +187,75 @@ def test_threshold_of_constant_and_of_extreme_probabilities():
     assert (nearly > chosen).tolist() == [False, False, True]
 
 
-def test_thresholds_name_classes_without_labels_and_out_of_reach():
+def test_classes_without_labels_or_out_of_reach_are_never_predicted_where_precision_counts():
     label = np.float32([[1, 0, 0], [0, 0, 1], [1, 0, 0]])
     prob = np.float32([[0.9, 0.9, 0.9], [0.2, 0.9, 0.1], [0.8, 0.9, 0.8]])
-    chosen, without, unreachable = fit_thresholds(label, prob, min_precision=0.9)
-    assert chosen == pytest.approx([0.5, 0.5, NEVER])
-    assert (without, unreachable) == ([1], [2])
+    assert choose_thresholds(label, prob, "precision 0.9") == pytest.approx([0.5, NEVER, NEVER])
+
+
+def classes_of_many_and_few_labels(seed=0):
+    """300 samples of four classes, of which 150, 30, 2 and none are present, and probabilities."""
+    random = np.random.RandomState(seed)
+    label = np.zeros((300, 4), np.int8)
+    for c, count in enumerate((150, 30, 2)):
+        label[random.permutation(300)[:count], c] = 1
+    prob = 1 / (1 + np.exp(-(2 * label - [1, 2, 4, 4] + random.normal(size=label.shape))))
+    return label, prob.astype(np.float32)
+
+
+def test_one_threshold_for_all_has_the_f1_of_scikit_learns_best():
+    label, prob = classes_of_many_and_few_labels()
+    chosen = choose_thresholds(label, prob, "of1")
+    best = max(metrics.f1_score(label, prob > t, average="micro") for t in np.unique(prob))
+    assert len(set(chosen)) == 1
+    assert metrics.f1_score(label, prob > chosen, average="micro") == pytest.approx(best)
+
+
+def test_thresholds_of_few_labels_are_nearer_to_the_one_of_all():
+    label, prob = classes_of_many_and_few_labels()
+    shared = choose_thresholds(label, prob, "of1")[0]
+    chosen = choose_thresholds(label, prob)
+    logit = np.log(chosen / (1 - chosen)) - np.log(shared / (1 - shared))
+    for c, count in enumerate((150, 30, 2)):
+        own = choose_threshold(label[:, c], prob[:, c], most=MOST_PREDICTED)
+        apart = np.log(own / (1 - own)) - np.log(shared / (1 - shared))
+        assert logit[c] == pytest.approx(count / (count + 1) * apart, abs=1e-9)
+    assert chosen[3] == pytest.approx(shared)
+    assert (prob > chosen).sum(axis=0)[2] <= 2 * MOST_PREDICTED
+
+
+@pytest.mark.parametrize("label, prob", [
+    (np.zeros((3, 2), np.int8), np.full((3, 2), 0.3)), (np.ones((1, 1), np.int8), np.ones((1, 1))),
+    (np.zeros((0, 2), np.int8), np.zeros((0, 2))), (np.ones((9, 2), np.int8), np.zeros((9, 2))),
+    (np.eye(20, 2, dtype=np.int8), np.full((20, 2), 0.25))])
+@pytest.mark.parametrize("objective", ["f1", "of1", "precision 0.5"])
+def test_thresholds_of_extreme_samples_are_thresholds(label, prob, objective):
+    chosen = choose_thresholds(label, prob, objective)
+    assert chosen.shape == label.shape[1:] and (chosen >= -1).all() and (chosen <= 1).all()
+    assert cross_fitted(label, prob, objective).shape == label.shape
+
+
+def test_no_label_of_a_fold_has_a_part_in_its_decisions():
+    label, prob = classes_of_many_and_few_labels()
+    before = cross_fitted(label, prob)
+    for row in range(0, 300, 30):
+        changed = label.copy()
+        changed[row] = 1 - changed[row]
+        assert (cross_fitted(changed, prob)[row] == before[row]).all()
+
+
+def test_cross_fitted_scores_are_those_of_other_samples_and_not_those_of_the_same():
+    scores = []
+    for seed in range(16):
+        (label, prob), (others, their_prob) = map(classes_of_many_and_few_labels, (seed, seed + 16))
+        thresholds = choose_thresholds(label, prob)
+        scores.append([metrics.f1_score(y[:, 1:3], predicted[:, 1:3], average="macro",
+                                        zero_division=0)
+                       for y, predicted in ((label, prob > thresholds),
+                                            (label, cross_fitted(label, prob)),
+                                            (others, their_prob > thresholds))])
+    same, honest, new = np.mean(scores, axis=0)
+    assert honest < same - 0.05 and abs(honest - new) < same - new
 
 
 def test_evaluation_of_one_sample_and_of_none_present():

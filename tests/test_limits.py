@@ -11,13 +11,12 @@ from common.mx_compat import mx
 from training.limits import check_disk, check_memory, choose_batch_size
 
 GB = 1 << 30
-Flags = namedtuple("Flags", "batch_size")
 
 
 @pytest.mark.parametrize("rows, workers, size", [(296, 1, 296), (5001, 1, 5000), (5000, 1, 5000),
                                                  (1, 1, 1), (301, 2, 151)])
 def test_a_batch_has_at_most_as_many_images_as_there_are(rows, workers, size):
-    chosen, notes = choose_batch_size(Flags(5000), rows, workers)
+    chosen, notes = choose_batch_size(5000, rows, workers)
     assert chosen == size
     assert bool(notes) == (size != 5000)
 

@@ -338,9 +338,10 @@ def test_a_disk_that_gets_full_leaves_the_earlier_files(here, monkeypatch):
     before = {path.name: path.read_bytes() for path in here.iterdir()}
 
     def full(path, lines):
-        def write(temporary):
+        def content():
+            yield b"half a line"
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return path, write
+        return path, content()
 
     monkeypatch.setattr(make_lst, "lines_file", full)
     assert "No space left" in refusal("csv", "labels.csv", "--prefix", "out", "--seed", 3)

@@ -11,7 +11,7 @@ import multilabel_metric
 from common.mx_compat import mx
 from multilabel_metric import Accuracy, Loss, MeanAveragePrecision, average_precision
 from training.compute import Alone
-from training.metrics import training_metrics
+from training.metrics import make_metrics
 
 
 def updated(metric, label, prob, batch=7):
@@ -104,7 +104,7 @@ def test_goes_on_from_a_state_and_merges_states(make, scored):
 
 def test_a_speedometers_lines_have_no_ranking_and_the_epochs_all(scored):
     label, prob = scored
-    metrics = training_metrics({}, 80, Alone())
+    metrics = make_metrics({}, 80, Alone()).train
     metrics.update([mx.nd.array(label)], [mx.nd.array(prob)])
     assert [name for name, _ in metrics.get_name_value()] == ["loss", "acc"]
     assert [name for name, _ in metrics.get_global_name_value()] == ["loss", "acc", "mAP"]
@@ -112,7 +112,7 @@ def test_a_speedometers_lines_have_no_ranking_and_the_epochs_all(scored):
 
 @pytest.mark.parametrize("classes, samples", [(80, 20000), (9598, 1000)])
 def test_the_map_of_training_is_bounded_in_samples_and_in_bytes(classes, samples):
-    metric = training_metrics({}, classes, Alone()).metrics[2]
+    metric = make_metrics({}, classes, Alone()).train.metrics[2]
     label, prob = mx.nd.ones((500, classes)), mx.nd.zeros((500, classes))
     for _ in range(samples // 500 + 3):
         metric.update([label], [prob])

@@ -105,6 +105,18 @@ def test_what_is_missing_is_told_in_one_line(failure, told):
     assert done.stderr.count("\n") == 1 and told in done.stderr
 
 
+@pytest.mark.parametrize("limit, told", [
+    ("import resource; resource.setrlimit(resource.RLIMIT_AS, (1_600_000_000, ) * 2)",
+     "2.3 GB of address space are not left (ulimit -v)"),
+    ("import threading; threading.stack_size(1 << 46)",  # which no machine has
+     "threads cannot be started, only 0 (ulimit -u")])
+def test_what_mxnet_would_abort_for_want_of_is_told_in_one_line(limit, told):
+    done = subprocess.run([sys.executable, "-c", f"{limit}\nimport train_multilabel"], cwd=ROOT,
+                          text=True, check=False, stderr=subprocess.PIPE)
+    assert done.returncode == 75
+    assert done.stderr.count("\n") == 1 and told in done.stderr
+
+
 @pytest.mark.parametrize("files, quota", [
     ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "150000 100000\n"}, 1.5),
     ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "max 100000\n"}, math.inf),

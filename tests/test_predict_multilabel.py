@@ -229,18 +229,33 @@ def test_the_file_takes_the_thresholds_that_are_fitted_with_it(predict, model, p
 def test_the_list_that_thresholds_were_fitted_on_is_known_again(predict, model, photos, tmp_path):
     flags = ("--model", model, "--epoch", 2, "--image", photos, "--out", os.devnull)
     _, err = predict(*flags, "--data", photos / "val.lst", "--fit-thresholds")
-    assert "optimistic" in err
+    assert "folds" in err
     shutil.copy(photos / "val.lst", tmp_path / "renamed.lst")
-    assert "optimistic" in predict(*flags, "--data", tmp_path / "renamed.lst")[1]
+    assert "folds" in predict(*flags, "--data", tmp_path / "renamed.lst")[1]
     text = (photos / "val.lst").read_text()
     (tmp_path / "other.lst").write_text(text[:text.rindex("\n", 0, -1) + 1])
-    assert "optimistic" not in predict(*flags, "--data", tmp_path / "other.lst")[1]
+    assert "folds" not in predict(*flags, "--data", tmp_path / "other.lst")[1]
     assert checkpoint.get_attributes(checkpoint.load(model, 2)[0])["thresholds_list"][0] == (
         "val.lst")
 
 
+def test_a_threshold_of_the_command_line_decides_in_place_of_the_checkpoints(
+        predict, model, photos, tmp_path):
+    common = ("--model", model, "--epoch", 2, "--data", photos / "val.lst", "--image", photos)
+    predict(*common, "--fit-thresholds", "--threshold-objective", "of1")
+    assert len(set(Classifier(model, 2).thresholds)) == 1
+    rules = {}
+    for above in ("thresholds", "0.5", "0.3"):
+        measures = tmp_path / f"{above}.json"
+        predict(*common, "--above", above, "--measures", measures, "--out", os.devnull)
+        rules[above] = json.loads(measures.read_text())
+    assert [rules[above]["rule"] for above in rules] == ["chosen", "0.5", "chosen"]
+    assert [rules[above]["fitted_on_these_images"] for above in rules] == [True, False, False]
+    assert {c["threshold"] for c in rules["0.3"]["classes"]} == {0.3}
+
+
 def test_above_thresholds_needs_thresholds(refused, model, photos):
-    assert "small-symbol.json has none" in refused("--model", model, "--epoch", 2, photos,
+    assert "small-symbol.json: has none" in refused("--model", model, "--epoch", 2, photos,
                                                    "--above", "thresholds")
 
 
@@ -258,14 +273,17 @@ def test_full_decode_reads_as_the_checkpoint_says_or_as_asked(model, tmp_path):
     assert not np.array_equal(pixels(full), pixels(model))
 
 
-def test_class_without_labels_keeps_one_half_and_a_warning(predict, model, photos, tmp_path):
+def test_class_without_labels_is_never_predicted_at_a_precision_and_warned_of(
+        predict, model, photos, tmp_path):
     rows = [line.split("\t") for line in (photos / "val.lst").read_text().splitlines()]
     (tmp_path / "val.lst").write_text("".join(
         "\t".join([row[0], row[1], "0", *row[3:]]) + "\n" for row in rows))
     _, err = predict("--model", model, "--epoch", 2, "--data", tmp_path / "val.lst", "--image",
                      photos, "--fit-thresholds", "--min-precision", 0.9)
-    assert "green, light: no present label: the threshold stays 0.5" in err
-    assert Classifier(model, 2).thresholds[1] == 0.5
+    assert "green, light: no present label to choose a threshold by" in err
+    classifier = Classifier(model, 2)
+    assert classifier.thresholds[1] == 1
+    assert classifier.thresholds_objective == "precision 0.900000"
 
 
 def test_thresholds_of_another_epoch_are_warned_of(predict, model, photos):
@@ -279,18 +297,18 @@ def test_thresholds_of_another_epoch_are_warned_of(predict, model, photos):
 def test_short_forms():
     prob = np.float32([0.25, 0.75, 0.5])
 
-    def written(**options):
+    def written(threshold=0.5, **options):
         file = io.StringIO()
-        out = PredictionsFile(file, ["a", "b", "c"], np.full(3, 0.5), **options)
+        out = PredictionsFile(file, ["a", "b", "c"], np.full(3, threshold), **options)
         out.write("x.jpg", prob)
         out.write("y.jpg", None, "gone")
         return file.getvalue().splitlines()
 
     assert written(top=2) == ["name,class,probability,error", "x.jpg,b,0.75,", "x.jpg,c,0.5,",
                               "y.jpg,,,gone"]
-    assert written(above=0.9)[1] == "x.jpg,,,"
-    assert written(above=0.3, top=1)[1:2] == ["x.jpg,b,0.75,"]
-    assert json.loads(written(file_format="jsonl", above=0.5)[0]) == {
+    assert written(0.9, above=True)[1] == "x.jpg,,,"
+    assert written(0.3, above=True, top=1)[1:2] == ["x.jpg,b,0.75,"]
+    assert json.loads(written(file_format="jsonl", above=True)[0]) == {
         "name": "x.jpg", "labels": [{"class": "b", "probability": 0.75}]}
 
 
@@ -384,12 +402,16 @@ def test_full_disk_ends_in_one_line(refused, model, photos):
     (["x.png", "--report", "r"], "--report needs labels"),
     (["x.png", "--fit-thresholds"], "--fit-thresholds needs labels"),
     (["x.png", "--min-precision", "0.9"], "goes with"),
+    (["x.png", "--threshold-objective", "of1"], "--threshold-objective goes with"),
+    (["--data", "v.lst", "--fit-thresholds", "--threshold-objective", "precision"],
+     "--min-precision goes with --threshold-objective precision"),
+    (["--data", "v.lst", "--fit-thresholds", "--above", "0.5"], "--above P would not use"),
     (["x.png", "--above", "much"], "--above wants"), (["x.png", "--above", "nan"], "--above wants"),
     (["x.png", "--above", "2"], "0 to 1"), (["x.png", "--image", "photos"], "--image goes with"),
     (["x.png", "--out", ""], "--out wants the name of a file"),
     (["x.png", "--out", "."], "--out wants the name of a file"),
     (["--data", "v.lst", "--measures", "."], "--measures wants the name of a file"),
-    (["x.png", "--top", "0"], "--top must be 1 or more"),
+    (["x.png", "--top", "0"], "--top is 1 or more"),
     (["x.png", "--no-such-flag"], "--no-such-flag"), (["x.png"], "m-symbol.json: no such file"),
     (["--data", "v.lst", "--fit-thresholds", "--min-precision", "2"], "0 to 1")])
 def test_mistakes_in_flags_end_in_one_line(refused, flags, words):

@@ -23,9 +23,9 @@ from evaluation import report, report_photos
 from evaluation.class_maps import COLOURS, OPACITY
 from evaluation.comparison import read_measures
 from evaluation.evaluation import Evaluation, LabelledImages
-from evaluation.history import read_history, write_history
+from evaluation.history import write_history
 from evaluation.report import script_json, write_report
-from evaluation.report_charts import calibration, precision_recall_curves
+from evaluation.report_charts import calibration, precision_recall_curves, read_history
 from evaluation.report_photos import (
     PhotoOptions,
     choose_photos,

@@ -152,6 +152,14 @@ def test_empty_tensors_of_huge_shapes_are_an_error_in_pth():
         parse_tensors(torch_bytes.zip_format({"w": np.ones(2, np.float32)}, lie))
 
 
+@pytest.mark.parametrize("content", [
+    torch_bytes.zip_format(STATE, byteorder="big"),
+    FORMATS["old"].replace(b"little_endian\x88", b"little_endian\x89")], ids=["zip", "old"])
+def test_a_file_of_a_big_endian_machine_is_an_error(content):
+    with pytest.raises(InputError, match="big-endian machine"):
+        parse_tensors(content)
+
+
 def test_without_the_package_safetensors_files_say_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors", None)
     with pytest.raises(InputError, match="pip install -r requirements-export.txt"):

@@ -13,10 +13,14 @@ from conftest import ROOT, script, train_all, training_flags
 from sklearn.metrics import average_precision_score
 
 from common.cli import InputError
+from common.metrics import count_decisions, decision_metrics
 from common.mx_compat import mx
 from common.version import VERSION
+from evaluation.classifier import Classifier
+from evaluation.thresholds import choose_thresholds, cross_fitted
 from network import checkpoint
 from network.fine_tune import find_features, get_fine_tune_model
+from reading.lst_file import read_lst
 from training.train_flags import parse_args
 
 
@@ -352,7 +356,7 @@ FLAGS = {
     "infinite rate": (["--lr", "inf"], "--lr must be a finite number"),
     "seed too large": (["--seed", "5000000000"], "--seed must be below 4294967296"),
     "rate that grows": (["--lr-factor", "2"], "--lr-factor must be 1 or less"),
-    "step before the start": (["--lr-step-epochs=-1"], "--lr-step-epochs: expected numbers"),
+    "step before the start": (["--lr-step-epochs=-1"], "--lr-step-epochs must be numbers above 0"),
     "warm-up beyond the first step": (["--warmup-epochs", "2", "--lr-step-epochs", "1,5",
                                        "--num-epoch", "9"], "first of --lr-step-epochs, 1"),
     "endless warm-up": (["--warmup-epochs", "2", "--num-epoch", "2"], "must be fewer than"),
@@ -454,13 +458,35 @@ def test_too_little_memory_is_told_in_one_line(tiny_network, small_demo, tmp_pat
     assert "Traceback" not in text
 
 
+def test_the_checkpoints_have_thresholds_of_their_own_validation(trained, small_demo):
+    result, log = trained
+    lst = read_lst(str(small_demo / "val.lst"), 8)
+    with open(result / "tiny-history.csv") as file:
+        rows = list(csv.DictReader(file))
+    best = json.loads((result / "tiny-result.json").read_text())["best"]["number"]
+    for name, epoch, number in (("tiny", 2, 2), ("tiny-best", 0, best)):
+        classifier = Classifier(str(result / name), epoch)
+        assert classifier.thresholds_epoch == epoch
+        assert classifier.thresholds_list == ["val.lst", lst.checksum]
+        with classifier.open(lst, str(small_demo / "images")) as batches:
+            label, prob = (np.concatenate(part) for part in zip(*(
+                (batch.label[0].asnumpy()[:len(prob)], prob)
+                for batch, prob in classifier.predict(batches, [mx.cpu()]))))
+        np.testing.assert_allclose(classifier.thresholds, choose_thresholds(label, prob),
+                                   atol=1e-4)
+        rates = decision_metrics(count_decisions(label, cross_fitted(label, prob)))
+        assert float(rows[number - 1]["val-CF1"]) == pytest.approx(rates["CF1"], abs=1e-4)
+    assert f"(CF1) {float(rows[best - 1]['val-CF1']):.4f}, over all" in log
+
+
 def test_thresholds_of_an_earlier_fine_tuning_do_not_survive_a_new_one(
         tiny_network, small_demo, tmp_path):
     sym, arg_params, aux_params = checkpoint.load(tiny_network, 0)
     sym = checkpoint.set_attributes(sym, thresholds=[0.9] * 10, thresholds_epoch=0,
                                     thresholds_list=["val.lst", "0"])
     checkpoint.save(str(tmp_path / "chosen"), 0, sym, arg_params, aux_params)
-    flags = training_flags(tmp_path / "chosen", small_demo, tmp_path / "r", num_epoch=1)
+    flags = training_flags(tmp_path / "chosen", small_demo, tmp_path / "r", num_epoch=1,
+                           data_val=None, image_val=None)
     script("train_multilabel.py", *flags)
     sym, _, _ = checkpoint.load(str(tmp_path / "r" / "tiny"), 1)
     assert not [name for name in checkpoint.get_attributes(sym) if name.startswith("thresholds")]

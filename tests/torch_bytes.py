@@ -62,12 +62,12 @@ def old_format(state):
     return OLD_HEAD + dictionary(_tensors(state, old=True)) + keys + values
 
 
-def zip_format(state, pickled=None, folder="archive"):
+def zip_format(state, pickled=None, folder="archive", byteorder="little"):
     """Bytes of torch.save since version 1.6; `pickled` replaces data.pkl."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr(f"{folder}/data.pkl", pickled or dictionary(_tensors(state, old=False)))
-        archive.writestr(f"{folder}/byteorder", "little")
+        archive.writestr(f"{folder}/byteorder", byteorder)
         for index, array in enumerate(state.values()):
             archive.writestr(f"{folder}/data/{index}", array.tobytes())
         archive.writestr(f"{folder}/version", "3\n")

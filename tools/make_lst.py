@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 
-from common.cli import InputError, log_to_stderr, run  # noqa: E402
+from common.cli import InputError, log_to_stderr, require, run  # noqa: E402
 from common.files import make_parent_folder  # noqa: E402
 from common.label_errors import suspects  # noqa: E402
 from common.text import MAX_LINE, printable  # noqa: E402
@@ -90,8 +90,7 @@ def make(args):
 def _check_fractions(args):
     for title, fraction in (("val", args.val_fraction), ("test", args.test_fraction)):
         flag, file = f"--{title}-fraction", f"{args.prefix}_{title}.lst"
-        if not 0 <= fraction < 1:
-            raise InputError(f"{{flag}} is from 0 to below 1, not {fraction}", flag=flag)
+        require(0 <= fraction < 1, flag, "from 0 to below 1", fraction)
         if fraction == 0 and os.path.exists(file):
             raise InputError("is there from an earlier run and would not fit the new list: remove "
                              "it or choose another --prefix", file=file)

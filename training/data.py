@@ -1,35 +1,26 @@
 """The lists and iterators of a run."""
 import logging
 import time
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple
 
 from common.cli import InputError
-from common.mx_compat import mx
 from common.progress import Progress
 from lst_iter import LstIter
-from reading.sample_list import SampleList
 
 logger = logging.getLogger("train_multilabel")
 
 
-class Lists(NamedTuple):
-    """The lists of training and validation; the latter may be None."""
+class Split(NamedTuple):
+    """What training and validation have each of: lists, iterators, metrics."""
 
-    train: SampleList
-    val: Optional[SampleList]
-
-
-class Data(NamedTuple):
-    """Iterators over training and validation, of LstIter's methods; the latter may be None."""
-
-    train: mx.io.DataIter
-    val: Optional[mx.io.DataIter]
+    train: Any
+    val: Any  # None without validation
 
 
 def read_lists(flags, workers):
-    """The Lists of a run, if the training list is as long as --num-examples says."""
+    """The SampleLists of a run, a Split; --num-examples must be the length of the training list."""
     train = workers.read_list(flags.data_train, flags.image_train, flags.num_classes,
-                        flags.label_format)
+                              flags.label_format)
     # make_lst.py shard fills the shorter lists up with a row that does not count.
     fillers = workers.count - 1 if train.lst.path != flags.data_train else 0
     if (flags.num_examples is not None
@@ -39,13 +30,13 @@ def read_lists(flags, workers):
     val = flags.data_val and workers.read_list(
         flags.data_val, flags.image_val or flags.image_train, train.num_classes,
         flags.label_format)
-    return Lists(train, val or None)
+    return Split(train, val or None)
 
 
 def open_data(settings, lists):
-    """The Data of a run: training is shuffled and augmented, validation in order."""
-    return Data(open_iterator(settings, lists.train, augmented=True),
-                lists.val and open_iterator(settings, lists.val))
+    """The iterators of a run: training is shuffled and augmented, validation in order."""
+    return Split(open_iterator(settings, lists.train, augmented=True),
+                 lists.val and open_iterator(settings, lists.val))
 
 
 def open_iterator(settings, lst, augmented=False, **options):

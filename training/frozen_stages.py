@@ -14,7 +14,7 @@ from network.forward_pass import choose_forward_pass
 from network.graph import layers_up_to
 from network.int8 import multiplies_exactly
 from network.stages import layers_after
-from training.data import Data, open_iterator
+from training.data import Split, open_iterator
 from training.settings import Network
 from training.stored_features import FeatureIter, collect, extract
 
@@ -23,14 +23,14 @@ logger = logging.getLogger("train_multilabel")
 WARM_HEAD_STOPPED = " in the warm head, of which nothing is saved: the same command starts it anew"
 
 
-def pass_images(settings, network, lists, compute, this_run):
+def pass_images(settings, network, compute, this_run):
     """Pass each image, and its mirror image where one is needed, once through the frozen layers.
 
     Of several workers each passes its own images, and rank 0 gets what all of them give. A signal
     ends the pass. Returns, each by the lists, for the warm head and for the stages that are
     trained, (values, labels); None where they are not needed, or there is no list.
     """
-    flags, workers = settings.flags, compute.workers
+    flags, lists, workers = settings.flags, this_run.lists, compute.workers
     outputs = {"features": split_head(network.symbol)[0]}
     mirrors = {"features": bool(flags.warm_head_mirror)}
     if not flags.warm_head_epochs or this_run.snapshot:
@@ -96,14 +96,14 @@ def _open_forward_pass(settings, network, lst, num_passes, compute, this_run):
 
 
 def after_frozen_stages(settings, network, stored):
-    """The network after the frozen stages, and Data that iterates over what these gave.
+    """The network after the frozen stages, and a Split that iterates over what these gave.
 
     `stored` is from `pass_images`.
     """
     train, val = stored
-    data = Data(FeatureIter(*train, settings.batch_size, settings.flags.seed,
-                            bool(settings.flags.random_mirror)),
-                val and FeatureIter(*val, settings.batch_size))
+    data = Split(FeatureIter(*train, settings.batch_size, settings.flags.seed,
+                             bool(settings.flags.random_mirror)),
+                 val and FeatureIter(*val, settings.batch_size))
     rest = layers_after(network.symbol, settings.last_frozen_layer)
     return (Network(rest, *({name: params[name] for name in names if name in params}
                             for names, params in ((rest.list_arguments(), network.arg_params),

@@ -34,12 +34,12 @@ def check_limits(settings, network, compute):
             logger.warning("warning: %s", warning)
 
 
-def choose_batch_size(flags, num_rows, num_workers=1):
+def choose_batch_size(batch_size, num_rows, num_workers=1):
     """The batch size of each worker, at most its share of the rows, and lines for the log."""
     most = -(-num_rows // num_workers)
-    if flags.batch_size <= most:
-        return flags.batch_size, []
-    return most, [f"Batch size {most}, not {flags.batch_size}: there are no more images"]
+    if batch_size <= most:
+        return batch_size, []
+    return most, [f"Batch size {most}, not {batch_size}: there are no more images"]
 
 
 def check_memory(symbol, batch_size, image_shape, frozen, available=None):

@@ -11,13 +11,7 @@ from common.progress import Progress
 from training.log import IN_FILE
 from training.module import Uninterrupted
 from training.run_files import RunFiles, locked, move_aside, result_file
-from training.snapshot import (
-    RunRecord,
-    check_snapshot,
-    load_snapshot,
-    snapshot_files,
-    with_prefix,
-)
+from training.snapshot import RunRecord, snapshot_files, with_prefix
 from training.stop_requests import StopRequests
 
 logger = logging.getLogger("train_multilabel")
@@ -33,15 +27,17 @@ def open_run(settings, symbol, lists, data, metrics, workers):
     flags, prefix, is_writer = settings.flags, settings.prefix, workers.rank == 0
     shared = settings.shared_on_resume(symbol, lists)
     with locked(prefix) if is_writer else contextlib.nullcontext():
-        resume = flags.resume or flags.resume_anyway
-        snapshot = load_snapshot(prefix, workers) if resume else None
-        if snapshot:
-            snapshot = check_snapshot(snapshot, settings, shared, symbol, data.train, metrics)
-        elif resume:
-            logger.log(logging.WARNING if is_writer else logging.INFO,
-                       "--resume: there is no %s: starting anew", snapshot_files(prefix)[0])
+        snapshot = None
+        if flags.resume or flags.resume_anyway:
+            from training.resuming import check_snapshot, load_snapshot  # most runs start anew
+            snapshot = load_snapshot(prefix, workers)
+            if snapshot:
+                snapshot = check_snapshot(snapshot, settings, shared, symbol, data.train, metrics)
+            else:
+                logger.log(logging.WARNING if is_writer else logging.INFO,
+                           "--resume: there is no %s: starting anew", snapshot_files(prefix)[0])
         record = snapshot.record if snapshot else RunRecord()
-        files = RunFiles(settings, symbol, shared, record, is_writer)
+        files = RunFiles(settings, symbol, lists.val, shared, record, is_writer)
         run = Run(settings, lists, data, files, snapshot, workers)
         if run.is_over:
             logger.info("--resume: %s has ended this run already, after epoch %d: nothing is left "
@@ -165,9 +161,10 @@ class Run(Uninterrupted):
 
     def after_epoch(self, module, metrics, validation_metrics):
         """Write history and snapshot, keep the best, and stop where nothing improves any more."""
-        record, scores = self.record, {}
+        record, scores, samples = self.record, {}, {}
         if validation_metrics:
             scores = dict(validation_metrics.get_global_name_value())
+            samples = validation_metrics.samples()
             self._log_baselines(scores)
         seconds = self._seconds()
         self._epoch_began = time.monotonic()  # what is written now counts for the next one
@@ -176,7 +173,7 @@ class Run(Uninterrupted):
             "seconds": seconds,
             "images_per_second": self.lists.train.num_rows / max(self._training_seconds, 1e-9),
             "learning_rate": module.learning_rate(updates)},
-            dict(metrics.get_global_name_value()), scores, module.get_params())
+            dict(metrics.get_global_name_value()), scores, samples, module.get_params())
         record.epoch, record.batch = record.epoch + 1, 0
         number, _, _ = self.stops.exchange()
         is_over = self.files.finished

@@ -17,9 +17,16 @@ import numpy as np
 
 from common.cli import InputError
 from common.files import atomic_file, remove_unfinished
-from common.metrics import BASELINES, baselines
+from common.metrics import (
+    BASELINES,
+    average_precision,
+    baselines,
+    count_decisions,
+    decision_metrics,
+)
 from evaluation.class_table import best_and_worst
 from evaluation.history import history_files, write_history
+from evaluation.thresholds import choose_thresholds, cross_fitted, with_thresholds
 from network import checkpoint
 from training.snapshot import save_snapshot, snapshot_files
 
@@ -112,12 +119,13 @@ def move_aside(prefix):
 class RunFiles:
     """Saves the results of a run under its prefix, and keeps its record.
 
-    `shared` is what a resumed run must share with this one. Only one worker `is_writer`; all keep
-    the record, because all decide by it.
+    `val_lst` is the SampleList of validation, or None, and `shared` what a resumed run must share
+    with this one. Only one worker `is_writer`; all keep the record, because all decide by it.
     """
 
-    def __init__(self, settings, symbol, shared, record, is_writer):
+    def __init__(self, settings, symbol, val_lst, shared, record, is_writer):
         self.flags, self.prefix, self.symbol = settings.flags, settings.prefix, symbol
+        self.val_lst, self._samples = val_lst, {}
         self.shared, self.record, self.is_writer = shared, record, is_writer
         if record.frozen_precision:
             self.set_frozen_precision(record.frozen_precision)
@@ -142,7 +150,7 @@ class RunFiles:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(f"{self.prefix}-{surplus:04d}.params")
 
-    def update_best(self, number, scores, arg_params, aux_params):
+    def update_best(self, number, scores, thresholds, arg_params, aux_params):
         """Save checkpoint `number` as the best if its scores on validation are."""
         record, metric = self.record, self.flags.monitor_metric
         value = scores.get(metric, math.nan)
@@ -154,19 +162,35 @@ class RunFiles:
             return
         record.best, record.since_best = {"number": number, "metric": metric, "value": value}, 0
         if self.is_writer:
-            checkpoint.save(f"{self.prefix}-best", 0, self.symbol, arg_params, aux_params)
+            checkpoint.save(f"{self.prefix}-best", 0, self._symbol_with(thresholds, 0),
+                            arg_params, aux_params)
 
-    def close_epoch(self, number, row, training, validation, params):
+    def _symbol_with(self, thresholds, epoch):
+        """The symbol with thresholds for the .params of this number; None: without any."""
+        return self.symbol if thresholds is None else with_thresholds(
+            self.symbol, thresholds, epoch, self.val_lst.lst.path, self.val_lst.checksum)
+
+    def close_epoch(self, number, row, training, validation, samples, params):
         """Add an epoch to the history, keep the best, and log a line; epoch 0 is the warm head.
 
         `row` are further columns of the history, `training` and `validation` dicts of metrics.
+        Thresholds are chosen on the validation's `samples` (Metrics.samples), where there are any.
         """
+        thresholds = None
+        if samples:
+            self._samples = samples
+            label, prob = samples["labels"], samples["scores"]
+            thresholds = choose_thresholds(label, prob)
+            rates = decision_metrics(count_decisions(label, cross_fitted(label, prob)))
+            validation = {**validation, "CF1": rates["CF1"], "OF1": rates["OF1"]}
+            if number in self.record.checkpoints[-1:]:
+                checkpoint.save_symbol(self.prefix, self._symbol_with(thresholds, number))
         self.record.history.append({
             "epoch": number, **row, **{f"train-{name}": value for name, value in training.items()},
             **{f"val-{name}": value for name, value in validation.items()}})
         if self.is_writer:
             write_history(self.prefix, self.record.history)
-        self.update_best(number, validation, *params)
+        self.update_best(number, validation, thresholds, *params)
         best = self.record.best
         logger.info("%s: %.0f s%s%s%s",
                     f"Epoch {number} of {self.flags.num_epoch}" if number else "Warm head",
@@ -205,28 +229,29 @@ class RunFiles:
         return InputError(f"{self.record.position}: {reason}; {kept}."
                           " Try a smaller --lr, --warmup-epochs 1 or --clip-gradient 1")
 
-    def write_summary(self, class_precision, val_lst):
-        """Log the classes of the last validation, where the checkpoints are, and the best score.
+    def write_summary(self):
+        """Log the classes of the last validation, where the checkpoints are, and the best scores.
 
         The last two also go into NAME-result.json: "checkpoint" and "epoch" as --model and --epoch
         take them, and "best" (None without validation), with "number", "metric", "value",
         "baseline" and "baseline_is", what reaches that (None for the loss).
-
-        `class_precision` is the average precision of each class, (classes,); None or empty without
-        a validation list, `val_lst`.
         """
         if not self.is_writer:
             return
-        if class_precision is not None and len(class_precision):
+        val_lst = self.val_lst
+        if self._samples:
             names = (checkpoint.get_attributes(self.symbol).get("class_names")
                      or [str(number) for number in range(val_lst.num_classes)])
-            for line in best_and_worst(names, class_precision, val_lst.positives):
+            precision = [average_precision(label, score) for label, score in zip(
+                self._samples["labels"].T, self._samples["scores"].T)]
+            for line in best_and_worst(names, precision, val_lst.positives):
                 logger.info("%s", line)
         best, last = self.record.best, self.record.checkpoints[-1:]
         result = {"checkpoint": self.prefix, "epoch": last[0] if last else None, "best": None}
         if best:
             name, value = best["metric"], best["value"]
-            scored = val_lst and baselines(val_lst.positives, val_lst.negatives).get(name)
+            every = val_lst and baselines(val_lst.positives, val_lst.negatives)
+            scored = every and every.get(name)
             result = {"checkpoint": f"{self.prefix}-best", "epoch": 0,
                       "best": {**best, "baseline": scored, "baseline_is": BASELINES.get(name)}}
             beside = f" ({BASELINES[name]} {scored:.4f})" if scored is not None else ""
@@ -235,6 +260,13 @@ class RunFiles:
                         self.prefix)
             if scored is not None and value <= scored:
                 logger.warning("warning: %s %.4f does not beat %s", name, value, BASELINES[name])
+            row = next(row for row in self.record.history if row["epoch"] == best["number"])
+            if "val-CF1" in row:
+                logger.info(
+                    "Its thresholds, one per class, were chosen on %s. By thresholds of other folds"
+                    ": F1 averaged over classes (CF1) %.4f, over all decisions (OF1) %.4f; %s: "
+                    "%.4f and %.4f", os.path.basename(val_lst.lst.path), row["val-CF1"],
+                    row["val-OF1"], BASELINES["CF1"], every["CF1"], every["OF1"])
         elif last:
             logger.info("Done: %s-%04d.params", self.prefix, last[0])
         with atomic_file(result_file(self.prefix)) as name:

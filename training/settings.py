@@ -20,12 +20,9 @@ from common.version import VERSION
 from network import checkpoint
 from network.fine_tune import frozen_parameters, get_fine_tune_model, has_feature_map
 from network.graph import layers_up_to
-from network.stages import automatic_stages, find_last_frozen_layer
 from network.untrusted import NO_THRESHOLDS, check_shapes
 from reading.class_names import read_class_names
 from reading.data_args import read_options_from_args
-from reading.equal_files import check_validation
-from reading.image_shape import best_shape, median_size
 from reading.label_checks import ListCounts, label_warnings, require_present
 from reading.read_options import ReadOptions
 from training.limits import choose_batch_size
@@ -113,7 +110,8 @@ def resolve_settings(flags, pretrained, normalisation, lists, workers):
     does not suit the network or the lists.
     """
     optimizer_params(flags, 1)
-    batch_size, notes = choose_batch_size(flags, lists.train.num_rows, workers.count)
+    class_names = flags.labels and read_class_names(flags.labels, lists.train.num_classes)
+    batch_size, notes = choose_batch_size(flags.batch_size, lists.train.num_rows, workers.count)
     image_shape, why = choose_image_shape(flags, pretrained, lists.train, workers)
     pretrained = pretrained._replace(
         symbol=checkpoint.set_attributes(pretrained.symbol, image_shape=image_shape))
@@ -126,16 +124,13 @@ def resolve_settings(flags, pretrained, normalisation, lists, workers):
         pretrained.symbol, pretrained.arg_params, lists.train.num_classes,
         flags.layer_before_fullc, flags.dtype,
         flags.attention if head == "attention" else None, **loss)
-    freeze_stages, last_frozen_layer = flags.freeze_stages, None
-    if freeze_stages == "auto":
-        freeze_stages = automatic_stages(symbol, image_shape)
     frozen = frozen_parameters(symbol, flags.freeze)
+    freeze_stages, last_frozen_layer = choose_stages(symbol, image_shape, flags.freeze_stages)
     if freeze_stages:
-        last_frozen_layer = find_last_frozen_layer(symbol, image_shape, freeze_stages)
         inputs = set(layers_up_to(symbol, last_frozen_layer).list_arguments()) - {"data"}
         frozen = sorted({*frozen, *inputs})
     notes += [*why, f"Normalisation of red, green, blue: {normalisation}"]
-    warnings = check_lists(flags, lists, workers)
+    warnings = check_lists(lists, class_names, workers)
     plain_reading = read_options_from_args(flags, train=False)
     if workers.rank == 0 and flags.dtype == "float32":
         warnings += check_normalisation(pretrained, lists.train, image_shape, plain_reading)
@@ -147,7 +142,8 @@ def resolve_settings(flags, pretrained, normalisation, lists, workers):
         num_workers=workers.count, notes=notes, warnings=warnings)
     aux_params = {name: pretrained.aux_params[name] for name in symbol.list_auxiliary_states()
                   if name in pretrained.aux_params}
-    symbol = checkpoint.set_attributes(symbol, **_attributes(settings, lists, normalisation))
+    symbol = checkpoint.set_attributes(symbol, class_names=class_names,
+                                       **_attributes(settings, lists, normalisation))
     check_shapes(symbol, arg_params, aux_params, image_shape, flags.model, math.inf)
     return settings, Network(symbol, arg_params, aux_params)
 
@@ -159,6 +155,7 @@ def choose_image_shape(flags, pretrained, lst, workers):
         check_shapes(*pretrained, own, f"{flags.model}-symbol.json")
     if flags.image_shape != "auto":
         return flags.image_shape or own, []
+    from reading.image_shape import best_shape, median_size  # for `auto` alone
     shape, size = own, None
     if workers.rank == 0:
         size = median_size(lst.lst, lst.folder, flags.max_pixels)
@@ -176,20 +173,31 @@ def choose_image_shape(flags, pretrained, lst, workers):
     return shape, [f"Image shape {','.join(map(str, shape))} (height, width): {why}"]
 
 
-def check_lists(flags, lists, workers):
+def choose_stages(symbol, image_shape, number):
+    """How many stages --freeze-stages freezes, and the name of their last layer; 0 and None."""
+    if not number:
+        return 0, None
+    from network.stages import automatic_stages, find_last_frozen_layer  # most runs freeze none
+    if number == "auto":
+        number = automatic_stages(symbol, image_shape)
+    return number, find_last_frozen_layer(symbol, image_shape, number) if number else None
+
+
+def check_lists(lists, class_names, workers):
     """Warnings about classes without present or absent labels, and images in both lists.
 
     An InputError is raised where no label of a list is present, or no image of validation is new.
     """
-    names = (read_class_names(flags.labels, lists.train.num_classes) if flags.labels else
-             list(map(str, range(lists.train.num_classes))))
+    names = class_names or list(map(str, range(lists.train.num_classes)))
     warnings = []
     for lst in filter(None, lists):
         counts = ListCounts(lst.lst.path, lst.num_rows, lst.positives, lst.negatives)
         require_present(counts)
         warnings += label_warnings(counts, names)
-    shared = check_validation(*lists) if lists.val and workers.rank == 0 else None
-    return warnings + [shared] * bool(shared)
+    if lists.val and workers.rank == 0:
+        from reading.equal_files import check_validation  # not needed without validation
+        warnings += filter(None, [check_validation(*lists)])
+    return warnings
 
 
 def choose_pos_weight(pos_weight, lst):
@@ -205,9 +213,8 @@ def choose_pos_weight(pos_weight, lst):
 
 def _attributes(settings, lists, normalisation):
     """What the run's checkpoints say of their input, for checkpoint.set_attributes."""
-    flags, reading = settings.flags, settings.plain_reading
+    reading = settings.plain_reading
     return {
-        "class_names": flags.labels and read_class_names(flags.labels, lists.train.num_classes),
         "image_shape": settings.image_shape, "resize": reading.resize, "fit": reading.fit,
         "full_decode": reading.full_decode, "background": reading.background,
         "training": {**_describe(settings, lists), "normalisation": normalisation},

@@ -13,8 +13,7 @@ from common.cli import (
     parse_numbers,
 )
 from crossentropy_op import loss_options
-from reading.data_args import add_data_args
-from reading.image_shape import AREA
+from reading.data_args import AREA, add_data_args
 
 # The options of CrossEntropyLoss that each --loss stands for; the flags of the same names win.
 LOSSES = {
@@ -214,39 +213,34 @@ def check_args(args):
             raise InputError(f"{{flag}} must be {least} or more, not {value}", flag=flag)
         if math.isinf(value) and name not in MAY_BE_INFINITE:
             raise InputError("{flag} must be a finite number", flag=flag)
-    if args.seed >= 2 ** 32:
-        raise InputError(f"{{flag}} must be below {2 ** 32}, not {args.seed}", flag="--seed")
-    if args.lr_factor > 1:
-        raise InputError(f"{{flag}} must be 1 or less, not {args.lr_factor}", flag="--lr-factor")
-    if args.warmup_epochs and args.warmup_epochs >= args.num_epoch:
-        raise InputError(f"{{flag}} {args.warmup_epochs:g} must be fewer than --num-epoch "
-                         f"{args.num_epoch}: the learning rate would never be reached",
-                         flag="--warmup-epochs")
-    if args.early_stop and not args.data_val:
-        raise InputError("{flag} needs validation images: --data-val", flag="--early-stop")
-    if os.path.basename(args.save_name) != args.save_name or not args.save_name:
-        raise InputError(f"{{flag}} is a name in the folder --save-result, not {args.save_name!r}",
-                         flag="--save-name")
-    if args.save_name.endswith("-best"):
-        raise InputError("{flag} must not end in -best, as the best checkpoint of another run does",
-                         flag="--save-name")
-    if args.num_epoch == 0 and not args.warm_head_epochs:
-        raise InputError("{flag} 0 trains nothing without --warm-head-epochs", flag="--num-epoch")
-    if args.gc_threshold == 0:
-        raise InputError(f"{{flag}} must be above 0, not {args.gc_threshold}",
-                         flag="--gc-threshold")
     args.lr_step_epochs = parse_numbers("--lr-step-epochs", args.lr_step_epochs, float)
-    if not all(0 < epoch < math.inf for epoch in args.lr_step_epochs):
-        raise InputError("expected numbers above 0", flag="--lr-step-epochs")
     first_step = min(args.lr_step_epochs, default=math.inf)
-    if args.lr_schedule == "step" and args.warmup_epochs > first_step:
-        raise InputError(f"{{flag}} {args.warmup_epochs:g} must not be more than the first of "
-                         f"--lr-step-epochs, {first_step:g}: the learning rate would never be "
-                         "reached", flag="--warmup-epochs")
+    for is_wrong, flag, problem in (
+            (args.seed >= 2 ** 32, "--seed", f"must be below {2 ** 32}, not {args.seed}"),
+            (args.lr_factor > 1, "--lr-factor", f"must be 1 or less, not {args.lr_factor}"),
+            (args.gc_threshold == 0, "--gc-threshold", "must be above 0, not 0"),
+            (not all(0 < epoch < math.inf for epoch in args.lr_step_epochs), "--lr-step-epochs",
+             "must be numbers above 0"),
+            (args.warmup_epochs and args.warmup_epochs >= args.num_epoch, "--warmup-epochs",
+             f"{args.warmup_epochs:g} must be fewer than --num-epoch {args.num_epoch}: the "
+             "learning rate would never be reached"),
+            (args.lr_schedule == "step" and args.warmup_epochs > first_step, "--warmup-epochs",
+             f"{args.warmup_epochs:g} must not be more than the first of --lr-step-epochs, "
+             f"{first_step:g}: the learning rate would never be reached"),
+            (args.early_stop and not args.data_val, "--early-stop",
+             "needs validation images: --data-val"),
+            (not args.save_name or os.path.basename(args.save_name) != args.save_name,
+             "--save-name", f"is a name in the folder --save-result, not {args.save_name!r}"),
+            (args.save_name.endswith("-best"), "--save-name",
+             "must not end in -best, as the best checkpoint of another run does"),
+            (args.num_epoch == 0 and not args.warm_head_epochs, "--num-epoch",
+             "0 trains nothing without --warm-head-epochs")):
+        if is_wrong:
+            raise InputError(f"{{flag}} {problem}", flag=flag)
     if args.image_shape and args.image_shape != "auto":
         args.image_shape = parse_image_shape(args.image_shape)
-    args.rgb_mean = args.rgb_mean and parse_numbers("--rgb-mean", args.rgb_mean, float, 3)
-    args.rgb_std = args.rgb_std and parse_numbers("--rgb-std", args.rgb_std, float, 3)
+    args.rgb_mean = parse_numbers("--rgb-mean", args.rgb_mean, float, 3)
+    args.rgb_std = parse_numbers("--rgb-std", args.rgb_std, float, 3)
     loss_from_flags(args, 1 if args.pos_weight == "auto" else args.pos_weight)
     try:
         re.compile(args.freeze)

@@ -7,6 +7,7 @@ Each is stored as JSON text under `__rgb_NAME__`. One set of rules serves writin
 from __future__ import annotations
 
 import math
+import re
 from typing import Any, Mapping
 
 from common.cli import InputError
@@ -47,6 +48,9 @@ RULES = {
     "thresholds_list": (lambda v: _is_list(v, _is_text, 2, 2),
                         "the name and the checksum of a list, texts of at most 1,000 characters"),
     "thresholds_epoch": (lambda v: _is_number(v, 0, 1 << 31), "the number of an epoch"),
+    "thresholds_objective": (
+        lambda v: isinstance(v, str) and re.fullmatch(r"f1|of1|precision [01]\.\d{6}", v),
+        "f1, of1, or precision and a number from 0 to 1"),
     "training_list": (lambda v: _is_list(v, _is_text, 2, 2),
                       "the name and the checksum of a list, texts of at most 1,000 characters"),
     "training": (lambda v: isinstance(v, dict) and len(v) <= 20
@@ -56,7 +60,8 @@ RULES = {
 }
 
 # What a checkpoint says of chosen thresholds, for `checkpoint.set_attributes` to take away.
-NO_THRESHOLDS = dict.fromkeys(("thresholds", "thresholds_list", "thresholds_epoch"))
+NO_THRESHOLDS = dict.fromkeys(
+    ("thresholds", "thresholds_list", "thresholds_epoch", "thresholds_objective"))
 
 
 def check_attribute(name: str, value: Any, file: str | None = None) -> None:

@@ -1,0 +1,125 @@
+"""Metrics of decisions and of probabilities in numpy: precision, recall and their kin, calibration.
+
+    decision_metrics(count_decisions(label, prob > 0.5))["CF1"]
+
+Labels are as in common/metrics.py: unknown ones count nowhere.
+
+CP, CR and CF1 average over classes, OP, OR and OF1 are over all decisions, as in Wang et al.,
+"CNN-RNN: A Unified Framework for Multi-label Image Classification", CVPR 2016
+(https://arxiv.org/abs/1604.04573).
+
+A division by zero gives NaN, as in scikit-learn with zero_division=nan: precision of a class
+without predicted positives, recall of a class without present labels, F1 where both are lacking.
+"""
+from dataclasses import dataclass
+
+import numpy as np
+
+from common.metrics import ratio
+
+CALIBRATION_BINS = 15
+
+
+@dataclass
+class Counts:
+    """Counts of correct and wrong decisions; each field adds up over batches."""
+
+    true_positives: np.ndarray  # (classes,), int64, as the next three
+    false_positives: np.ndarray
+    false_negatives: np.ndarray
+    true_negatives: np.ndarray
+    exact: int  # samples whose known labels were all predicted correctly
+    samples: int  # samples with a known label
+
+
+def decision_cells(label, predicted):
+    """The Counts of each sample alone: bool, (samples, classes) and (samples,)."""
+    known, present = label >= 0, label > 0.5
+    cells = (predicted & present, predicted & ~present, ~predicted & present,
+             ~predicted & ~present)
+    labelled = known.any(axis=1)
+    correct = ((predicted == present) | ~known).all(axis=1)
+    return Counts(*(known & cell for cell in cells), exact=correct & labelled, samples=labelled)
+
+
+def count_decisions(label, predicted):
+    """The Counts of the predicted positives, bool; both arrays are (samples, classes)."""
+    *cells, exact, samples = vars(decision_cells(label, predicted)).values()
+    return Counts(*(cell.sum(axis=0, dtype=np.int64) for cell in cells), exact=int(exact.sum()),
+                  samples=int(samples.sum()))
+
+
+def top_k(score, k):
+    """Predict each sample's k highest scores as positive: (samples, classes), bool.
+
+    Of equal scores the class with the lower number comes first.
+    """
+    predicted = np.zeros(score.shape, bool)
+    first = np.argsort(-score, axis=1, kind="stable")[:, :k]
+    np.put_along_axis(predicted, first, True, axis=1)
+    return predicted
+
+
+def per_class_metrics(counts):
+    """precision, recall, F1, support (number of present labels), TP, FP, FN, TN: (classes,)."""
+    support = counts.true_positives + counts.false_negatives
+    predicted = counts.true_positives + counts.false_positives
+    return {"precision": ratio(counts.true_positives, predicted),
+            "recall": ratio(counts.true_positives, support),
+            "F1": ratio(2 * counts.true_positives, support + predicted), "support": support,
+            "TP": counts.true_positives, "FP": counts.false_positives,
+            "FN": counts.false_negatives, "TN": counts.true_negatives}
+
+
+def decision_metrics(counts):
+    """Metrics over all classes: a dict of float, or of arrays where the counts have further axes.
+
+    CP, CR: precision and recall, averaged over the classes that have a present label, and CF1,
+    their harmonic mean; as in the literature, the precision of a class without predicted positives
+    counts as 0 there. OP, OR, OF1: the same over all decisions at once. hamming: share of wrong
+    decisions. exact: share of samples without a wrong decision.
+    """
+    classes = per_class_metrics(counts)
+    has_labels = classes["support"] > 0
+    correct, support = counts.true_positives.sum(axis=-1), classes["support"].sum(axis=-1)
+    wrong = (counts.false_positives + counts.false_negatives).sum(axis=-1)
+    predicted = correct + counts.false_positives.sum(axis=-1)
+    decisions = wrong + correct + counts.true_negatives.sum(axis=-1)
+    cp, cr = (ratio(np.where(has_labels, np.nan_to_num(classes[name]), 0).sum(axis=-1),
+                    has_labels.sum(axis=-1)) for name in ("precision", "recall"))
+    cf1 = ratio(2 * cp * cr, cp + cr, if_zero=np.where(np.isnan(cp), np.nan, 0))
+    values = {"CP": cp, "CR": cr, "CF1": cf1, "OP": ratio(correct, predicted),
+              "OR": ratio(correct, support), "OF1": ratio(2 * correct, predicted + support),
+              "hamming": ratio(wrong, decisions), "exact": ratio(counts.exact, counts.samples)}
+    return {name: value if value.ndim else float(value) for name, value in values.items()}
+
+
+def calibration_bins(label, prob, bins=CALIBRATION_BINS):
+    """Count decisions by their probability, in bins of equal width: (3, bins), float64.
+
+    Per bin: number of decisions, sum of their probabilities, number of present labels. A
+    probability on the edge of two bins belongs to the lower one, as in scikit-learn. The arrays of
+    several batches add up.
+    """
+    return calibration_bins_by_sample(label, prob, bins).sum(axis=1)
+
+
+def calibration_bins_by_sample(label, prob, bins=CALIBRATION_BINS):
+    """As `calibration_bins`, for each sample alone: (3, samples, bins)."""
+    sample, _ = known = np.nonzero(label >= 0)
+    prob, present = prob[known].astype(np.float64), label[known] > 0.5
+    place = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], prob) + sample * bins
+    return np.stack([np.bincount(place, weights, len(label) * bins).reshape(-1, bins)
+                     for weights in (np.ones(len(prob)), prob, present)])
+
+
+def expected_calibration_error(bins):
+    """The mean distance between probabilities and the share of labels present, from the bins.
+
+    With B_m the decisions (one per sample and class) whose probability falls into bin m:
+    sum over m of |B_m| / N * |mean probability of B_m - share of present labels in B_m|, 0 to 1;
+    NaN without decisions. It is Guo et al., "On Calibration of Modern Neural Networks", ICML 2017
+    (https://arxiv.org/abs/1706.04599), with the probability of presence as the confidence.
+    """
+    count, probability, present = bins
+    return float(np.abs(probability - present).sum() / count.sum()) if count.any() else np.nan
