@@ -43,7 +43,7 @@ def main(argv=None):
     args = parse_args(argv)
     log_to_stderr(logging.INFO)
     devices = choose_devices(args.gpus)
-    classifier = Classifier(args.model, args.epoch)
+    classifier = Classifier(args.model, args.epoch, args.precision)
     if args.above == "thresholds" and classifier.thresholds_epoch is None:
         raise InputError("has none for {flag} thresholds; --fit-thresholds with --data chooses "
                          "them", file=f"{args.model}-symbol.json", flag="--above")

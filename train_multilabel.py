@@ -96,7 +96,7 @@ def train_warm_head(settings, network, features, compute, this_run):
     """The network with a classifier trained on the frozen backbone's features: checkpoint 0."""
     from training.frozen_stages import WARM_HEAD_STOPPED  # which most runs do not need
     from training.warm_head import train_head
-    began, files = time.monotonic(), this_run.files
+    files = this_run.files
     # Rank 0 trains on the features of all workers.
     metrics = make_metrics(settings.loss, this_run.lists.train.num_classes, Alone())
     head, scores = train_head(
@@ -106,7 +106,7 @@ def train_warm_head(settings, network, features, compute, this_run):
     _, arg_params, aux_params = network
     files.check_finite(arg_params)
     files.save_checkpoint(0, arg_params, aux_params)
-    files.close_epoch(0, {"seconds": time.monotonic() - began},
+    files.close_epoch(0, {"seconds": time.monotonic() - this_run.began},
                       dict(metrics.train.get_global_name_value()), scores, metrics.val.samples(),
                       (arg_params, aux_params))
     files.save_snapshot({}, with_prefix("arg", arg_params), [with_prefix("aux", aux_params)])

@@ -4,10 +4,10 @@
     python benchmarks/bench_predict.py --model result/multilabel-best --photos photos --turns 9
 
 One side is the whole of prediction: setting up, reading and decoding, the network, the rows of the
-table. The others compute one batch that lies in memory, as many times, without setting up: a Module
-of MXNet's, and onnxruntime if it is installed. All take turns in one process, and medians are
-printed, of the ratios to the first side turn by turn, because other programs' load moves speeds far
-more than anything here does.
+table; the second does the same in int8. The others compute one batch that lies in memory, as many
+times, without setting up: a Module of MXNet's, and onnxruntime if it is installed. All take turns
+in one process, and medians are printed, of the ratios to the first side turn by turn, because other
+programs' load moves speeds far more than anything here does.
 """
 import contextlib
 import io
@@ -72,7 +72,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
 
     devices = choose_devices(args.gpus)
-    classifier = Classifier(args.model, args.epoch)
+    classifier, in_int8 = (Classifier(args.model, args.epoch, precision)
+                           for precision in ("float32", "int8"))
     network = without_loss(classifier.symbol)
     with contextlib.ExitStack() as stack:
         folder = args.photos
@@ -87,6 +88,8 @@ def main(argv=None):
         batches.seek(0, 0)
         sides = {"prediction from files":
                  lambda: predict_all(classifier, batches, devices, images),
+                 "the same in int8":
+                 lambda: predict_all(in_int8, batches, devices, images),
                  "MXNet's Module, in memory":
                  forward_all(classifier, network, batch, num_batches, devices)}
         with contextlib.suppress(InputError):  # onnx or onnxruntime is not installed

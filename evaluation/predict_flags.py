@@ -47,6 +47,8 @@ def parse_args(argv=None):
                        help="number of its .params file")
     model.add_argument("--tta", action="store_true",
                        help="average with the prediction for the mirror image")
+    model.add_argument("--precision", choices=["float32", "int8"], default="float32",
+                       help="int8: faster on CPUs with VNNI; the log says how far from float32")
     model.add_argument("--batch-size", type=int, default=64, metavar="N", help="images per batch")
     model.add_argument("--gpus", metavar="LIST",
                        help="GPUs by number, such as 0,1; '' for the CPU (default: all visible "

@@ -160,7 +160,8 @@ def choose_forward_pass(network: checkpoint.Network, data: mx.io.DataDesc,
     try:
         with mxnet_errors("MXNet cannot compute this network in int8"):
             forward = ForwardPass(*network, data, devices, sample)
-            speed_up, cosine = _compare(plain, forward, sample)
+            cosine = least_cosine(plain, forward, sample)
+            speed_up = _speed_up(plain, forward, sample)
     except InputError as error:
         return plain, str(error)
     reason = f"int8 is {speed_up:.1f} times as fast, cosine {cosine:.4f}"
@@ -169,22 +170,26 @@ def choose_forward_pass(network: checkpoint.Network, data: mx.io.DataDesc,
     return forward, reason + "; this processor's int8 arithmetic saturates" * (not exact)
 
 
-def _compare(plain, forward, sample):
-    """How many times as fast as `plain` the other pass is, and the least cosine of an output.
-
-    That is the mean over the images; of feature maps the means over the positions are compared.
-    """
+def _speed_up(plain, forward, images):
+    """How many times as fast as the ForwardPass `plain` another one is."""
     seconds = []
-    for _ in range(1 + TURNS):
+    for _ in range(1 + TURNS):  # the first only warms up
         for each in (plain, forward):
             began = time.perf_counter()
-            each(sample, SAMPLE_IMAGES).values()
+            each(images, SAMPLE_IMAGES).values()
             seconds.append(time.perf_counter() - began)
+    return min(seconds[2::2]) / min(seconds[3::2])
+
+
+def least_cosine(plain: ForwardPass, forward: ForwardPass, images: mx.nd.NDArray) -> float:
+    """Cosine of what two passes give for an image, its mean over the images: the least output's.
+
+    Of feature maps, the means over the positions are compared.
+    """
     cosines = []
     for number in range(len(plain.output_shapes)):
-        one, other = (each(sample, SAMPLE_IMAGES).values(number) for each in (plain, forward))
+        one, other = (each(images).values(number) for each in (plain, forward))
         one, other = (v.reshape(*v.shape[:2], -1).mean(axis=2) for v in (one, other))
         norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
         cosines.append(np.mean(np.sum(one * other, axis=1) / np.maximum(norms, 1e-12)))
-    # The first of each only warms up.
-    return min(seconds[2::2]) / min(seconds[3::2]), float(np.min(cosines))
+    return float(np.min(cosines))

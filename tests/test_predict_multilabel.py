@@ -481,3 +481,17 @@ def test_images_that_the_network_was_trained_on_are_told(
                   "--data", tmp_path / data, "--image", small_demo / "images",
                   "--out", tmp_path / "out.csv")
     assert said in text if said else "trained on" not in text
+
+
+def test_int8_predicts_nearly_the_same_and_says_how_nearly(photos, model, tmp_path):
+    prob, told = {}, {}
+    for precision in ("float32", "int8"):
+        out = tmp_path / f"{precision}.csv"
+        told[precision] = script("predict_multilabel.py", "--model", model, "--epoch", 2,
+                                 photos, "--precision", precision, "--out", out)
+        prob[precision] = np.array([[float(row[name]) for name in NAMES]
+                                    for row in csv.DictReader(io.StringIO(out.read_text()))])
+    difference = np.abs(prob["int8"] - prob["float32"])
+    assert 0 < difference.max() < 0.1
+    assert f"differ from float32's by {difference.max():.3f} at most" in told["int8"]
+    assert "int8" not in told["float32"]

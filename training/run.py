@@ -82,6 +82,7 @@ class Run(Uninterrupted):
         self.num_validation_batches = data.val.num_batches if data.val else 0
         self.files, self.record, self.snapshot = files, files.record, snapshot
         self.stops = StopRequests(workers)
+        self.began = time.monotonic()
         self._progress = None
 
     @property

@@ -1,0 +1,69 @@
+"""Speed of the frozen layers' pass in float32 and in int8, and how near their features are.
+
+    python benchmarks/bench_frozen.py --model pretrained/efficientnet_lite0
+    python benchmarks/bench_frozen.py --model pretrained/efficientnet_lite0 \\
+        --photos photos --image-shape 3,224,224 --turns 9
+
+Both take turns on batches that lie in memory, in one process; the median of the turns' ratios is
+printed, because other programs' load moves speeds far more than anything here does. The images that
+give int8 its ranges are not among those compared.
+"""
+import contextlib
+import statistics
+import tempfile
+import time
+
+import numpy as np
+from turns import make_photos, take_turns
+
+from common.cli import ArgumentParser, HelpFormatter, at_least, parse_image_shape, run
+from common.mx_compat import mx
+from lst_iter import LstIter
+from network.fine_tune import get_fine_tune_model, load_pretrained, split_head
+from network.forward_pass import ForwardPass, least_cosine
+from network.int8 import multiplies_exactly
+from reading.image_list import ImageList
+from reading.read_options import ReadOptions
+
+BATCH_SIZE = 32
+
+
+def main(argv=None):
+    """Print the speed of each, and the cosine of their features."""
+    parser = ArgumentParser(description=__doc__.splitlines()[0], formatter_class=HelpFormatter)
+    parser.add_argument("--model", required=True, metavar="PREFIX", help="pretrained checkpoint")
+    parser.add_argument("--epoch", type=int, default=0, metavar="N",
+                        help="number of its .params file")
+    parser.add_argument("--photos", metavar="DIR", help="images (default: makes its own)")
+    parser.add_argument("--image-shape", default="3,480,320", metavar="3,H,W",
+                        help="what the network gets")
+    parser.add_argument("--turns", type=at_least(1), default=7, metavar="N", help="turns of each")
+    args = parser.parse_args(argv)
+
+    symbol, arg_params, aux_params, _ = load_pretrained(args.model, args.epoch)
+    symbol, arg_params = get_fine_tune_model(symbol, arg_params, 2)
+    network = split_head(symbol)[0], arg_params, aux_params
+    with contextlib.ExitStack() as stack:
+        folder = args.photos or stack.enter_context(tempfile.TemporaryDirectory())
+        if not args.photos:
+            make_photos(folder, 2 * BATCH_SIZE)
+        batches = stack.enter_context(LstIter(
+            BATCH_SIZE, parse_image_shape(args.image_shape), ImageList([folder], 2), shuffle=True,
+            read_options=ReadOptions(fit="squash")))
+        sample, images = (batches.next().data[0] for _ in range(2))
+        plain = ForwardPass(*network, batches.provide_data[0], [mx.cpu()])
+        began = time.perf_counter()
+        int8 = ForwardPass(*network, batches.provide_data[0], [mx.cpu()], sample)
+        seconds = time.perf_counter() - began
+    times = take_turns({"float32": lambda: plain(images).values(),
+                        "int8": lambda: int8(images).values()}, args.turns, warm_up=2)
+    for name, values in times.items():
+        print(f"{name:8}{BATCH_SIZE / statistics.median(values):8.1f} images/s")
+    ratio = statistics.median(np.divide(times["float32"], times["int8"]))
+    print(f"int8 is {ratio:.2f} times as fast, cosine {least_cosine(plain, int8, images):.4f}, "
+          f"after {seconds:.1f} s for the ranges; its products are "
+          f"{'exact' if multiplies_exactly() else 'saturated: this processor lacks VNNI'}")
+
+
+if __name__ == "__main__":
+    run(main)
