@@ -462,7 +462,7 @@ told.closed = get("photo").open;
 told.wide = document.documentElement.scrollWidth - innerWidth;
 told.links = [...document.querySelectorAll("nav a")].filter((a) => a.offsetWidth).length;
 const last = [...document.querySelectorAll("#classes tbody tr")].pop();
-const box = last.closest(".tall");
+const box = last.closest(".scroll");
 box.style.maxHeight = "6rem";
 choose(last.dataset.class);
 told.rowSeen = last.getBoundingClientRect().bottom <= box.getBoundingClientRect().bottom + 1;
