@@ -235,6 +235,12 @@ def test_resuming_another_run_is_refused_by_name(change, named, flags, copied):
     assert named in text.splitlines()[-1]
 
 
+def test_resume_anyway_goes_on_without_validation(flags, copied):
+    text = script("train_multilabel.py", *flags(
+        copied, resume_anyway=True, num_epoch=EPOCHS + 1, data_val=None, image_val=None))
+    assert "Best: checkpoint" in text and (copied / f"tiny-{EPOCHS + 1:04d}.params").exists()
+
+
 def test_resume_anyway_goes_on_all_the_same(flags, copied):
     text = script("train_multilabel.py", *flags(
         copied, resume_anyway=True, num_epoch=EPOCHS + 1, batch_size=4, lr=0.01))
