@@ -60,6 +60,7 @@ def test_without_validation_images_there_is_no_report(run_train, tmp_path):
     assert "data_val=None" in (tmp_path / "result" / "train.log").read_text()
 
 
+@pytest.mark.slow
 def test_lists_of_class_numbers_are_evaluated_as_such(run_train, small_demo, tmp_path):
     for name in ("train", "val"):
         rows = [line.split("\t") for line in (small_demo / f"{name}.lst").read_text().splitlines()]
