@@ -20,7 +20,7 @@ MAX_BYTES = 1 << 28
 class Comparison(NamedTuple):
     """What the report shows of the other run; NaN where it has no such number."""
 
-    title: str  # its folder and name
+    title: str  # its recipe, folder and name
     values: dict  # mAP, ECE and the metrics of its decision rule, by name
     average_precision: np.ndarray  # (classes,)
     shared: np.ndarray  # (classes,), bool: whether it has the class
@@ -87,7 +87,7 @@ def read_measures(path, class_names):
         mistakes = {str(name): [place[number] for number in wrong if number in place]
                     for name, wrong in measures["mistakes"].items()}
         order = [theirs[name] for name in class_names if name in theirs]
-        prob = {str(name): np.array(row, np.float32)[order]
+        prob = {str(name): np.array([float(row[number]) for number in order], np.float32)
                 for name, row in measures.get("probabilities", {}).items()}
         recipe = str(measures.get("recipe", "other run"))
     except (KeyError, TypeError, ValueError, AttributeError, IndexError):

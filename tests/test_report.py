@@ -350,7 +350,9 @@ def test_classes_that_the_other_run_lacks_change_no_sides(tmp_path):
     '{"classes": [{"class": "a", "AP": "x"}], "mAP": 1, "ECE": 1, "rule": "0.5", "decisions": '
     '{"0.5": {}}, "mistakes": {}}',
     '{"classes": [{"class": "b", "AP": 1}], "mAP": 1, "ECE": 1, "rule": "0.5", "decisions": '
-    '{"0.5": {}}, "mistakes": {"x": [9]}}'])
+    '{"0.5": {}}, "mistakes": {"x": [9]}}',
+    '{"classes": [{"class": "a", "AP": 1}], "mAP": 1, "ECE": 1, "rule": "0.5", "decisions": '
+    '{"0.5": {}}, "mistakes": {}, "probabilities": {"x": [[1]]}}'])
 def test_measures_of_other_kinds_are_refused_in_one_line(tmp_path, text):
     (tmp_path / "m.json").write_text(text)
     with pytest.raises(InputError, match="m.json: "):
