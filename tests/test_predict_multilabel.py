@@ -497,3 +497,8 @@ def test_int8_predicts_nearly_the_same_and_says_how_nearly(photos, model, tmp_pa
     assert 0 < difference.max() < 0.1
     assert f"differ from float32's by {difference.max():.3f} at most" in told["int8"]
     assert "int8" not in told["float32"]
+
+
+def test_a_folder_as_model_is_answered_by_a_checkpoint_in_it(refused, model, photos, tmp_path):
+    assert f"a folder; --model takes a checkpoint's path before -symbol.json, such as {model}" in (
+        refused("--model", tmp_path, photos))
