@@ -143,11 +143,11 @@ def choose_forward_pass(network: checkpoint.Network, data: mx.io.DataDesc,
     -------
     forward : ForwardPass
     reason : str
-        Why it computes in its `precision`.
+        Why it computes in its `precision`; empty where float32 is asked for.
     """
     plain, reason = ForwardPass(*network, data, devices), ""
     if precision == "float32":
-        return plain, "--frozen-precision"
+        return plain, ""
     if devices[0].device_type != "cpu":
         return plain, "int8 is for CPUs"
     exact = multiplies_exactly()

@@ -71,16 +71,18 @@ def pass_images(settings, network, compute, this_run):
 def _open_forward_pass(settings, network, lst, num_passes, compute, this_run):
     """The ForwardPass of the frozen layers, in the run's precision, and the reason for that."""
     flags, begun, precision = settings.flags, None, settings.flags.frozen_precision
+    why = "--frozen-precision"
     if this_run.snapshot:
         begun = this_run.record.frozen_precision or "float32"
         if precision == "auto":
-            precision = begun
+            precision, why = begun, "as the run began"
             if begun == "int8" and not multiplies_exactly():
                 raise InputError("the run began in int8, which this processor does not compute "
                                  "exactly; --frozen-precision int8 goes on all the same",
                                  flag="--resume")
     if compute.workers.count > 1:
-        precision = "float32"  # else processors of several kinds could give different features
+        # Processors of several kinds could give different features.
+        precision, why = "float32", "as there are several workers"
     # Not as augmented: the ranges of int8 are those of what passes.
     sample = open_iterator(settings, lst, shuffle=True, prefetch=1)
     with sample:
@@ -89,10 +91,10 @@ def _open_forward_pass(settings, network, lst, num_passes, compute, this_run):
             lambda: sample.next().data[0])
     if begun not in (None, forward.precision) and not flags.resume_anyway:
         raise InputError(f"the run began in {begun}, and now the frozen layers would be computed "
-                         f"in {forward.precision} ({reason}); --resume-anyway goes on all the same",
+                         f"in {forward.precision} ({reason or why}); --resume-anyway goes on all the same",
                          flag="--resume")
     this_run.files.set_frozen_precision(forward.precision)
-    return forward, reason
+    return forward, reason or why
 
 
 def after_frozen_stages(settings, network, stored):
