@@ -148,6 +148,8 @@ def _facts(classifier, evaluation, samples, comparison):
     trained = classifier.version or "that it does not name"
     facts = {**classifier.training,
              "evaluated on": ", ".join(filter(None, (samples.list_name, *evaluated))),
+             "charts": len(evaluation.class_names) > charts.MAX_CLASSES and (
+                 f"of the {charts.MAX_CLASSES:,} classes with the most labels; tables have all"),
              "thresholds": thresholds, "compared with": comparison and comparison.title,
              "versions": f"network trained by version {trained}, report written by version "
                          f"{VERSION} on {time.strftime('%Y-%m-%d, %H:%M')}"}

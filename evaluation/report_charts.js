@@ -125,7 +125,7 @@ const charts = (() => {
     box.replaceChildren();
     const { all, classes } = data.calibration;
     // Drawing the images anew says nothing of a bin whose few labels are all the same.
-    const rows = (chosen < 0 ? all : classes[chosen]).map(([count, p, share, low = 1, high = 0]) => {
+    const rows = (classes[chosen] || all).map(([count, p, share, low = 1, high = 0]) => {
       const [lowest, highest] = wilson(share, count);
       return [count, p, share, Math.min(low, lowest), Math.max(high, highest)];
     });
@@ -133,7 +133,7 @@ const charts = (() => {
       x: [0, 1], y: [0, 1], xLabel: "probability", yLabel: "share that is present",
       label: "Calibration: share of present labels against probability" });
     svg.append(element("path", { class: "baseline", d: `M${X(0)} ${Y(0)}L${X(1)} ${Y(1)}` }));
-    if (chosen >= 0) {
+    if (classes[chosen]) {
       svg.append(element("path", { class: "curve",
         d: path(all.map((row) => row[1]), all.map((row) => row[2]), X, Y) }));
     }

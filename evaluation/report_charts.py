@@ -15,7 +15,13 @@ from evaluation.history import COLUMNS, history_files
 logger = logging.getLogger(__name__)
 
 MAX_POINTS = 100  # per curve
+MAX_CLASSES = 1000  # that have charts of their own, to bound the page
 MAX_HISTORY_BYTES = 1 << 22
+
+
+def charted_classes(label):
+    """The classes that have charts of their own: those with the most present labels, a set."""
+    return {*np.argsort(-np.count_nonzero(label > 0.5, axis=0), kind="stable")[:MAX_CLASSES]}
 
 
 def precision_recall_curves(label, prob):
@@ -24,11 +30,11 @@ def precision_recall_curves(label, prob):
     Returns
     -------
     curves : dict of int to list
-        [recall, precision], lists of equal length, by class.
+        [recall, precision], lists of equal length, by class; of `charted_classes` only.
     mean : list
-        The mean precision on a grid of recall from 0 to 1.
+        The mean precision of all classes on a grid of recall from 0 to 1.
     """
-    curves, on_grid = {}, []
+    curves, on_grid, charted = {}, [], charted_classes(label)
     grid = np.linspace(0, 1, MAX_POINTS + 1)
     for c in np.flatnonzero((label > 0.5).any(axis=0)):
         precision, recall = precision_recall_curve(label[:, c], prob[:, c])
@@ -37,7 +43,8 @@ def precision_recall_curves(label, prob):
         best = np.maximum.accumulate(precision[::-1])[::-1]
         on_grid.append(best[np.searchsorted(recall, grid - 1e-9)])
         keep = np.unique(np.linspace(0, len(recall) - 1, MAX_POINTS).astype(int))
-        curves[int(c)] = [rounded(recall[keep]), rounded(precision[keep])]
+        if c in charted:
+            curves[int(c)] = [rounded(recall[keep]), rounded(precision[keep])]
     return curves, rounded(np.mean(on_grid, axis=0)) if on_grid else []
 
 
@@ -45,13 +52,13 @@ def calibration(bins, interval, label, prob):
     """Per bin that holds decisions: their number, mean probability and share of present labels.
 
     `bins` and `interval` are those of the Evaluation. Returns a dict: "all", with the ends of the
-    share's interval too, and "classes", a list by class.
+    share's interval too, and "classes", a dict by class of `charted_classes`.
     """
     count, probability, present = bins
     rows = np.stack([count, ratio(probability, count), ratio(present, count), *interval], axis=1)
     return {"all": [rounded(row, 4) for row in rows[count > 0]],
-            "classes": [_class_calibration(label[:, [c]], prob[:, [c]])
-                        for c in range(label.shape[1])]}
+            "classes": {int(c): _class_calibration(label[:, [c]], prob[:, [c]])
+                        for c in charted_classes(label)}}
 
 
 def _class_calibration(label, prob):

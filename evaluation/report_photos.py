@@ -18,6 +18,7 @@ MAX_PHOTOS = 1000  # in the whole report, unless --report-photos says otherwise
 # Of all JPEGs and class maps; in the page, as text, they take a third more.
 MAX_BYTES = 21_000_000
 MAX_MAP_BYTES = 4_000_000  # of the class maps among them
+CLASS_BYTES = 800  # less, for each class: its row in the table, and its text
 SIDES = (1024, 768, 512, 384, 256)  # long sides in pixels, the first that fits
 # JPEG qualities; the last is for noise.
 QUALITIES = (80, 60, 40, 15)
@@ -129,7 +130,8 @@ def describe_photos(sheets, samples, thresholds, options=None):
     paths = [os.path.join(samples.root, samples.names[s]) for s in chosen]
     maps = _class_maps(options.maps, paths, samples.label[chosen], samples.prob[chosen], thresholds)
     map_bytes = sum(grid.size for grids in maps for grid in grids.values())
-    max_bytes = (MAX_BYTES - map_bytes) / max(1, len(chosen))
+    max_bytes = MAX_BYTES - map_bytes - CLASS_BYTES * samples.label.shape[1]
+    max_bytes = max_bytes / max(1, len(chosen))
 
     def describe(s, path, grids):
         prob = samples.prob[s]

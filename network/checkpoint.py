@@ -157,9 +157,9 @@ def load(prefix: str, epoch: int) -> Network:
     """
     symbol_file, params_file = f"{prefix}-symbol.json", f"{prefix}-{epoch:04d}.params"
     if os.path.isdir(prefix) and not os.path.isfile(symbol_file):
-        found = sorted(name[:-12] for name in os.listdir(prefix) if name.endswith("-symbol.json"))
+        names = sorted(name[:-12] for name in os.listdir(prefix) if name.endswith("-symbol.json"))
         raise InputError("a folder; {flag} takes a checkpoint's path before -symbol.json"
-                         + (f", such as {printable(os.path.join(prefix, found[0]))}" if found
+                         + (f", such as {printable(os.path.join(prefix, names[0]))}" if names
                             else ", and there is none in it"), file=prefix, flag="--model")
     for name in (symbol_file, params_file):
         if not os.path.isfile(name):

@@ -379,6 +379,7 @@ def test_a_worker_that_stands_still_for_25_s_goes_on(flags, undisturbed, tmp_pat
     same_run(tmp_path, undisturbed)
 
 
+@pytest.mark.slow
 def test_workers_that_do_not_find_each_other_end_with_a_message(flags, tmp_path):
     missing = ("sh", "-c", 'if [ $DMLC_ROLE$DMLC_RANK = worker1 ]; then sleep 1000; fi; exec "$@"',
                "sh", *TRAIN)
@@ -386,6 +387,7 @@ def test_workers_that_do_not_find_each_other_end_with_a_message(flags, tmp_path)
     assert "not all scheduler, servers and workers have connected within 5 s" in text
 
 
+@pytest.mark.slow
 def test_an_io_error_is_no_mistake_and_is_made_good_by_a_restart(flags, tmp_path):
     """The first fsync of worker 0 in its second epoch fails, in the first attempt alone."""
     code = f"""

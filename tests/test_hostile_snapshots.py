@@ -173,8 +173,11 @@ def test_a_snapshot_that_does_not_fit_is_refused_in_one_line(entries, flags, tmp
         zipped({**entries, "arg:fc_weight.npy": with_header(weight, shape=(10 ** 12,))}),
         zipped({**entries, "optimizer.npy": npy(np.array([Trap()], object))}),
         zipped({**entries, "bomb.npy": npy(np.zeros(1 << 28, np.uint8))}, zipfile.ZIP_DEFLATED)]
-    done = assert_harmless([zipped(e) for e in hostile.values()] + damaged + [zipped(entries)],
-                           flags, tmp_path)
+    best = {"number": 99, "metric": "mAP", "value": 9.0}  # no epoch of the history
+    without_best = changed_state(entries, lambda state: state["record"].update(best=best))
+    done = assert_harmless(
+        [zipped(e) for e in hostile.values()] + damaged + [zipped(without_best), zipped(entries)],
+        flags, tmp_path)
     for said, (status, text) in zip([*hostile, *["cut short or damaged"] * len(damaged)], done):
         assert status == 2 and said in text.splitlines()[-1], text
     assert done[-1][0] == 0 and re.search(r"Resuming at epoch \d, batch [1-9]", done[-1][1])

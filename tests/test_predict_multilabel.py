@@ -466,8 +466,10 @@ def test_names_with_escape_sequences_reach_no_terminal(model, photos, tmp_path):
 
 
 @pytest.mark.parametrize("data, said", [
-    ("train.lst", "trained on all of these images (train.lst)"),
-    ("some.lst", "trained on 3 of 23 of these images (train.lst)"), ("val.lst", None)])
+    pytest.param("train.lst", "trained on all of these images (train.lst)",
+                 marks=pytest.mark.slow),
+    ("some.lst", "trained on 3 of 23 of these images (train.lst)"),
+    pytest.param("val.lst", None, marks=pytest.mark.slow)])
 def test_images_that_the_network_was_trained_on_are_told(
         data, said, tiny_network, small_demo, tmp_path):
     for name in ("train.lst", "val.lst"):

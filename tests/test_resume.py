@@ -77,7 +77,8 @@ def measures(result, name="tiny"):
 
 
 @pytest.mark.parametrize("number,status", [
-    (signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
+    (signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+    pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow)])
 def test_a_signal_saves_and_resume_goes_on(number, status, flags, undisturbed, tmp_path):
     process = start(flags(tmp_path, checkpoint_minutes=10))
     wait_for(tmp_path, "Epoch[0] Time cost")
@@ -109,7 +110,7 @@ run(main, sys.argv[2:])
 """
 
 
-@pytest.mark.parametrize("epoch", [0, EPOCHS - 1])
+@pytest.mark.parametrize("epoch", [0, pytest.param(EPOCHS - 1, marks=pytest.mark.slow)])
 def test_resume_makes_up_for_a_validation_that_was_not_reached(
         epoch, flags, undisturbed, tmp_path):
     stopped = subprocess.run(
@@ -133,6 +134,7 @@ def dropout_network(tiny_network, tmp_path_factory):
     return prefix
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "sgld", "nag"])
 def test_a_resumed_run_draws_the_same_dropout(optimizer, flags, dropout_network, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -146,6 +148,7 @@ def test_a_resumed_run_draws_the_same_dropout(optimizer, flags, dropout_network,
         (whole / name).read_bytes() for name in names]
 
 
+@pytest.mark.slow
 def test_frozen_stages_stay_the_snapshots_whatever_model_is_named(
         flags, tiny_network, tmp_path):
     symbol, arg_params, aux_params = checkpoint.load(tiny_network, 0)
@@ -233,6 +236,12 @@ def copied(undisturbed, tmp_path):
 def test_resuming_another_run_is_refused_by_name(change, named, flags, copied):
     text = script("train_multilabel.py", *flags(copied, resume=True, **change), status=2)
     assert named in text.splitlines()[-1]
+
+
+def test_resume_anyway_goes_on_without_validation(flags, copied):
+    text = script("train_multilabel.py", *flags(
+        copied, resume_anyway=True, num_epoch=EPOCHS + 1, data_val=None, image_val=None))
+    assert "Best: checkpoint" in text and (copied / f"tiny-{EPOCHS + 1:04d}.params").exists()
 
 
 def test_resume_anyway_goes_on_all_the_same(flags, copied):

@@ -38,6 +38,12 @@ def test_flags_that_have_a_variable_set_it(run_train, small_demo, tmp_path):
     assert f"What it reaches: mAP {best['value']:.4f} on the validation images" in text
     assert f"random rankings {best['baseline']:.4f}" in text
     assert (other / "report" / "index.html").exists()
+    conclusions = json.loads((other / "report" / "measures.json").read_text())["conclusions"]
+    done = text.partition("\nDone. ")[2]
+    assert conclusions and all(f"\n  {line}" in done for line in conclusions)
+    page = (other / "report" / "index.html").read_text()
+    assert f"<h1>my name-best, checkpoint {best['number']}</h1>" in page
+    assert "chosen on val.lst: these images" in page
     log = (other / "train.log").read_text()
     assert " seed=3 " in log and "num_epoch=2 " in log
     assert f"labels={small_demo}/labels.txt" in log  # beside the list
@@ -54,6 +60,7 @@ def test_without_validation_images_there_is_no_report(run_train, tmp_path):
     assert "data_val=None" in (tmp_path / "result" / "train.log").read_text()
 
 
+@pytest.mark.slow
 def test_lists_of_class_numbers_are_evaluated_as_such(run_train, small_demo, tmp_path):
     for name in ("train", "val"):
         rows = [line.split("\t") for line in (small_demo / f"{name}.lst").read_text().splitlines()]

@@ -261,8 +261,10 @@ class RunFiles:
                         self.prefix)
             if scored is not None and value <= scored:
                 logger.warning("warning: %s %.4f does not beat %s", name, value, BASELINES[name])
-            row, = (row for row in self.record.history if row["epoch"] == best["number"])
-            if "val-CF1" in row:
+            # A snapshot may be a stranger's, and a resumed run without validation.
+            row = next((row for row in self.record.history if row.get("epoch") == best["number"]),
+                       {})
+            if val_lst and {"val-CF1", "val-OF1"} <= set(row):
                 logger.info("At thresholds that it keeps, one per class: F1 averaged over classes "
                             "(CF1) %.4f, over all decisions (OF1) %.4f; %s: %.4f and %.4f",
                             row["val-CF1"], row["val-OF1"], BASELINES["CF1"], every["CF1"],
