@@ -89,12 +89,13 @@ def _open_forward_pass(settings, network, lst, num_passes, compute, this_run):
         forward, reason = choose_forward_pass(
             network, sample.provide_data[0], compute.contexts, precision, num_passes,
             lambda: sample.next().data[0])
+    reason = reason or why
     if begun not in (None, forward.precision) and not flags.resume_anyway:
         raise InputError(f"the run began in {begun}, and now the frozen layers would be computed "
-                         f"in {forward.precision} ({reason or why}); --resume-anyway goes on all the same",
+                         f"in {forward.precision} ({reason}); --resume-anyway goes on all the same",
                          flag="--resume")
     this_run.files.set_frozen_precision(forward.precision)
-    return forward, reason or why
+    return forward, reason
 
 
 def after_frozen_stages(settings, network, stored):
