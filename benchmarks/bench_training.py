@@ -2,11 +2,15 @@
 
     python benchmarks/bench_training.py --data demo/data --image-shape 3,128,128
     python benchmarks/bench_training.py --data PHOTOS --swap --recipes "attention head"
+    python benchmarks/bench_training.py --data PHOTOS --recipes "3 epochs of SGD 0.02" --beside 1
 
 DATA holds train.lst, val.lst and the images (in DATA, DATA/images or DATA/photos). The mAP is that
-of the best checkpoint.
+of the best checkpoint. With --beside each run is followed by the same one while so many other
+processes compute.
 """
+import contextlib
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -55,6 +59,19 @@ def train(args, flags, seed):
     return seconds, reached["best"]["value"]
 
 
+@contextlib.contextmanager
+def others(count):
+    """So many processes that compute all the time, until the block ends."""
+    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"])
+                 for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
 def main(argv=None):
     """Print one row per recipe."""
     parser = ArgumentParser(description=__doc__.splitlines()[0])
@@ -63,6 +80,7 @@ def main(argv=None):
     parser.add_argument("--image-shape", default="auto")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="random seeds of each")
     parser.add_argument("--swap", action="store_true", help="train on val.lst instead")
+    parser.add_argument("--beside", type=int, default=0, metavar="N", help="other processes")
     parser.add_argument("--recipes", default="", metavar="TEXT", help="only names that hold this")
     args = parser.parse_args(argv)
     print(f"{args.data} at {args.image_shape}, {physical_cores()} cores, {args.seeds} seeds")
@@ -70,7 +88,15 @@ def main(argv=None):
     for name, flags in RECIPES.items():
         if args.recipes not in name:
             continue
-        seconds, scores = zip(*(train(args, flags, seed) for seed in range(args.seeds)))
+        runs, slowed = [], []
+        for seed in range(args.seeds):
+            runs.append(train(args, flags, seed))
+            if args.beside:
+                with others(args.beside):
+                    slowed.append(train(args, flags, seed)[0] / runs[-1][0])
+        seconds, scores = zip(*runs)
+        if slowed:
+            name += f"; beside {args.beside}: {statistics.median(slowed):.2f} times as long"
         print(f"{min(seconds):8.1f} {sum(scores) / len(scores):7.4f} "
               f"{min(scores):7.4f}-{max(scores):.4f}  {name}", flush=True)
 

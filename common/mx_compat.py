@@ -34,26 +34,21 @@ def missing_resource():
     """Why MXNet would abort or hang for want of threads or address space, or None."""
     cores = os.environ["OMP_NUM_THREADS"]
     count = THREADS + THREADS_PER_CORE * (int(cores) if cores.isdigit() else 1)
-    wake, threads = threading.Event(), []
+    wake = threading.Event()
     try:
         mmap.mmap(-1, ADDRESS_SPACE, flags=mmap.MAP_PRIVATE, prot=0).close()
         for _ in range(count):
-            threads.append(threading.Thread(target=wake.wait, daemon=True))
-            threads[-1].start()
+            threading.Thread(target=wake.wait, daemon=True).start()
     except OSError:
         return f"{ADDRESS_SPACE / 1e9:.1f} GB of address space are not left (ulimit -v)"
     except RuntimeError:
-        return (f"{count} threads cannot be started, only {len(threads) - 1} (ulimit -u, or the "
-                "container's limit of processes)")
+        return f"{count} threads cannot be started (ulimit -u, or the container's process limit)"
     finally:
         wake.set()
-    for thread in threads:
-        thread.join()
     return None
 
 
-missing = missing_resource()
-if missing:
+if missing := missing_resource():
     print(f"error: MXNet cannot be loaded: {missing}", file=sys.stderr)
     raise SystemExit(MAY_PASS)
 try:

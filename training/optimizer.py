@@ -11,8 +11,7 @@ INITIALIZER = mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2)
 class NAG(mx.optimizer.NAG):
     """MXNet's, but the momentum is always of the weights before the update, as its text says.
 
-    `nag_mom_update` in place takes the new weights, or the old ones where it works on a copy: while
-    weights are in oneDNN's layout, which after a validation is a race of MXNet's threads.
+    In place, `nag_mom_update` takes those after it, but not in oneDNN's layout, after a validation.
     """
 
     def _update_impl(self, index, weight, grad, state, multi_precision=False):
