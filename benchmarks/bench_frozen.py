@@ -1,8 +1,6 @@
 """Speed of the frozen layers' pass in float32 and in int8, and how near their features are.
 
-    python benchmarks/bench_frozen.py --model pretrained/efficientnet_lite0
-    python benchmarks/bench_frozen.py --model pretrained/efficientnet_lite0 \\
-        --photos photos --image-shape 3,224,224 --turns 9
+    python benchmarks/bench_frozen.py --model pretrained/efficientnet_lite0 --photos photos
 
 Both take turns on batches that lie in memory, in one process; the median of the turns' ratios is
 printed, because other programs' load moves speeds far more than anything here does. The images that
@@ -32,15 +30,13 @@ def main(argv=None):
     """Print the speed of each, and the cosine of their features."""
     parser = ArgumentParser(description=__doc__.splitlines()[0], formatter_class=HelpFormatter)
     parser.add_argument("--model", required=True, metavar="PREFIX", help="pretrained checkpoint")
-    parser.add_argument("--epoch", type=int, default=0, metavar="N",
-                        help="number of its .params file")
     parser.add_argument("--photos", metavar="DIR", help="images (default: makes its own)")
     parser.add_argument("--image-shape", default="3,480,320", metavar="3,H,W",
                         help="what the network gets")
     parser.add_argument("--turns", type=at_least(1), default=7, metavar="N", help="turns of each")
     args = parser.parse_args(argv)
 
-    symbol, arg_params, aux_params, _ = load_pretrained(args.model, args.epoch)
+    symbol, arg_params, aux_params, _ = load_pretrained(args.model, 0)
     symbol, arg_params = get_fine_tune_model(symbol, arg_params, 2)
     network = split_head(symbol)[0], arg_params, aux_params
     with contextlib.ExitStack() as stack:

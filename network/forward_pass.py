@@ -124,30 +124,15 @@ def one_pass_normalisation(arg_params):
 def choose_forward_pass(network: checkpoint.Network, data: mx.io.DataDesc,
                         devices: Sequence[mx.Context], precision: str, num_images: int,
                         read_sample: Callable[[], mx.nd.NDArray]) -> tuple[ForwardPass, str]:
-    """A ForwardPass in int8 where that pays off, otherwise in float32.
+    """A ForwardPass in int8 where that pays off, otherwise in float32; and the reason for it.
 
-    Parameters
-    ----------
-    network : tuple of mx.sym.Symbol and two dicts of mx.nd.NDArray
-    data : mx.io.DataDesc
-        Description of the batches, uint8 (batch, 3, height, width).
-    devices : list of mx.Context
-    precision : str
-        float32, int8, or auto: whichever one batch shows to be better.
-    num_images : int
-        So many will pass.
-    read_sample : callable
-        Returns a batch of images for the ranges and for trying, mx.nd.NDArray of the data's shape.
-
-    Returns
-    -------
-    forward : ForwardPass
-    reason : str
-        Why it computes in its `precision`.
+    `network` and `data` are as ForwardPass takes them. `precision` is float32, int8, or auto:
+    whichever one batch shows to be better for `num_images`. `read_sample` returns that batch, of
+    which the first images give the ranges. The reason is empty where float32 is asked for.
     """
-    plain, reason = ForwardPass(*network, data, devices), ""
+    plain = ForwardPass(*network, data, devices)
     if precision == "float32":
-        return plain, "--frozen-precision"
+        return plain, ""
     if devices[0].device_type != "cpu":
         return plain, "int8 is for CPUs"
     exact = multiplies_exactly()

@@ -71,22 +71,25 @@ def pass_images(settings, network, compute, this_run):
 def _open_forward_pass(settings, network, lst, num_passes, compute, this_run):
     """The ForwardPass of the frozen layers, in the run's precision, and the reason for that."""
     flags, begun, precision = settings.flags, None, settings.flags.frozen_precision
+    why = "--frozen-precision"
     if this_run.snapshot:
         begun = this_run.record.frozen_precision or "float32"
         if precision == "auto":
-            precision = begun
+            precision, why = begun, "as the run began"
             if begun == "int8" and not multiplies_exactly():
                 raise InputError("the run began in int8, which this processor does not compute "
                                  "exactly; --frozen-precision int8 goes on all the same",
                                  flag="--resume")
     if compute.workers.count > 1:
-        precision = "float32"  # else processors of several kinds could give different features
+        # Processors of several kinds could give different features.
+        precision, why = "float32", "as there are several workers"
     # Not as augmented: the ranges of int8 are those of what passes.
     sample = open_iterator(settings, lst, shuffle=True, prefetch=1)
     with sample:
         forward, reason = choose_forward_pass(
             network, sample.provide_data[0], compute.contexts, precision, num_passes,
             lambda: sample.next().data[0])
+    reason = reason or why
     if begun not in (None, forward.precision) and not flags.resume_anyway:
         raise InputError(f"the run began in {begun}, and now the frozen layers would be computed "
                          f"in {forward.precision} ({reason}); --resume-anyway goes on all the same",
