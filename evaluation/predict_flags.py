@@ -12,7 +12,7 @@ from common.cli import (
 )
 from evaluation.predictions_file import FORMATS
 from evaluation.report_photos import MAX_PHOTOS
-from evaluation.thresholds import OBJECTIVES
+from evaluation.thresholds import add_objective_args, objective_from_args
 from reading.image_reader import ReadOptions
 from reading.lst_file import LABEL_FORMATS
 
@@ -85,29 +85,17 @@ def parse_args(argv=None):
     evaluation.add_argument("--fit-thresholds", action="store_true",
                             help="choose thresholds on these images, as training does on its "
                                  "validation images, and keep them in the checkpoint")
-    evaluation.add_argument("--threshold-objective", choices=OBJECTIVES,
-                            help="what for: the highest F1 of each class (f1, the default); of all "
-                                 "decisions, by one threshold (of1); the highest recall of each "
-                                 "class at --min-precision (precision)")
-    evaluation.add_argument("--min-precision", type=float, metavar="P",
-                            help="the least precision, with --threshold-objective precision, "
-                                 "which may be left out")
+    add_objective_args(evaluation.add_argument)
     return _checked(parser.parse_args(argv))
 
 
 def _check_objective(args):
-    """Make a text of evaluation.thresholds of --threshold-objective and --min-precision."""
-    least = args.min_precision
+    """Check --threshold-objective and --min-precision, and make the first an objective."""
     for flag, value in (("--threshold-objective", args.threshold_objective),
-                        ("--min-precision", least)):
+                        ("--min-precision", args.min_precision)):
         if value is not None and not args.fit_thresholds:
             raise InputError("{flag} goes with --fit-thresholds", flag=flag)
-    require(least is None or 0 <= least <= 1, "--min-precision", "0 to 1", least)
-    objective = args.threshold_objective or ("f1" if least is None else "precision")
-    if (objective == "precision") != (least is not None):
-        raise InputError("{flag} goes with --threshold-objective precision, and has to be given "
-                         "there", flag="--min-precision")
-    args.threshold_objective = objective if least is None else f"precision {least:.6f}"
+    args.threshold_objective = objective_from_args(args)
 
 
 def _checked(args):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, script, train_all, training_flags
+from conftest import ROOT, expect_error, script, train_all, training_flags
 from sklearn.metrics import average_precision_score
 
 from common.cli import InputError
@@ -477,6 +477,28 @@ def test_the_checkpoints_have_thresholds_of_their_own_validation(trained, small_
         rates = decision_metrics(count_decisions(label, cross_fitted(label, prob)))
         assert float(rows[number - 1]["val-CF1"]) == pytest.approx(rates["CF1"], abs=1e-4)
     assert f"(CF1) {float(rows[best - 1]['val-CF1']):.4f}, over all" in log
+
+
+def test_training_chooses_thresholds_for_an_objective(tiny_network, small_demo, tmp_path):
+    script("train_multilabel.py", *training_flags(tiny_network, small_demo, tmp_path, num_epoch=1,
+                                                  min_precision=0.9))
+    classifier = Classifier(str(tmp_path / "tiny"), 1)
+    with classifier.open(read_lst(str(small_demo / "val.lst"), 8),
+                         str(small_demo / "images")) as batches:
+        label, prob = (np.concatenate(part) for part in zip(*(
+            (batch.label[0].asnumpy()[:len(prob)], prob)
+            for batch, prob in classifier.predict(batches, [mx.cpu()]))))
+    expected = choose_thresholds(label, prob, "precision 0.9")
+    np.testing.assert_allclose(classifier.thresholds, expected, atol=1e-4)
+    assert not np.allclose(expected, choose_thresholds(label, prob), atol=1e-4)
+
+
+@pytest.mark.parametrize("flags", [
+    {"threshold_objective": "precision"}, {"threshold_objective": "f1", "min_precision": 0.5},
+    {"min_precision": 1.5}])
+def test_an_objective_and_a_precision_that_contradict_each_other_are_refused(flags, small_demo):
+    with expect_error(flag="--min-precision"):
+        parse_args(training_flags("net", small_demo, "result", **flags))
 
 
 def test_thresholds_of_an_earlier_fine_tuning_do_not_survive_a_new_one(

@@ -169,7 +169,8 @@ class RunFiles:
     def _symbol_with(self, thresholds, epoch):
         """The symbol with thresholds for the .params of this number; None: without any."""
         return self.symbol if thresholds is None else with_thresholds(
-            self.symbol, thresholds, epoch, self.val_lst.lst.path, self.val_lst.checksum)
+            self.symbol, thresholds, epoch, self.val_lst.lst.path, self.val_lst.checksum,
+            self.flags.threshold_objective)
 
     def close_epoch(self, number, row, training, validation, samples, params):
         """Add an epoch to the history, keep the best, and log a line; epoch 0 is the warm head.
@@ -181,8 +182,10 @@ class RunFiles:
         if samples:
             self._samples = samples
             label, prob = samples["labels"], samples["scores"]
-            thresholds = choose_thresholds(label, prob)
-            rates = decision_metrics(count_decisions(label, cross_fitted(label, prob)))
+            objective = self.flags.threshold_objective
+            thresholds = choose_thresholds(label, prob, objective)
+            predicted = cross_fitted(label, prob, objective)
+            rates = decision_metrics(count_decisions(label, predicted))
             validation = {**validation, "CF1": rates["CF1"], "OF1": rates["OF1"]}
             if number in self.record.checkpoints[-1:]:
                 checkpoint.save_symbol(self.prefix, self._symbol_with(thresholds, number))

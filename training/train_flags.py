@@ -13,6 +13,7 @@ from common.cli import (
     parse_numbers,
 )
 from crossentropy_op import loss_options
+from evaluation.thresholds import add_objective_args, objective_from_args
 from reading.data_args import AREA, add_data_args
 
 # The options of CrossEntropyLoss that each --loss stands for; the flags of the same names win.
@@ -151,6 +152,7 @@ def parse_args(argv=None):
         help="random seed of the sample order, the augmentation and the new weights")
     add("--monitor-metric", choices=METRICS, default="mAP",
         help="validation metric by which the best epoch is chosen")
+    add_objective_args(add)
     add("--early-stop", type=int, default=0, metavar="N",
         help="stop after N epochs without a better one; 0 for never")
     add("--disp-batches", type=int, metavar="N",
@@ -241,6 +243,7 @@ def check_args(args):
         args.image_shape = parse_image_shape(args.image_shape)
     args.rgb_mean = parse_numbers("--rgb-mean", args.rgb_mean, float, 3)
     args.rgb_std = parse_numbers("--rgb-std", args.rgb_std, float, 3)
+    args.threshold_objective = objective_from_args(args)
     loss_from_flags(args, 1 if args.pos_weight == "auto" else args.pos_weight)
     try:
         re.compile(args.freeze)
