@@ -457,7 +457,7 @@ def test_an_epochs_seconds_are_its_own_and_not_the_warm_heads_too(flags, tmp_pat
 
 def test_every_worker_knows_of_the_checkpoints_that_rank_0_writes(flags, tmp_path):
     settings = SimpleNamespace(flags=parse_args(flags(tmp_path, keep=2)), prefix="tiny")
-    files = RunFiles(settings, None, {}, RunRecord(), is_writer=False)
+    files = RunFiles(settings, None, None, {}, RunRecord(), is_writer=False)
     for number in (1, 2, 3):
         files.save_checkpoint(number, {}, {})
     assert files.record.checkpoints == [2, 3]
