@@ -59,7 +59,11 @@ class MeanAveragePrecision(_Metric):
     ('mAP', 1.0)
     """
 
-    _combine = staticmethod(np.concatenate)
+    @staticmethod
+    def _combine(parts: list[np.ndarray]) -> np.ndarray:
+        """The samples of all parts in turn, as the rows of a list are dealt out to workers."""
+        turns = np.concatenate([np.arange(len(part)) for part in parts])
+        return np.concatenate(parts)[np.argsort(turns, kind="stable")]
 
     def __init__(self, latest: int | None = None, name: str = "mAP", **options: Any) -> None:
         super().__init__(name, **options)

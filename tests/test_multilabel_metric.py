@@ -87,6 +87,19 @@ def test_speedometers_local_reset_keeps_the_epochs_value(scored):
     assert metric.get_global()[1] == whole
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_merged_samples_are_in_the_order_of_the_list(count):
+    """Workers get its rows in turn; what is dealt into folds must not depend on how many."""
+    labels, scores = np.eye(7, 4), np.random.RandomState(0).uniform(size=(7, 4))
+    whole, *parts = (MeanAveragePrecision() for _ in range(count + 1))
+    whole.update([mx.nd.array(labels)], [mx.nd.array(scores)])
+    for rank, part in enumerate(parts):
+        part.update([mx.nd.array(labels[rank::count])], [mx.nd.array(scores[rank::count])])
+    merged = whole.merge([part.state() for part in parts])
+    for key, values in whole.state().items():
+        np.testing.assert_array_equal(merged[key], values)
+
+
 @pytest.mark.parametrize("make", [Loss, Accuracy, MeanAveragePrecision])
 def test_goes_on_from_a_state_and_merges_states(make, scored):
     label, prob = scored
