@@ -6,8 +6,8 @@
 """
 import contextlib
 import json
-import sys
 import types
+from unittest import mock
 
 import numpy as np
 
@@ -88,21 +88,12 @@ def mapping_for_mxnet():
 
     numbers = {np.dtype(name): int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(name)))
                for name in TYPES}
-    mapping = types.ModuleType("onnx.mapping")
-    mapping.NP_TYPE_TO_TENSOR_TYPE = numbers
-    mapping.TENSOR_TYPE_TO_NP_TYPE = {number: dtype for dtype, number in numbers.items()}
-    places = [(vars(onnx), "mapping", mapping), (sys.modules, "onnx.mapping", mapping),
-              (vars(onnx.checker), "check_graph", lambda graph: None)]
-    own = [namespace.get(name) for namespace, name, _ in places]
-    for namespace, name, value in places:
-        namespace[name] = value
-    try:
+    mapping = types.SimpleNamespace(
+        NP_TYPE_TO_TENSOR_TYPE=numbers,
+        TENSOR_TYPE_TO_NP_TYPE={number: dtype for dtype, number in numbers.items()})
+    with mock.patch.object(onnx, "mapping", mapping, create=True), \
+            mock.patch.object(onnx.checker, "check_graph", lambda graph: None):
         yield
-    finally:
-        for (namespace, name, _), value in zip(places, own):
-            namespace[name] = value
-            if value is None:
-                del namespace[name]
 
 
 def _with_shapes(net, image_shape):

@@ -5,6 +5,8 @@
 Its operators become MXNet's layers (graph_to_symbol.py), and its weights their parameters. The
 result is compared with onnxruntime's, and has to have gradients.
 """
+import contextlib
+
 import numpy as np
 
 from common.cli import InputError
@@ -101,11 +103,17 @@ def _session(onnxruntime, model):
     options.log_severity_level = 4
     # It computes nothing yet, not even constants, whose size has not been checked.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    try:
+    with _onnxruntime_errors("does not read it"):
         return onnxruntime.InferenceSession(model.SerializeToString(), options,
                                             providers=["CPUExecutionProvider"])
+
+
+@contextlib.contextmanager
+def _onnxruntime_errors(what):
+    try:
+        yield
     except Exception as error:  # its errors have no base class of their own
-        raise InputError(f"onnxruntime does not read it: {one_line(error)}") from None
+        raise InputError(f"onnxruntime {what}: {one_line(error)}") from None
 
 
 def _compare(reference, imported, image):
@@ -126,8 +134,10 @@ def _compare(reference, imported, image):
     if image.channels_last:
         pixels = pixels.transpose(0, 2, 3, 1)
     pixels = pixels.astype(image.pixel_type)
-    theirs = np.stack([_run(reference, np.repeat(one[None], batch, axis=0)).reshape(batch, -1)[0]
-                       for one in pixels])
+    with _onnxruntime_errors("cannot run it"):
+        theirs = np.stack([
+            reference.run(None, {image.name: np.repeat(one[None], batch, axis=0)})[0]
+            .reshape(batch, -1)[0] for one in pixels])
     if not np.isfinite(theirs).all():
         raise InputError("onnxruntime computes infinite values, or no numbers, from random pixels")
     if not theirs.any():
@@ -143,13 +153,6 @@ def _compare(reference, imported, image):
         raise InputError(f"MXNet computes something else (by {difference:.1g} of the largest "
                          "logit)")
     return difference
-
-
-def _run(session, pixels):
-    try:
-        return session.run(None, {session.get_inputs()[0].name: pixels})[0]
-    except Exception as error:  # its errors have no base class of their own
-        raise InputError(f"onnxruntime cannot run it: {one_line(error)}") from None
 
 
 def _check_gradients(logits, arg_params, aux_params, shape):

@@ -10,7 +10,7 @@ import collections
 
 import numpy as np
 
-from convert.onnx.operators.table import Constant, attributes_of, ints, one_float
+from convert.onnx.operators.table import Constant, attributes_of, ints, numbers
 
 # Templates of what a group computes: an operator and its inputs. A text names an input of the
 # group, the same one wherever it stands; a number is a constant of that value. Mean is ReduceMean
@@ -84,7 +84,7 @@ class _Graph:
     def number(self, name):
         """The value of a constant of one number, or None."""
         value = self.constant(name)
-        return one_float(value) if value is not None and value.value.size == 1 else None
+        return numbers(value)[0] if value is not None and value.value.size == 1 else None
 
     def match(self, templates, name):
         """The names of a group's inputs, where one of the templates computes the value `name`."""

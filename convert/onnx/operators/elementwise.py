@@ -5,7 +5,7 @@ import numpy as np
 
 from common.mx_compat import mx
 from convert.onnx.operators.batch_shapes import reshape_codes
-from convert.onnx.operators.table import BATCH, Constant, Tensor, ints, one_float, operator
+from convert.onnx.operators.table import BATCH, Constant, Tensor, ints, numbers, operator
 
 LARGEST = float(np.finfo(np.float32).max)
 # An attention mask has 0 where a position is seen, and a number like -100 where it is not.
@@ -79,7 +79,7 @@ def combined(layer, name, a, b):
     shapes = [v.shape for v in (a, b)]
     for one, other in ((a, shapes[1]), (b, shapes[0])):
         if isinstance(one, Constant) and one.value.size == 1 and one.value.ndim <= len(other):
-            number = one_float(one)
+            number, = numbers(one)
             if one is a:
                 return with_number(number, b.symbol)
             if name == "Pow" and number in (0.5, 2):
@@ -188,8 +188,8 @@ def gelu(layer, x, approximate="none"):
 
 @operator("Clip")
 def clip(layer, x, min=None, max=None):
-    low, high = -LARGEST if min is None else one_float(min), LARGEST if max is None \
-        else one_float(max)
+    low = -LARGEST if min is None else numbers(min)[0]
+    high = LARGEST if max is None else numbers(max)[0]
     if low == 0 and high >= LARGEST:
         return mx.sym.Activation(x.symbol, act_type="relu")
     return mx.sym.clip(x.symbol, a_min=low, a_max=high)
@@ -210,7 +210,7 @@ def cast(layer, x, to):
 
 @operator("Dropout", seed=0)
 def dropout(layer, x, ratio=0.5, training_mode=None):
-    probability = one_float(ratio)
+    probability, = numbers(ratio)
     return mx.sym.Dropout(x.symbol, p=probability) if probability else x
 
 

@@ -11,16 +11,13 @@ from convert.onnx.operators.elementwise import (
 )
 from convert.onnx.operators.table import BATCH, Constant, Tensor, operator
 
-WINDOW_OPTIONS = {"auto_pad", "ceil_mode", "dilations", "kernel_shape", "pads", "strides"}
+WINDOW_OPTIONS = ("auto_pad", "dilations", "kernel_shape", "pads", "strides")
 
 
 class Window:
     """Kernel, strides, dilations and padding of a convolution or pooling over two axes."""
 
     def __init__(self, layer, x, kernel, options):
-        unknown = sorted(set(options) - WINDOW_OPTIONS)
-        if unknown:
-            raise layer.error(f"its option {unknown[0]!r:.100} is not known")
         if len(x.shape) != 4 or len(kernel) != 2:
             raise layer.error(f"its input has {len(x.shape)} dimensions; only images are read")
         self.kernel = tuple(kernel)
@@ -63,10 +60,10 @@ class Window:
         return mx.sym.Pad(symbol, mode="constant", constant_value=value, pad_width=width)
 
 
-@operator("Conv")
+@operator("Conv", options=WINDOW_OPTIONS)
 def convolution(layer, x, weight, bias=None, group=1, **window):
     filters = constant(layer, weight, "weight")
-    window = Window(layer, x, filters.shape[2:], {**window, "ceil_mode": 0})
+    window = Window(layer, x, filters.shape[2:], window)
     inputs = [layer.parameter(weight, "weight")]
     if bias is not None:
         constant(layer, bias, "bias")
@@ -85,18 +82,9 @@ def constant(layer, value, what):
     return value.value
 
 
-@operator("MaxPool", storage_order=0)
-def max_pool(layer, x, **window):
-    return pooled(layer, x, "max", window)
-
-
-@operator("AveragePool")
-def average_pool(layer, x, count_include_pad=0, **window):
-    return pooled(layer, x, "avg", window, bool(count_include_pad))
-
-
-def pooled(layer, x, kind, options, count_include_pad=True):
-    """Maximum or average over windows."""
+@operator("MaxPool", "AveragePool", options=(*WINDOW_OPTIONS, "ceil_mode"), storage_order=0)
+def pool(layer, x, count_include_pad=0, **options):
+    kind = "max" if layer.op == "MaxPool" else "avg"
     window = Window(layer, x, options.get("kernel_shape") or (), options)
     if window.dilate != (1, 1):
         raise layer.error("its option dilations has another value than 1")
@@ -104,8 +92,8 @@ def pooled(layer, x, kind, options, count_include_pad=True):
         return global_pooled(x, kind)
     shape = {"kernel": window.kernel, "stride": window.stride, "pool_type": kind}
     if window.even:
-        return mx.sym.Pooling(x.symbol, pad=tuple(window.begin), count_include_pad=(
-            count_include_pad), **shape)
+        return mx.sym.Pooling(x.symbol, pad=tuple(window.begin),
+                              count_include_pad=bool(count_include_pad), **shape)
     if kind == "max":
         return mx.sym.Pooling(window.padded(x.symbol, -LARGEST), **shape)
     # The average over what counts in a window: pixels, and padding if count_include_pad.

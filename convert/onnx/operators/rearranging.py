@@ -7,7 +7,7 @@ from common.mx_compat import mx
 from convert.onnx.operators.batch_shapes import batch_axis, resolve
 from convert.onnx.operators.elementwise import as_symbol, axes_of, combined, of_one_image, reshaped
 from convert.onnx.operators.layers import broadcast
-from convert.onnx.operators.table import BATCH, Constant, Tensor, ints, one_float, operator
+from convert.onnx.operators.table import BATCH, Constant, Tensor, ints, numbers, operator
 
 MOST_PIECES = 64  # of a Gather
 
@@ -128,9 +128,9 @@ def gather(layer, x, indices, axis=0):
             and np.array_equal(indices.value.ravel(), np.arange(indices.value.size)):
         # PyTorch's as_strided of a whole value.
         return _in_shape(layer, x, ints(indices.shape))
-    numbers = axes_of(layer, [i if i >= 0 else i + size for i in ints(indices)], size)
+    taken = axes_of(layer, ints(indices), size)
     runs = []  # of indices that follow each other
-    for number in numbers:
+    for number in taken:
         if runs and number == runs[-1][1]:
             runs[-1][1] += 1
         else:
@@ -139,8 +139,8 @@ def gather(layer, x, indices, axis=0):
         raise layer.error("it takes too many pieces, or part of the batch")
     parts = [mx.sym.slice_axis(x.symbol, axis=axis, begin=begin, end=end) for begin, end in runs]
     symbol = mx.sym.Concat(*parts, dim=axis) if len(parts) > 1 else parts[0]
-    taken = Tensor(symbol, (*x.shape[:axis], len(numbers), *x.shape[axis + 1:]))
-    return reshaped(taken, (*x.shape[:axis], *indices.value.shape, *x.shape[axis + 1:]))
+    result = Tensor(symbol, (*x.shape[:axis], len(taken), *x.shape[axis + 1:]))
+    return reshaped(result, (*x.shape[:axis], *indices.value.shape, *x.shape[axis + 1:]))
 
 
 @operator("Expand")
@@ -196,7 +196,7 @@ def pad(layer, x, pads, constant_value=None, axes=None, mode="constant", value=0
     symbol = reshaped(x, shape)
     if order != sorted(order):
         symbol = mx.sym.transpose(symbol, axes=tuple(order))
-    number = value if constant_value is None else one_float(constant_value)
+    number = value if constant_value is None else numbers(constant_value)[0]
     ends = [0] * (8 - 2 * len(width)) + [n for both in width.values() for n in both]
     symbol = mx.sym.Pad(symbol, mode=mode, constant_value=number, pad_width=tuple(ends))
     if order != sorted(order):
@@ -220,50 +220,37 @@ def space_to_depth(layer, x, blocksize):
     return mx.sym.space_to_depth(x.symbol, block_size=blocksize)
 
 
-@operator("Upsample")
-def upsample(layer, x, scales, mode="nearest"):
-    return _resized(layer, x, (scales, None), None, mode=mode,
-                    coordinate_transformation_mode="asymmetric", nearest_mode="floor")
-
-
-@operator("Resize", cubic_coeff_a=-0.75, exclude_outside=0, extrapolation_value=0.0, antialias=0,
-          keep_aspect_ratio_policy="stretch")
-def resize(layer, x, *how, axes=None, **options):
-    if layer.opset < 11:  # the scales only
-        return upsample(layer, x, *how, **options)
-    return _resized(layer, x, (*how, None, None)[1:3], axes, **options)  # how[0]: of crops only
-
-
-def _resized(layer, x, scales_and_sizes, axes, mode="nearest", **rounding):
-    scales, sizes = scales_and_sizes
+@operator("Resize", "Upsample", cubic_coeff_a=-0.75, exclude_outside=0, extrapolation_value=0.0,
+          antialias=0, keep_aspect_ratio_policy="stretch")
+def resize(layer, x, roi=None, scales=None, sizes=None, *, axes=None, mode="nearest",
+           coordinate_transformation_mode="half_pixel", nearest_mode="round_prefer_floor"):
+    """`roi` counts in modes that crop only, which are not known."""
+    if layer.opset < 11:  # Upsample, or Resize with the same inputs and meaning
+        scales = roi if scales is None else scales
+        coordinate_transformation_mode, nearest_mode = "asymmetric", "floor"
     rank = len(x.shape)
-    factors, goal = dict.fromkeys(range(rank), 1.0), list(x.shape)
-    axes = axes_of(layer, axes or range(rank), rank)
-    for number, axis in enumerate(axes):
-        if sizes is not None:
-            goal[axis] = ints(sizes)[number]
-            goal[axis] = x.shape[axis] if axis == 0 else goal[axis]
-            factors[axis] = goal[axis] / x.shape[axis]
-        else:
-            factors[axis] = float(np.ravel(scales.value if isinstance(scales, Constant)
-                                           else scales)[number])
+    factors, goal = [1.0] * rank, list(x.shape)
+    for number, axis in enumerate(axes_of(layer, axes or range(rank), rank)):
+        if sizes is None:
+            factors[axis] = numbers(scales)[number]
             goal[axis] = math.floor(x.shape[axis] * factors[axis])
+        elif axis > 0:
+            goal[axis] = ints(sizes)[number]
+            factors[axis] = goal[axis] / x.shape[axis]
     if rank != 4 or goal[:2] != list(x.shape[:2]):
         raise layer.error("it resizes other axes than the height and width")
-    transformation = rounding.pop("coordinate_transformation_mode", "half_pixel")
-    nearest_mode = rounding.pop("nearest_mode", "round_prefer_floor")
-    if rounding:
-        raise layer.error(f"its option {min(rounding)!r:.100} is not known")
     if mode == "nearest":
-        return _nearest(layer, x, goal, factors, (transformation, nearest_mode))
-    half = ("half_pixel", "pytorch_half_pixel")
-    if mode != "linear" or transformation not in (*half, "align_corners") \
-            or (transformation == "pytorch_half_pixel" and 1 in goal[2:]):
-        raise layer.error(f"mode {mode!r:.50} with {transformation!r:.50} is not known")
+        return _nearest(layer, x, goal, factors, (coordinate_transformation_mode, nearest_mode))
+    if mode != "linear" or coordinate_transformation_mode not in (
+            "half_pixel", "pytorch_half_pixel", "align_corners") \
+            or (coordinate_transformation_mode == "pytorch_half_pixel" and 1 in goal[2:]):
+        raise layer.error(
+            f"mode {mode!r:.50} with {coordinate_transformation_mode!r:.50} is not known")
     if any(abs(factors[axis] * x.shape[axis] - goal[axis]) > 1e-3 for axis in (2, 3)):
         raise layer.error("its scales do not give whole sizes")
-    return mx.sym.contrib.BilinearResize2D(x.symbol, height=goal[2], width=goal[3],
-                                           align_corners=transformation == "align_corners")
+    return mx.sym.contrib.BilinearResize2D(
+        x.symbol, height=goal[2], width=goal[3],
+        align_corners=coordinate_transformation_mode == "align_corners")
 
 
 def _nearest(layer, x, goal, factors, rules):

@@ -44,22 +44,22 @@ class Constant(NamedTuple):
         return self.value.shape
 
 
-def operator(*names, **only):
-    """Put a function into the table of operators. `only`: attributes that must have one value.
+def operator(*names, options=(), **only):
+    """Put a function into the table of operators.
 
-    In the table it takes the layer, a list of the node's inputs and a dict of its attributes.
+    `options` are attributes that it takes as keywords without naming them; `only`, attributes that
+    must have one value. In the table it takes the layer, a list of the node's inputs and a dict of
+    its attributes.
     """
     def register(function):
-        parameters = inspect.signature(function).parameters
-        any_attribute = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        known = {*inspect.signature(function).parameters, *options}
 
         def checked(layer, inputs, attributes):
             for name, value in only.items():
                 if attributes.pop(name, value) != value:
                     raise layer.error(f"its option {name} has another value than {value!r}")
-            unknown = sorted(set(attributes) - set(parameters))
-            if unknown and not any_attribute:
-                raise layer.error(f"its option {unknown[0]!r:.100} is not known")
+            for name in sorted({*attributes} - known):
+                raise layer.error(f"its option {name!r:.100} is not known")
             return function(layer, *inputs, **attributes)
 
         OPERATORS.update(dict.fromkeys(names, checked))
@@ -76,16 +76,14 @@ def attributes_of(node):
             for name, value in values.items()}
 
 
+def numbers(value):
+    """The numbers in a constant, a list or an attribute, as a flat list."""
+    return np.reshape(value.value if isinstance(value, Constant) else value, -1).tolist()
+
+
 def ints(value):
-    """Integers in a constant, a list or a number, as a list; None stays None."""
-    if isinstance(value, Constant):
-        value = value.value
-    return None if value is None else [int(number) for number in np.reshape(value, -1)]
-
-
-def one_float(value):
-    """The number in a constant of one value, or an attribute's."""
-    return float(np.reshape(value.value if isinstance(value, Constant) else value, -1)[0])
+    """The same as integers; None stays None."""
+    return None if value is None else [int(number) for number in numbers(value)]
 
 
 class Layer:
