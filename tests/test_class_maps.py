@@ -163,7 +163,8 @@ def test_the_report_has_the_maps_of_the_classes_that_a_photo_lists(trained, smal
                       read_options=ReadOptions(fit="squash"))
     batch, place = samples.next(), {samples.lst.name(row): row for row in range(20)}
     prob = 1 / (1 + np.exp(-1.5 * class_maps(trained, batch)))
-    expected = 255 * ((prob - 0.5) / 0.5).clip(0, 1)
+    thresholds = Classifier(str(trained), 0).thresholds.reshape(-1, 1, 1)
+    expected = 255 * ((prob - thresholds) / (1 - thresholds)).clip(0, 1)
     listed = 0
     for photo in data["photos"]:
         classes = [c for kind in ("true_positives", "false_positives", "false_negatives", "unknown")

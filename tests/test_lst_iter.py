@@ -23,9 +23,10 @@ from common.cli import InputError
 from common.mx_compat import mx
 from lst_iter import LstIter
 from reading.batch_sampler import BatchSampler
+from reading.data_args import AREA
 from reading.image_list import ImageList
 from reading.image_reader import NEUTRAL, ReadOptions
-from reading.image_shape import AREA, best_shape, median_size
+from reading.image_shape import best_shape, median_size
 from reading.lst_file import read_lst
 
 ROOT = Path(__file__).resolve().parents[1]

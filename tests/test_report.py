@@ -405,7 +405,7 @@ def test_maps_and_photos_share_the_bytes_of_the_page(samples, monkeypatch):
         assert sorted(map(int, photo["maps"]["classes"])) == list(range(60, 80))
     map_bytes = sum(len(base64.b64decode(text)) for photo in photos
                     for text in photo["maps"]["classes"].values())
-    assert map_bytes + sum(shares) == pytest.approx(1_000_000)
+    assert map_bytes + sum(shares) == pytest.approx(1_000_000 - 80 * report_photos.CLASS_BYTES)
 
 
 def test_of_more_classes_than_photos_each_gets_its_first(samples):
