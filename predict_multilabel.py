@@ -44,7 +44,8 @@ def main(argv=None):
     log_to_stderr(logging.INFO)
     devices = choose_devices(args.gpus)
     classifier = Classifier(args.model, args.epoch, args.precision)
-    if args.above == "thresholds" and classifier.thresholds_epoch is None:
+    if (args.above == "thresholds" and classifier.thresholds_epoch is None
+            and not args.fit_thresholds):
         raise InputError("has none for {flag} thresholds; --fit-thresholds with --data chooses "
                          "them", file=f"{args.model}-symbol.json", flag="--above")
     if args.maps and not classifier.has_maps:

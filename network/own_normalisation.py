@@ -87,7 +87,11 @@ def variance_ratio(symbol, arg_params, aux_params, pixels):
     if (stored == stored[0]).all():
         return None
     source, number, *_ = norm.inputs[0]
-    layer = symbol.get_internals()[source.name + ("_output" if not number else f"_output{number}")]
+    layers = symbol.get_internals()
+    names = {source.name + "_output", f"{source.name}_output{number}"} & {*layers.list_outputs()}
+    if not names:
+        return None  # it is the input itself
+    layer = layers[names.pop()]
     executor = layer.simple_bind(mx.cpu(), grad_req="null", data=pixels.shape,
                                  type_dict={"data": "uint8"})
     executor.copy_params_from(arg_params, aux_params, allow_extra_params=True)

@@ -1,5 +1,6 @@
 """Networks that normalise their pixels themselves, or say nothing of how it was done."""
 import logging
+import shutil
 
 import cv2
 import numpy as np
@@ -122,6 +123,11 @@ def test_images_that_vary_otherwise_than_in_the_networks_training_are_told(photo
     assert all("bn0" in line and "--rgb-mean" in line for line in found)
     if normalised == IMAGENET:
         assert abs(variance_ratio(sym, {**args, **constants}, aux, pixels)[1] - 1) < 1e-4
+    broken = shutil.copytree(photos.folder, tmp_path / "broken")
+    (broken / "0.png").write_bytes(b"no image")  # the others are enough
+    assert bool(check_normalisation((sym, {**args, **constants}, aux),
+                                    SampleList(photos.lst, str(broken)), [3, 64, 64],
+                                    ReadOptions())) == warns
     aux["bn0_moving_var"][:] = 1  # untrained: nothing is known
     assert not check_normalisation((sym, {**args, **constants}, aux), photos, [3, 64, 64],
                                    ReadOptions())

@@ -1,4 +1,5 @@
 """Whether the training images reach the network normalised as it was trained."""
+import contextlib
 import os
 
 import numpy as np
@@ -14,13 +15,12 @@ LEAST, MOST = 0.1, 10
 def check_normalisation(network, lst, image_shape, read_options):
     """A warning where images of a SampleList vary otherwise than the network's own did: a list."""
     rows = np.linspace(0, len(lst.lst) - 1, min(IMAGES, len(lst.lst))).astype(int)
-    pixels = np.empty((len(rows), *image_shape), np.uint8)
-    try:
-        for place, row in enumerate(rows.tolist()):
+    pixels, place = np.empty((len(rows), *image_shape), np.uint8), 0
+    for row in rows.tolist():
+        with contextlib.suppress(ImageError):  # training says what is wrong with it
             read_image(os.path.join(lst.folder, lst.lst.name(row)), pixels[place], read_options)
-    except ImageError:
-        return []  # training says what is wrong with it
-    found = variance_ratio(*network, pixels)
+            place += 1
+    found = variance_ratio(*network, pixels[:place]) if place else None
     if not found or LEAST <= found[1] <= MOST:
         return []
     return ["at {} the training images vary {:.2g} times as much as those that the network was "
