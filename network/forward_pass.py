@@ -27,7 +27,7 @@ SAMPLE_IMAGES = 8
 # int8 is chosen where it is so many times as fast, and its outputs are so near (cosine).
 LEAST_SPEED_UP, LEAST_COSINE = 1.3, 0.98
 # Multiplications below which trying takes longer than it saves: 10 seconds of two cores. Counted,
-# not measured, so that the same run decides alike whatever else the machine does.
+# not measured: whether to try does not depend on what else the machine does.
 WORTH_TRYING = 5e11
 TURNS = 3
 

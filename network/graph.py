@@ -125,6 +125,13 @@ def layers_up_to(symbol: mx.sym.Symbol, name: str) -> mx.sym.Symbol:
     return symbol.get_internals()[name + "_output"]
 
 
+def params_of(symbol: mx.sym.Symbol, arg_params: dict, aux_params: dict) -> tuple[dict, ...]:
+    """Those of some arg_params and aux_params that the network has."""
+    names = symbol.list_arguments(), symbol.list_auxiliary_states()
+    return tuple({name: given[name] for name in own if name in given}
+                 for own, given in zip(names, (arg_params, aux_params)))
+
+
 def integers(text: str) -> list[int]:
     """The integers in a text such as "(3, 3)"."""
     return [int(number) for number in re.findall(r"-?\d+", text)]

@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from common.mx_compat import mx
-from network.graph import Graph, replaced
+from network.graph import Graph, params_of, replaced
 
 
 def in_int8(network, arg_params, aux_params, pixels, sample):
@@ -21,8 +21,7 @@ def in_int8(network, arg_params, aux_params, pixels, sample):
     these takes five times as long.
     """
     network = replaced(network, "rgb_normalised", mx.sym.Variable("data"))
-    args, auxs = ({name: params[name] for name in names if name in params} for names, params in (
-        (network.list_arguments(), arg_params), (network.list_auxiliary_states(), aux_params)))
+    args, auxs = params_of(network, arg_params, aux_params)
     network = network.get_backend_symbol("MKLDNN_QUANTIZE")
     options = {"calib_mode": "naive", "quantized_dtype": "auto", "logger": None}
     quantised, _, _, collector = mx.contrib.quantization.quantize_graph(

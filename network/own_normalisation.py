@@ -14,10 +14,8 @@ from network.graph import Graph
 
 PASS_ON = {"Cast", "amp_cast", "_copy", "BlockGrad", "identity"}
 # What arithmetic with a number n makes of scale * pixel + shift.
-ARITHMETIC = {"minus": lambda scale, shift, n: (scale, shift - n),
-              "sub": lambda scale, shift, n: (scale, shift - n),
-              "plus": lambda scale, shift, n: (scale, shift + n),
-              "add": lambda scale, shift, n: (scale, shift + n),
+ARITHMETIC = {**dict.fromkeys(("minus", "sub"), lambda scale, shift, n: (scale, shift - n)),
+              **dict.fromkeys(("plus", "add"), lambda scale, shift, n: (scale, shift + n)),
               "mul": lambda scale, shift, n: (scale * n, shift * n),
               "div": lambda scale, shift, n: (scale / n, shift / n)}
 RAW, UNIT, SIGNED = (0, 1), (0, 255), (127.5, 127.5)  # pixels of 0 to 255, 0 to 1, and -1 to 1

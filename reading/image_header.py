@@ -125,7 +125,7 @@ def _jpeg(data):
         marker = data[position + 1]
         if marker == 0xFF:  # a fill byte
             position += 1
-        elif marker == 0 or marker == 0x01 or 0xD0 <= marker <= 0xD8:  # no marker, but a stray byte
+        elif marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:  # these stand alone
             position += 2
         elif marker in (0xD9, 0xDA):
             raise BadImage("is a damaged JPEG: its pixels start before its size is told")

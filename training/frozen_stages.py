@@ -11,7 +11,7 @@ from common.cli import InputError
 from common.mx_compat import mx
 from network.fine_tune import split_head
 from network.forward_pass import choose_forward_pass
-from network.graph import layers_up_to
+from network.graph import layers_up_to, params_of
 from network.int8 import multiplies_exactly
 from network.stages import layers_after
 from training.data import Split, open_iterator
@@ -108,7 +108,4 @@ def after_frozen_stages(settings, network, stored):
                              bool(settings.flags.random_mirror)),
                  val and FeatureIter(*val, settings.batch_size))
     rest = layers_after(network.symbol, settings.last_frozen_layer)
-    return (Network(rest, *({name: params[name] for name in names if name in params}
-                            for names, params in ((rest.list_arguments(), network.arg_params),
-                                                  (rest.list_auxiliary_states(),
-                                                   network.aux_params)))), data)
+    return Network(rest, *params_of(rest, network.arg_params, network.aux_params)), data

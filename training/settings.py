@@ -19,7 +19,7 @@ from common.text import printable
 from common.version import VERSION
 from network import checkpoint
 from network.fine_tune import frozen_parameters, get_fine_tune_model, has_feature_map
-from network.graph import layers_up_to
+from network.graph import layers_up_to, params_of
 from network.untrusted import NO_THRESHOLDS, check_shapes
 from reading.class_names import read_class_names
 from reading.data_args import read_options_from_args
@@ -137,8 +137,7 @@ def resolve_settings(flags, pretrained, normalisation, lists, workers):
         plain_reading=read_options_from_args(flags, train=False),
         num_workers=workers.count, notes=notes,
         warnings=check_lists(lists, class_names, workers))
-    aux_params = {name: pretrained.aux_params[name] for name in symbol.list_auxiliary_states()
-                  if name in pretrained.aux_params}
+    _, aux_params = params_of(symbol, {}, pretrained.aux_params)
     symbol = checkpoint.set_attributes(symbol, class_names=class_names,
                                        **_attributes(settings, lists, normalisation))
     check_shapes(symbol, arg_params, aux_params, image_shape, flags.model, math.inf)
