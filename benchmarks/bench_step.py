@@ -27,8 +27,7 @@ from network import checkpoint
 from network.fine_tune import frozen_parameters, get_fine_tune_model, training_symbol
 from training.compute import Compute
 from training.faster_graph import faster_training
-from training.module import FineTuningModule
-from training.optimizer import INITIALIZER
+from training.module import INITIALIZER, FineTuningModule
 
 SGD = {"learning_rate": 0.001, "momentum": 0.9, "wd": 0}
 
