@@ -19,16 +19,12 @@ from common.files import existing_path
 from common.mx_compat import choose_devices
 from common.progress import Progress
 from common.text import printable
-from evaluation.class_maps import PhotoMaps, write_maps
 from evaluation.classifier import Classifier
-from evaluation.comparison import read_measures
-from evaluation.evaluation import Evaluation, LabelledImages
-from evaluation.output import input_error_if_unwritable, open_output
+from evaluation.evaluation import Evaluation, LabelledImages, read_measures
+from evaluation.pictures import PhotoMaps, PhotoOptions, write_maps
 from evaluation.predict_flags import parse_args
-from evaluation.predictions_file import PredictionsFile
-from evaluation.report import write_report
-from evaluation.report_charts import read_history
-from evaluation.report_photos import PhotoOptions
+from evaluation.predictions_file import PredictionsFile, input_error_if_unwritable, open_output
+from evaluation.report import read_history, write_report
 from evaluation.thresholds import DEFAULT, NEVER, choose_thresholds, cross_fitted
 from reading.equal_files import shared_rows
 from reading.image_list import ImageList

@@ -11,11 +11,13 @@ CP, CR and CF1 average over classes, OP, OR and OF1 are over all decisions, as i
 A division by zero gives NaN, as in scikit-learn with zero_division=nan: precision of a class
 without predicted positives, recall of a class without present labels, F1 where both are lacking.
 """
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from common.metrics import ratio
+from common.text import printable
 
 CALIBRATION_BINS = 15
 
@@ -123,3 +125,26 @@ def expected_calibration_error(bins):
     """
     count, probability, present = bins
     return float(np.abs(probability - present).sum() / count.sum()) if count.any() else np.nan
+
+
+def best_and_worst(class_names, average_precision, support, count=5, columns=None):
+    """The classes of the highest and of the lowest average precision, as lines of a table.
+
+    `count` classes at each end; all where there are no more than twice as many. Those without a
+    present label, which have NaN, are left out. `support` has the number of present labels, and
+    `columns` further ones by their head: for each class a text.
+    """
+    order = [c for c in np.argsort(-np.asarray(average_precision), kind="stable")
+             if not math.isnan(average_precision[c])]
+    columns = columns or {}
+    widths = {head: max(map(len, [head, *texts])) for head, texts in columns.items()}
+    rows = [f"{average_precision[c]:.4f}  {support[c]:6d}  " + "".join(
+        f"{texts[c]:>{widths[head]}}  " for head, texts in columns.items())
+        + printable(class_names[c]) for c in order]
+    if len(rows) > 2 * count:
+        rows[count:-count] = ["   ..."]
+    without = len(class_names) - len(order)
+    if without:
+        rows.append(f"{without} {'classes have' if without > 1 else 'class has'} no present label")
+    heads = "".join(f"{head:>{width}}  " for head, width in widths.items())
+    return [f"    AP  labels  {heads}class", *rows]

@@ -1,21 +1,18 @@
-"""All metrics of a network on labelled images, as a table for a terminal and as JSON."""
+"""All metrics of a network on labelled images: as lines, as JSON, and beside another run's JSON."""
 import math
+import os
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
+from common.cli import InputError
+from common.files import open_regular_file
+from common.json_text import parse_json
 from common.metrics import BASELINES, average_precision, baselines
 from common.text import counted, encodable, printable
+from evaluation import decisions
 from evaluation.bootstrap import bootstrap
-from evaluation.class_table import best_and_worst
-from evaluation.decisions import (
-    calibration_bins,
-    count_decisions,
-    decision_metrics,
-    expected_calibration_error,
-    per_class_metrics,
-    top_k,
-)
 from evaluation.thresholds import DEFAULT, FOLDS
 
 TOP = 3
@@ -23,6 +20,7 @@ MAX_PROBABILITIES = 4_000_000  # in the JSON: 50 MB
 NAMED = 5  # classes that a sentence names
 CONSTANT = 1e-3  # range of a class's probabilities over the images that is no answer to them
 CELLS = ("TP", "FP", "FN", "TN")
+MAX_BYTES = 1 << 28  # of the JSON that is read
 
 
 @dataclass
@@ -79,25 +77,27 @@ class Evaluation:
             [average_precision(y, p) for y, p in zip(label.T, prob.T)])
         ranked = self.average_precision[~np.isnan(self.average_precision)]
         self.mean_average_precision = float(ranked.mean()) if len(ranked) else math.nan
-        self.calibration = calibration_bins(label, prob)
-        self.calibration_error = expected_calibration_error(self.calibration)
-        decisions = {"0.5": prob > DEFAULT}
+        self.calibration = decisions.calibration_bins(label, prob)
+        self.calibration_error = decisions.expected_calibration_error(self.calibration)
+        rules = {"0.5": prob > DEFAULT}
         if thresholds is not None:
-            decisions["chosen"] = prob > thresholds if predicted is None else predicted
-        self.rule = list(decisions)[-1]
-        self.wrong = ((label > 0.5) != decisions[self.rule]) & (label >= 0)
-        self.per_class = {rule: per_class_metrics(count_decisions(label, positive))
-                          for rule, positive in decisions.items()}
+            rules["chosen"] = prob > thresholds if predicted is None else predicted
+        self.rule = list(rules)[-1]
+        self.wrong = ((label > 0.5) != rules[self.rule]) & (label >= 0)
+        self.per_class = {
+            rule: decisions.per_class_metrics(decisions.count_decisions(label, positive))
+            for rule, positive in rules.items()}
         self.support = self.per_class["0.5"]["support"]
         negatives = np.count_nonzero(label >= 0, axis=0) - self.support
         self.baselines = baselines(self.support, negatives)
         self.is_constant = bool(len(prob) > 1 and np.ptp(prob, axis=0).max() < CONSTANT)
-        self.intervals = bootstrap(label, prob, decisions)
-        decisions[f"top-{TOP}"] = top_k(prob, TOP)
-        decisions["constant"] = np.broadcast_to(self.support > negatives, label.shape)
-        decisions["always"] = np.ones(label.shape, bool)
-        self.overall = {rule: decision_metrics(count_decisions(label, positive))
-                        for rule, positive in decisions.items()}
+        self.intervals = bootstrap(label, prob, rules)
+        rules[f"top-{TOP}"] = decisions.top_k(prob, TOP)
+        rules["constant"] = np.broadcast_to(self.support > negatives, label.shape)
+        rules["always"] = np.ones(label.shape, bool)
+        self.overall = {
+            rule: decisions.decision_metrics(decisions.count_decisions(label, positive))
+            for rule, positive in rules.items()}
 
     def class_thresholds(self):
         """The threshold of each class by `rule`: (classes,)."""
@@ -127,8 +127,8 @@ class Evaluation:
         counts = self.per_class[self.rule]
         columns = {name: [str(count) for count in counts[name]] for name in CELLS}
         columns["threshold"] = [f"{threshold:.3f}" for threshold in self.class_thresholds()]
-        yield from best_and_worst(self.class_names, self.average_precision, self.support,
-                                  columns=columns)
+        yield from decisions.best_and_worst(self.class_names, self.average_precision, self.support,
+                                            columns=columns)
 
     def conclusions(self):
         """Yield what the metrics mean for who relies on the decisions: sentences.
@@ -216,3 +216,92 @@ def _json_values(value):
     if isinstance(value, (float, np.floating)):
         return float(value) if math.isfinite(value) else None
     return int(value) if isinstance(value, np.integer) else value
+
+
+class Comparison(NamedTuple):
+    """What the report shows of the other run; NaN where it has no such number."""
+
+    title: str  # its recipe, folder and name
+    values: dict  # mAP, ECE and the metrics of its decision rule, by name
+    average_precision: np.ndarray  # (classes,)
+    shared: np.ndarray  # (classes,), bool: whether it has the class
+    mistakes: dict  # by image, the numbers of the classes that it gets wrong
+    prob: dict  # by image, its probabilities of the shared classes: np.ndarray; maybe empty
+
+    def _mistakes_on_both(self, names, wrong):
+        """What is wrong here, and there, in the images and classes of both: (samples, classes)."""
+        here, there = np.zeros_like(wrong), np.zeros_like(wrong)
+        for s, name in enumerate(map(encodable, names)):
+            if name in self.mistakes:
+                here[s] = wrong[s] & self.shared
+                there[s, self.mistakes[name]] = True
+        return here, there
+
+    def changed(self, names, wrong):
+        """The decisions that are right only here, and those right only there: two lists.
+
+        `wrong`, bool, is (samples, classes). Each item is a sample and a class; images and classes
+        that the other run did not evaluate are left out.
+        """
+        here, there = self._mistakes_on_both(names, wrong)
+        return [np.argwhere(cells).tolist() for cells in (there & ~here, here & ~there)]
+
+    def differences(self, names, label, prob, wrong):
+        """Intervals of the differences to the other run on the images and classes of both.
+
+        Returns the number of these images, and a dict by metric of np.ndarray, (2,): mAP, where the
+        probabilities are known, and those of the decisions.
+        """
+        both = [s for s, name in enumerate(map(encodable, names)) if name in self.mistakes]
+        if not both:
+            return 0, {}
+        part = np.ix_(both, np.flatnonzero(self.shared))
+        their_prob = np.zeros_like(prob[part])
+        for row, s in enumerate(both):
+            their_prob[row] = self.prob.get(encodable(names[s]), 0)
+        here, there = ({"": (label[part] > 0.5) ^ cells[part]}
+                       for cells in self._mistakes_on_both(names, wrong))
+        intervals = bootstrap(label[part], prob[part], here, other=(their_prob, there))
+        metrics = {name[1]: value for name, value in intervals.items() if name[0] == ""}
+        return len(both), {**metrics, **({"mAP": intervals["mAP"]} if self.prob else {})}
+
+
+def read_measures(path, class_names):
+    """The Comparison in a file of --measures; an InputError where it is none, or of other classes.
+
+    Its classes are found by their names, in any order.
+    """
+    try:
+        with open_regular_file(path, "r", encoding="utf-8") as file:
+            measures = parse_json(file.read(MAX_BYTES))
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", file=path) from None
+    except (InputError, UnicodeDecodeError) as error:
+        raise InputError(str(error), file=path) from None
+    try:
+        theirs = {item["class"]: number for number, item in enumerate(measures["classes"])}
+        shared = np.array([name in theirs for name in class_names])
+        order = [theirs[name] for name in class_names if name in theirs]
+        place = dict(zip(order, np.flatnonzero(shared).tolist()))
+        precision = np.full(len(class_names), np.nan)
+        precision[shared] = [_number(measures["classes"][number]["AP"]) for number in order]
+        values = {name: _number(value) for name, value in [
+            ("mAP", measures["mAP"]), ("ECE", measures["ECE"]),
+            *measures["decisions"][measures["rule"]].items()]}
+        mistakes = {str(name): [place[number] for number in wrong if number in place]
+                    for name, wrong in measures["mistakes"].items()}
+        prob = {str(name): np.array([float(row[number]) for number in order], np.float32)
+                for name, row in measures.get("probabilities", {}).items()}
+        recipe = str(measures.get("recipe", "other run"))
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+        raise InputError("not a file that {flag} of this version wrote", file=path,
+                         flag="--measures") from None
+    if not place:
+        raise InputError("has none of the checkpoint's classes", file=path)
+    folder, name = os.path.split(os.path.abspath(path))
+    title = f"{recipe} ({os.path.join(os.path.basename(folder), name)})"
+    return Comparison(title, values, precision, shared, mistakes, prob)
+
+
+def _number(value):
+    return np.nan if value is None else float(value)

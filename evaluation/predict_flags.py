@@ -10,8 +10,8 @@ from common.cli import (
     at_least,
     require,
 )
+from evaluation.pictures import MAX_PHOTOS
 from evaluation.predictions_file import FORMATS
-from evaluation.report_photos import MAX_PHOTOS
 from evaluation.thresholds import add_objective_args, objective_from_args
 from reading.image_reader import ReadOptions
 from reading.lst_file import LABEL_FORMATS
