@@ -48,8 +48,8 @@ done
 if [ "$DATA_TRAIN" = demo/data/train.lst ]; then IMAGE_SHAPE=${IMAGE_SHAPE:-3,128,128}; fi
 IMAGE_SHAPE=${IMAGE_SHAPE:-auto}
 BATCH_SIZE=${BATCH_SIZE:-32}
-# Epochs of fine-tuning after the new classifier; empty: 3 up to 1000 images, 2 up to 1700, and none
-# for more, so that two cores take about five minutes at most for photos of 480x320.
+# Epochs of fine-tuning after the new classifier; empty: 3 up to 1000 images, 2 for more, which take
+# about as long as the passes of all images before them. 0: none.
 NUM_EPOCH=${NUM_EPOCH:-}
 LR=${LR:-0.02}
 
@@ -69,11 +69,9 @@ fi
 
 if [ -z "$NUM_EPOCH" ]; then
     images=$(wc -l <"$DATA_TRAIN")
-    if [ "$images" -gt 1700 ]; then
-        NUM_EPOCH=0
-        echo "$images images: training the new classifier alone; NUM_EPOCH=3 fine-tunes, too."
-    elif [ "$images" -gt 1000 ]; then
+    if [ "$images" -gt 1000 ]; then
         NUM_EPOCH=2
+        echo "$images images: 2 epochs of fine-tuning; NUM_EPOCH=0 trains the new classifier alone."
     else
         NUM_EPOCH=3
     fi

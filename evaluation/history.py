@@ -27,7 +27,7 @@ def _draw_history(path, rows):
     """Draw loss and mAP over the epochs into a PNG file."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(9, 3.6))
     for axes, metric in zip(figure.subplots(1, 2), ("loss", "mAP")):
         for column, label, colour in ((f"train-{metric}", "training", "#4878a8"),
                                       (f"val-{metric}", "validation", "#d1622b")):
@@ -40,4 +40,6 @@ def _draw_history(path, rows):
         axes.spines[["top", "right"]].set_visible(False)
         if axes.lines:
             axes.legend(frameon=False)
+    # Finding the margins would draw it twice.
+    figure.subplots_adjust(left=0.06, right=0.98, bottom=0.15, top=0.9)
     figure.savefig(path, format="png", dpi=110)

@@ -54,6 +54,17 @@ assert vars(np).get("bool") is not bool
     subprocess.run([sys.executable, "-W", "error", "-c", program], cwd=ROOT, check=True)
 
 
+def test_mxnet_is_loaded_without_large_packages_that_it_hardly_uses():
+    program = """
+import sys
+from crossentropy_op import mx
+assert not {"sklearn", "scipy.stats"} & set(sys.modules)
+assert mx.contrib.quantization.stats.entropy([1, 0]) == 0
+assert "scipy.stats" in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
 @pytest.mark.smoke
 def test_what_mxnet_reads_of_numpy_only_later_works():
     import mxnet.gluon.contrib.estimator  # its defaults are np.Inf

@@ -60,6 +60,13 @@ def test_without_validation_images_there_is_no_report(run_train, tmp_path):
     assert "data_val=None" in (tmp_path / "result" / "train.log").read_text()
 
 
+def test_many_images_are_fine_tuned_too(run_train, small_demo, tmp_path):
+    (tmp_path / "many.lst").write_text((small_demo / "train.lst").read_text() * 25)  # 1,750
+    status, text = run_train("--test-io", DATA_TRAIN=tmp_path / "many.lst", NUM_EPOCH="")
+    assert status == 0, text
+    assert "1750 images: 2 epochs of fine-tuning" in text
+
+
 @pytest.mark.slow
 def test_lists_of_class_numbers_are_evaluated_as_such(run_train, small_demo, tmp_path):
     for name in ("train", "val"):
