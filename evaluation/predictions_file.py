@@ -49,47 +49,38 @@ class PredictionsFile:
         self._file = file
         readable = partial(printable, max_length=None) if file.isatty() else encodable
         self._text = (lambda text: no_formula(readable(text))) if file_format == "csv" else readable
-        self._thresholds = thresholds
-        self._top, self._above = top, above
+        self._thresholds, self._top, self._above = thresholds, top, above
         self._short = top is not None or above
         taken = ("name", "error") if file_format == "csv" and not self._short else ()
         self._names = unique_columns(map(self._text, class_names), taken)
+        self._columns = ["class", "probability"] if self._short else self._names
         self._csv = None
         if file_format == "csv":
             # With line ends of \r\n the writer quotes cells that hold either of the two.
             self._csv = csv.writer(SimpleNamespace(write=lambda row: file.write(row[:-2] + "\n")))
-            self._columns = ["class", "probability"] if self._short else self._names
             self._csv.writerow(["name", *self._columns, "error"])
 
     def write(self, name, prob, problem=None):
         """Write the probabilities, (classes,), of an image, or why it could not be used."""
         name = self._text(name)
         if problem is not None:
-            self._write_problem(name, self._text(problem))
+            problem = self._text(problem)
+            rows, values = [[""] * len(self._columns)], {"error": problem}
         elif self._short:
             order = np.argsort(-prob, kind="stable")
             if self._above:
                 order = order[(prob > self._thresholds)[order]]
             listed = [(self._names[c], _rounded(prob[c])) for c in order[:self._top]]
-            if self._csv:
-                self._csv.writerows([name, *pair, ""] for pair in listed or [("", "")])
-            else:
-                self._json(name=name, labels=[{"class": c, "probability": p} for c, p in listed])
-        elif self._csv:
-            self._csv.writerow([name, *map(_rounded, prob), ""])
+            rows = listed or [("", "")]
+            values = {"labels": [{"class": c, "probability": p} for c, p in listed]}
         else:
-            self._json(name=name,
-                       labels=[self._names[c] for c in np.flatnonzero(prob > self._thresholds)],
-                       probabilities=dict(zip(self._names, map(_rounded, prob))))
-
-    def _write_problem(self, name, problem):
+            rows = [list(map(_rounded, prob))]
+            values = {"labels": [self._names[c] for c in np.flatnonzero(prob > self._thresholds)],
+                      "probabilities": dict(zip(self._names, rows[0]))}
         if self._csv:
-            self._csv.writerow([name, *[""] * len(self._columns), problem])
+            self._csv.writerows([name, *row, problem or ""] for row in rows)
         else:
-            self._json(name=name, error=problem)
-
-    def _json(self, **row):
-        self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            self._file.write(json.dumps({"name": name, **values}, ensure_ascii=False) + "\n")
 
 
 def unique_columns(names, taken=()):
@@ -117,33 +108,23 @@ def open_output(path=None):
     A file appears when the block has ended, or not at all; a pipe or a device is written directly.
     An InputError says why it cannot be written.
     """
-    if path is None:
-        sys.stdout.reconfigure(encoding="utf-8", newline="")
-        with input_error_if_unwritable("standard output"):
+    as_text = {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
+    try:
+        if path is None:
+            sys.stdout.reconfigure(encoding="utf-8", newline="")
             yield sys.stdout
             sys.stdout.flush()
-    # Not the resolved path: that of a pipe in /dev/fd leads to nothing.
-    elif os.path.exists(path) and not os.path.isfile(path):
-        with input_error_if_unwritable(path), _open(path) as file:
-            yield file
-    else:
-        with atomic_file(os.path.realpath(path)) as name, _open(name) as file:
-            yield file
-
-
-@contextlib.contextmanager
-def input_error_if_unwritable(path):
-    """Turn an OSError in the `with` block into an InputError that names the path."""
-    try:
-        yield
+        # Not the resolved path: that of a pipe in /dev/fd leads to nothing.
+        elif os.path.exists(path) and not os.path.isfile(path):
+            with open(path, "w", **as_text) as file:
+                yield file
+        else:
+            with atomic_file(os.path.realpath(path)) as name, open(name, "w", **as_text) as file:
+                yield file
     except BrokenPipeError:
         raise  # the reader of the pipe has ended, which is no mistake
     except OSError as error:
-        if path == "standard output":
+        if path is None:
             silence(sys.stdout)
-        reason = (error.strerror or str(error)).lower()
-        raise InputError(f"cannot be written: {reason}", file=path) from None
-
-
-def _open(path):
-    return open(path, "w", encoding="utf-8", errors="backslashreplace", newline="")
+        raise InputError(f"cannot be written: {(error.strerror or str(error)).lower()}",
+                         file=path or "standard output") from None
