@@ -134,17 +134,19 @@ def best_and_worst(class_names, average_precision, support, count=5, columns=Non
     present label, which have NaN, are left out. `support` has the number of present labels, and
     `columns` further ones by their head: for each class a text.
     """
-    order = [c for c in np.argsort(-np.asarray(average_precision), kind="stable")
-             if not math.isnan(average_precision[c])]
-    columns = columns or {}
-    widths = {head: max(map(len, [head, *texts])) for head, texts in columns.items()}
-    rows = [f"{average_precision[c]:.4f}  {support[c]:6d}  " + "".join(
-        f"{texts[c]:>{widths[head]}}  " for head, texts in columns.items())
-        + printable(class_names[c]) for c in order]
+    columns = {"AP": [f"{value:6.4f}" for value in average_precision],
+               "labels": [str(number) for number in support], **(columns or {})}
+    widths = [max(map(len, [head, *texts])) for head, texts in columns.items()]
+
+    def line(cells, name):
+        return "".join(f"{cell:>{width}}  " for cell, width in zip(cells, widths)) + name
+
+    order = np.argsort(-np.asarray(average_precision), kind="stable")
+    rows = [line([texts[c] for texts in columns.values()], printable(class_names[c]))
+            for c in order if not math.isnan(average_precision[c])]
+    without = len(class_names) - len(rows)
     if len(rows) > 2 * count:
         rows[count:-count] = ["   ..."]
-    without = len(class_names) - len(order)
     if without:
         rows.append(f"{without} {'classes have' if without > 1 else 'class has'} no present label")
-    heads = "".join(f"{head:>{width}}  " for head, width in widths.items())
-    return [f"    AP  labels  {heads}class", *rows]
+    return [line(columns, "class"), *rows]

@@ -49,59 +49,51 @@ class Evaluation:
 
     Attributes
     ----------
-    average_precision, support : np.ndarray, (classes,)
+    rule : str
+        The decision rule that counts: "chosen" where there are chosen thresholds, else "0.5".
+    thresholds, average_precision, support : np.ndarray, (classes,)
     mean_average_precision, calibration_error : float
-    fitted_here : bool
-        Whether the thresholds were chosen on these samples.
     wrong : np.ndarray of bool, (samples, classes)
         The decisions by `rule` that are wrong.
     calibration : np.ndarray, (3, bins)
-    rule : str
-        The decision rule that counts: "chosen" where there are chosen thresholds, else "0.5".
     overall : dict of str to dict of str to float
         By decision rule ("0.5", "chosen", "top-3", and two that look at no image: "constant", the
         more frequent answer per class, and "always", every class), then by metric.
     per_class : dict of str to dict of str to np.ndarray
         By decision rule ("0.5", "chosen"), then by metric.
-    baselines : dict of str to float
-        See common.metrics.baselines.
-    intervals : dict of np.ndarray
-        See `bootstrap`.
+    baselines, intervals : dict
+        See common.metrics.baselines and `bootstrap`.
     """
 
     def __init__(self, class_names, label, prob, thresholds=None, predicted=None):
         self.class_names, self.prob = list(class_names), prob
         self.num_samples = int((label >= 0).any(axis=1).sum())
-        self.thresholds, self.fitted_here = thresholds, predicted is not None
+        self.fitted_here = predicted is not None
         self.average_precision = np.array(
             [average_precision(y, p) for y, p in zip(label.T, prob.T)])
         ranked = self.average_precision[~np.isnan(self.average_precision)]
         self.mean_average_precision = float(ranked.mean()) if len(ranked) else math.nan
         self.calibration = decisions.calibration_bins(label, prob)
         self.calibration_error = decisions.expected_calibration_error(self.calibration)
+        self.rule, self.thresholds = "0.5", np.full(len(self.class_names), DEFAULT)
         rules = {"0.5": prob > DEFAULT}
         if thresholds is not None:
+            self.rule, self.thresholds = "chosen", thresholds
             rules["chosen"] = prob > thresholds if predicted is None else predicted
-        self.rule = list(rules)[-1]
         self.wrong = ((label > 0.5) != rules[self.rule]) & (label >= 0)
-        self.per_class = {
-            rule: decisions.per_class_metrics(decisions.count_decisions(label, positive))
-            for rule, positive in rules.items()}
+        counts = {rule: decisions.count_decisions(label, positive)
+                  for rule, positive in rules.items()}
+        self.per_class = {rule: decisions.per_class_metrics(count)
+                          for rule, count in counts.items()}
         self.support = self.per_class["0.5"]["support"]
         negatives = np.count_nonzero(label >= 0, axis=0) - self.support
         self.baselines = baselines(self.support, negatives)
-        self.is_constant = bool(len(prob) > 1 and np.ptp(prob, axis=0).max() < CONSTANT)
         self.intervals = bootstrap(label, prob, rules)
-        rules[f"top-{TOP}"] = decisions.top_k(prob, TOP)
-        rules["constant"] = np.broadcast_to(self.support > negatives, label.shape)
-        rules["always"] = np.ones(label.shape, bool)
-        self.overall = {
-            rule: decisions.decision_metrics(decisions.count_decisions(label, positive))
-            for rule, positive in rules.items()}
-
-    def class_thresholds(self):
-        """The threshold of each class by `rule`: (classes,)."""
-        return np.full(len(self.class_names), DEFAULT) if self.rule == "0.5" else self.thresholds
+        for rule, positive in ((f"top-{TOP}", decisions.top_k(prob, TOP)),
+                               ("constant", np.broadcast_to(self.support > negatives, label.shape)),
+                               ("always", np.ones(label.shape, bool))):
+            counts[rule] = decisions.count_decisions(label, positive)
+        self.overall = {rule: decisions.decision_metrics(count) for rule, count in counts.items()}
 
     def lines(self):
         """Yield the lines of a table for a terminal."""
@@ -126,7 +118,7 @@ class Evaluation:
         yield from self.conclusions()
         counts = self.per_class[self.rule]
         columns = {name: [str(count) for count in counts[name]] for name in CELLS}
-        columns["threshold"] = [f"{threshold:.3f}" for threshold in self.class_thresholds()]
+        columns["threshold"] = [f"{threshold:.3f}" for threshold in self.thresholds]
         yield from decisions.best_and_worst(self.class_names, self.average_precision, self.support,
                                             columns=columns)
 
@@ -135,28 +127,30 @@ class Evaluation:
 
         A sentence that begins with "warning: " names a metric that does not beat its baseline.
         """
-        rates, counts = self.overall[self.rule], self.per_class[self.rule]
         if not self.support.any():
             return
-        at, before = "a threshold of 0.5", ""
+        counts = self.per_class[self.rule]
+        by_rule = {rule: {name: 0 if math.isnan(value) else value for name, value in values.items()}
+                   for rule, values in self.overall.items()}
+        rates = by_rule[self.rule]
+        sentence = ("At {at} {OR:.0%} of the labels are found, and {OP:.0%} of the predictions are "
+                    "right (CF1 {CF1:.3f}, OF1 {OF1:.3f})")
         if self.rule == "chosen":
-            at = "the threshold of each class"
-            before = "; at 0.5 it would be {OR:.0%} and {OP:.0%} ({CF1:.3f}, {OF1:.3f})".format(
-                **_without_nan(self.overall["0.5"]))
-        yield ("At {at} {OR:.0%} of the labels are found, and {OP:.0%} of the predictions are "
-               "right (CF1 {CF1:.3f}, OF1 {OF1:.3f}){before}".format(
-                   at=at, before=before, **_without_nan(rates)))
+            yield (sentence.format(at="the threshold of each class", **rates)
+                   + "; at 0.5 it would be {OR:.0%} and {OP:.0%} ({CF1:.3f}, {OF1:.3f})".format(
+                       **by_rule["0.5"]))
+        else:
+            yield sentence.format(at="a threshold of 0.5", **rates)
         labelled = np.count_nonzero(self.support)
-        for answer, absent in (("never predicted", ("TP", "FP")),
-                               ("predicted on every image", ("TN", "FN"))):
-            found = np.flatnonzero((sum(counts[name] for name in absent) == 0)
-                                   & (self.support > 0))
+        for answer, others in (("never predicted", counts["TP"] + counts["FP"]),
+                               ("predicted on every image", counts["TN"] + counts["FN"])):
+            found = np.flatnonzero((others == 0) & (self.support > 0))
             if len(found):
                 more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
                 names = ", ".join(printable(self.class_names[c]) for c in found[:NAMED])
                 yield (f"{len(found)} of {counted(labelled, 'class', 'classes')} with labels "
                        f"{'is' if len(found) == 1 else 'are'} {answer}: {names}{more}")
-        if self.is_constant:
+        if len(self.prob) > 1 and np.ptp(self.prob, axis=0).max() < CONSTANT:
             yield "warning: the network gives every image the same answer"
         poor, acc = False, 1 - self.overall["0.5"]["hamming"]  # thresholds for F1 lower it
         for name, value in (("mAP", self.mean_average_precision), ("acc", acc),
@@ -181,37 +175,31 @@ class Evaluation:
         "probabilities", unless there are more than MAX_PROBABILITIES, those of the classes.
         """
         classes = [
-            {"class": name, "support": int(self.support[c]), "AP": self.average_precision[c],
-             "AP_interval": list(self.intervals["AP"][:, c]),
-             "threshold": self.class_thresholds()[c],
+            {"class": name, "support": self.support[c], "AP": self.average_precision[c],
+             "AP_interval": self.intervals["AP"][:, c], "threshold": self.thresholds[c],
              **{rule: {key: values[key][c] for key in ("precision", "recall", "F1", *CELLS)}
                 for rule, values in self.per_class.items()}}
             for c, name in enumerate(self.class_names)]
-        intervals = {rule: {name: list(self.intervals[rule, name]) for name in ("CF1", "OF1")}
+        intervals = {rule: {name: self.intervals[rule, name] for name in ("CF1", "OF1")}
                      for rule in self.per_class}
         return _json_values({
             "images": self.num_samples, "mAP": self.mean_average_precision,
             "ECE": self.calibration_error, "decisions": self.overall, "baselines": self.baselines,
-            "intervals": {"mAP": list(self.intervals["mAP"]),
-                          "decisions": intervals},
+            "intervals": {"mAP": self.intervals["mAP"], "decisions": intervals},
             "rule": self.rule, "fitted_on_these_images": self.fitted_here,
             "conclusions": list(self.conclusions()), "classes": classes,
-            "mistakes": {encodable(name): np.flatnonzero(wrong).tolist()
+            "mistakes": {encodable(name): np.flatnonzero(wrong)
                          for name, wrong in zip(names, self.wrong)},
             "probabilities": {} if self.prob.size > MAX_PROBABILITIES else {
                 encodable(name): [float(f"{p:.4g}") for p in row]
                 for name, row in zip(names, self.prob)}})
 
 
-def _without_nan(rates):
-    return {name: 0 if math.isnan(value) else value for name, value in rates.items()}
-
-
 def _json_values(value):
     """The value with None for NaN, which JSON lacks, and Python's numbers for numpy's."""
     if isinstance(value, dict):
         return {key: _json_values(part) for key, part in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, (list, np.ndarray)):
         return [_json_values(part) for part in value]
     if isinstance(value, (float, np.floating)):
         return float(value) if math.isfinite(value) else None

@@ -45,7 +45,7 @@ def write_report(folder, classifier, evaluation, samples, options=None, comparis
     `evaluation` is the Evaluation of `samples`, LabelledImages, `options` a PhotoOptions, and
     `comparison` the Comparison with another run, `history` the rows of read_history.
     """
-    label, prob, thresholds = samples.label, samples.prob, evaluation.class_thresholds()
+    label, prob, thresholds = samples.label, samples.prob, evaluation.thresholds
     names = evaluation.class_names
     differences = 0, {}
     extra = {"suspects": list(zip(*(places.tolist() for places in suspects(label, prob))))}
@@ -202,7 +202,7 @@ def _class_rows(evaluation, comparison):
     columns = {"labels": evaluation.support, "AP": evaluation.average_precision}
     if comparison:
         columns["change"] = evaluation.average_precision - comparison.average_precision
-    columns.update({"threshold": evaluation.class_thresholds(),
+    columns.update({"threshold": evaluation.thresholds,
                     **{name: counts[name] for name in ("precision", "recall", "F1", *CELLS)}})
     return "".join(
         f'<tr data-class="{c}"><th scope="row"><button type="button">{html.escape(name)}'
@@ -232,7 +232,7 @@ def _sentence(evaluation, c):
     low, high = evaluation.intervals["AP"][:, c]
     return (f"{counted(evaluation.support[c], 'label')}, average precision "
             f"{number(evaluation.average_precision[c])} (95 %: {number(low)} to {number(high)}). "
-            f"Above {number(evaluation.class_thresholds()[c])}: " + ", ".join(
+            f"Above {number(evaluation.thresholds[c])}: " + ", ".join(
                 f"{name} {number(values[name][c])}" for name in ("precision", "recall", "F1"))
             + ".")
 
