@@ -12,12 +12,7 @@ import warnings
 import numpy as np
 
 from common.metrics import ratio
-from evaluation.decisions import (
-    Counts,
-    calibration_bins_by_sample,
-    decision_cells,
-    decision_metrics,
-)
+from evaluation.decisions import calibration_bins_by_sample, decision_cells, decision_metrics
 
 DRAWS, FEWEST_DRAWS = 1000, 200
 # Draws times labels, above which there are fewer draws: 40,000 images of 80 classes took 19 s.
@@ -90,7 +85,7 @@ def _weighted_metrics(label, prob, decisions):
         values = {"AP": precision, "calibration": ratio(present, decided),
                   "mAP": ratio(np.where(ranked, precision, 0).sum(axis=1), ranked.sum(axis=1))}
         for rule, counted in cells.items():
-            counts = Counts(*(weights @ cell.astype(np.float32) for cell in vars(counted).values()))
+            counts = {name: weights @ cell.astype(np.float32) for name, cell in counted.items()}
             values.update({(rule, name): value
                            for name, value in decision_metrics(counts).items()})
         return values

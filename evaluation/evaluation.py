@@ -13,13 +13,13 @@ from common.metrics import BASELINES, average_precision, baselines
 from common.text import counted, encodable, printable
 from evaluation import decisions
 from evaluation.bootstrap import bootstrap
+from evaluation.decisions import CELLS
 from evaluation.thresholds import DEFAULT, FOLDS
 
 TOP = 3
 MAX_PROBABILITIES = 4_000_000  # in the JSON: 50 MB
 NAMED = 5  # classes that a sentence names
 CONSTANT = 1e-3  # range of a class's probabilities over the images that is no answer to them
-CELLS = ("TP", "FP", "FN", "TN")
 MAX_BYTES = 1 << 28  # of the JSON that is read
 
 
@@ -95,9 +95,13 @@ class Evaluation:
             counts[rule] = decisions.count_decisions(label, positive)
         self.overall = {rule: decisions.decision_metrics(count) for rule, count in counts.items()}
 
+    def interval(self, name):
+        """The 95 % interval of a metric over all classes, by `rule` if it is one of decisions."""
+        return self.intervals.get(name, self.intervals.get((self.rule, name)))
+
     def lines(self):
         """Yield the lines of a table for a terminal."""
-        low, high = self.intervals["mAP"]
+        low, high = self.interval("mAP")
         yield (f"{counted(self.num_samples, 'image')}, "
                f"{counted(len(self.class_names), 'class', 'classes')}: "
                f"mAP {self.mean_average_precision:.4f} (95 % interval {low:.4f} to {high:.4f}, "
@@ -108,8 +112,7 @@ class Evaluation:
             condition = f"> {rule}" if rule in self.per_class else rule
             yield f"{condition:>9}" + "".join(f"{value:9.4f}" for value in values.values())
         yield (f"95 % intervals, > {self.rule}: " + ", ".join(
-            f"{name} {low:.4f} to {high:.4f}" for name, (low, high) in (
-                (name, self.intervals[self.rule, name]) for name in ("CF1", "OF1"))))
+            "{} {:.4f} to {:.4f}".format(name, *self.interval(name)) for name in ("CF1", "OF1")))
         yield ("constant: the more frequent answer per class; always: every class. CP, CR, CF1: "
                "precision, recall, F1 averaged over classes; OP, OR, OF1: over all decisions")
         if self.fitted_here:
@@ -152,19 +155,17 @@ class Evaluation:
                        f"{'is' if len(found) == 1 else 'are'} {answer}: {names}{more}")
         if len(self.prob) > 1 and np.ptp(self.prob, axis=0).max() < CONSTANT:
             yield "warning: the network gives every image the same answer"
-        poor, acc = False, 1 - self.overall["0.5"]["hamming"]  # thresholds for F1 lower it
-        for name, value in (("mAP", self.mean_average_precision), ("acc", acc),
+        accuracy = 1 - self.overall["0.5"]["hamming"]  # thresholds for F1 lower it
+        for name, value in (("mAP", self.mean_average_precision), ("acc", accuracy),
                             ("CF1", rates["CF1"]), ("OF1", rates["OF1"])):
             baseline, of = self.baselines[name], BASELINES[name]
-            interval = self.intervals.get(name, self.intervals.get((self.rule, name)))
-            low, high = (value, value) if interval is None else interval
+            low, high = self.interval(name) if name != "acc" else (value, value)
             if value <= baseline and not low < baseline < high:
                 yield f"warning: {name} {value:.4f} is not above the {baseline:.4f} of {of}"
             elif low < baseline < high:
                 yield (f"warning: {name} {value:.4f} is not distinguishable from the "
                        f"{baseline:.4f} of {of} on {counted(self.num_samples, 'image')}")
-            poor |= name == "mAP" and low <= baseline
-        if poor:
+        if self.interval("mAP")[0] <= self.baselines["mAP"]:
             yield ("What to do next: look at what the network gets (lst_iter.py --show), check the "
                    "labels (tools/make_lst.py check and suspects), label more images")
 

@@ -133,31 +133,24 @@ def choose_photos(label, prob, thresholds, sheets=None, max_photos=MAX_PHOTOS):
     mistakes = _mistakes(label, prob, thresholds)
     wrong = np.logical_or(*mistakes.values())
     gap = np.where(wrong, np.abs(prob - (label > 0.5)), -1.0)
-    largest = gap.max(axis=1)
-    order = np.argsort(-largest, kind="stable")
-    order = order[largest[order] >= 0][:PHOTOS_PER_SHEET]
+    order = np.argsort(-gap.max(axis=1), kind="stable")
+    order = order[wrong[order].any(axis=1)][:PHOTOS_PER_SHEET]
     drawn = np.random.RandomState(0).permutation(len(label))[:PHOTOS_PER_SHEET]
     wanted = {"wrong": [(int(s), int(gap[s].argmax())) for s in order], **(sheets or {}),
               "random": [(int(s), -1) for s in np.sort(drawn)]}
-    sheets, chosen = {name: [] for name in [*wanted, *mistakes]}, set()
-
-    def add(name, sample, c):
-        if sample in chosen or len(chosen) < max_photos:
-            chosen.add(sample)
-            sheets[name].append((sample, c))
-
-    for rank in range(PHOTOS_PER_SHEET):
-        for name, photos in wanted.items():
-            for sample, c in photos[rank:rank + 1]:
-                add(name, sample, c)
+    queue = [(name, photo) for rank in range(PHOTOS_PER_SHEET)
+             for name, photos in wanted.items() for photo in photos[rank:rank + 1]]
     ranked = {name: [_largest_gaps(gap[:, c], cells[:, c]) for c in range(label.shape[1])]
               for name, cells in mistakes.items()}
     # The first of every class, then the second of every class, and so on.
-    for rank in range(PHOTOS_PER_CLASS):
-        for name, classes in ranked.items():
-            for c, samples in enumerate(classes):
-                if rank < len(samples):
-                    add(name, samples[rank], c)
+    queue += [(name, (sample, c)) for rank in range(PHOTOS_PER_CLASS)
+              for name, classes in ranked.items() for c, samples in enumerate(classes)
+              for sample in samples[rank:rank + 1]]
+    sheets, chosen = {name: [] for name in [*wanted, *mistakes]}, set()
+    for name, (sample, c) in queue:
+        if sample in chosen or len(chosen) < max_photos:
+            chosen.add(sample)
+            sheets[name].append((sample, c))
     return sheets
 
 
@@ -256,18 +249,16 @@ def embedded_jpeg(path, max_bytes, max_pixels=ReadOptions.max_pixels):
     """
     try:
         for side in SIDES:
-            if side > SIDES[-1] and BYTES_PER_PIXEL * side ** 2 > max_bytes:
+            is_last = side == SIDES[-1]
+            if BYTES_PER_PIXEL * side ** 2 > max_bytes and not is_last:
                 continue
             image, full = _whole(path, side, max_pixels)
-            for quality in QUALITIES[:-1] if side > SIDES[-1] else QUALITIES:
+            for quality in QUALITIES if is_last else QUALITIES[:-1]:
                 _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
-                if len(data) <= max_bytes:
-                    break
-            if len(data) <= max_bytes:
-                break
+                if len(data) <= max_bytes or is_last and quality == QUALITIES[-1]:
+                    return _base64(data), image.shape[1], image.shape[0], full
     except ImageError:
         return "", SIDES[-1], SIDES[-1], (SIDES[-1], SIDES[-1])
-    return _base64(data), image.shape[1], image.shape[0], full
 
 
 def _base64(array):

@@ -22,8 +22,8 @@ from common.metrics import precision_recall_curve, ratio
 from common.text import counted, printable
 from common.version import VERSION
 from evaluation import pictures
-from evaluation.decisions import calibration_bins
-from evaluation.evaluation import CELLS, TOP
+from evaluation.decisions import CELLS, calibration_bins
+from evaluation.evaluation import TOP
 from evaluation.history import COLUMNS, history_files
 from evaluation.thresholds import FOLDS
 
@@ -135,17 +135,14 @@ def _facts(classifier, evaluation, samples, comparison):
     evaluated = (counted(evaluation.num_samples, "labelled image"),
                  counted(len(evaluation.class_names), "class", "classes"),
                  counted(int(evaluation.support.sum()), "label"))
-    if evaluation.rule == "0.5":
-        thresholds = "0.5 for every class"
-    else:
-        thresholds = "one per class"
-        if len(set(evaluation.thresholds)) == 1:
-            thresholds = f"{evaluation.thresholds[0]:.3g} for every class"
-        if classifier.thresholds_list:
-            thresholds += f", chosen on {classifier.thresholds_list[0]}"
-        if evaluation.fitted_here:
-            thresholds += (": these images, so that in the metrics each image is decided by "
-                           f"thresholds of the other {FOLDS - 1} of {FOLDS} folds")
+    thresholds = "one per class"
+    if len(set(evaluation.thresholds)) == 1:
+        thresholds = f"{evaluation.thresholds[0]:.3g} for every class"
+    if evaluation.rule == "chosen" and classifier.thresholds_list:
+        thresholds += f", chosen on {classifier.thresholds_list[0]}"
+    if evaluation.fitted_here:
+        thresholds += (": these images, so that in the metrics each image is decided by "
+                       f"thresholds of the other {FOLDS - 1} of {FOLDS} folds")
     trained = classifier.version or "that it does not name"
     facts = {**classifier.training,
              "evaluated on": ", ".join(filter(None, (samples.list_name, *evaluated))),
@@ -161,7 +158,7 @@ def _facts(classifier, evaluation, samples, comparison):
 
 def _tiles(evaluation, comparison, num_shared, differences):
     """The page's parts about the metrics over all classes."""
-    rule, intervals = evaluation.rule, evaluation.intervals
+    rule = evaluation.rule
     parts = {"at": "at threshold 0.5" if rule == "0.5" else "at the class's threshold",
              "random_mAP": number(evaluation.baselines["mAP"])}
     for baseline in ("constant", "always"):
@@ -170,9 +167,9 @@ def _tiles(evaluation, comparison, num_shared, differences):
     for name, value in {"mAP": evaluation.mean_average_precision, **evaluation.overall[rule],
                         "ECE": evaluation.calibration_error}.items():
         text = f"<p>{number(value)}</p>"
-        interval = intervals.get(name, intervals.get((rule, name)))
-        if interval is not None:
-            text += '<span class="interval">95 %: {} to {}</span>'.format(*map(number, interval))
+        if name != "ECE":
+            low, high = map(number, evaluation.interval(name))
+            text += f'<span class="interval">95 %: {low} to {high}</span>'
         if comparison:
             other = comparison.values.get(name, math.nan)
             text += f'<span class="change">other run {number(other)}: {_difference(value - other)}'
