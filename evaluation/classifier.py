@@ -25,25 +25,20 @@ class Classifier:
 
     Attributes
     ----------
+    data_shape : tuple of int
+        (3, height, width).
     has_maps : bool
         Whether it has class maps (--head attention), see `predict_with_maps`.
     class_names : list of str
         Their numbers where the checkpoint names none.
-    training_list, thresholds_list : list of str or None
-        Name and checksum of the .lst that the network was trained on, and of that which the
-        thresholds were chosen on, if the checkpoint says it.
     thresholds : np.ndarray, (classes,)
         A class is predicted where its probability is above its threshold.
-    thresholds_epoch : int or None
-        Number of the .params file that the thresholds were chosen for; None: they are 0.5.
-    thresholds_objective : str
-        What they were chosen for; see evaluation.thresholds.
-    training : dict of str to str
-        How it was trained, in words, as far as the checkpoint says.
-    version : str or None
-        Version of this project that trained the network; None: the checkpoint does not say.
-    data_shape : tuple of int
-        (3, height, width).
+    thresholds_epoch, thresholds_list, thresholds_objective
+        What they were chosen for and on: number of the .params file (None: they are 0.5), name and
+        checksum of the .lst, objective (see evaluation.thresholds).
+    training_list, training, version
+        How it was trained, as far as the checkpoint says: name and checksum of the .lst, a dict of
+        words, this project's version.
     """
 
     def __init__(self, prefix, epoch, precision="float32"):

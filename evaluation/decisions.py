@@ -1,7 +1,5 @@
 """Metrics of decisions and of probabilities in numpy: precision, recall and their kin, calibration.
 
-    decision_metrics(count_decisions(label, prob > 0.5))["CF1"]
-
 Labels are as in common/metrics.py: unknown ones count nowhere.
 
 CP, CR and CF1 average over classes, OP, OR and OF1 are over all decisions, as in Wang et al.,

@@ -39,13 +39,12 @@ class Evaluation:
 
     Parameters
     ----------
-    class_names : list of str
     label, prob : np.ndarray, (samples, classes)
     thresholds : np.ndarray of (classes,), optional
         Chosen thresholds, to be evaluated beside 0.5.
     predicted : np.ndarray of bool, (samples, classes), optional
-        Where the thresholds were chosen on these samples, which would make their metrics too good:
-        the decisions of `cross_fitted` to evaluate in their place.
+        The decisions to evaluate where the thresholds were chosen on these samples, which makes
+        their own metrics too good; see `cross_fitted`.
 
     Attributes
     ----------
@@ -55,14 +54,11 @@ class Evaluation:
     mean_average_precision, calibration_error : float
     wrong : np.ndarray of bool, (samples, classes)
         The decisions by `rule` that are wrong.
-    calibration : np.ndarray, (3, bins)
-    overall : dict of str to dict of str to float
-        By decision rule ("0.5", "chosen", "top-3", and two that look at no image: "constant", the
-        more frequent answer per class, and "always", every class), then by metric.
-    per_class : dict of str to dict of str to np.ndarray
-        By decision rule ("0.5", "chosen"), then by metric.
-    baselines, intervals : dict
-        See common.metrics.baselines and `bootstrap`.
+    calibration, baselines, intervals
+        See `calibration_bins`, common.metrics.baselines and `bootstrap`.
+    per_class, overall : dict of str to dict of str to np.ndarray and float
+        By decision rule ("0.5", "chosen"; overall also "top-3" and two that look at no image,
+        "constant", the more frequent answer per class, and "always", every class), then by metric.
     """
 
     def __init__(self, class_names, label, prob, thresholds=None, predicted=None):

@@ -68,9 +68,8 @@ def write_maps(predictions, folder, classifier, image_names):
             classes = np.flatnonzero(prob[slot] > classifier.thresholds)
             grids = intensities(maps[slot, classes], classifier.thresholds[classes])
             for one, grid in zip(classes, grids):
-                parts = os.path.basename(image_names(row)), classifier.class_names[one]
-                stem = "-".join([f"{row:06d}", *(re.sub(r"[^\w.]+", "_", part)[:80]
-                                                for part in parts)])
+                stem = "-".join(re.sub(r"[^\w.]+", "_", part)[:80] for part in (
+                    f"{row:06d}", os.path.basename(image_names(row)), classifier.class_names[one]))
                 with atomic_file(os.path.join(folder, f"{stem}.jpg")) as name:
                     Path(name).write_bytes(cv2.imencode(".jpg", draw(image, grid))[1])
         yield batch, prob
@@ -107,7 +106,7 @@ class PhotoMaps:
         return found
 
 
-@dataclass
+@dataclass(frozen=True)
 class PhotoOptions:
     """What the report shows of photos."""
 
@@ -116,19 +115,17 @@ class PhotoOptions:
     maps: Optional[PhotoMaps] = None  # where each class was seen
 
 
+DEFAULTS = PhotoOptions()
+
 def choose_photos(label, prob, thresholds, sheets=None, max_photos=MAX_PHOTOS):
     """Choose the photos that show the network's mistakes, and some random ones.
 
-    `label` and `prob` are (samples, classes), `thresholds` a float or (classes,). `sheets` are
-    further ones, which come first.
-
-    Returns
-    -------
-    dict of str to list of (int, int)
-        Samples, each with the class that it was chosen for, -1 for none, the largest difference
-        between probability and label first. wrong: samples with the largest such difference in
-        a wrong decision; false_negatives and false_positives: those of each class; random: any.
-        Beyond `max_photos` the later ones of each sheet and class are left out.
+    `label` and `prob` are (samples, classes), `thresholds` a float or (classes,). Returns sheets by
+    name: lists of samples, each with the class that it was chosen for, -1 for none, the largest
+    difference between probability and label first. wrong: samples with the largest such difference
+    in a wrong decision; false_negatives and false_positives: those of each class; random: any;
+    `sheets` are further ones. Beyond `max_photos` the later ones of each sheet and class are left
+    out.
     """
     mistakes = _mistakes(label, prob, thresholds)
     wrong = np.logical_or(*mistakes.values())
@@ -155,11 +152,7 @@ def choose_photos(label, prob, thresholds, sheets=None, max_photos=MAX_PHOTOS):
 
 
 def count_images(label, prob, thresholds):
-    """Count the images that `choose_photos` chooses from: a dict by the sheet's name.
-
-    images: int; classes: list of int, the images of each class, for false_negatives and
-    false_positives only.
-    """
+    """Count the images that `choose_photos` chooses from, by sheet; of mistakes by class too."""
     mistakes = _mistakes(label, prob, thresholds)
     return {"wrong": {"images": int(np.logical_or(*mistakes.values()).any(axis=1).sum())},
             "random": {"images": len(label)},
@@ -187,19 +180,14 @@ def _largest_gaps(gap, cells):
     return samples[order].tolist()
 
 
-def describe_photos(sheets, samples, thresholds, options=None):
+def describe_photos(sheets, samples, thresholds, options=DEFAULTS):
     """The data of the photos on the sheets of `choose_photos`, for the page's script.
 
-    Returns
-    -------
-    photos : list of dict
-        name, path, jpeg (base64), width and height, and by kind of decision (see `_decisions`) a
-        list of [class, probability]; with class maps also `maps`: shape (rows, columns), area (see
-        `sample_area`), and classes, the bytes (base64) of `PhotoMaps.compute` by class.
-    sheets : dict of str to list of [int, int]
-        With numbers of photos in place of numbers of samples.
+    Returns a list of dict, and the sheets with numbers of photos in place of those of samples. A
+    photo has name, path, jpeg (base64), width, height, and by kind of decision (see `_decisions`) a
+    list of [class, probability]; with class maps also maps: shape (rows, columns), area (see
+    `sample_area`), and classes, the bytes (base64) of `PhotoMaps.compute` by class.
     """
-    options = options or PhotoOptions()
     chosen = sorted({s for sheet in sheets.values() for s, _ in sheet})
     place = {s: number for number, s in enumerate(chosen)}
     paths = [os.path.join(samples.root, samples.names[s]) for s in chosen]

@@ -17,7 +17,7 @@ FORMATS = ("csv", "jsonl")
 
 
 class PredictionsFile:
-    """Writes predictions, image by image.
+    """Writes predictions, image by image, into a text file.
 
     CSV: `name`, a column for each class with its probability, and `error`, which is empty unless
     the image could not be used; the column of a class called `error` is `error (2)`. In its
@@ -27,22 +27,13 @@ class PredictionsFile:
     by class name) and `labels`, the predicted classes. In its short form `labels` has objects of
     `class` and `probability` instead.
 
-    Bytes of a name that are not UTF-8 appear as \\xNN, and on a terminal so do control characters
-    (see common.text). In CSV, a text cell that a spreadsheet could take for a formula has an
-    apostrophe in front (see common.text).
+    Bytes of a name that are not UTF-8 appear as \\xNN, and on a terminal so do control characters.
+    In CSV, a text cell that a spreadsheet could take for a formula has an apostrophe in front (see
+    common.text).
 
-    Parameters
-    ----------
-    file : text file
-    class_names : list of str
-    thresholds : np.ndarray, (classes,)
-        A class is predicted where its probability is above its threshold.
-    file_format : str
-        One of FORMATS.
-    top : int, optional
-        Short form: the most probable classes, at most so many.
-    above : bool
-        Short form: the predicted classes, the most probable first.
+    A class is predicted where its probability is above its threshold; `thresholds` are (classes,).
+    In the short form `top` is the number of classes at most, the most probable first, and `above`
+    whether only predicted ones are listed. `file_format` is one of FORMATS.
     """
 
     def __init__(self, file, class_names, thresholds, file_format="csv", top=None, above=False):

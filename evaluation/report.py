@@ -38,8 +38,8 @@ CHANGE_HEAD = ('<th scope="col" aria-sort="none"><button type="button" title="AP
                'the other run">change</button></th>')
 
 
-def write_report(folder, classifier, evaluation, samples, options=None, comparison=None,
-                 history=()):
+def write_report(folder, classifier, evaluation, samples, options=pictures.DEFAULTS,
+                 comparison=None, history=()):
     """Write index.html into an existing folder, and return its path.
 
     `evaluation` is the Evaluation of `samples`, LabelledImages, `options` a PhotoOptions, and
@@ -52,7 +52,6 @@ def write_report(folder, classifier, evaluation, samples, options=None, comparis
     if comparison:
         extra.update(zip(("fixed", "broken"), comparison.changed(samples.names, evaluation.wrong)))
         differences = comparison.differences(samples.names, label, prob, evaluation.wrong)
-    options = options or pictures.PhotoOptions()
     photos, sheets = pictures.describe_photos(
         pictures.choose_photos(label, prob, thresholds, extra, options.max_photos), samples,
         thresholds, options)
@@ -238,11 +237,11 @@ def _epoch_table(rows):
     """A single epoch as a table; more of them are drawn."""
     if len(rows) != 1:
         return ""
-    shown = [(name, value) for name, value in rows[0].items() if name[:3] in ("tra", "val")]
-    return ('<div class="scroll"><table><thead><tr><th scope="col">Epoch</th>' + "".join(
-        f'<th scope="col">{html.escape(name)}</th>' for name, _ in shown)
-        + f'</tr></thead><tbody><tr><th scope="row">{rows[0]["epoch"]:g}</th>' + "".join(
-            f"<td>{number(value)}</td>" for _, value in shown) + "</tr></tbody></table></div>")
+    shown = [name for name in rows[0] if name[:3] in ("tra", "val")]
+    heads = "".join(f'<th scope="col">{name}</th>' for name in ["Epoch", *shown])
+    cells = "".join(f"<td>{number(rows[0][name])}</td>" for name in shown)
+    return (f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody><tr>'
+            f'<th scope="row">{rows[0]["epoch"]:g}</th>{cells}</tr></tbody></table></div>')
 
 
 def charted_classes(label):
@@ -253,12 +252,8 @@ def charted_classes(label):
 def precision_recall_curves(label, prob):
     """Curves of the classes with a present label, of MAX_POINTS at most, and their mean.
 
-    Returns
-    -------
-    curves : dict of int to list
-        [recall, precision], lists of equal length, by class; of `charted_classes` only.
-    mean : list
-        The mean precision of all classes on a grid of recall from 0 to 1.
+    Returns a dict by class, of `charted_classes` only, of [recall, precision], lists of equal
+    length, and the mean precision of all classes on a grid of recall from 0 to 1.
     """
     curves, on_grid, charted = {}, [], charted_classes(label)
     grid = np.linspace(0, 1, MAX_POINTS + 1)
