@@ -31,9 +31,8 @@ from evaluation.report_charts import read_history
 from evaluation.report_photos import PhotoOptions
 from evaluation.thresholds import DEFAULT, NEVER, choose_thresholds, cross_fitted
 from reading.equal_files import shared_rows
-from reading.image_list import ImageList
+from reading.image_list import ImageList, SampleList
 from reading.lst_file import read_lst
-from reading.sample_list import SampleList
 
 logger = logging.getLogger("predict_multilabel")
 

@@ -26,7 +26,7 @@ from turns import make_photos, take_turns
 from common.cli import ArgumentParser, InputError, run
 from common.mx_compat import mx
 from lst_iter import LstIter
-from reading.decode import FLAGS
+from reading.image_file import REDUCED
 from reading.image_reader import REDUCTIONS
 from reading.lst_file import read_lst
 from reading.read_options import ReadOptions
@@ -110,13 +110,13 @@ def bench_speed(path_lst, path_root, rounds, folder):
                                            num_threads=threads, read_options=read_options))
 
     readers = {
-        "bare decoding, 2 threads": partial(decode_all, paths, FLAGS[reduction]),
+        "bare decoding, 2 threads": partial(decode_all, paths, REDUCED[reduction]),
         "ImageIter": partial(read_epoch, imageiter),
         "ImageRecordIter, 2 threads": imagerecorditer,
         **{f"LstIter, {threads} threads": lstiter(threads) for threads in (1, 2, 4, 8)},
         "LstIter, 2 threads, full decode": lstiter(2, dataclasses.replace(
             RANDOM, full_decode=True))}
-    decode_all(paths, FLAGS[1])  # bring the files into memory
+    decode_all(paths, REDUCED[1])  # bring the files into memory
     seconds = take_turns(readers, rounds)
     ours = seconds["LstIter, 2 threads"]
     print(f"\n{len(lst)} JPEGs of {width}x{height}, decoded at 1/{reduction}: images per second, "
