@@ -27,9 +27,8 @@ from evaluation.predictions_file import PredictionsFile, open_output
 from evaluation.report import read_history, write_report
 from evaluation.thresholds import DEFAULT, NEVER, choose_thresholds, cross_fitted
 from reading.equal_files import shared_rows
-from reading.image_list import ImageList
+from reading.image_list import ImageList, SampleList
 from reading.lst_file import read_lst
-from reading.sample_list import SampleList
 
 logger = logging.getLogger("predict_multilabel")
 

@@ -2,8 +2,8 @@
 import numpy as np
 
 from common.cli import InputError
+from reading.image_list import SampleList
 from reading.lst_file import read_lst
-from reading.sample_list import SampleList
 
 RANK = "{rank}"
 

@@ -12,8 +12,8 @@ import numpy as np
 from common.cli import InputError
 from common.mx_compat import choose_devices, mx
 from multilabel_metric import Metrics
+from reading.image_list import SampleList
 from reading.lst_file import read_lst
-from reading.sample_list import SampleList
 
 KVSTORES = ("local", "device", "nccl", "dist_sync", "dist_device_sync", "dist_async",
             "dist_device_async")
