@@ -17,7 +17,7 @@ from datasets.label_lists import (
 )
 from datasets.label_table import Place, Sample, Source
 from datasets.text_sources import read_lines
-from reading.image_header import IMAGE_ENDINGS
+from reading.image_file import IMAGE_ENDINGS
 
 # What a class's column may hold beside numbers: pandas writes True, False and NaN.
 WORDS = {"": -1, "true": 1, "false": 0, **{word.lower(): -1 for word in UNKNOWN_WORDS}}

@@ -16,7 +16,7 @@ from typing import NamedTuple, Optional
 
 from common.cli import InputError
 from datasets.label_table import NOTHING, Place, Sample, Source
-from reading.class_names import read_class_names
+from reading.classes import read_class_names
 
 # How pandas, numpy, Python, R and JSON write that there is no value.
 UNKNOWN_WORDS = frozenset(

@@ -11,7 +11,7 @@ from common.mx_compat import mx
 from datasets.label_lists import ListRow, clean_list, samples_of_lists
 from datasets.label_table import Place
 from datasets.text_sources import read_error
-from reading.image_header import BadImage, read_header
+from reading.image_file import BadImage, read_header
 
 
 def read_rec(flags, bad_input):

@@ -13,8 +13,8 @@ from common.memory import available_memory
 from common.mx_compat import choose_devices, mx
 from multilabel_metric import Metrics
 from network.graph import Graph
+from reading.image_list import SampleList
 from reading.lst_file import read_lst
-from reading.sample_list import SampleList
 
 logger = logging.getLogger("train_multilabel")
 
