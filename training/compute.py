@@ -27,32 +27,26 @@ IMAGE_BATCHES = 4  # one in use, one being filled, and two ahead
 
 
 class Alone:
-    """The only worker of a run; distributed.workers.Workers has the same methods for several."""
+    """The only worker of a run, with the methods of distributed.workers.Workers."""
 
     rank, count, synchronous = 0, 1, True
 
     def gather(self, arrays):
-        """What all workers pass, a list by rank, at rank 0."""
         return [arrays]
 
     def broadcast(self, arrays):
-        """What rank 0 passes, everywhere."""
         return arrays
 
     def sum(self, values):
-        """The sum of all workers' sequences of numbers, float64."""
         return np.array(values, np.float64)
 
-    def mean(self, params):
-        """The mean over all workers of parameters, dict of str to mx.nd.NDArray."""
-        return params
+    def merge_params(self, module):
+        pass
 
     def read_list(self, path, folder, num_classes=None, label_format="multi-hot"):
-        """The SampleList of a .lst, with its totals over all workers."""
         return SampleList(read_lst(path, num_classes, label_format), folder)
 
     def metrics(self, metrics):
-        """Metrics over the samples of all workers."""
         return Metrics(metrics)
 
 
@@ -114,18 +108,9 @@ def check_limits(settings, network, compute):
 def check_memory(symbol, batch_size, image_shape, frozen, available=None):
     """Raise an InputError if training surely takes more memory than there is.
 
-    Parameters
-    ----------
-    symbol : mx.sym.Symbol
-        The network, loss included, whose input `data` are batches of pixels.
-    batch_size : int
-    image_shape : sequence of int
-        (3, height, width).
-    frozen : collection of str
-        Names of the parameters that are not trained: layers before the first trained one keep
-        nothing for the backward pass.
-    available : int, optional
-        Bytes; default: what the machine has free and the container may take.
+    `symbol` is the network, loss included; `image_shape` is (3, height, width). Layers before the
+    first parameter that is not among the names `frozen` keep nothing for the backward pass.
+    `available` is in bytes; default: what the machine has free and the container may take.
     """
     available = available_memory() if available is None else available
     images = IMAGE_BATCHES * math.prod(image_shape)

@@ -121,18 +121,11 @@ def after_frozen_stages(settings, network, stored):
 class FeatureIter(SampledIter):
     """Batches of stored features; rows that fill up the last one have the label -1.
 
-    Parameters
-    ----------
-    features : np.ndarray, (rows, values) float32 or (rows, channels, height, width) float16
-        May be a memory map: only the rows of a batch are read.
-    labels : np.ndarray, (rows, classes), float32
-    batch_size : int
-    seed : int, optional
-        Random seed of the sample order, new in each epoch; None keeps the order.
-    mirror : bool
-        Each two rows are an image and its mirror image, of which an epoch takes one at random.
-
-    The attributes and methods are those of LstIter.
+    `features`, (rows, values) float32 or (rows, channels, height, width) float16, may be a memory
+    map: only the rows of a batch are read. `labels` are (rows, classes), float32. The sample order
+    is new in each epoch by the random `seed`; None keeps it. With `mirror` each two rows are an
+    image and its mirror image, of which an epoch takes one at random. The attributes and methods
+    are those of LstIter.
     """
 
     def __init__(self, features, labels, batch_size, seed=None, mirror=False):

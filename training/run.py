@@ -94,7 +94,7 @@ class Run(Uninterrupted):
 
     @property
     def epoch(self):
-        """The epoch to begin with, from 0."""
+        """The epoch to begin with."""
         return self.record.epoch
 
     @property
@@ -145,8 +145,7 @@ class Run(Uninterrupted):
 
     def after_training(self, module, metrics):
         self._training_seconds = self._seconds()
-        if self.workers.count > 1 or not self.workers.synchronous:
-            self._merge_params(module)
+        self.workers.merge_params(module)
         arg_params, aux_params = module.get_params()
         self.files.check_finite({**arg_params, **aux_params})
         number = self.record.epoch + 1
@@ -194,15 +193,6 @@ class Run(Uninterrupted):
             if scores[name] <= scored[name]:
                 logger.warning("warning: validation %s %.4f does not beat the baseline %.4f",
                                name, scores[name], scored[name])
-
-    def _merge_params(self, module):
-        """Give all workers the same parameters, and the mean of their running statistics."""
-        if not self.workers.synchronous:
-            # Once all are here, nobody changes the servers' parameters any more.
-            self.workers.sum([])
-            module.pull_params()
-        arg_params, aux_params = module.get_params()
-        module.set_params(arg_params, self.workers.mean(aux_params))
 
     def _seconds(self):
         """Spent on the epoch so far."""

@@ -33,7 +33,6 @@ import numpy as np
 from common.cli import InputError
 from common.files import atomic_file, remove_unfinished
 from common.metrics import BASELINES, average_precision, baselines
-from evaluation.decisions import best_and_worst, count_decisions, decision_metrics
 from evaluation.history import history_files, write_history
 from evaluation.thresholds import choose_thresholds, cross_fitted, with_thresholds
 from network import checkpoint
@@ -221,6 +220,7 @@ class RunFiles:
         """
         thresholds = None
         if samples:
+            from evaluation.decisions import count_decisions, decision_metrics
             self._samples = samples
             label, prob = samples["labels"], samples["scores"]
             objective = self.flags.threshold_objective
@@ -304,6 +304,7 @@ class RunFiles:
             return
         val_lst = self.val_lst
         if self._samples:
+            from evaluation.decisions import best_and_worst  # not needed without validation
             names = (checkpoint.get_attributes(self.symbol).get("class_names")
                      or [str(number) for number in range(val_lst.num_classes)])
             precision = [average_precision(label, score) for label, score in zip(

@@ -1,7 +1,5 @@
 """What a run does, resolved once: from its flags, the pretrained network and the training list.
 
-    settings, network = resolve_settings(flags, pretrained, lists, workers)
-
 Nothing writes into flags or settings afterwards.
 """
 import hashlib

@@ -53,29 +53,14 @@ def train_warm_head(settings, network, features, compute, this_run):
 
 
 def train_head(network, stored, metrics, compute, flags, check_stop=lambda: None):
-    """Train the classifier alone, on features that each image gives once.
+    """Train the classifier of a Network alone, for flags.warm_head_epochs over stored features.
 
-    Of several workers rank 0 trains it on the features of all. What `check_stop` raises after a
-    batch ends the training.
+    `stored` and `metrics` are pairs, of training and of validation: features and labels as
+    `extract` gives them (or None), and an EvalMetric. Of several workers rank 0 trains on what it
+    has of all. What `check_stop` raises after a batch ends the training.
 
-    Parameters
-    ----------
-    network : Network
-        From get_fine_tune_model, with the pretrained backbone's parameters.
-    stored : sequence of (np.ndarray, np.ndarray)
-        Features and labels of training, and of validation (or None), as `extract` gives them.
-    metrics : tuple of mx.metric.EvalMetric
-        Of training and of validation.
-    compute : Compute
-    flags : namedtuple
-        warm_head_epochs, passes over the stored features, and seed of the sample order.
-
-    Returns
-    -------
-    head : dict of str to mx.nd.NDArray
-        Weight and bias under their names in the network.
-    scores : dict of str to float
-        Last metrics of validation, empty without it.
+    Returns a dict of weight and bias, mx.nd.NDArray, by their names in the network, and one of the
+    last metrics of validation, empty without it.
     """
     workers = compute.workers
     features = split_head(network.symbol)[0].name
