@@ -16,13 +16,13 @@ from typing import Any, Sequence
 import numpy as np
 
 from common.cli import ArgumentParser, InputError, at_least, parse_image_shape, require, run
+from common.machine import processors
 from common.mx_compat import mx
-from common.processors import processors
 from common.text import printable
 from reading.batch_sampler import BatchSampler, SampledIter
-from reading.image_list import LabelledImages
+from reading.image_list import ImageList
 from reading.image_reader import NEUTRAL, ImageError, read_image
-from reading.lst_file import read_lst
+from reading.lst_file import LstFile, read_lst
 from reading.prefetch import Batch, Prefetcher
 from reading.read_options import BAD_IMAGES, ReadOptions, sample_rng
 
@@ -41,8 +41,8 @@ class LstIter(SampledIter):
     ----------
     data_shape : tuple of int
         (3, height, width).
-    path_imglist : str or LabelledImages
-        Path of the .lst file, or one that has been read, or other LabelledImages.
+    path_imglist : str, LstFile or ImageList
+        Path of the .lst file, or what has been read already.
     path_root : str
         Folder that relative image names in the .lst file start from.
     label_width : int, optional
@@ -92,7 +92,7 @@ class LstIter(SampledIter):
     """
 
     def __init__(self, batch_size: int, data_shape: Sequence[int],
-                 path_imglist: str | os.PathLike[str] | LabelledImages, path_root: str = "",
+                 path_imglist: str | os.PathLike[str] | LstFile | ImageList, path_root: str = "",
                  label_width: int | None = None, shuffle: bool = False, part_index: int = 0,
                  num_parts: int = 1, data_name: str = "data", label_name: str = "softmax_label",
                  last_batch_handle: str = "pad", seed: int = 0, num_threads: int | None = None,

@@ -14,8 +14,8 @@ import io
 from turns import photos, print_speeds, take_turns
 
 from common.cli import ArgumentParser, HelpFormatter, InputError, at_least, run
+from common.machine import physical_cores
 from common.mx_compat import choose_devices, mx
-from common.processors import physical_cores
 from convert.onnx.exporter import onnx_predictor, to_onnx
 from evaluation.classifier import Classifier
 from evaluation.predictions_file import PredictionsFile

@@ -20,8 +20,8 @@ import turns  # noqa: F401  finds the modules below
 import make_demo
 
 from common.cli import ArgumentParser, InputError, parse_numbers, run
+from common.machine import physical_cores
 from common.mx_compat import mx
-from common.processors import physical_cores
 from lst_iter import LstIter
 from network import checkpoint
 from network.fine_tune import frozen_parameters, get_fine_tune_model, training_symbol

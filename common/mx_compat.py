@@ -15,7 +15,7 @@ import sys
 import threading
 
 from common.cli import MAY_PASS, InputError, parse_numbers
-from common.processors import physical_cores
+from common.machine import physical_cores
 
 os.environ.setdefault("OMP_NUM_THREADS", str(physical_cores()))
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # turns of waiting before a thread sleeps

@@ -10,7 +10,7 @@ import shutil
 import numpy as np
 
 from common.cli import InputError
-from common.memory import available_memory
+from common.machine import available_memory
 from network.graph import Graph
 
 logger = logging.getLogger("train_multilabel")
