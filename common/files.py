@@ -26,10 +26,10 @@ logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def atomic_file(path):
-    """A temporary file in the same folder, flushed to disk and renamed to `path` at the end.
+    """Yields the name of a temporary file, flushed to disk and renamed to `path` at the end.
 
-    Yields the name of the file to write the content to. Another process sees the earlier file or
-    the new one, never a part. An OSError becomes an InputError, and `path` is then as it was.
+    Another process sees the earlier file or the new one, never a part. An OSError becomes an
+    InputError, and `path` is then as it was.
     """
     path = os.path.abspath(path)
     temporary = None
@@ -94,10 +94,7 @@ def require_regular_file(path):
 
 
 def retry_transient_errors(read):
-    """Return what `read()` returns, calling it up to three times while it raises a transient error.
-
-    An OSError that is not in TRANSIENT is raised at once, otherwise that of the last call.
-    """
+    """Return what `read()` returns, called up to three times while its OSError is in TRANSIENT."""
     for wait in RETRY_SECONDS:
         try:
             return read()
@@ -109,10 +106,7 @@ def retry_transient_errors(read):
 
 
 def open_regular_file(path, mode="rb", **options):
-    """`open` a file for reading; an OSError says at once where it is no regular file.
-
-    Also where it is a pointer of Git LFS that stands in for the file.
-    """
+    """`open` a file for reading; an OSError says where it is no regular file, or in POINTERS."""
     nonblocking = getattr(os, "O_NONBLOCK", 0)
     file = open(path, mode, **options,  # noqa: SIM115
                 opener=lambda name, flags: os.open(name, flags | nonblocking))

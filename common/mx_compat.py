@@ -1,7 +1,5 @@
 """MXNet 1.9.1, its last release, on today's machines.
 
-    from common.mx_compat import mx
-
 crossentropy_op.py makes it import under the numpy and Python releases that came later. MXNet
 computes on half of the processors, taking the other half for hyperthreads; where they are cores of
 their own that nearly halves the speed, so the number of cores is set before it is imported. Its

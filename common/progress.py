@@ -13,14 +13,10 @@ logger = logging.getLogger(__name__)
 
 
 class Progress:
-    """A bar with speed and time left; without a terminal lines in the log.
+    """A bar with speed and time left, for a `with` block; without a terminal lines in the log.
 
-    One says after a few updates how long it will take, others follow every 5 s of work.
-
-        with Progress("Reading", 480, "images") as progress:
-            progress.update(32)
-
-    `start` of the `total` were done before.
+    One says after a few updates how long it will take, others follow every 5 s of work. `start` of
+    the `total` were done before.
     """
 
     def __init__(self, what, total, unit, start=0):
