@@ -126,24 +126,14 @@ def open_regular_file(path, mode="rb", **options):
 def existing_path(path):
     """The path, or where there is no such file that of the one which was meant.
 
-    Each part of it may have blanks around it, the other normal form of Unicode (as names from
-    macOS), or backslashes where slashes belong. Where that finds nothing it is the path as given.
+    What follows the folders that exist may have blanks around its parts, the other normal form of
+    Unicode (as names from macOS), or backslashes where slashes belong.
     """
-    if os.path.lexists(path):
-        return path
-    found = "/" if os.path.isabs(path) else ""
-    parts = [part for part in os.fspath(path).split("/") if part]
-    while parts:
-        part = parts.pop(0)
-        stripped = part.strip()
-        names = [part, stripped, *(unicodedata.normalize(form, stripped)
-                                   for form in ("NFC", "NFD"))]
-        name = next((name for name in names
-                     if name and os.path.lexists(os.path.join(found, name))), None)
-        if name is None and "\\" in part:
-            parts[:0] = part.split("\\")
-        elif name is None:
-            return path
-        else:
-            found = os.path.join(found, name)
-    return found or path
+    path = folder = os.fspath(path)
+    while folder and not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    rest = path[len(folder):]
+    rests = [rest, rest.replace("\\", "/")]
+    rests += ["/".join(part.strip() for part in rest.split("/")) for rest in rests]
+    rests += [unicodedata.normalize(form, rest) for form in ("NFC", "NFD") for rest in rests]
+    return next((folder + rest for rest in rests if os.path.lexists(folder + rest)), path)

@@ -32,10 +32,7 @@ def class_problem(name: str) -> str | None:
 
 
 def names_beside(path: str | os.PathLike[str], num_classes: int) -> list[str] | None:
-    """The class names in the labels file beside a list, None where there is none that fits.
-
-    It is PREFIX_labels.txt for PREFIX_train.lst and PREFIX_val.lst, labels.txt for train.lst.
-    """
+    """The class names in PREFIX_labels.txt beside PREFIX_train.lst; None where none fits."""
     prefix = re.sub(r"(train|val|)\.lst$", "", os.fspath(path))
     file = f"{prefix}labels.txt"
     if not os.path.isfile(file):
@@ -47,9 +44,8 @@ def names_beside(path: str | os.PathLike[str], num_classes: int) -> list[str] | 
 def read_class_names(path: str | os.PathLike[str], num_classes: int | None = None) -> list[str]:
     """The list of class names in a UTF-8 text file.
 
-    Spaces around names and blank lines at the end are ignored. An InputError with file and line
-    is raised when the file cannot be read, a name is missing or repeated, or there are not
-    `num_classes` of them.
+    Spaces around names and blank lines at the end are ignored. An InputError is raised when a name
+    is missing or repeated, or there are not `num_classes` of them.
     """
     try:
         with open_regular_file(path, "r", encoding="utf-8-sig") as file:
@@ -72,16 +68,12 @@ def read_class_names(path: str | os.PathLike[str], num_classes: int | None = Non
 
 
 class ListCounts(NamedTuple):
-    """The labels of one list, counted; over all workers where each has a list of its own.
-
-    `positives` and `negatives`, int64 (classes,), are the rows with each class present and absent;
-    in the others it is unknown.
-    """
+    """The labels of one list, counted; over all workers where each has a list of its own."""
 
     title: str
     num_rows: int
-    positives: np.ndarray
-    negatives: np.ndarray
+    positives: np.ndarray  # int64 (classes,): rows with each class present
+    negatives: np.ndarray  # absent; in the others it is unknown
 
 
 def require_present(counts):

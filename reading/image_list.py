@@ -51,11 +51,10 @@ class ImageList:
 
 
 class SampleList:
-    """Samples of a run, and their totals.
+    """Samples of a run: `lst` (LstFile), whose images are in `folder`, and their totals.
 
-    An iterator reads `lst` (LstFile), whose images are in `folder`; of several workers each reads
-    its `shard`, (number, count). `num_rows`, `num_classes`, `checksum`, `positives` and `negatives`
-    are as those of an LstFile, but over all workers' lists.
+    Of several workers each reads its `shard`, (number, count). The totals are as those of an
+    LstFile, but over all workers' lists.
     """
 
     def __init__(self, lst, folder, shard=(0, 1)):
@@ -65,10 +64,10 @@ class SampleList:
 
 
 def walk_images(folder: str, others: Counter | None = None) -> Iterator[str]:
-    """Yield the paths of the images in a folder and below, those of each folder sorted.
+    """Yield the paths of the files in a folder and below that have an ending in IMAGE_ENDINGS.
 
-    They are the files with an ending in IMAGE_ENDINGS. Other files are counted by their ending in
-    `others`; what `is_passed_over` is not. An InputError names a folder that cannot be read.
+    Those of each folder are sorted. Other files are counted by their ending in `others`; what
+    `is_passed_over` is not. An InputError names a folder that cannot be read.
     """
     def refuse(error):
         raise InputError(error.strerror.lower(), file=printable(error.filename))

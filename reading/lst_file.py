@@ -188,10 +188,7 @@ read_lst = LstFile  # for callers: read_lst(path)
 
 
 class WrongLabel(Exception):
-    """What is wrong with the labels of a row; `position` is its place among the rows added.
-
-    `{flag}` in it stands for what says how many classes there are.
-    """
+    """What is wrong with the labels of a row; `position` is its place among the rows added."""
 
     def __init__(self, position, reason):
         super().__init__(reason)
@@ -239,7 +236,7 @@ class MultiHotLabels:
         self.num_rows += len(rows)
 
     def parse_any(self, rows):
-        """The labels of rows in any spelling, float32."""
+        """The labels of rows in any spelling, float32, (rows, num_classes)."""
         text = b"".join(rows)
         if b"_" not in text and all(row.count(b"\t") == self.num_classes for row in rows):
             with contextlib.suppress(ValueError):
@@ -249,7 +246,6 @@ class MultiHotLabels:
         return np.stack([self.parse(place, row) for place, row in enumerate(rows)])
 
     def parse(self, place, row):
-        """The labels of one row in any spelling, float32."""
         fields = row.split(b"\t")[:-1]
         if len(fields) != self.num_classes:
             for field in fields:
@@ -271,7 +267,7 @@ class MultiHotLabels:
         return np.array(values, np.float32)
 
     def dense(self, rows: np.ndarray) -> np.ndarray:
-        """Labels of some rows (int64 numbers): float32, (len(rows), num_classes)."""
+        """Labels of some rows, int64 numbers: float32, (len(rows), num_classes)."""
         labels = np.empty((len(rows), self.num_classes), np.float32)
         blocks = np.searchsorted(np.frombuffer(self.starts, np.int64), rows, "right") - 1
         for number in np.unique(blocks):
