@@ -1,6 +1,5 @@
 """LstIter: the images and labels of a .lst, as batches for MXNet.
 
-    python lst_iter.py demo/data/train.lst --path-root demo/data --show sheet.png
     python lst_iter.py train.lst --path-root photos --squash --brightness 0.4 --show sheet.png
 
 The command draws the first samples of an epoch as the network gets them in training, with labels.
@@ -107,8 +106,8 @@ class LstIter(SampledIter):
                 "data_shape", "(3, height, width)", data_shape)
         if num_threads is None:
             num_threads = min(processors(), MAX_DEFAULT_THREADS)
-        for name, value in (("num_threads", num_threads), ("prefetch", prefetch)):
-            require(value >= 1, name, "at least 1", value)
+        require(num_threads >= 1, "num_threads", "at least 1", num_threads)
+        require(prefetch >= 1, "prefetch", "at least 1", prefetch)
         require(dtype in ("uint8", "float32"), "dtype", "uint8 or float32", dtype)
         require(bad_images in (*BAD_IMAGES, "report"), "bad_images", "fail, skip or report",
                 bad_images)
@@ -287,12 +286,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         shape = parse_image_shape(args.image_shape)
     names = (read_class_names(args.labels, lst.num_classes) if args.labels
-             else names_beside(args.lst, lst.num_classes)
-             or list(map(str, range(lst.num_classes))))
-    batches = LstIter(min(args.num_images, len(lst)), shape, lst, args.path_root, shuffle=True,
-                      seed=args.seed, num_threads=args.data_nthreads, prefetch=1,
-                      read_options=read_options_from_args(args), bad_images=args.bad_images)
-    with batches:
+             else names_beside(args.lst, lst.num_classes) or [*map(str, range(lst.num_classes))])
+    with LstIter(min(args.num_images, len(lst)), shape, lst, args.path_root, shuffle=True,
+                 seed=args.seed, num_threads=args.data_nthreads, prefetch=1,
+                 read_options=read_options_from_args(args), bad_images=args.bad_images) as batches:
         batch = batches.next()
     captions = [f"{lst.ids[row]}: " + ", ".join(
         names[c] if label[c] == 1 else f"{names[c]} {label[c]:g}" for c in np.flatnonzero(label > 0)

@@ -58,12 +58,6 @@ def change_last_bit(params):
         1 + 1.2e-7 * random.choice([-1, 1], value.shape))) for name, value in params.items()}
 
 
-def drawn_batch(folder, shape, batch_size):
-    """An iterator over a single batch of the demo's images."""
-    make_demo.main(["--out", folder, "--num-train", str(batch_size), "--num-val", "1"])
-    return LstIter(batch_size, shape, f"{folder}/train.lst", f"{folder}/images", shuffle=False)
-
-
 def difference(params, others):
     """Norm of the difference of all parameters together, as a part of that of `others`."""
     names = sorted({*others} - {*checkpoint.NORMALISATION})
@@ -84,7 +78,8 @@ def main(argv=None):
         raise InputError(f"{args.steps}, but two turns of two steps are the least", flag="--steps")
     shape = parse_numbers("--image-shape", args.image_shape, int, 3)
     with tempfile.TemporaryDirectory() as folder:
-        batches = drawn_batch(folder, shape, args.batch_size)
+        make_demo.main(["--out", folder, "--num-train", str(args.batch_size), "--num-val", "1"])
+        batches = LstIter(args.batch_size, shape, f"{folder}/train.lst", f"{folder}/images")
         batch = next(batches)
     symbol, arg_params, aux_params = checkpoint.load(args.model, args.epoch)
     symbol, arg_params = get_fine_tune_model(symbol, arg_params, batches.num_classes)

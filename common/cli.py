@@ -158,7 +158,7 @@ def log_to_stderr(level):
 
 
 def exit_status(error):
-    """The exit status after an InputError: see above."""
+    """75 after an InputError that a passing fault of the machine led to, 2 after any other."""
     while error:
         if (isinstance(error, MemoryError) or "Failed to allocate" in str(error)  # MXNet's
                 or isinstance(error, OSError) and error.errno in PASSING_ERRORS):
@@ -170,9 +170,9 @@ def exit_status(error):
 def run(main, argv=None):
     """Call `main(argv)` and end the process with the exit status that a shell expects.
 
-    The status is what `main` returned (None: 0); after an InputError, which is printed in one line
-    on standard error, that of `exit_status`; 130 after Ctrl-C; 141 when the reader of standard
-    output has ended. Standard streams that are closed, as cron and daemons do it, are /dev/null.
+    It is what `main` returned (None: 0), that of `exit_status` after an InputError, which takes one
+    line on standard error, 130 after Ctrl-C, and 141 when the reader of standard output has ended.
+    Standard streams that are closed, as cron and daemons do it, are /dev/null.
     """
     _open_closed_streams()
     try:

@@ -32,7 +32,7 @@ def class_problem(name: str) -> str | None:
 
 
 def names_beside(path: str | os.PathLike[str], num_classes: int) -> list[str] | None:
-    """The class names in PREFIX_labels.txt beside PREFIX_train.lst; None where none fits."""
+    """The class names beside a list: PREFIX_labels.txt for PREFIX_train.lst, or None."""
     prefix = re.sub(r"(train|val|)\.lst$", "", os.fspath(path))
     file = f"{prefix}labels.txt"
     if not os.path.isfile(file):
@@ -86,8 +86,9 @@ def require_present(counts):
 def label_warnings(counts, class_names):
     """Lines that name the classes without a present label, and those without an absent one."""
     without = [name for name, count in zip(class_names, counts.positives) if not count]
-    lines = [f"{counts.title}: without a present label: {_named(without)}"] if without else []
-    return lines + [line for line in [absent_warning(counts, class_names)] if line]
+    lines = [f"{counts.title}: without a present label: {_named(without)}" if without else None,
+             absent_warning(counts, class_names)]
+    return list(filter(None, lines))
 
 
 def absent_warning(counts, class_names, flag="--label-format signed"):
