@@ -17,6 +17,9 @@ def suspects(label, prob):
 
     Returns two arrays of int, samples and classes, in the order of the probability of the label as
     it stands, the lowest first.
+
+    >>> suspects(np.array([[1], [1], [0], [0]]), np.array([[0.9], [0.1], [0.2], [0.1]]))
+    (array([1]), array([0]))
     """
     present, absent = label > 0.5, (label >= 0) & (label <= 0.5)
     confident = prob >= _mean(prob, present), 1 - prob >= _mean(1 - prob, absent)

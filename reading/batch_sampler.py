@@ -25,9 +25,10 @@ class BatchSampler:
     "discard" and "roll_over" leave out the row that some shards have more than others.
 
     "pad" fills the last batch up with the epoch's first rows. "discard" leaves out the rows that
-    do not fill a batch; with "roll_over" they come first in the next epoch. `num_rows` then is the
-    number of this shard's rows in an epoch, without padding. An InputError is raised when a value
-    is out of its range, or there would never be a batch.
+    do not fill a batch; with "roll_over" they come first in the next epoch.
+
+    The attribute `num_rows` is that of this shard in an epoch, without padding. An InputError is
+    raised when a value is out of its range, or there would never be a batch.
     """
 
     def __init__(self, num_rows: int, batch_size: int, shuffle: bool = False, seed: int = 0,
