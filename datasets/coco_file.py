@@ -12,7 +12,7 @@ from collections import defaultdict
 from common.cli import InputError
 from common.files import open_regular_file
 from common.json_text import MAX_DIGITS, parse_json
-from common.memory import available_memory
+from common.machine import available_memory
 from datasets.label_table import NOTHING, Place, Sample, Source
 from datasets.text_sources import read_error, refuse_utf16
 

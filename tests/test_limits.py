@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from common.cli import InputError
-from common.memory import available_memory
+from common.machine import available_memory
 from common.mx_compat import mx
 from training.compute import check_disk, check_memory
 from training.settings import choose_batch_size

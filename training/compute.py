@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from common.cli import InputError
-from common.memory import available_memory
+from common.machine import available_memory
 from common.mx_compat import choose_devices, mx
 from multilabel_metric import Metrics
 from network.graph import Graph
