@@ -7,16 +7,16 @@ import shlex
 from collections import Counter, namedtuple
 
 from common.cli import InputError
-from datasets.label_lists import (
+from datasets.label_table import Place, Sample, Source
+from datasets.text_sources import (
     UNKNOWN_WORDS,
     UNSURE,
     ListRow,
     default_separator,
     parse_cell,
+    read_lines,
     samples_of_lists,
 )
-from datasets.label_table import Place, Sample, Source
-from datasets.text_sources import read_lines
 from reading.image_header import IMAGE_ENDINGS
 
 # What a class's column may hold beside numbers: pandas writes True, False and NaN.

@@ -8,9 +8,8 @@ from pathlib import Path
 from common.cli import InputError
 from common.files import open_regular_file
 from common.mx_compat import mx
-from datasets.label_lists import ListRow, clean_list, samples_of_lists
 from datasets.label_table import Place
-from datasets.text_sources import read_error
+from datasets.text_sources import ListRow, clean_list, read_error, samples_of_lists
 from reading.image_header import BadImage, read_header
 
 

@@ -1,18 +1,70 @@
-"""Splitting rows in two so that each class keeps its share on both sides.
-
-    is_val = split(labels, 0.2, seed=0)
-    train, val = labels[~is_val], labels[is_val]
+"""Dividing images into lists, so that each class keeps its share and what belongs together stays.
 
 Iterative stratification (Sechidis, Tsoumakas and Vlahavas, "On the Stratification of
 Multi-label Data", ECML PKDD 2011) deals the rows out, the rarest class first. Frequent classes
 come last and find most rows dealt, so single rows are moved afterwards as long as that helps.
 Rows of one group, the pictures of one patient for example, go to the same side.
 """
+import os
+import re
+from collections import Counter
+
 import numpy as np
 
 from common.cli import InputError
+from reading.equal_files import first_equal
 
 MAX_MOVABLE = 50_000  # groups looked at for a move; of more, every second or third will do
+# Parts of names that often are a subject's: a folder, one of 1 to 4 levels, or what is in front of
+# the first - or _ of the file's name.
+COMMON_REGEXES = [*(rf"^((?:[^/]+/){{{depth}}})" for depth in range(1, 5)),
+                  r"^([^/_-]+)[_-]", r"^(.+/[^/_-]+)[_-]"]
+MIN_GROUPS = 10
+MIN_SHARE = 0.05  # of the images of a list, below which a hint would be noise
+
+
+def split_table(table, fractions, seed, image_root=None, group_regex=None):
+    """Divide the images of a Table; equal files and images of one group stay in one list.
+
+    `fractions` are shares of the images by the title of a list (0: no such list); the rest is
+    "train". Without the folder of the images, `image_root`, their content is not compared. A
+    `group_regex` for `groups_by_regex` stands in place of the table's own groups.
+
+    Returns the row numbers, int64 numpy.ndarray, by title, "train" first, and a list of notes: what
+    was kept together, and what perhaps should be (None: nothing).
+    """
+    num_images, groups, notes = len(table.names), table.groups, []
+    equal = (np.arange(num_images) if image_root is None
+             else first_equal([os.path.join(image_root, name) for name in table.names]))
+    if group_regex and any(groups):
+        raise InputError("{flag} and --group-column: give one of them", flag="--group-regex")
+    if group_regex:
+        groups = groups_by_regex(table.names, group_regex)
+    numbers = {}  # of groups; an image whose group is None is alone
+    together = join_groups(equal, np.array([
+        numbers.setdefault(image if group is None else group, len(numbers))
+        for image, group in enumerate(groups)], np.int64))
+    chosen, rest, share = {}, np.arange(num_images), 1
+    for title, fraction in fractions.items():
+        if fraction:
+            try:
+                is_chosen = split(table.labels[rest], fraction / share, seed, together[rest])
+            except InputError as error:
+                raise error.with_flag(f"--{title}-fraction") from None
+            chosen[title], rest, share = rest[is_chosen], rest[~is_chosen], share - fraction
+    lists = {"train": rest, **chosen}
+    if not chosen:
+        return lists, notes
+    num_equal = np.count_nonzero(equal != np.arange(num_images))
+    if num_equal:
+        notes.append("of the same content as another image, and on its side of the split: "
+                     f"{num_equal}")
+    if any(groups):
+        alone = f"; {groups.count(None)} images without one" * (None in groups)
+        notes.append(f"groups kept together: {len(set(groups) - {None})}{alone}")
+    else:
+        notes.append(_group_hint(table.names, list(lists.values()), len(table.classes)))
+    return lists, notes
 
 
 def split(labels, fraction, seed=0, groups=None):
@@ -40,7 +92,11 @@ def split(labels, fraction, seed=0, groups=None):
                             place * num_classes + num_classes - 1])
     cells, weights = np.unique(cells, return_counts=True)
     rows, classes = np.divmod(cells, num_classes)  # from here on, a row is a group
-    wanted = _shares(np.bincount(classes, weights, num_classes).astype(np.int64), fraction)
+    examples = np.bincount(classes, weights, num_classes).astype(np.int64)
+    # One example of two or more is worth more on the side that would have none.
+    chosen = np.clip(np.rint(examples * fraction).astype(np.int64), np.minimum(examples // 2, 1),
+                     np.maximum(examples - 1, 0))
+    wanted = np.stack([examples - chosen, chosen])  # on either side
     side = _deal(rows, classes, weights, wanted, num_groups)
 
     step = -(-num_groups // MAX_MOVABLE)
@@ -71,14 +127,6 @@ def join_groups(first, second):
             return joined
 
 
-def _shares(counts, fraction):
-    """How many of each count either side wants: int64, (2, counts), the chosen side second."""
-    second = np.rint(counts * fraction).astype(np.int64)
-    # One example of two or more is worth more on the side that would have none.
-    second = np.clip(second, np.minimum(counts // 2, 1), np.maximum(counts - 1, 0))
-    return np.stack([counts - second, second])
-
-
 def _deal(rows, classes, weights, wanted, num_rows):
     """The paper's algorithm: side of each row. What is left of `wanted` stays in it.
 
@@ -86,17 +134,14 @@ def _deal(rows, classes, weights, wanted, num_rows):
     """
     row_ends = np.searchsorted(rows, np.arange(num_rows + 1))
     examples = np.bincount(classes, minlength=wanted.shape[1])
-    class_ends = np.concatenate([[0], np.cumsum(examples)])
-    rows_by_class = rows[np.argsort(classes, kind="stable")]
+    rows_of = np.split(rows[np.argsort(classes, kind="stable")], np.cumsum(examples)[:-1])
     side = np.full(num_rows, -1, np.int8)
     done = num_rows + 1  # more than any class can have
     remaining = np.where(examples > 0, examples, done)
     is_without = np.ones(wanted.shape, bool)  # whether a side has no example of a class yet
     while remaining.min() < done:
         rarest = remaining.argmin()
-        for row in rows_by_class[class_ends[rarest]:class_ends[rarest + 1]]:
-            if side[row] >= 0:
-                continue
+        for row in rows_of[rarest][side[rows_of[rarest]] < 0]:
             lead = wanted[1, rarest] - wanted[0, rarest] or wanted[1, -1] - wanted[0, -1]
             if remaining[rarest] == 1 and is_without[0, rarest] != is_without[1, rarest]:
                 lead = 1 if is_without[1, rarest] else -1  # though this group may be too large
@@ -155,3 +200,42 @@ def _balance(rows, classes, weights, missing, side):
             move(first)
         else:
             return
+
+
+def groups_by_regex(names, pattern):
+    """The group of each name: what `pattern` finds in it, its first parenthesis if it has any.
+
+    None where it is not found. Raises an InputError when the pattern is none, or finds nothing.
+    """
+    try:
+        matches = [re.search(pattern, name) for name in names]
+    except re.error as error:
+        raise InputError(f"{pattern!r:.100} is no regular expression: {error}",
+                         flag="--group-regex") from None
+    if not any(matches):
+        raise InputError(f"{pattern!r:.100} is found in none of the names, such as "
+                         f"{names[0]!r:.100}", flag="--group-regex")
+    return [match and match.group(min(1, match.re.groups)) for match in matches]
+
+
+def _group_hint(names, sides, num_classes):
+    """A line, if names of different lists look like those of one subject; else None.
+
+    `sides` has the rows of each list, the training list first. Prefixes that may be those of
+    classes, or have no digit, are none of subjects: cat_1.jpg, IMG_1.jpg.
+    """
+    for pattern in COMMON_REGEXES:
+        matches = [re.search(pattern, name) for name in names]
+        prefixes = [match and match.group(1) for match in matches]
+        sizes = Counter(prefix for prefix in prefixes
+                        if prefix and re.search(r"\d[^/]*/?$", prefix))
+        if len(sizes) < max(MIN_GROUPS, num_classes + 1):
+            continue
+        train = {prefixes[row] for row in sides[0]}
+        others = [row for side in sides[1:] for row in side]
+        shared = [row for row in others if prefixes[row] in sizes and prefixes[row] in train]
+        if len(shared) >= MIN_SHARE * len(others):
+            return (f"{len(shared)} of {len(others)} images outside the training list have names "
+                    f"that start as one in it, such as {names[shared[0]]!r:.100}: if those show "
+                    f"the same subject, --group-regex '{pattern}' keeps them in one list")
+    return None

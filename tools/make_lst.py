@@ -23,15 +23,14 @@ from common.cli import InputError, log_to_stderr, require, run  # noqa: E402
 from common.files import make_parent_folder  # noqa: E402
 from common.label_errors import suspects  # noqa: E402
 from common.text import MAX_LINE, printable  # noqa: E402
+from datasets import lst_writer  # noqa: E402
 from datasets.check_lst import KINDS, check, clean_rows, summarise  # noqa: E402
 from datasets.coco_file import read_coco  # noqa: E402
 from datasets.csv_file import read_csv  # noqa: E402
 from datasets.folder_sources import read_folders, read_voc  # noqa: E402
-from datasets.groups import split_table  # noqa: E402
 from datasets.label_table import BadInput, build_table, format_table, part  # noqa: E402
-from datasets.lst_writer import csv_file, lines_file, lst_file, write_together  # noqa: E402
 from datasets.make_lst_flags import SHOWN_PER_KIND, SUSPECTS_SHOWN, build_parser  # noqa: E402
-from datasets.shard_lst import deal, place_images, write_parts  # noqa: E402
+from datasets.stratify import split_table  # noqa: E402
 from datasets.text_sources import read_jsonl, read_manifest  # noqa: E402
 from reading import contact_sheet  # noqa: E402
 from reading.class_names import names_beside, read_class_names  # noqa: E402
@@ -56,19 +55,16 @@ def make(args):
                         args.drop_unlisted, args.min_count, path_root,
                         getattr(args, "suffix", ""))
     labels = table.labels
-    if args.label_format == "indices" and (labels < 0).any():
-        raise InputError(f"{{flag}} indices cannot say unknown, and {np.count_nonzero(labels < 0)} "
-                         "labels are: use multi-hot", flag="--label-format")
     image_root = getattr(args, "root", path_root)
     lists, notes = split_table(table, {"val": args.val_fraction, "test": args.test_fraction},
                                args.seed, image_root, args.group_regex)
     files = {title: f"{args.prefix}_{title}.lst" for title in lists}
     names_file = f"{args.prefix}_labels.txt"
     make_parent_folder(args.prefix)
-    write_together([
-        *(lst_file(files[title], rows, labels[rows], [table.names[row] for row in rows],
-                   args.label_format) for title, rows in lists.items()),
-        lines_file(names_file, table.classes)])
+    lst_writer.write_together([
+        *(lst_writer.lst_file(files[title], rows, labels[rows], [table.names[row] for row in rows],
+                              args.label_format) for title, rows in lists.items()),
+        lst_writer.lines_file(names_file, table.classes)])
 
     print(format_table(table.classes, [part(title, labels[rows]) for title, rows in lists.items()]))
     if table.left_out:
@@ -150,8 +146,8 @@ def run_check(args):
     if args.fix:
         # All of them before the first is written, so that an error leaves none behind.
         clean = [clean_rows(lists, findings, number) for number in range(len(lists))]
-        write_together([lst_file(path, *content, lst.label_format)
-                        for path, content, lst in zip(args.fix, clean, lists)])
+        lst_writer.write_together([lst_writer.lst_file(path, *content, lst.label_format)
+                                   for path, content, lst in zip(args.fix, clean, lists)])
         for path, (ids, _, _), lst in zip(args.fix, clean, lists):
             print(f"{path}: {len(ids)} of {len(lst)} rows")
     elif findings.problems:
@@ -175,9 +171,10 @@ def run_suspects(args):
     samples, classes = suspects(labels, prob)
     places = list(zip(samples.tolist(), classes.tolist()))
     listed = places[:args.num]
-    write_together([csv_file(args.out, ["row", "name", "class", "label", "probability"], [
-        [lst.line(s), lst.name(s), names[c], f"{labels[s, c]:g}", f"{prob[s, c]:.4f}"]
-        for s, c in listed])])
+    cells = [[lst.line(s), lst.name(s), names[c], f"{labels[s, c]:g}", f"{prob[s, c]:.4f}"]
+             for s, c in listed]
+    lst_writer.write_together([lst_writer.csv_file(
+        args.out, ["row", "name", "class", "label", "probability"], cells)])
     print(f"{args.out}: {len(places)} of {np.count_nonzero(labels >= 0)} labels are likely wrong; "
           + (f"the {len(listed)} most contradicted" if listed != places else
              "most contradicted first"))
@@ -231,12 +228,13 @@ def run_shard(args):
         raise InputError("--copy-to or --link-to goes with {flag}, the image root",
                          flag="--path-root")
     lst = read_lst(args.lst, label_format=args.label_format)
-    parts = deal(len(lst), args.num_parts, args.seed)
+    parts = lst_writer.deal(len(lst), args.num_parts, args.seed)
     if folder:
         # Lists last: none of them may name an image that is not there yet.
-        place_images(lst, parts, args.path_root, folder, "copy" if args.copy_to else "link")
+        lst_writer.place_images(lst, parts, args.path_root, folder,
+                                "copy" if args.copy_to else "link")
     make_parent_folder(args.prefix)
-    write_parts(lst, parts, args.prefix)
+    lst_writer.write_parts(lst, parts, args.prefix)
     for number, rows in enumerate(parts):
         print(f"{args.prefix}_{number}.lst: {len(rows)} rows of {len(lst)}")
     if len(parts[-1]) < len(parts[0]) and args.label_format == "indices":
