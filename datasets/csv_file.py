@@ -40,7 +40,7 @@ def read_csv(flags, bad_input):
     Returns a Source. Raises an InputError when the columns are not there, or it is not certain
     which form they have.
     """
-    path, header = flags.file, not flags.no_header
+    path = flags.file
     if flags.labels_column and flags.class_columns:
         raise InputError("{flag} and --class-columns are two forms: give one of them",
                          flag="--labels-column")
@@ -48,20 +48,18 @@ def read_csv(flags, bad_input):
         raise InputError("is empty", flag="--separator")
     delimiter = flags.delimiter or ("\t" if path.lower().endswith(".tsv") else ",")
     rows = _csv_rows(path, bad_input, delimiter)
-    where, first = next(rows, (path, None))
-    if first is None:
+    start = list(itertools.islice(rows, 2))
+    if not start:
         raise InputError("is empty", file=path)
-    if header:
-        titles = [title.strip() for title in first]
-        second = list(itertools.islice(rows, 1))
-        rows = itertools.chain(second, rows)
-        num_skipped = (_count_row_number_columns(titles, second[0][1], flags.name_column)
-                       if second else 0)
-    else:
-        titles, num_skipped = [str(column) for column in range(1, len(first) + 1)], 0
-        rows = itertools.chain([(where, first)], rows)
+    where = start[0][0]
+    titles, num_skipped = [str(column) for column in range(1, len(start[0][1]) + 1)], 0
+    if not flags.no_header:
+        titles = [title.strip() for title in start.pop(0)[1]]
+        if start:
+            num_skipped = _count_row_number_columns(titles, start[0][1], flags.name_column)
+    rows = itertools.chain(start, rows)
     at = _find_columns(titles, num_skipped, flags, where)
-    if header and titles[at.name].lower().endswith(IMAGE_ENDINGS):
+    if not flags.no_header and titles[at.name].lower().endswith(IMAGE_ENDINGS):
         raise InputError(f"{titles[at.name]:.200} looks like an image, where the columns' names "
                          "are expected: {flag}, when it is one", file=path, line=where.line,
                          flag="--no-header")

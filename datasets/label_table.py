@@ -84,12 +84,14 @@ class BadInput:
 
     @contextlib.contextmanager
     def rejecting(self, where):
-        """Reject what is at `where` if the block raises a ValueError.
+        """Reject what is at `where` if the block raises a ValueError or OSError.
 
         An InputError about a file passes: it says itself where the mistake is.
         """
         try:
             yield
+        except OSError as error:
+            self.reject(where, (error.strerror or str(error)).lower())
         except ValueError as error:
             if isinstance(error, InputError) and error.file:
                 raise

@@ -27,7 +27,7 @@ from datasets import lst_writer  # noqa: E402
 from datasets.check_lst import KINDS, check, clean_rows, summarise  # noqa: E402
 from datasets.coco_file import read_coco  # noqa: E402
 from datasets.csv_file import read_csv  # noqa: E402
-from datasets.folder_sources import read_folders, read_voc  # noqa: E402
+from datasets.image_sources import read_folders, read_rec, read_voc  # noqa: E402
 from datasets.label_table import BadInput, build_table, format_table, part  # noqa: E402
 from datasets.make_lst_flags import SHOWN_PER_KIND, SUSPECTS_SHOWN, build_parser  # noqa: E402
 from datasets.stratify import split_table  # noqa: E402
@@ -242,18 +242,12 @@ def run_shard(args):
               "use --label-format multi-hot")
 
 
-def _read_rec(args, bad_input):
-    from datasets.rec_file import read_rec  # imports MXNet, which is slow
-
-    return read_rec(args, bad_input)
-
-
 SOURCES = {
     "csv": read_csv,
     "jsonl": read_jsonl,
     "coco": lambda args, bad_input: read_coco(args.file, bad_input),
     "manifest": read_manifest,
-    "rec": _read_rec,
+    "rec": read_rec,
     "voc": lambda args, bad_input: read_voc(
         args.root, bad_input, args.image_set, args.labels_from),
     "folders": lambda args, bad_input: read_folders(args.root, bad_input, args.split_names),

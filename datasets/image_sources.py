@@ -1,11 +1,13 @@
-"""Readers of folders that hold images and their labels: one folder per class, and Pascal VOC.
+"""Sources that hold the images, too: one folder per class, Pascal VOC, and MXNet's .rec files.
 
-Both return a Source, with names relative to the folder; its samples are read on the way.
+Each reader returns a Source, with names relative to the folder of the images; samples of folders
+are read on the way.
 """
 import functools
 import io
 import logging
 import os
+import struct
 from collections import Counter, defaultdict
 from pathlib import Path
 from xml.etree.ElementTree import ParseError
@@ -16,9 +18,9 @@ from defusedxml import DefusedXmlException
 from common.cli import InputError
 from common.files import open_regular_file
 from datasets.label_table import NOTHING, Place, Sample, Source
-from datasets.text_sources import read_error, read_lines
+from datasets.text_sources import ListRow, clean_list, read_error, read_lines, samples_of_lists
 from reading.equal_files import first_equal
-from reading.image_header import IMAGE_ENDINGS
+from reading.image_header import IMAGE_ENDINGS, read_header
 from reading.image_list import is_passed_over, walk_images
 
 MAX_XML_BYTES = 4 << 20  # tens of thousands of boxes
@@ -74,13 +76,10 @@ def _merged(root, images, bad_input):
     """Samples in the order of their names, one for each content, of (path, classes)."""
     good = []
     for path, present in images:
-        try:
-            if os.stat(path).st_size:
-                good.append((path, present))
-            else:
-                bad_input.reject(Place(path), "is empty")
-        except OSError as error:
-            bad_input.reject(Place(path), error.strerror.lower())
+        with bad_input.rejecting(Place(path)):
+            if not os.stat(path).st_size:
+                raise ValueError("is empty")
+            good.append((path, present))
     samples = {}
     for (path, present), first in zip(good, first_equal([path for path, _ in good]).tolist()):
         name = os.path.relpath(path, root)
@@ -140,21 +139,18 @@ def _voc_samples(root, notes, files, bad_input):
     find_image = _image_finder(root)
     for file in files:
         where = Place(str(file))
-        try:
-            filename, present, difficult = _read_annotation(file)
+        with bad_input.rejecting(where):
+            try:
+                filename, present, difficult = _read_annotation(file)
+            except (ParseError, LookupError) as error:  # LookupError: an unknown encoding
+                line = error.position[0] if isinstance(error, ParseError) else None
+                bad_input.reject(where._replace(line=line), f"broken XML: {error}")
+                continue
+            except DefusedXmlException:
+                raise ValueError("declares a document type or entities, which no VOC annotation "
+                                 "needs") from None
             name = find_image(file.parent.relative_to(notes), file.stem, filename, file.parent)
             yield Sample(name, present, difficult - present, where)
-        except ParseError as error:
-            bad_input.reject(where._replace(line=error.position[0]), f"broken XML: {error}")
-        except LookupError as error:  # an encoding that there is not
-            bad_input.reject(where, f"broken XML: {error}")
-        except DefusedXmlException:
-            bad_input.reject(where, "declares a document type or entities, which no VOC "
-                             "annotation needs")
-        except OSError as error:
-            bad_input.reject(where, (error.strerror or str(error)).lower())
-        except ValueError as error:
-            bad_input.reject(where, str(error))
 
 
 def _read_annotation(file):
@@ -248,3 +244,65 @@ def _image_finder(root):
         return os.path.relpath(images / below / found[0], root)
 
     return find
+
+
+def read_rec(flags, bad_input):
+    """Write the images of a .rec into the folder `flags.path_root`; their labels are the Source.
+
+    Images keep their bytes and are called by their IDs. A label that is no array is the number of a
+    class; an array is multi-hot or has such numbers, as `samples_of_lists` finds out. `flags` are
+    those of `make_lst.py rec`. An InputError names a file that is damaged, and an image that is
+    there already with other content.
+    """
+    from common.mx_compat import mx  # takes a second to import
+
+    rows, of_id = [], Counter()
+    for number, record in enumerate(_records(flags.file, mx)):
+        where = Place(f"{flags.file}: record {number}")
+        with bad_input.rejecting(where):
+            try:
+                header, image = mx.recordio.unpack(record)
+            except struct.error as error:
+                raise ValueError(str(error)) from None
+            values = (clean_list(header.label.tolist()) if header.flag
+                      else list(map(str, clean_list([float(header.label)]) or [])))
+            ending = read_header(image).format.lower().replace("jpeg", "jpg")
+            again = f"_{of_id[header.id]}" * (header.id in of_id)
+            of_id[header.id] += 1
+            name = f"{header.id}{again}.{ending}"
+            _write(Path(flags.path_root, name), image)
+            rows.append(ListRow(where, name, values or [], not values))
+    return samples_of_lists(rows, flags, bad_input)
+
+
+def _records(path, mx):
+    """Yield the records of a .rec file, bytes."""
+    try:
+        open_regular_file(path).close()
+    except OSError as error:
+        raise read_error(path, error) from None
+    reader, number = mx.recordio.MXRecordIO(path, "r"), 0
+    try:
+        for record in iter(reader.read, None):
+            yield record
+            number += 1
+    except mx.MXNetError:
+        raise InputError(f"not a .rec file, damaged or cut short: record {number} cannot be read",
+                         file=path) from None
+    finally:
+        reader.close()
+
+
+def _write(path, data):
+    """Write a file, unless it is there with these bytes."""
+    temporary = path.with_name(f".{path.name}~")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if os.path.lexists(path):
+            if not path.is_file() or path.read_bytes() != data:
+                raise InputError("is there already, with other content", file=str(path))
+            return
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"cannot be written: {error.strerror.lower()}", file=str(path)) from None
