@@ -7,16 +7,9 @@ import shlex
 from collections import Counter, namedtuple
 
 from common.cli import InputError
-from datasets.label_table import Place, Sample, Source
-from datasets.text_sources import (
-    UNKNOWN_WORDS,
-    UNSURE,
-    ListRow,
-    default_separator,
-    parse_cell,
-    read_lines,
-    samples_of_lists,
-)
+from datasets import text_sources
+from datasets.label_table import Place, Source
+from datasets.text_sources import UNKNOWN_WORDS, ListRow, multi_hot_sample, samples_of_lists
 from reading.image_header import IMAGE_ENDINGS
 
 # What a class's column may hold beside numbers: pandas writes True, False and NaN.
@@ -41,9 +34,6 @@ def read_csv(flags, bad_input):
     which form they have.
     """
     path = flags.file
-    if flags.labels_column and flags.class_columns:
-        raise InputError("{flag} and --class-columns are two forms: give one of them",
-                         flag="--labels-column")
     if flags.separator == "":
         raise InputError("is empty", flag="--separator")
     delimiter = flags.delimiter or ("\t" if path.lower().endswith(".tsv") else ",")
@@ -78,7 +68,7 @@ def read_csv(flags, bad_input):
         raise InputError(f"column {title} holds nothing but 1, 0 and unknown: give "
                          f"{{flag}} {title} when that is a class, --labels-column {title} "
                          "when these are the names of classes", file=path, flag="--class-columns")
-    separator = flags.separator or default_separator(cells, path)
+    separator = flags.separator or text_sources.default_separator(cells, path)
     return samples_of_lists(_list_rows(rows, separator, bad_input), flags, bad_input)
 
 
@@ -154,7 +144,7 @@ def _list_rows(rows, separator, bad_input):
     """The ListRows of a table whose columns have class names, from those of `_rows`."""
     for row in rows:
         with bad_input.rejecting(row.where):
-            lists = [parse_cell(cell, separator) for cell in row.values]
+            lists = [text_sources.parse_cell(cell, separator) for cell in row.values]
             values = [value for values in lists for value in values or ()]
             if len(lists) > 1:
                 if not all(isinstance(value, str) for value in values):
@@ -169,7 +159,7 @@ def _parse_confidence(text):
     if text is None:
         return None
     if _label_value(text) == -1:
-        return UNSURE
+        return text_sources.UNSURE
     value = _number(text)
     if value is None or not 0 <= value <= 1:
         raise ValueError(f"the confidence {text!r:.60} is not between 0 and 1")
@@ -191,9 +181,7 @@ def _class_column_samples(rows, classes, signed, bad_input):
                 # Zeros say something here, so that two rows may well contradict each other.
                 raise ValueError(f"{row.name} is on an earlier line already")
             seen.add(path)
-            present, unknown = ({title for title, label in zip(classes, labels) if label == value}
-                                for value in (1, -1))
-            yield Sample(row.name, present, unknown, row.where, group=row.group)
+            yield multi_hot_sample(row, classes, labels)
 
 
 def _csv_rows(path, bad_input, delimiter):
@@ -202,8 +190,8 @@ def _csv_rows(path, bad_input, delimiter):
     What is not UTF-8 stays as it is: file names need not be.
     """
     # The space of `a.jpg, "cat;dog"` would make the quotes part of the field.
-    reader = csv.reader(map(os.fsdecode, read_lines(path)), delimiter=delimiter, strict=True,
-                        skipinitialspace=delimiter != " ")
+    reader = csv.reader(map(os.fsdecode, text_sources.read_lines(path)), delimiter=delimiter,
+                        strict=True, skipinitialspace=delimiter != " ")
     width = None
     while True:
         try:

@@ -1,10 +1,4 @@
-"""From samples to a matrix of labels, and its statistics.
-
-    bad_input = BadInput(skip=False)
-    source = Source(None, [Sample("a.jpg", {"cat"}, set(), "labels.csv:2")])
-    table = build_table(source, bad_input)
-    table.labels            # int8, (images, classes): 1 present, 0 absent, -1 unknown
-"""
+"""From samples to a matrix of labels, and its statistics."""
 import contextlib
 import logging
 import os
@@ -17,7 +11,7 @@ import numpy as np
 from common.cli import InputError
 from common.files import existing_path
 from common.text import printable
-from datasets.lst_writer import name_problem
+from datasets.lst_writer import leads_out, name_problem
 from reading.class_names import class_problem
 from reading.image_header import IMAGE_ENDINGS
 from reading.label_checks import ListCounts
@@ -119,34 +113,26 @@ def build_table(source, bad_input, listed=None, drop_unlisted=False, min_count=0
     all_unknown, missing, groups = [], [], []
     allowed = None if listed is None or drop_unlisted else set(listed)
     for sample in source.samples:
-        name = sample.name
-        if suffix and not name.lower().endswith(IMAGE_ENDINGS):
-            name += suffix
-        if path_root:
-            found = existing_path(os.path.join(path_root, name))
-            if os.path.isabs(name) or found != os.path.join(path_root, name):
-                name = os.path.relpath(found, path_root)
-        problem = (_path_problem(name, sample.name) or name_problem(name)
-                   or _class_problem(sample, numbers, allowed))
-        if problem:
-            bad_input.reject(sample.where, problem)
-            continue
-        if path_root and not os.path.isfile(os.path.join(path_root, name)):
-            missing.append((sample.where, name))
-            continue
-        # ./b.jpg is b.jpg: as two images, one might come into training and one into validation.
-        row = rows_of_names.setdefault(os.path.normpath(name), len(rows_of_names))
-        if row == len(groups):
-            groups.append(sample.group)
-        elif groups[row] != sample.group:
-            bad_input.reject(sample.where, f"{name} is of group {sample.group}, but on an earlier "
-                             f"line of {groups[row]}")
-            continue
-        if sample.unknown is None:
-            all_unknown.append(row)
-        for value, names in ((1, sample.present), (0, sample.absent), (-1, sample.unknown or ())):
-            for class_name in names:
-                pairs[value].append(row * PAIR + numbers.setdefault(class_name, len(numbers)))
+        with bad_input.rejecting(sample.where):
+            name = _image_name(sample.name, path_root, suffix)
+            for class_name in sample.present | (sample.unknown or NOTHING):
+                _check_class(class_name, numbers, allowed)
+            if path_root and not os.path.isfile(os.path.join(path_root, name)):
+                missing.append((sample.where, name))
+                continue
+            # ./b.jpg is b.jpg: as two images, one might come into training and one into validation.
+            row = rows_of_names.setdefault(os.path.normpath(name), len(rows_of_names))
+            if row == len(groups):
+                groups.append(sample.group)
+            elif groups[row] != sample.group:
+                raise ValueError(f"{name} is of group {sample.group}, but on an earlier line of "
+                                 f"{groups[row]}")
+            if sample.unknown is None:
+                all_unknown.append(row)
+            for value, names in ((1, sample.present), (0, sample.absent),
+                                 (-1, sample.unknown or NOTHING)):
+                for class_name in names:
+                    pairs[value].append(row * PAIR + numbers.setdefault(class_name, len(numbers)))
     if missing:
         bad_input.reject(path_root, f"{len(missing)} images are not there: "
                          + ", ".join(f"{where}: {name!r:.200}"
@@ -157,7 +143,12 @@ def build_table(source, bad_input, listed=None, drop_unlisted=False, min_count=0
         raise InputError("no images were found" + ", only bad ones" * bool(bad_input.count))
 
     pairs = {value: np.unique(np.asarray(cells, np.int64)) for value, cells in pairs.items()}
-    _refuse_contradictions(pairs, list(rows_of_names), list(numbers), bad_input)
+    both = np.intersect1d(pairs[1], pairs[0])
+    if len(both):
+        row, column = divmod(int(both[0]), PAIR)
+        bad_input.reject(list(rows_of_names)[row], f"{list(numbers)[column]} is both present and "
+                         "absent there" + f", and so are {len(both) - 1} other labels"
+                         * (len(both) > 1), len(both))
     counts = np.bincount(pairs[1] % PAIR, minlength=len(numbers)).tolist()
     counts = Counter(dict(zip(numbers, counts)))
     order = listed or source.classes or sorted(numbers, key=_natural)
@@ -174,24 +165,12 @@ def build_table(source, bad_input, listed=None, drop_unlisted=False, min_count=0
     left_out = Counter({name: counts[name] for name in numbers if name not in new_columns})
     column = np.array([new_columns.get(name, -1) for name in numbers], np.int64)
     labels[all_unknown] = -1
-    for value in (-1, 0, 1):  # known outweighs unknown
-        rows, columns = np.divmod(pairs[value], PAIR)
+    # Known outweighs unknown, but what is both present and absent is unknown.
+    for value, cells in ((-1, pairs[-1]), (0, pairs[0]), (1, pairs[1]), (-1, both)):
+        rows, columns = np.divmod(cells, PAIR)
         columns = column[columns]
         labels[rows[columns >= 0], columns[columns >= 0]] = value
     return Table(list(rows_of_names), classes, labels, left_out, groups)
-
-
-def _refuse_contradictions(pairs, names, classes, bad_input):
-    """Make unknown what is said to be both present and absent, or raise an InputError."""
-    both = np.intersect1d(pairs[1], pairs[0])
-    if len(both):
-        row, column = divmod(int(both[0]), PAIR)
-        bad_input.reject(names[row], f"{classes[column]} is both present and absent there"
-                         + f", and so are {len(both) - 1} other labels" * (len(both) > 1),
-                         len(both))
-        for value in (1, 0):
-            pairs[value] = np.setdiff1d(pairs[value], both)
-        pairs[-1] = np.union1d(pairs[-1], both)
 
 
 def part(title, labels):
@@ -230,13 +209,23 @@ def format_table(classes, parts):
     return "\n".join(lines)
 
 
-def _path_problem(name, given):
+def _image_name(given, path_root, suffix):
+    """An image's name as the .lst has it, relative to the image root; or a ValueError."""
+    name = given
+    if suffix and not name.lower().endswith(IMAGE_ENDINGS):
+        name += suffix
+    if path_root:
+        found = existing_path(os.path.join(path_root, name))
+        if os.path.isabs(name) or found != os.path.join(path_root, name):
+            name = os.path.relpath(found, path_root)
     if os.path.isabs(name):
-        return f"{given} is an absolute name: --path-root says which folder it is under"
-    if os.path.normpath(name).split(os.sep)[0] == os.pardir:
-        return (f"{given} is not under --path-root" if os.path.isabs(given)
-                else f"{given!r:.200} leads out of the image root")
-    return None
+        raise ValueError(f"{given} is an absolute name: --path-root says which folder it is under")
+    if leads_out(name):
+        raise ValueError(f"{given} is not under --path-root" if os.path.isabs(given)
+                         else f"{given!r:.200} leads out of the image root")
+    if name_problem(name):
+        raise ValueError(name_problem(name))
+    return name
 
 
 def _suffix_hint(name, path_root):
@@ -248,14 +237,12 @@ def _suffix_hint(name, path_root):
     return ""
 
 
-def _class_problem(sample, numbers, allowed):
-    for name in sample.present | (sample.unknown or set()):
-        if name not in numbers and class_problem(name):
-            return class_problem(name)
-        if allowed is not None and name not in allowed:
-            return (f"class {name} is not in the file of --classes; --drop-unlisted leaves "
-                    "such classes out")
-    return None
+def _check_class(name, numbers, allowed):
+    if name not in numbers and class_problem(name):
+        raise ValueError(class_problem(name))
+    if allowed is not None and name not in allowed:
+        raise ValueError(f"class {name} is not in the file of --classes; --drop-unlisted leaves "
+                         "such classes out")
 
 
 def _natural(name):

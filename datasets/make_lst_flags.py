@@ -157,7 +157,8 @@ def _add_sources(command, parents):
     form.add_argument("--no-header", action="store_true",
                       help="the first row is an image already; columns are called 1, 2, ...")
     form.add_argument("--name-column", metavar="COLUMN", help="file names (default: the first)")
-    form.add_argument("--labels-column", nargs="+", metavar="COLUMN", default=[],
+    either = form.add_mutually_exclusive_group()
+    either.add_argument("--labels-column", nargs="+", metavar="COLUMN", default=[],
                       help="columns with an image's classes, as names or lists such as "
                       "['cat', 'dog']; empty: no class, -1 or NaN: all classes unknown (default: "
                       "the other one, when there are two)")
@@ -166,7 +167,7 @@ def _add_sources(command, parents):
     form.add_argument("--confidence-column", metavar="COLUMN",
                       help="how sure the labels of a row are: from 0.5 to 1 they are present, 0: "
                       "verified absent, between: unknown, and so is what no row of an image names")
-    form.add_argument("--class-columns", nargs="+", metavar="COLUMN", default=[],
+    either.add_argument("--class-columns", nargs="+", metavar="COLUMN", default=[],
                       help="one column per class: 1 or True present, 0 or False absent, -1, "
                       "empty, NaN or NA unknown (default: all but the file names, when there are "
                       "more than two)")

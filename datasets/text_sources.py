@@ -197,16 +197,22 @@ def _samples_of_names(rows, bad_input):
 
 def _samples_of_multi_hot(rows, names, signed, bad_input):
     label_of = {1: 1, "1": 1, -1: 0, "-1": 0, None: -1} if signed else MULTI_HOT
-    for where, name, values, rest_unknown, unknown, group, _ in rows:
-        labels = [label_of.get(value) for value in values]
-        if None in labels or len(labels) != len(names) and not (rest_unknown and not values):
-            bad_input.reject(where, f"{values!r:.60} is not multi-hot, {len(names)} labels of 1, 0 "
-                             "or -1, as others are; numbers of classes want --list-format indices")
+    for row in rows:
+        labels = [label_of.get(value) for value in row.values]
+        if None in labels or len(labels) != len(names) and (labels or not row.rest_unknown):
+            bad_input.reject(row.where, f"{row.values!r:.60} is not multi-hot, {len(names)} labels "
+                             "of 1, 0 or -1, as others are; numbers of classes want "
+                             "--list-format indices")
             continue
-        present, uncertain = ({class_name for class_name, label in zip(names, labels)
-                               if label == value} for value in (1, -1))
-        yield Sample(name, present, None if rest_unknown else unknown | uncertain, where,
-                     group=group)
+        yield multi_hot_sample(row, names, labels)
+
+
+def multi_hot_sample(row, names, labels):
+    """The Sample of a ListRow in which the named classes have these labels, 1, 0 or -1."""
+    present, unknown = ({class_name for class_name, label in zip(names, labels) if label == value}
+                        for value in (1, -1))
+    return Sample(row.name, present, None if row.rest_unknown else row.unknown | unknown, row.where,
+                  group=row.group)
 
 
 def read_jsonl(flags, bad_input):
