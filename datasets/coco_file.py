@@ -1,9 +1,4 @@
-"""COCO files: instances, panoptic, and LVIS, whose labels are partly unknown.
-
-    source = read_coco("instances_train2017.json", bad_input)
-    source.classes                # in the order of their ids
-    next(source.samples).present  # {"person", "dog"}
-"""
+"""COCO files: instances, panoptic, and LVIS, whose labels are partly unknown."""
 import logging
 import os
 import re
@@ -40,15 +35,21 @@ def read_coco(path, bad_input):
     JSON.
     """
     content = _read_json(path)
-    classes = _names(path, content, "categories", bad_input)
-    names = _names(path, content, "images", bad_input)
-    absent = {_id(item.get("id")): _listed(item, "neg_category_ids")
-              for _, item in _objects(path, content, "images") if "neg_category_ids" in item}
-    present, partly_read, count = defaultdict(set), set(absent), 0
+    categories = _by_id(path, content, "categories", "name", bad_input)
+    images = _by_id(path, content, "images", "file_name", bad_input)
+    classes = {number: item["name"].strip() for number, item in categories.items()}
+    repeated = len(classes) - len(set(classes.values()))
+    if repeated:
+        logger.warning("merged: %d categories of the same name as another one", repeated)
+    if not _listed(content, "annotations"):
+        raise InputError("holds no annotations: not a COCO instances file", file=path)
+    absent = {image: {classes[n] for n in map(_id, _listed(item, "neg_category_ids"))
+                      if n in classes}
+              for image, item in images.items() if "neg_category_ids" in item}
+    present, partly_read = defaultdict(set), set(absent)
     for where, item in _objects(path, content, "annotations", bad_input):
-        count += 1
         image = _id(item.get("image_id"))
-        if image not in names:
+        if image not in images:
             bad_input.reject(Place(path), f"{where}: its image_id {_shown(item.get('image_id'))} "
                              "is of none of the images")
             continue
@@ -61,40 +62,33 @@ def read_coco(path, bad_input):
                 partly_read.add(image)
                 bad_input.reject(Place(path), f"{where}: its category_id {_shown(category)} is of "
                                  "none of the categories")
-    if not count:
-        raise InputError("holds no annotations: not a COCO instances file", file=path)
-    samples = (Sample(name, present.get(image, NOTHING), None if image in partly_read else NOTHING,
-                      f"{path}: image {image}",
-                      {classes[n] for n in map(_id, absent.get(image, ())) if n in classes})
-               for image, name in names.items())
+    samples = (Sample(item["file_name"], present.get(image, NOTHING),
+                      None if image in partly_read else NOTHING, f"{path}: image {image}",
+                      absent.get(image, NOTHING))
+               for image, item in images.items())
     order = sorted(classes, key=lambda number: (isinstance(number, str), number))
     return Source(list(dict.fromkeys(classes[number] for number in order)), samples)
 
 
-def _names(path, content, key, bad_input):
-    """Name of each id in the list of categories or images, in the order of the file."""
+def _by_id(path, content, key, name_key, bad_input):
+    """The objects of the list of categories or images, each with a name, by their ids."""
     found, ambiguous = {}, set()
-    field = "name" if key == "categories" else "file_name"
     for where, item in _objects(path, content, key, bad_input):
-        number, name, address = _id(item.get("id")), item.get(field), item.get("coco_url")
-        if key == "images" and not name and isinstance(address, str):
-            name = "/".join(address.split("/")[-2:])  # as LVIS does
+        number, address = _id(item.get("id")), item.get("coco_url")
+        if key == "images" and not item.get(name_key) and isinstance(address, str):
+            item[name_key] = "/".join(address.split("/")[-2:])  # as LVIS does
+        name = item.get(name_key)
         if number is None or not isinstance(name, str):
-            bad_input.reject(Place(path), f"{where}: wants an id and a {field}")
+            bad_input.reject(Place(path), f"{where}: wants an id and a {name_key}")
             continue
-        name = name.strip() if key == "categories" else name
-        if found.setdefault(number, name) != name:
-            # Which of them annotations mean cannot be known.
-            ambiguous.add(number)
+        earlier = found.setdefault(number, item)[name_key]
+        if earlier.strip() != name.strip():
+            ambiguous.add(number)  # which of them annotations mean cannot be known
             bad_input.reject(Place(path), f"{where}: {_shown(name)} has the id {_shown(number)} "
-                             f"of {_shown(found[number])}")
+                             f"of {_shown(earlier)}")
     if not found:
         raise InputError(f"holds no {key}: not a COCO instances file", file=path)
-    found = {number: name for number, name in found.items() if number not in ambiguous}
-    repeated = len(found) - len(set(found.values()))
-    if repeated and key == "categories":
-        logger.warning("merged: %d categories of the same name as another one", repeated)
-    return found
+    return {number: item for number, item in found.items() if number not in ambiguous}
 
 
 def _id(value):
@@ -115,13 +109,13 @@ def _listed(item, key):
     return value if isinstance(value, list) else []
 
 
-def _objects(path, content, key, bad_input=None):
+def _objects(path, content, key, bad_input):
     """Yield (where, object) of one of the file's lists."""
     for position, item in enumerate(_listed(content, key)):
         where = f"{key}[{position}]"
         if isinstance(item, dict):
             yield where, item
-        elif bad_input:
+        else:
             bad_input.reject(Place(path), f"{where} is not an object in braces")
 
 
