@@ -32,13 +32,14 @@ SPLIT_NAMES = frozenset(["train", "training", "val", "valid", "validation", "dev
 logger = logging.getLogger(__name__)
 
 
-def read_folders(root, bad_input, separator=None):
+def read_folders(flags, bad_input):
     """Read one folder per class, with images at any depth; an image in several has all classes.
 
-    With a `separator`, a folder's name holds several classes. Files of other kinds are passed over
-    with a warning that counts them, hidden ones and those of other programs without. An InputError
-    names folders below `root` that hold the folders of classes, such as train/ and val/.
+    `flags` are those of `make_lst.py folders`. Files of other kinds are passed over with a warning
+    that counts them, hidden ones and those of other programs without. An InputError names folders
+    below the root that hold the folders of classes, such as train/ and val/.
     """
+    root, separator = flags.root, flags.split_names
     classes, images, others = {}, [], Counter()
     folders = [entry for entry in _entries(root) if entry.is_dir()]
     _refuse_splits(root, folders)
@@ -99,18 +100,18 @@ def _entries(folder):
         raise read_error(folder, error) from None
 
 
-def read_voc(root, bad_input, image_set=None, labels_from=None):
+def read_voc(flags, bad_input):
     """Read a Pascal VOC folder; names are relative to it (`JPEGImages/000005.jpg`).
 
-    It has Annotations/*.xml and JPEGImages/, or the XML files beside their images. With an
-    `image_set`, only the images of ImageSets/Main/IMAGE_SET.txt are read. `labels_from` is
+    It has Annotations/*.xml and JPEGImages/, or the XML files beside their images. `flags` are
+    those of `make_lst.py voc`; --labels-from is
 
     - "xml": a class is present when an object of it is not difficult, unknown when all of its
       objects are. The default where there is XML.
     - "sets": ImageSets/Main/CLASS_IMAGE_SET.txt, where 1 is present, -1 absent and 0 (difficult)
       unknown.
     """
-    root = Path(root)
+    root, image_set, labels_from = Path(flags.root), flags.image_set, flags.labels_from
     if not root.is_dir():
         raise InputError("no such folder", file=root)
     if not any((root / name).is_dir() for name in ("Annotations", "ImageSets", "JPEGImages")):

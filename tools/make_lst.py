@@ -102,13 +102,12 @@ def _check_fractions(args):
 def _next_command(files, names_file, image_root, label_format):
     """The command that trains on new lists; run_train.sh works in the project's folder."""
     def path(name):
-        return shlex.quote(name if Path.cwd() == ROOT else os.path.abspath(name))
+        return shlex.quote(os.path.abspath(name))
 
     images = "DIR_OF_IMAGES" if image_root is None else path(image_root)
     val = path(files["val"]) if "val" in files else ""
-    script = path("run_train.sh") if Path.cwd() == ROOT else shlex.quote(str(ROOT / "run_train.sh"))
     return (f"DATA_TRAIN={path(files['train'])} IMAGE_TRAIN={images} DATA_VAL={val} "
-            f"IMAGE_VAL={images} LABELS={path(names_file)} sh {script}"
+            f"IMAGE_VAL={images} LABELS={path(names_file)} sh {path(ROOT / 'run_train.sh')}"
             + " --label-format indices" * (label_format == "indices"))
 
 
@@ -125,9 +124,7 @@ def run_check(args):
     for root in roots:
         if not os.path.isdir(root):
             raise InputError("no such folder ({flag})", file=root, flag="--path-root")
-    class_names = read_class_names(args.labels) if args.labels else None
-    lists = _read_lists(args.lst, class_names, args.label_format)
-    names = class_names or _names_beside(lists[0])
+    lists, names = _read_lists(args.lst, args)
     findings = check(lists, roots, names, args.data_nthreads, args.max_pixels)
 
     for kind in KINDS:
@@ -159,12 +156,10 @@ def run_suspects(args):
     """The subcommand `suspects`."""
     from datasets.out_of_fold import extract_features, out_of_fold  # imports MXNet, which is slow
 
-    names = read_class_names(args.labels) if args.labels else None
-    lst, = _read_lists([args.data], names, args.label_format)
+    (lst,), names = _read_lists([args.data], args)
     if len(lst) < args.folds:
         raise InputError(f"{len(lst)} images, fewer than {{flag}} {args.folds}", file=args.data,
                          flag="--folds")
-    names = names or _names_beside(lst)
     make_parent_folder(args.out)
     features, labels = extract_features(args, lst)
     prob = out_of_fold(features, labels, args.folds, args.seed)
@@ -179,33 +174,25 @@ def run_suspects(args):
           + (f"the {len(listed)} most contradicted" if listed != places else
              "most contradicted first"))
     if args.show and listed:
-        _show_suspects(args, [
-            (lst.name(s), f"row {lst.line(s)}: {names[c]} {labels[s, c]:g}, probability "
-                          f"{prob[s, c]:.2f}") for s, c in listed[:SUSPECTS_SHOWN]])
+        shown = listed[:SUSPECTS_SHOWN]
+        pixels = np.empty((len(shown), 3, SUSPECT_SIDE, SUSPECT_SIDE), np.uint8)
+        for (s, _), image in zip(shown, pixels):
+            read_image(os.path.join(args.image, lst.name(s)), image, ReadOptions(fit="pad"))
+        make_parent_folder(args.show)
+        contact_sheet.save(args.show, pixels, [
+            f"row {lst.line(s)}: {names[c]} {labels[s, c]:g}, probability {prob[s, c]:.2f}"
+            for s, c in shown])
+        print(f"{args.show}: the first {len(shown)}")
     bad = np.count_nonzero((labels < 0).all(axis=1))
     if bad:
         print(f"images without a known label, or that cannot be read: {bad}")
 
 
-def _show_suspects(args, suspect_images):
-    """Write --show: a sheet of images, of which there are names and captions."""
-    names, captions = zip(*suspect_images)
-    pixels = np.empty((len(names), 3, SUSPECT_SIDE, SUSPECT_SIDE), np.uint8)
-    for name, image in zip(names, pixels):
-        read_image(os.path.join(args.image, name), image, ReadOptions(fit="pad"))
-    make_parent_folder(args.show)
-    contact_sheet.save(args.show, pixels, captions)
-    print(f"{args.show}: the first {len(names)}")
-
-
-def _names_beside(lst):
-    return names_beside(lst.path, lst.num_classes) or list(map(str, range(lst.num_classes)))
-
-
-def _read_lists(paths, names, label_format):
-    """The LstFiles of some paths, which must have as many classes as there are names, if any."""
+def _read_lists(paths, args):
+    """The LstFiles of some paths, which must have the same classes, and the names of these."""
+    names = read_class_names(args.labels) if args.labels else None
     try:
-        lists = [read_lst(path, names and len(names), label_format) for path in paths]
+        lists = [read_lst(path, names and len(names), args.label_format) for path in paths]
     except InputError as error:
         if error.flag == "--num-classes":  # what the number of classes is called in training
             error = error.with_flag("the number of names in --labels")
@@ -214,11 +201,11 @@ def _read_lists(paths, names, label_format):
     for number, lst in enumerate(lists):
         if lst.num_classes == most:
             continue
-        if label_format != "indices":
+        if args.label_format != "indices":
             raise InputError(f"{lst.num_classes} labels per row, but another list has {most}",
                              file=lst.path)
-        lists[number] = read_lst(lst.path, most, label_format)  # its last classes do not occur
-    return lists
+        lists[number] = read_lst(lst.path, most, "indices")  # its last classes do not occur
+    return lists, names or names_beside(paths[0], most) or list(map(str, range(most)))
 
 
 def run_shard(args):
@@ -248,9 +235,8 @@ SOURCES = {
     "coco": lambda args, bad_input: read_coco(args.file, bad_input),
     "manifest": read_manifest,
     "rec": read_rec,
-    "voc": lambda args, bad_input: read_voc(
-        args.root, bad_input, args.image_set, args.labels_from),
-    "folders": lambda args, bad_input: read_folders(args.root, bad_input, args.split_names),
+    "voc": read_voc,
+    "folders": read_folders,
 }
 
 
