@@ -10,7 +10,7 @@ from common.cli import InputError
 from datasets import text_sources
 from datasets.label_table import Place, Source
 from datasets.text_sources import UNKNOWN_WORDS, ListRow, multi_hot_sample, samples_of_lists
-from reading.image_header import IMAGE_ENDINGS
+from reading.image_file import IMAGE_ENDINGS
 
 # What a class's column may hold beside numbers: pandas writes True, False and NaN.
 WORDS = {"": -1, "true": 1, "false": 0, **{word.lower(): -1 for word in UNKNOWN_WORDS}}

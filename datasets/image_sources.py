@@ -20,7 +20,7 @@ from common.files import open_regular_file
 from datasets.label_table import NOTHING, Place, Sample, Source
 from datasets.text_sources import ListRow, clean_list, read_error, read_lines, samples_of_lists
 from reading.equal_files import first_equal
-from reading.image_header import IMAGE_ENDINGS, read_header
+from reading.image_file import IMAGE_ENDINGS, read_header
 from reading.image_list import is_passed_over, walk_images
 
 MAX_XML_BYTES = 4 << 20  # tens of thousands of boxes

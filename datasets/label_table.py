@@ -12,9 +12,8 @@ from common.cli import InputError
 from common.files import existing_path
 from common.text import printable
 from datasets.lst_writer import leads_out, name_problem
-from reading.class_names import class_problem
-from reading.image_header import IMAGE_ENDINGS
-from reading.label_checks import ListCounts
+from reading.classes import ListCounts, class_problem
+from reading.image_file import IMAGE_ENDINGS
 
 MAX_LABEL_BYTES = 4_000_000_000  # bytes that the matrix may take
 PAIR = 1 << 32  # above every class number

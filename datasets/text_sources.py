@@ -23,7 +23,7 @@ from common.cli import InputError
 from common.files import open_regular_file
 from common.json_text import parse_json
 from datasets.label_table import NOTHING, Place, Sample, Source
-from reading.class_names import read_class_names
+from reading.classes import read_class_names
 
 MAX_LINE_BYTES = 4 << 20
 NAME_KEYS = ("image", "file_name")

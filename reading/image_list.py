@@ -1,4 +1,4 @@
-"""Images named on a command line, in the form that LstIter takes: without labels."""
+"""Where LstIter gets its images from: a .lst with a folder, or images without labels."""
 from __future__ import annotations
 
 import os
@@ -9,7 +9,7 @@ import numpy as np
 
 from common.cli import InputError
 from common.text import printable
-from reading.image_header import IMAGE_ENDINGS
+from reading.image_file import IMAGE_ENDINGS
 
 # Folders of macOS's archives, Synology's and Windows' file systems, and ext4.
 FOREIGN = frozenset(["__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information",
@@ -68,6 +68,20 @@ class ImageList:
     def labels(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """Unknown, -1: float32, (len(rows), num_classes)."""
         return np.full((len(rows), self.num_classes), -1, np.float32)
+
+
+class SampleList:
+    """Samples of a run, and their totals.
+
+    An iterator reads `lst` (LstFile), whose images are in `folder`; of several workers each reads
+    its `shard`, (number, count). `num_rows`, `num_classes`, `checksum`, `positives` and `negatives`
+    are as those of an LstFile, but over all workers' lists.
+    """
+
+    def __init__(self, lst, folder, shard=(0, 1)):
+        self.lst, self.folder, self.shard = lst, folder, shard
+        self.num_rows, self.num_classes, self.checksum = len(lst), lst.num_classes, lst.checksum
+        self.positives, self.negatives = lst.positives, lst.negatives
 
 
 def walk_images(folder: str, others: Counter | None = None) -> Iterator[str]:

@@ -20,8 +20,7 @@ import numpy as np
 from common.cli import InputError
 from common.files import existing_path, open_regular_file, retry_transient_errors
 from common.text import printable
-from reading.decode import decode
-from reading.image_header import BadImage, Header, read_header
+from reading.image_file import BadImage, Header, decode, read_header
 from reading.read_options import ReadOptions, jitter_colors
 
 NEUTRAL = 127  # where there is no image: padding, and samples left out

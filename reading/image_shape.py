@@ -7,7 +7,7 @@ import os
 
 import numpy as np
 
-from reading.image_header import BadImage, read_header
+from reading.image_file import BadImage, read_header
 from reading.image_list import LabelledImages
 from reading.image_reader import read_file
 

@@ -12,9 +12,9 @@ from network.fine_tune import load_pretrained
 from network.forward_pass import ForwardPass
 from network.graph import layers_up_to
 from network.own_normalisation import find_own_normalisation, variance_ratio
+from reading.image_list import SampleList
 from reading.lst_file import read_lst
 from reading.read_options import ReadOptions
-from reading.sample_list import SampleList
 from training.normalisation import check_normalisation
 
 RAW, UNIT, SIGNED, IMAGENET = ((0,) * 3, (1,) * 3), ((0,) * 3, (255,) * 3), ((127.5,) * 3,) * 2, (

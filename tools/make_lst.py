@@ -33,10 +33,9 @@ from datasets.make_lst_flags import SHOWN_PER_KIND, SUSPECTS_SHOWN, build_parser
 from datasets.stratify import split_table  # noqa: E402
 from datasets.text_sources import read_jsonl, read_manifest  # noqa: E402
 from reading import contact_sheet  # noqa: E402
-from reading.class_names import names_beside, read_class_names  # noqa: E402
-from reading.image_header import IMAGE_ENDINGS  # noqa: E402
+from reading.classes import ListCounts, absent_warning, names_beside, read_class_names  # noqa: E402
+from reading.image_file import IMAGE_ENDINGS  # noqa: E402
 from reading.image_reader import ReadOptions, read_image  # noqa: E402
-from reading.label_checks import ListCounts, absent_warning  # noqa: E402
 from reading.lst_file import read_lst  # noqa: E402
 
 SUSPECT_SIDE = 200  # pixels of an image on the sheet of --show

@@ -12,8 +12,8 @@ import numpy as np
 from common.cli import InputError
 from common.mx_compat import choose_devices, mx
 from multilabel_metric import Metrics
+from reading.image_list import SampleList
 from reading.lst_file import read_lst
-from reading.sample_list import SampleList
 
 KVSTORES = ("local", "device", "nccl", "dist_sync", "dist_device_sync", "dist_async",
             "dist_device_async")
@@ -68,7 +68,7 @@ def open_compute(flags):
     if kind not in KVSTORES:  # MXNet would create a local one
         raise InputError(f"there are {', '.join(KVSTORES)}", flag=f"--kv-store {kind}")
     if "dist" in kind or os.environ.get("DMLC_ROLE") == "worker":
-        from distributed.worker_process import open_worker  # which most runs do not need
+        from distributed.workers import open_worker  # which most runs do not need
         with open_worker(kind) as (kvstore, workers):
             yield Compute(contexts, kvstore, workers)
         return

@@ -18,8 +18,7 @@ import numpy as np
 from common.cli import InputError
 from common.files import atomic_file, remove_unfinished
 from common.metrics import BASELINES, average_precision, baselines
-from evaluation.class_table import best_and_worst
-from evaluation.decisions import count_decisions, decision_metrics
+from evaluation.decisions import best_and_worst, count_decisions, decision_metrics
 from evaluation.history import history_files, write_history
 from evaluation.thresholds import choose_thresholds, cross_fitted, with_thresholds
 from network import checkpoint

@@ -21,10 +21,8 @@ from network import checkpoint
 from network.fine_tune import frozen_parameters, get_fine_tune_model, has_feature_map
 from network.graph import layers_up_to, params_of
 from network.untrusted import NO_THRESHOLDS, check_shapes
-from reading.class_names import read_class_names
-from reading.data_args import read_options_from_args
-from reading.label_checks import ListCounts, label_warnings, require_present
-from reading.read_options import ReadOptions
+from reading.classes import ListCounts, label_warnings, read_class_names, require_present
+from reading.read_options import ReadOptions, read_options_from_args
 from training.limits import choose_batch_size
 from training.optimizer import optimizer_params
 from training.train_flags import loss_from_flags

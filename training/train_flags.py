@@ -14,7 +14,7 @@ from common.cli import (
 )
 from crossentropy_op import loss_options
 from evaluation.thresholds import add_objective_args, objective_from_args
-from reading.data_args import AREA, add_data_args
+from reading.read_options import AREA, add_data_args
 
 # The options of CrossEntropyLoss that each --loss stands for; the flags of the same names win.
 LOSSES = {
