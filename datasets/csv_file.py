@@ -9,7 +9,7 @@ from collections import Counter, namedtuple
 from common.cli import InputError
 from datasets import text_sources
 from datasets.label_table import Place, Source
-from datasets.text_sources import UNKNOWN_WORDS, ListRow, multi_hot_sample, samples_of_lists
+from datasets.text_sources import UNKNOWN_WORDS, ListRow, samples_of_lists
 from reading.image_file import IMAGE_ENDINGS
 
 # What a class's column may hold beside numbers: pandas writes True, False and NaN.
@@ -58,8 +58,8 @@ def read_csv(flags, bad_input):
         for title, count in Counter(classes).items():
             if count > 1:
                 raise InputError(f"two columns are called {title}", file=path, line=where.line)
-        return Source(classes, _class_column_samples(_rows(rows, at), classes,
-                                                     flags.absent == "-1", bad_input))
+        rows = _class_column_rows(_rows(rows, at), classes, flags.absent == "-1", bad_input)
+        return Source(classes, text_sources.samples_of_multi_hot(rows, classes, False, bad_input))
     rows = list(_rows(rows, at))
     cells = {cell for row in rows for cell in row.values}
     if not flags.labels_column and any(map(str.strip, cells)) and None not in map(
@@ -166,7 +166,8 @@ def _parse_confidence(text):
     return value
 
 
-def _class_column_samples(rows, classes, signed, bad_input):
+def _class_column_rows(rows, classes, signed, bad_input):
+    """The ListRows of a table with a column per class, from those of `_rows`: 1, 0 or -1."""
     seen = set()
     for row in rows:
         with bad_input.rejecting(row.where):
@@ -181,7 +182,7 @@ def _class_column_samples(rows, classes, signed, bad_input):
                 # Zeros say something here, so that two rows may well contradict each other.
                 raise ValueError(f"{row.name} is on an earlier line already")
             seen.add(path)
-            yield multi_hot_sample(row, classes, labels)
+            yield row._replace(values=labels)
 
 
 def _csv_rows(path, bad_input, delimiter):

@@ -112,19 +112,15 @@ def read_voc(flags, bad_input):
       unknown.
     """
     root, image_set, labels_from = Path(flags.root), flags.image_set, flags.labels_from
-    if not root.is_dir():
-        raise InputError("no such folder", file=root)
     if not any((root / name).is_dir() for name in ("Annotations", "ImageSets", "JPEGImages")):
         below = sorted(str(folder.parent) for folder in root.glob("*/JPEGImages"))
         if below:
-            raise InputError("holds Pascal VOC folders, but is none: give "
-                             f"{' or '.join(below)}", file=root)
+            raise InputError(f"holds Pascal VOC folders, but is none: give {' or '.join(below)}",
+                             file=root)
     notes = root / "Annotations" if (root / "Annotations").is_dir() else root
     sets = root / "ImageSets" / "Main"
-    if labels_from is None:
-        has_xml = next(notes.rglob("*.xml"), None) is not None
-        labels_from = "xml" if has_xml or not sets.is_dir() else "sets"
-    if labels_from == "sets":
+    if labels_from == "sets" or (
+            not labels_from and sets.is_dir() and not any(notes.rglob("*.xml"))):
         return _voc_sets(root, sets, image_set or "trainval", bad_input)
     if image_set:
         ids = [line.strip() for line in map(os.fsdecode, read_lines(sets / f"{image_set}.txt"))]
@@ -185,19 +181,19 @@ def _read_annotation(file):
 def _voc_sets(root, sets, image_set, bad_input):
     """The source that the files ImageSets/Main/CLASS_IMAGE_SET.txt describe."""
     ending = f"_{image_set}.txt"
-    files = [Path(entry.path) for entry in _entries(sets) if entry.name.endswith(ending)]
+    files = {entry.name[:-len(ending)]: entry.path for entry in _entries(sets)
+             if entry.name.endswith(ending)}
     if not files:
         raise InputError(f"no files called CLASS{ending}: {{flag}} names another set", file=sets,
                          flag="--image-set")
-    classes = [file.name[:-len(ending)] for file in files]
     stated = defaultdict(dict)
-    for class_name, file in zip(classes, files):
+    for class_name, file in files.items():
         for number, line in enumerate(map(os.fsdecode, read_lines(file)), 1):
             fields = line.rsplit(None, 1)
             if len(fields) == 2 and fields[1] in ("1", "0", "-1"):
                 stated[fields[0].strip()][class_name] = fields[1]
             elif fields:
-                bad_input.reject(Place(str(file), number),
+                bad_input.reject(Place(file, number),
                                  f"{line.strip()!r:.60} is not an image and 1, 0 or -1")
 
     def samples():
@@ -206,10 +202,10 @@ def _voc_sets(root, sets, image_set, bad_input):
             with bad_input.rejecting(f"{sets}: {name}"):
                 present = {c for c, value in values.items() if value == "1"}
                 # A class whose file does not name the image says nothing of it.
-                unknown = {c for c in classes if values.get(c, "0") == "0"}
+                unknown = {c for c in files if values.get(c, "0") == "0"}
                 yield Sample(find_image(Path(), name), present, unknown, f"{sets}: {name}")
 
-    return Source(classes, samples())
+    return Source(list(files), samples())
 
 
 def _image_finder(root):

@@ -71,9 +71,8 @@ def parse_cell(text, separator):
     if LIST_START.match(text):
         return clean_list(_parse_list(text))
     names = [part.strip() for part in text.split(separator) if part.strip()]
-    odd = next((name for name in names if name in UNKNOWN_WORDS), None)
-    if odd and len(names) > 1:
-        raise ValueError(f"{odd} (unknown) stands among other labels")
+    if UNKNOWN_WORDS.intersection(names):
+        raise ValueError("a word for unknown stands among other labels")
     return names
 
 
@@ -164,7 +163,7 @@ def samples_of_lists(rows, flags, bad_input):
     if len(names) != width:
         raise InputError(f"multi-hot lists of {width} labels, but {{flag}} has {len(names)} names",
                          file=flags.file, flag="--classes")
-    return Source(names, _samples_of_multi_hot(rows, names, flags.absent == "-1", bad_input))
+    return Source(names, samples_of_multi_hot(rows, names, flags.absent == "-1", bad_input))
 
 
 def _find_numbers(rows, path):
@@ -195,7 +194,11 @@ def _samples_of_names(rows, bad_input):
         yield Sample(name, present, None if rest_unknown else unknown, where, absent, group)
 
 
-def _samples_of_multi_hot(rows, names, signed, bad_input):
+def samples_of_multi_hot(rows, names, signed, bad_input):
+    """Yield the Samples of ListRows whose values are 1, 0 or -1, those of the named classes.
+
+    -1 is unknown, or absent if `signed`, where None is unknown.
+    """
     label_of = {1: 1, "1": 1, -1: 0, "-1": 0, None: -1} if signed else MULTI_HOT
     for row in rows:
         labels = [label_of.get(value) for value in row.values]
@@ -204,15 +207,10 @@ def _samples_of_multi_hot(rows, names, signed, bad_input):
                              "of 1, 0 or -1, as others are; numbers of classes want "
                              "--list-format indices")
             continue
-        yield multi_hot_sample(row, names, labels)
-
-
-def multi_hot_sample(row, names, labels):
-    """The Sample of a ListRow in which the named classes have these labels, 1, 0 or -1."""
-    present, unknown = ({class_name for class_name, label in zip(names, labels) if label == value}
-                        for value in (1, -1))
-    return Sample(row.name, present, None if row.rest_unknown else row.unknown | unknown, row.where,
-                  group=row.group)
+        present, unknown = ({class_name for class_name, label in zip(names, labels)
+                             if label == value} for value in (1, -1))
+        yield Sample(row.name, present, None if row.rest_unknown else row.unknown | unknown,
+                     row.where, group=row.group)
 
 
 def read_jsonl(flags, bad_input):
