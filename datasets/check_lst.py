@@ -34,10 +34,8 @@ LEAST_CONTRAST = 2.0  # standard deviation of grey values, below which there is 
 # What opening an image found: `problem` is None, "missing" or "broken", and `reason` says why.
 # `hash` is its perceptual_hash.
 ImageCheck = namedtuple("ImageCheck", "problem reason digest size format hash", defaults=[None] * 4)
-# Number of the list, row in it, one of KINDS, and the line to print.
-Problem = namedtuple("Problem", "list row kind text")
-# Problems in the order of rows; ImageChecks by path; by digest, the (list, row) pairs that show it,
-# and the last list that has it or an image that looks nearly the same.
+# Lines about problems by kind, in the order of rows; ImageChecks by path; and by digest, the
+# (list, row) pairs that show it, and the last list that has it or one that looks nearly the same.
 Findings = namedtuple("Findings", "problems images rows last")
 
 
@@ -68,8 +66,10 @@ def check(lists, roots, class_names, threads=None, max_pixels=ReadOptions.max_pi
         problems.append((later, later_row, "similar", "looks nearly the same as "
                          f"{_place(lists[earlier], earlier_row)}, in another list"))
     problems.sort(key=lambda problem: problem[:2])
-    return Findings([Problem(number, row, kind, f"{_place(lists[number], row)}: {text}")
-                     for number, row, kind, text in problems], images, rows, last)
+    lines = {kind: [f"{_place(lists[number], row)}: {text}"
+                    for number, row, of_kind, text in problems if of_kind == kind]
+             for kind in KINDS}
+    return Findings(lines, images, rows, last)
 
 
 def clean_rows(lists, findings, number):
@@ -109,8 +109,7 @@ def summarise(findings):
                          f"{int(np.median(sides))}")
         formats = Counter(checked.format for checked in good).most_common()
         lines.append("format  " + ", ".join(f"{name} {count}" for name, count in formats))
-    counts = Counter(problem.kind for problem in findings.problems)
-    found = ", ".join(f"{counts[kind]} {kind}" for kind in KINDS if counts[kind])
+    found = ", ".join(f"{len(texts)} {kind}" for kind, texts in findings.problems.items() if texts)
     return "\n".join([*lines, f"problems: {found or 'none'}"])
 
 

@@ -74,12 +74,10 @@ def csv_file(path, head, rows):
 
 
 def write_together(files):
-    """Write files from `lst_file` and `lines_file`.
+    """Write files from `lst_file`, `lines_file` and `csv_file`.
 
-    Raises
-    ------
-    InputError
-        When one of them cannot be written, for example on a full disk. All are then as they were.
+    An InputError is raised when one of them cannot be written, for example on a full disk. All are
+    then as they were.
     """
     for path, _ in files:
         if os.path.isdir(path):  # the one thing that renaming stumbles over

@@ -24,7 +24,7 @@ from common.files import make_parent_folder  # noqa: E402
 from common.label_errors import suspects  # noqa: E402
 from common.text import MAX_LINE, printable  # noqa: E402
 from datasets import lst_writer  # noqa: E402
-from datasets.check_lst import KINDS, check, clean_rows, summarise  # noqa: E402
+from datasets.check_lst import check, clean_rows, summarise  # noqa: E402
 from datasets.coco_file import read_coco  # noqa: E402
 from datasets.csv_file import read_csv  # noqa: E402
 from datasets.image_sources import read_folders, read_rec, read_voc  # noqa: E402
@@ -126,14 +126,14 @@ def run_check(args):
     lists, names = _read_lists(args.lst, args)
     findings = check(lists, roots, names, args.data_nthreads, args.max_pixels)
 
-    for kind in KINDS:
-        texts = [problem.text for problem in findings.problems if problem.kind == kind]
+    for kind, texts in findings.problems.items():
         shown = texts if args.all else texts[:SHOWN_PER_KIND]
         for text in shown:
             print(printable(f"{text} [{kind}]", MAX_LINE))
         if len(shown) < len(texts):
             print(f"... and {len(texts) - len(shown)} more [{kind}] (--all shows them)")
-    print("\n" * bool(findings.problems) + summarise(findings), end="\n\n")
+    has_problems = any(findings.problems.values())
+    print("\n" * has_problems + summarise(findings), end="\n\n")
     counts = [ListCounts(os.path.basename(lst.path), len(lst), lst.positives, lst.negatives)
               for lst in lists]
     print(format_table(names, counts))
@@ -146,9 +146,9 @@ def run_check(args):
                                    for path, content, lst in zip(args.fix, clean, lists)])
         for path, (ids, _, _), lst in zip(args.fix, clean, lists):
             print(f"{path}: {len(ids)} of {len(lst)} rows")
-    elif findings.problems:
+    elif has_problems:
         print(f"\n--fix writes lists without them: a file for each of the {len(lists)}")
-    return 1 if findings.problems else 0
+    return int(has_problems)
 
 
 def run_suspects(args):
