@@ -9,7 +9,7 @@ from common.files import open_regular_file
 from common.json_text import MAX_DIGITS, parse_json
 from common.memory import available_memory
 from datasets.label_table import NOTHING, Place, Sample, Source
-from datasets.text_sources import read_error, refuse_utf16
+from datasets.text_sources import read_errors, refuse_utf16
 
 # An id that is the same as a number; 007 is another one.
 NUMBER = re.compile(rf"0|[1-9]\d{{0,{MAX_DIGITS - 1}}}", re.ASCII)
@@ -121,13 +121,10 @@ def _objects(path, content, key, bad_input):
 
 def _read_json(path):
     """The object of a JSON file, with no more than what is KEPT of each object in it."""
-    try:
-        with open_regular_file(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            _check_memory(path, COPIES * size)
-            data = file.read()
-    except OSError as error:
-        raise read_error(path, error) from None
+    with read_errors(path), open_regular_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        _check_memory(path, COPIES * size)
+        data = file.read()
     refuse_utf16(data, path)
     # A stranger's file may hold little else than brackets.
     _check_memory(path, size + OBJECT_BYTES * (data.count(b"[") + data.count(b"{")))

@@ -18,7 +18,7 @@ from defusedxml import DefusedXmlException
 from common.cli import InputError
 from common.files import open_regular_file
 from datasets.label_table import NOTHING, Place, Sample, Source
-from datasets.text_sources import ListRow, clean_list, read_error, read_lines, samples_of_lists
+from datasets.text_sources import ListRow, clean_list, read_errors, read_lines, samples_of_lists
 from reading.equal_files import first_equal
 from reading.image_file import IMAGE_ENDINGS, read_header
 from reading.image_list import is_passed_over, walk_images
@@ -93,11 +93,9 @@ def _merged(root, images, bad_input):
 
 def _entries(folder):
     """What is in a folder, sorted, without hidden files and those of other programs."""
-    try:
+    with read_errors(folder):
         return sorted((entry for entry in os.scandir(folder) if not is_passed_over(entry.name)),
                       key=lambda entry: entry.name)
-    except OSError as error:
-        raise read_error(folder, error) from None
 
 
 def read_voc(flags, bad_input):
@@ -274,10 +272,8 @@ def read_rec(flags, bad_input):
 
 def _records(path, mx):
     """Yield the records of a .rec file, bytes."""
-    try:
+    with read_errors(path):
         open_regular_file(path).close()
-    except OSError as error:
-        raise read_error(path, error) from None
     reader, number = mx.recordio.MXRecordIO(path, "r"), 0
     try:
         for record in iter(reader.read, None):

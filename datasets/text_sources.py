@@ -264,7 +264,7 @@ def read_manifest(flags, bad_input):
             if sources.setdefault(name, item[SOURCE]) != item[SOURCE]:
                 raise ValueError(f"{item[SOURCE]} would be called like {sources[name]}")
             rows.append(ListRow(where, name, values or [], values is None))
-    folders = _folders_to_drop([row.name for row in rows], flags.path_root)
+    folders = _folders_to_drop([row.name for row in rows], flags.path_root) if rows else 0
     rows = [row._replace(name="/".join(row.name.split("/")[folders:])) for row in rows]
     return samples_of_lists(rows, flags, bad_input)
 
@@ -326,19 +326,16 @@ def _json_lines(path, bad_input):
 
 def read_lines(path):
     """The lines of a text file, as bytes without the byte order mark."""
-    try:
-        with open_regular_file(path) as file:
-            lines = iter(lambda: file.readline(MAX_LINE_BYTES + 1), b"")
-            for number, line in enumerate(lines, 1):
-                if number == 1:
-                    refuse_utf16(line, path)
-                    line = line[len(codecs.BOM_UTF8) * line.startswith(codecs.BOM_UTF8):]
-                if len(line) > MAX_LINE_BYTES:
-                    raise InputError(f"a line longer than {MAX_LINE_BYTES >> 20} MB", file=path,
-                                     line=number)
-                yield line
-    except OSError as error:
-        raise read_error(path, error) from None
+    with read_errors(path), open_regular_file(path) as file:
+        lines = iter(lambda: file.readline(MAX_LINE_BYTES + 1), b"")
+        for number, line in enumerate(lines, 1):
+            if number == 1:
+                refuse_utf16(line, path)
+                line = line[len(codecs.BOM_UTF8) * line.startswith(codecs.BOM_UTF8):]
+            if len(line) > MAX_LINE_BYTES:
+                raise InputError(f"a line longer than {MAX_LINE_BYTES >> 20} MB", file=path,
+                                 line=number)
+            yield line
 
 
 def refuse_utf16(start, path):
@@ -347,6 +344,11 @@ def refuse_utf16(start, path):
         raise InputError("is UTF-16 text; save it as UTF-8", file=path)
 
 
-def read_error(path, error):
-    """The InputError for a file or folder that cannot be read."""
-    return InputError(f"cannot be read: {(error.strerror or str(error)).lower()}", file=path)
+@contextlib.contextmanager
+def read_errors(path):
+    """An OSError in the block becomes an InputError that names a file or folder."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot be read: {(error.strerror or str(error)).lower()}",
+                         file=path) from error
