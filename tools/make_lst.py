@@ -25,13 +25,12 @@ from common.label_errors import suspects  # noqa: E402
 from common.text import MAX_LINE, printable  # noqa: E402
 from datasets import lst_writer  # noqa: E402
 from datasets.check_lst import check, clean_rows, summarise  # noqa: E402
-from datasets.coco_file import read_coco  # noqa: E402
-from datasets.csv_file import read_csv  # noqa: E402
 from datasets.image_sources import read_folders, read_rec, read_voc  # noqa: E402
+from datasets.json_sources import read_coco, read_jsonl, read_manifest  # noqa: E402
 from datasets.label_table import BadInput, build_table, format_table, part  # noqa: E402
 from datasets.make_lst_flags import SHOWN_PER_KIND, SUSPECTS_SHOWN, build_parser  # noqa: E402
 from datasets.stratify import split_table  # noqa: E402
-from datasets.text_sources import read_jsonl, read_manifest  # noqa: E402
+from datasets.text_sources import read_csv  # noqa: E402
 from reading import contact_sheet  # noqa: E402
 from reading.classes import ListCounts, absent_warning, names_beside, read_class_names  # noqa: E402
 from reading.image_file import IMAGE_ENDINGS  # noqa: E402
