@@ -23,13 +23,11 @@ from common.cli import InputError, log_to_stderr, require, run  # noqa: E402
 from common.files import make_parent_folder  # noqa: E402
 from common.label_errors import suspects  # noqa: E402
 from common.text import MAX_LINE, printable  # noqa: E402
-from datasets import lst_writer  # noqa: E402
+from datasets import divide, label_table  # noqa: E402
 from datasets.check_lst import check, clean_rows, summarise  # noqa: E402
 from datasets.image_sources import read_folders, read_rec, read_voc  # noqa: E402
 from datasets.json_sources import read_coco, read_jsonl, read_manifest  # noqa: E402
-from datasets.label_table import BadInput, build_table, format_table, part  # noqa: E402
 from datasets.make_lst_flags import SHOWN_PER_KIND, SUSPECTS_SHOWN, build_parser  # noqa: E402
-from datasets.stratify import split_table  # noqa: E402
 from datasets.text_sources import read_csv  # noqa: E402
 from reading import contact_sheet  # noqa: E402
 from reading.classes import ListCounts, absent_warning, names_beside, read_class_names  # noqa: E402
@@ -42,29 +40,32 @@ SUSPECT_SIDE = 200  # pixels of an image on the sheet of --show
 
 def make(args):
     """The subcommands that turn a source into .lst files."""
-    bad_input = BadInput(args.skip_bad)
+    bad_input = label_table.BadInput(args.skip_bad)
     listed = read_class_names(args.classes) if args.classes else None
     if args.drop_unlisted and not listed:
         raise InputError("{flag} goes with --classes FILE", flag="--drop-unlisted")
     _check_fractions(args)
     # voc and folders found the images themselves, and folders has merged equal ones.
     path_root = getattr(args, "path_root", "")
-    table = build_table(SOURCES[args.command](args, bad_input), bad_input, listed,
-                        args.drop_unlisted, args.min_count, path_root,
-                        getattr(args, "suffix", ""))
+    table = label_table.build_table(
+        SOURCES[args.command](args, bad_input), bad_input, listed, args.drop_unlisted,
+        args.min_count, path_root, getattr(args, "suffix", ""))
     labels = table.labels
     image_root = getattr(args, "root", path_root)
-    lists, notes = split_table(table, {"val": args.val_fraction, "test": args.test_fraction},
-                               args.seed, image_root, args.group_regex)
+    lists, notes = divide.split_table(
+        table, {"val": args.val_fraction, "test": args.test_fraction}, args.seed, image_root,
+        args.group_regex)
     files = {title: f"{args.prefix}_{title}.lst" for title in lists}
     names_file = f"{args.prefix}_labels.txt"
     make_parent_folder(args.prefix)
-    lst_writer.write_together([
-        *(lst_writer.lst_file(files[title], rows, labels[rows], [table.names[row] for row in rows],
-                              args.label_format) for title, rows in lists.items()),
-        lst_writer.lines_file(names_file, table.classes)])
+    label_table.write_together([
+        *(label_table.lst_file(files[title], rows, labels[rows],
+                               [table.names[row] for row in rows], args.label_format)
+          for title, rows in lists.items()),
+        label_table.lines_file(names_file, table.classes)])
 
-    print(format_table(table.classes, [part(title, labels[rows]) for title, rows in lists.items()]))
+    parts = [label_table.part(title, labels[rows]) for title, rows in lists.items()]
+    print(label_table.format_table(table.classes, parts))
     if table.left_out:
         notes.append(f"left out: {len(table.left_out)} classes, {sum(table.left_out.values())} "
                      "labels: " + ", ".join(f"{printable(name)} {count}"
@@ -76,9 +77,8 @@ def make(args):
                      "--path-root DIR checks it")
         if not any(name.lower().endswith(IMAGE_ENDINGS) for name in table.names):
             notes.append("no name ends as those of images do: --suffix .jpg adds an ending")
-    train = part(files["train"], labels[lists["train"]])
     flag = "--absent -1" if getattr(args, "absent", "-1") is None else None
-    notes.append(absent_warning(train, table.classes, flag))
+    notes.append(absent_warning(parts[0]._replace(title=files["train"]), table.classes, flag))
     for note in filter(None, notes):
         print(f"\n{note}")
     print(f"\nwritten: {', '.join([*files.values(), names_file])}\nnext: "
@@ -135,14 +135,14 @@ def run_check(args):
     print("\n" * has_problems + summarise(findings), end="\n\n")
     counts = [ListCounts(os.path.basename(lst.path), len(lst), lst.positives, lst.negatives)
               for lst in lists]
-    print(format_table(names, counts))
+    print(label_table.format_table(names, counts))
     for warning in filter(None, (absent_warning(count, names) for count in counts)):
         print(f"\n{warning}")
     if args.fix:
         # All of them before the first is written, so that an error leaves none behind.
         clean = [clean_rows(lists, findings, number) for number in range(len(lists))]
-        lst_writer.write_together([lst_writer.lst_file(path, *content, lst.label_format)
-                                   for path, content, lst in zip(args.fix, clean, lists)])
+        label_table.write_together([label_table.lst_file(path, *content, lst.label_format)
+                                    for path, content, lst in zip(args.fix, clean, lists)])
         for path, (ids, _, _), lst in zip(args.fix, clean, lists):
             print(f"{path}: {len(ids)} of {len(lst)} rows")
     elif has_problems:
@@ -166,7 +166,7 @@ def run_suspects(args):
     listed = places[:args.num]
     cells = [[lst.line(s), lst.name(s), names[c], f"{labels[s, c]:g}", f"{prob[s, c]:.4f}"]
              for s, c in listed]
-    lst_writer.write_together([lst_writer.csv_file(
+    label_table.write_together([label_table.csv_file(
         args.out, ["row", "name", "class", "label", "probability"], cells)])
     print(f"{args.out}: {len(places)} of {np.count_nonzero(labels >= 0)} labels are likely wrong; "
           + (f"the {len(listed)} most contradicted" if listed != places else
@@ -213,13 +213,13 @@ def run_shard(args):
         raise InputError("--copy-to or --link-to goes with {flag}, the image root",
                          flag="--path-root")
     lst = read_lst(args.lst, label_format=args.label_format)
-    parts = lst_writer.deal(len(lst), args.num_parts, args.seed)
+    parts = divide.deal(len(lst), args.num_parts, args.seed)
     if folder:
         # Lists last: none of them may name an image that is not there yet.
-        lst_writer.place_images(lst, parts, args.path_root, folder,
-                                "copy" if args.copy_to else "link")
+        divide.place_images(lst, parts, args.path_root, folder,
+                            "copy" if args.copy_to else "link")
     make_parent_folder(args.prefix)
-    lst_writer.write_parts(lst, parts, args.prefix)
+    divide.write_parts(lst, parts, args.prefix)
     for number, rows in enumerate(parts):
         print(f"{args.prefix}_{number}.lst: {len(rows)} rows of {len(lst)}")
     if len(parts[-1]) < len(parts[0]) and args.label_format == "indices":
