@@ -304,12 +304,23 @@ def test_short_forms():
         out.write("y.jpg", None, "gone")
         return file.getvalue().splitlines()
 
-    assert written(top=2) == ["name,class,probability,error", "x.jpg,b,0.75,", "x.jpg,c,0.5,",
-                              "y.jpg,,,gone"]
-    assert written(0.9, above=True)[1] == "x.jpg,,,"
-    assert written(0.3, above=True, top=1)[1:2] == ["x.jpg,b,0.75,"]
-    assert json.loads(written(file_format="jsonl", above=True)[0]) == {
-        "name": "x.jpg", "labels": [{"class": "b", "probability": 0.75}]}
+    assert written(top=2) == ["name,class,probability,predicted,error", "x.jpg,b,0.75,1,",
+                              "x.jpg,c,0.5,0,", "y.jpg,,,,gone"]
+    assert written(0.9, above=True)[1] == "x.jpg,,,,"
+    assert written(0.3, above=True, top=1)[1:2] == ["x.jpg,b,0.75,1,"]
+    assert json.loads(written(file_format="jsonl", top=2)[0]) == {
+        "name": "x.jpg", "labels": [{"class": "b", "probability": 0.75, "predicted": True},
+                                    {"class": "c", "probability": 0.5, "predicted": False}]}
+
+
+def test_the_most_probable_classes_are_marked_by_thresholds(predict, photos, tmp_path):
+    """By the checkpoint's, and by --above P where that is given."""
+    model = small_checkpoint(tmp_path / "net", thresholds=[0.0, 1.0, 1.0], thresholds_epoch=2)
+    for flags, expected in ((), ["0", "0", "1"]), (("--above", 0), ["1", "1", "1"]):
+        out, _ = predict("--model", model, "--epoch", 2, photos / "01.png", "--top", 3, *flags)
+        rows = sorted(csv.DictReader(io.StringIO(out)), key=lambda row: row["class"])
+        assert [row["class"] for row in rows] == sorted(NAMES)
+        assert [row["predicted"] for row in rows] == expected
 
 
 def test_class_names_that_occur_twice_stay_apart():
