@@ -16,7 +16,7 @@ from common.mx_compat import choose_devices
 from lst_iter import LstIter
 from network import checkpoint
 from network.fine_tune import get_fine_tune_model, in_float32, load_pretrained, split_head
-from network.forward_pass import ForwardPass
+from network.forward_pass import choose_forward_pass
 from network.untrusted import check_shapes
 from reading.read_options import ReadOptions
 
@@ -33,7 +33,8 @@ STEPS = 100
 def extract_features(args, lst):
     """The features of the images of an LstFile, whole (squashed), and their labels.
 
-    `args` has model (prefix), epoch, rgb_mean, rgb_std, image (folder), gpus and data_nthreads.
+    `args` has model (prefix), epoch, rgb_mean, rgb_std, frozen_precision, image (folder), gpus and
+    data_nthreads.
     Returns (images, values) and (images, classes), float32; the labels of images that cannot be
     used are -1.
     """
@@ -55,7 +56,14 @@ def extract_features(args, lst):
                  bad_images="report",
                  read_options=ReadOptions.of_checkpoint(attributes, fit="squash")) as batches, \
             tqdm(total=len(lst), desc="Features", unit="image", disable=None) as bar:
-        forward = ForwardPass(*network, batches.provide_data[0], devices)
+        def read_sample():
+            sample = batches.next().data[0]
+            batches.seek(0, 0)
+            return sample
+
+        forward, reason = choose_forward_pass(network, batches.provide_data[0], devices,
+                                              args.frozen_precision, len(lst), read_sample)
+        logger.warning("Features in %s%s", forward.precision, reason and f": {reason}")
         for batch in batches:
             count = batches.batch_size - batch.pad
             features.append(forward(batch.data[0], count).values())
