@@ -239,6 +239,16 @@ def test_the_list_that_thresholds_were_fitted_on_is_known_again(predict, model, 
         "val.lst")
 
 
+def test_a_workers_part_of_the_list_that_thresholds_were_chosen_on_is_known(predict, photos,
+                                                                            tmp_path):
+    part = "f" * 32 + " " + read_lst(str(photos / "val.lst")).checksum
+    model = small_checkpoint(tmp_path / "net", thresholds=[0.4, 0.4, 0.4], thresholds_epoch=2,
+                             thresholds_list=["val_0.lst", part], training_list=["x_0.lst", part])
+    _, err = predict("--model", model, "--epoch", 2, "--data", photos / "val.lst", "--image",
+                     photos, "--out", os.devnull)
+    assert "folds" in err and "trained on all of these images" in err
+
+
 def test_a_threshold_of_the_command_line_decides_in_place_of_the_checkpoints(
         predict, model, photos, tmp_path):
     common = ("--model", model, "--epoch", 2, "--data", photos / "val.lst", "--image", photos)
