@@ -1,4 +1,4 @@
-"""The flags of tools/make_lst.py: a subcommand per source format, and check, suspects, shard."""
+"""The flags of tools/make_lst.py: a subcommand per source format, and others."""
 import argparse
 
 from common.cli import ArgumentParser, CheckpointPrefix, at_least
@@ -59,20 +59,27 @@ def build_parser(description):
                        default=ReadOptions.max_pixels,
                        help="refuse images with more pixels (default: %(default)s)")
 
+    network = ArgumentParser(add_help=False)
+    network.add_argument("--model", required=True, metavar="PREFIX", action=CheckpointPrefix,
+                         help="pretrained or fine-tuned checkpoint: its path before -symbol.json")
+    network.add_argument("--epoch", type=at_least(0), default=0, metavar="N",
+                         help="number of its .params file (default: %(default)s)")
+    for name in ("mean", "std"):
+        network.add_argument(f"--rgb-{name}", metavar="R,G,B", help="as train_multilabel.py's, for "
+                             "a checkpoint that does not say how it normalises its pixels")
+    network.add_argument("--frozen-precision", choices=["auto", "float32", "int8"], default="auto",
+                         help="what the network computes in, as train_multilabel.py's (default: "
+                         "%(default)s)")
+    network.add_argument("--gpus", metavar="LIST", help="GPUs by number; '' for the CPU (default: "
+                         "all visible GPUs, else the CPU)")
+    network.add_argument("--data", required=True, metavar="LST", help="labelled images")
+    network.add_argument("--image", required=True, metavar="DIR", help="image root")
+
     flags = command("suspects", "list the labels that are likely wrong: those that a classifier "
-                    "trained on the other images contradicts most", [seed, reading])
+                    "trained on the other images contradicts most", [seed, reading, network])
     flags.description += (
         " Confident learning (Northcutt et al., JAIR 2021) on the predictions of logistic "
         "regressions, trained on --folds parts in turn, on the features of a frozen network.")
-    flags.add_argument("--model", required=True, metavar="PREFIX", action=CheckpointPrefix,
-                       help="pretrained checkpoint: its path before -symbol.json")
-    flags.add_argument("--epoch", type=at_least(0), default=0, metavar="N",
-                       help="number of its .params file (default: %(default)s)")
-    for name in ("mean", "std"):
-        flags.add_argument(f"--rgb-{name}", metavar="R,G,B", help="as train_multilabel.py's, for a "
-                           "checkpoint that does not say how it normalises its pixels")
-    flags.add_argument("--data", required=True, metavar="LST")
-    flags.add_argument("--image", required=True, metavar="DIR", help="image root")
     flags.add_argument("--out", required=True, metavar="FILE",
                        help="CSV to write: row, name, class, label, probability of the class")
     flags.add_argument("--num", type=at_least(1), metavar="N",
@@ -81,8 +88,19 @@ def build_parser(description):
                        help=f"sheet of the first {SUSPECTS_SHOWN} images to write")
     flags.add_argument("--folds", type=at_least(2), default=5, metavar="K",
                        help="parts of the images (default: %(default)s)")
-    flags.add_argument("--gpus", metavar="LIST", help="GPUs by number; '' for the CPU (default: "
-                       "all visible GPUs, else the CPU)")
+
+    flags = command("next", "choose the unlabelled images to label next: uncertain ones that "
+                    "differ from each other", [seed, reading, network])
+    flags.description += (
+        " The images are chosen by logistic regressions on the features of a frozen network, "
+        "trained on the labelled images. Each is printed with its most uncertain classes.")
+    flags.add_argument("--candidates", metavar="PATH",
+                       help="folder in the image root, or .lst: its images without a known label, "
+                       "those that --data labels left out (default: --data)")
+    flags.add_argument("--num", type=at_least(1), required=True, metavar="N",
+                       help="images to choose")
+    flags.add_argument("--out", required=True, metavar="LST",
+                       help=".lst to write, to be filled in: every label is -1, unknown")
 
     flags = command("shard", "deal the rows of a .lst out to machines", [seed, label_format])
     flags.add_argument("lst", metavar="LST")

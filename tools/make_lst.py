@@ -4,6 +4,8 @@
     python tools/make_lst.py check data/photos_train.lst data/photos_val.lst --path-root photos
     python tools/make_lst.py suspects --model pretrained/efficientnet_lite0 \\
         --data data/photos_train.lst --image photos --out suspects.csv
+    python tools/make_lst.py next --model pretrained/efficientnet_lite0 \\
+        --data labelled.lst --image photos --candidates photos/new --num 100 --out next.lst
 
 From CSV, JSON lines, SageMaker's manifests, .rec, Pascal VOC, COCO or one folder per class, writes
 PREFIX_train.lst, PREFIX_val.lst and PREFIX_labels.txt, and prints how often each class occurs.
@@ -36,10 +38,12 @@ from datasets.text_sources import read_jsonl, read_manifest  # noqa: E402
 from reading import contact_sheet  # noqa: E402
 from reading.classes import ListCounts, absent_warning, names_beside, read_class_names  # noqa: E402  # noqa: E402
 from reading.image_file import IMAGE_ENDINGS  # noqa: E402
+from reading.image_list import ImageList, walk_images  # noqa: E402
 from reading.image_reader import ReadOptions, read_image  # noqa: E402
 from reading.lst_file import read_lst  # noqa: E402
 
 SUSPECT_SIDE = 200  # pixels of an image on the sheet of --show
+UNCERTAIN_SHOWN = 3  # classes beside an image to label next
 
 
 def make(args):
@@ -162,14 +166,12 @@ def run_suspects(args):
     """The subcommand `suspects`."""
     from datasets.out_of_fold import extract_features, out_of_fold  # imports MXNet, which is slow
 
-    names = read_class_names(args.labels) if args.labels else None
-    lst, = _read_lists([args.data], names, args.label_format)
+    lst, names = _read_named_list(args)
     if len(lst) < args.folds:
         raise InputError(f"{len(lst)} images, fewer than {{flag}} {args.folds}", file=args.data,
                          flag="--folds")
-    names = names or _names_beside(lst)
     make_parent_folder(args.out)
-    features, labels = extract_features(args, lst)
+    features, labels, _ = extract_features(args, lst)
     prob = out_of_fold(features, labels, args.folds, args.seed)
     samples, classes = suspects(labels, prob)
     places = list(zip(samples.tolist(), classes.tolist()))
@@ -198,6 +200,67 @@ def _show_suspects(args, suspect_images):
     make_parent_folder(args.show)
     contact_sheet.save(args.show, pixels, captions)
     print(f"{args.show}: the first {len(names)}")
+
+
+def run_next(args):
+    """The subcommand `next`."""
+    from datasets.next_images import choose_next  # imports MXNet, which is slow
+    from datasets.out_of_fold import extract_features
+
+    lst, class_names = _read_named_list(args)
+    if not (lst.positives + lst.negatives).any():
+        raise InputError("has no known label to learn from", file=args.data)
+    images = _candidates(args, lst)
+    make_parent_folder(args.out)
+    features, labels, _ = extract_features(args, lst)
+    labelled = (labels >= 0).any(axis=1)
+    found, _, readable = extract_features(args, images)
+    chosen, prob = choose_next(features[labelled], labels[labelled], found[readable], args.num,
+                               args.seed)
+    rows = np.flatnonzero(readable)[chosen]
+    names = [os.path.relpath(images.name(row), os.path.abspath(args.image)) for row in rows]
+    first = int(lst.ids.max()) + 1
+    write_together([lst_file(args.out, range(first, first + len(rows)),
+                             np.full((len(rows), len(class_names)), -1), names)])
+    for name, row in zip(names, prob[chosen]):
+        print(printable(name, None) + ": " + ", ".join(
+            f"{printable(class_names[c])} {row[c]:.2f}"
+            for c in np.argsort(np.abs(row - 0.5), kind="stable")[:UNCERTAIN_SHOWN]))
+    print(f"{args.out}: {len(rows)} of {len(images)} images to label next, each above with the "
+          "probabilities of its most uncertain classes")
+    if not readable.all():
+        print(f"images that cannot be read: {np.count_nonzero(~readable)}")
+
+
+def _candidates(args, lst):
+    """The images that `next` chooses from, an ImageList of absolute paths."""
+    root = os.path.abspath(args.image)
+
+    def paths(lst, is_wanted):
+        known = (lst.labels(range(len(lst))) >= 0).any(axis=1)
+        return [os.path.join(root, lst.name(row)) for row in np.flatnonzero(known == is_wanted)]
+
+    source = args.candidates or args.data
+    if os.path.isdir(source):
+        if os.path.commonpath([root, os.path.abspath(source)]) != root:
+            raise InputError("is not in {flag}, where the names of images start",
+                             file=source, flag="--image")
+        found = list(walk_images(os.path.abspath(source)))
+    else:
+        found = paths(lst if source == args.data else _read_lists(
+            [source], range(lst.num_classes), args.label_format)[0], False)
+    labelled = set(map(os.path.normpath, paths(lst, True)))
+    found = [path for path in found if os.path.normpath(path) not in labelled]
+    if not found:
+        raise InputError("has no image without a known label", file=source)
+    return ImageList(found, lst.num_classes)
+
+
+def _read_named_list(args):
+    """The LstFile of --data, and the names of its classes."""
+    names = read_class_names(args.labels) if args.labels else None
+    lst, = _read_lists([args.data], names, args.label_format)
+    return lst, names or _names_beside(lst)
 
 
 def _names_beside(lst):
@@ -265,7 +328,7 @@ def main(argv=None):
     log_to_stderr(logging.WARNING)
     sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal cannot show
     args = build_parser(__doc__.splitlines()[0]).parse_args(argv)
-    commands = {"check": run_check, "suspects": run_suspects, "shard": run_shard}
+    commands = {"check": run_check, "suspects": run_suspects, "next": run_next, "shard": run_shard}
     return commands.get(args.command, make)(args)
 
 

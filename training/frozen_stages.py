@@ -26,9 +26,10 @@ WARM_HEAD_STOPPED = " in the warm head, of which nothing is saved: the same comm
 def pass_images(settings, network, compute, this_run):
     """Pass each image, and its mirror image where one is needed, once through the frozen layers.
 
-    Training images may pass in int8, validation images in float32. Of several workers each passes
-    its own images, and rank 0 gets what all of them give. A signal ends the pass. Returns, each by the lists, for the warm head and for the stages that are
-    trained, (values, labels); None where they are not needed, or there is no list.
+    Training images may pass in int8, validation images pass in float32. Of several workers each
+    passes its own images, and rank 0 gets what all of them give. A signal ends the pass. Returns,
+    each by the lists, for the warm head and for the stages that are trained, (values, labels); None
+    where they are not needed, or there is no list.
     """
     flags, lists, workers = settings.flags, this_run.lists, compute.workers
     outputs = {"features": split_head(network.symbol)[0]}
