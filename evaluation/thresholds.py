@@ -6,9 +6,9 @@
 An objective is a text: "f1", the highest F1 of each class; "of1", one threshold for all classes,
 with the highest F1 over all decisions; "precision 0.9", the highest recall of each class at this
 precision or a higher one. The best F1 of a class with two present labels says little, and may
-predict it on most images: so under "f1" a class is predicted on at most MOST_PREDICTED times as
-many samples as carry it, and its threshold is averaged, as logits, with that of "of1", which weighs
-as much as SHARED_LABELS present labels. docs/recipes.md has what was measured.
+predict it on most images: so under "f1" its threshold is the best of those that predict it on at
+most MOST_PREDICTED times as many samples as carry it; and it is averaged, as logits, with that of
+"of1", which weighs as much as SHARED_LABELS present labels. docs/recipes.md has what was measured.
 """
 import os
 
