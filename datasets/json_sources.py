@@ -16,7 +16,7 @@ from collections import defaultdict
 from common.cli import InputError
 from common.files import open_regular_file
 from common.json_text import MAX_DIGITS, parse_json
-from common.memory import available_memory
+from common.machine import available_memory
 from datasets import text_sources
 from datasets.label_table import NOTHING, Place, Sample, Source
 from datasets.text_sources import ListRow, clean_list, samples_of_lists
