@@ -202,7 +202,8 @@ def test_images_without_labels_are_listed_to_be_filled_in(coloured, small_networ
     (["--data", "data_train.lst"], "data_train.lst: has no image without a known label"),
     (["--data", "data_train.lst", "--candidates", "/"], "/: is not in --image"),
     (["--data", "data_train.lst", "--candidates", "none.lst"], "none.lst: no such file"),
-    (["--data", "data_train.lst", "--candidates", "three.lst"], "2 labels per row, but another list has 3")])
+    (["--data", "data_train.lst", "--candidates", "three.lst"],
+     "2 labels per row, but another list has 3")])
 def test_images_to_label_next_need_labels_and_images(coloured, small_network, flags, says):
     (coloured / "unknown.lst").write_text("0\t-1\t-1\t0.png\n")
     (coloured / "three.lst").write_text("0\t-1\t-1\t-1\t0.png\n")
