@@ -68,7 +68,7 @@ def open_compute(flags):
     if kind not in KVSTORES:  # MXNet would create a local one
         raise InputError(f"there are {', '.join(KVSTORES)}", flag=f"--kv-store {kind}")
     if "dist" in kind or os.environ.get("DMLC_ROLE") == "worker":
-        from distributed.worker_process import open_worker  # which most runs do not need
+        from distributed.workers import open_worker  # which most runs do not need
         with open_worker(kind) as (kvstore, workers):
             yield Compute(contexts, kvstore, workers)
         return
