@@ -505,6 +505,7 @@ def test_coco_in_utf_16_is_told(here, encoding):
     assert "is UTF-16 text" in refusal("coco", "t.json", "--prefix", "out")
 
 
+@pytest.mark.slow
 def test_four_times_as_many_boxes_take_about_four_times_as_long(here):
     rng, seconds = np.random.RandomState(0), []
     for images in (2_500, 10_000):

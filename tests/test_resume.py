@@ -167,13 +167,15 @@ def test_frozen_stages_stay_the_snapshots_whatever_model_is_named(
 
 
 def kill_and_resume(flags, result, times):
-    """Start a run again and again and kill it at a random moment of its training."""
+    """Start a run again and again and kill it at a random moment after its first snapshot."""
     chance, log = random.Random(0), result / "train.log"
     kills = 0
     for _ in range(times):
         logged = log.stat().st_size if log.exists() else 0
         process = start(flags(result, resume=True))
-        while process.poll() is None and not (log.exists() and log.stat().st_size > logged):
+        while process.poll() is None and not (
+                log.exists() and log.stat().st_size > logged
+                and (result / "tiny-resume.npz").exists()):
             time.sleep(0.005)
         try:
             process.wait(chance.uniform(0, 0.5))
