@@ -96,8 +96,7 @@ class ReadOptions:
     @property
     def random(self) -> bool:
         """Whether any augmentation is random."""
-        return bool(self.random_crop or self.random_mirror or self.random_area
-                    or self.brightness or self.contrast or self.saturation)
+        return bool(self.random_crop or self.random_mirror or not self.only_mirrors)
 
 
 def sample_rng(seed: int, epoch: int, row: int) -> random.Random:
@@ -160,10 +159,9 @@ def add_data_args(parser: argparse.ArgumentParser) -> None:
 
 
 def read_options_from_args(args: argparse.Namespace, train: bool = True) -> ReadOptions:
-    """The ReadOptions that the flags of `add_data_args` ask for.
+    """The ReadOptions, or an InputError, for the flags of `add_data_args`.
 
-    Without `train`, nothing is random, as in validation. An InputError is raised when a value is
-    out of its range or two contradict each other.
+    Without `train`, nothing is random, as in validation.
     """
     names = ["resize", "full_decode", "max_pixels"]
     if train:

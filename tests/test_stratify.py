@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.cli import InputError
-from datasets.stratify import join_groups, split
+from datasets.divide import join_groups, split
 from reading.lst_file import read_lst
 
 
