@@ -8,8 +8,6 @@ from onnx_files import assert_same, model_of, ours, theirs
 from common.cli import InputError
 from convert.onnx import graph_to_symbol
 
-pytest.importorskip("onnx", reason="onnx and onnxruntime are optional")
-pytest.importorskip("onnxruntime", reason="onnx and onnxruntime are optional")
 QUICK = settings(max_examples=15, deadline=None, derandomize=True,
                  suppress_health_check=list(HealthCheck))
 draw = np.random.RandomState(1)

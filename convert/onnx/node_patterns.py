@@ -1,7 +1,5 @@
 """Groups of ONNX nodes as the one node that newer operator sets have for them.
 
-    nodes = simplified(graph.node, "logits", constants)
-
 Exporters write LayerNormalization before operator set 17 and Gelu before 20 as several nodes each.
 MXNet has a layer for each, which is faster. A bias after a MatMul becomes its third input, and a
 transposition before one its attribute transB, neither of which ONNX has.
@@ -9,8 +7,9 @@ transposition before one its attribute transB, neither of which ONNX has.
 import collections
 
 import numpy as np
+import onnx
 
-from convert.onnx.operators.table import Constant, attributes_of, ints, numbers
+from convert.onnx.operators.values import Constant, attributes_of, ints, numbers
 
 # Templates of what a group computes: an operator and its inputs. A text names an input of the
 # group, the same one wherever it stands; a number is a constant of that value. Mean is ReduceMean
@@ -51,10 +50,7 @@ class _Graph:
     """Nodes by what they compute and by what they take."""
 
     def __init__(self, nodes, output, constants):
-        import onnx
-
-        self._onnx, self.nodes = onnx, list(nodes)
-        self._output, self._constants = output, constants
+        self.nodes, self._output, self._constants = list(nodes), output, constants
         self._producers = {name: node for node in nodes for name in node.output}
         self._users = collections.defaultdict(list)
         for node in nodes:
@@ -77,7 +73,7 @@ class _Graph:
         node = self.producer(name, "Constant")
         if node is not None:
             value = attributes_of(node).get("value")
-            return Constant(self._onnx.numpy_helper.to_array(value)) if value is not None else None
+            return Constant(onnx.numpy_helper.to_array(value)) if value is not None else None
         value = self._constants.get(name)
         return value if isinstance(value, Constant) else None
 
@@ -130,7 +126,7 @@ class _Graph:
         node.op_type = operator
         del node.input[:], node.attribute[:]
         node.input.extend(inputs)
-        node.attribute.extend(self._onnx.helper.make_attribute(*item) for item in options.items())
+        node.attribute.extend(onnx.helper.make_attribute(*item) for item in options.items())
 
     def needed(self, output):
         waiting, names = [output], set()

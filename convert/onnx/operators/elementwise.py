@@ -4,61 +4,15 @@ reductions, softmax.
 import numpy as np
 
 from common.mx_compat import mx
-from convert.onnx.operators.batch_shapes import reshape_codes
-from convert.onnx.operators.table import BATCH, Constant, Tensor, ints, numbers, operator
+from convert.onnx.operators.values import Constant, Tensor, ints, numbers, operator
 
 LARGEST = float(np.finfo(np.float32).max)
-# An attention mask has 0 where a position is seen, and a number like -100 where it is not.
-MASKED = -50
 FLOATS = (1, 10, 11, 16)  # ONNX's numbers of float32, float16, float64 and bfloat16
-
-
-def reshaped(x, shape):
-    """A tensor's symbol in another shape."""
-    if tuple(shape) == tuple(x.shape):
-        return x.symbol
-    return mx.sym.reshape(x.symbol, shape=reshape_codes(x.shape, shape))
-
-
-def axes_of(layer, axes, rank):
-    """Axes as numbers from 0."""
-    result = [axis + rank if axis < 0 else axis for axis in axes]
-    if any(not 0 <= axis < rank for axis in result):
-        raise layer.error(f"axes {list(axes)!r:.80} of a value with {rank} dimensions")
-    return result
-
-
-def as_symbol(layer, value, rank=None, role="value"):
-    """A Tensor or Constant with `rank` dimensions as a symbol; a Constant becomes a parameter."""
-    rank = rank or len(value.shape)
-    if isinstance(value, Tensor):
-        return reshaped(value, (1,) * (rank - len(value.shape)) + tuple(value.shape))
-    array = np.asarray(value.value)
-    array = array.reshape((1,) * (rank - array.ndim) + array.shape)
-    fixed = _is_fixed(value)
-    return layer.parameter(value, "constant" if fixed else role, array, fixed)
 
 
 def global_pooled(x, kind):
     """The average ("avg") or maximum ("max") over height and width, which become 1."""
     return mx.sym.Pooling(x.symbol, global_pool=True, kernel=(1, 1), pool_type=kind)
-
-
-def of_one_image(layer, value, shape):
-    """A constant that the exporter repeated for each image of its batch, without repetitions."""
-    if isinstance(value, Constant):
-        for axis, (side, wanted) in enumerate(zip(value.shape[::-1], shape[::-1]), 1):
-            first = value.value.take([0], -axis)
-            if side == layer.batch > 1 and wanted == BATCH and (value.value == first).all():
-                return value._replace(value=first)
-    return value
-
-
-def _is_fixed(constant):
-    """Whether a constant is not meant to be trained: computed, of integers, or a mask."""
-    array = constant.value
-    return not constant.origin or array.dtype.kind != "f" or (
-        array.size > 1 and array.min() < MASKED and set(np.unique(array)) == {0, array.min()})
 
 
 # Layers for a number and a tensor on either side, for other shapes, and for the same shape.
@@ -75,7 +29,7 @@ ARITHMETIC = {
 def combined(layer, name, a, b):
     """Symbol of an operation on two values, each a Tensor or a Constant."""
     with_number, broadcasting, same = ARITHMETIC[name]
-    a, b = of_one_image(layer, a, b.shape), of_one_image(layer, b, a.shape)
+    a, b = layer.of_one_image(a, b.shape), layer.of_one_image(b, a.shape)
     shapes = [v.shape for v in (a, b)]
     for one, other in ((a, shapes[1]), (b, shapes[0])):
         if isinstance(one, Constant) and one.value.size == 1 and one.value.ndim <= len(other):
@@ -95,7 +49,7 @@ def combined(layer, name, a, b):
             return faster
     rank = max(map(len, shapes))
     function = same if shapes[0] == shapes[1] else broadcasting
-    return function(as_symbol(layer, a, rank), as_symbol(layer, b, rank))
+    return function(layer.symbol(a, rank), layer.symbol(b, rank))
 
 
 def _scaled_channels(layer, x, scale):
@@ -111,7 +65,7 @@ def _scaled_channels(layer, x, scale):
             return None
         return x.symbol * mx.sym.broadcast_like(scale.symbol, x.symbol, lhs_axes=(2, 3),
                                                 rhs_axes=(2, 3))
-    if scale.shape not in ((x.shape[1], 1, 1), (1, x.shape[1], 1, 1)) or _is_fixed(scale):
+    if scale.shape not in ((x.shape[1], 1, 1), (1, x.shape[1], 1, 1)) or scale.is_fixed:
         return None
     weight = layer.parameter(scale, "value", scale.value.reshape(-1, 1, 1, 1))
     return mx.sym.Convolution(x.symbol, weight, kernel=(1, 1), num_filter=x.shape[1],
@@ -220,7 +174,7 @@ REDUCTIONS = {"ReduceMean": mx.sym.mean, "ReduceSum": mx.sym.sum, "ReduceMax": m
 
 @operator("ReduceL2", *REDUCTIONS)
 def reduce(layer, x, axes=None, keepdims=1, noop_with_empty_axes=0):
-    axes = sorted(axes_of(layer, ints(axes) or [], len(x.shape)))
+    axes = sorted(layer.axes(ints(axes) or [], len(x.shape)))
     if not axes:
         if noop_with_empty_axes:
             return x
@@ -238,10 +192,10 @@ def reduce(layer, x, axes=None, keepdims=1, noop_with_empty_axes=0):
 def softmax(layer, x, axis=None):
     function = mx.sym.softmax if layer.op == "Softmax" else mx.sym.log_softmax
     rank = len(x.shape)
-    axis, = axes_of(layer, [(-1 if layer.opset >= 13 else 1) if axis is None else axis], rank)
+    axis, = layer.axes([(-1 if layer.opset >= 13 else 1) if axis is None else axis], rank)
     # Before operator set 13 it went over all axes from `axis` on.
     if layer.opset < 13 and any(side != 1 for side in x.shape[axis + 1:]):
         flat = (*x.shape[:axis], int(np.prod(x.shape[axis:])))
-        result = Tensor(function(reshaped(x, flat), axis=-1), flat)
-        return reshaped(result, x.shape)
+        result = Tensor(function(x.reshaped(flat), axis=-1), flat)
+        return result.reshaped(x.shape)
     return function(x.symbol, axis=axis)

@@ -2,14 +2,8 @@
 import numpy as np
 
 from common.mx_compat import mx
-from convert.onnx.operators.elementwise import (
-    LARGEST,
-    as_symbol,
-    axes_of,
-    global_pooled,
-    reshaped,
-)
-from convert.onnx.operators.table import BATCH, Constant, Tensor, operator
+from convert.onnx.operators.elementwise import LARGEST, global_pooled
+from convert.onnx.operators.values import Constant, Tensor, operator
 
 WINDOW_OPTIONS = ("auto_pad", "dilations", "kernel_shape", "pads", "strides")
 
@@ -62,24 +56,17 @@ class Window:
 
 @operator("Conv", options=WINDOW_OPTIONS)
 def convolution(layer, x, weight, bias=None, group=1, **window):
-    filters = constant(layer, weight, "weight")
+    filters = layer.array(weight, "weight")
     window = Window(layer, x, filters.shape[2:], window)
     inputs = [layer.parameter(weight, "weight")]
     if bias is not None:
-        constant(layer, bias, "bias")
+        layer.array(bias, "bias")
         inputs.append(layer.parameter(bias, "bias"))
     pad = tuple(window.begin) if window.begin == window.end else (0, 0)
     symbol = x.symbol if window.begin == window.end else window.padded(x.symbol)
     return mx.sym.Convolution(
         symbol, *inputs, kernel=window.kernel, stride=window.stride, dilate=window.dilate,
         pad=pad, num_filter=filters.shape[0], num_group=group, no_bias=bias is None)
-
-
-def constant(layer, value, what):
-    """The array of an input that has to be a constant."""
-    if not isinstance(value, Constant):
-        raise layer.error(f"its {what} is computed from the image, or is missing")
-    return value.value
 
 
 @operator("MaxPool", "AveragePool", options=(*WINDOW_OPTIONS, "ceil_mode"), storage_order=0)
@@ -114,10 +101,10 @@ def global_pool(layer, x):
 
 @operator("Gemm", transA=0)
 def gemm(layer, a, b, c=None, alpha=1.0, beta=1.0, transB=0):
-    weight = constant(layer, b, "second factor")
+    weight = layer.array(b, "second factor")
     weight = alpha * (weight if transB else weight.T)
     bias = None if c is None else beta * np.broadcast_to(
-        constant(layer, c, "bias"), (1, len(weight)))[0]
+        layer.array(c, "bias"), (1, len(weight)))[0]
     return fully_connected(layer, a, (b, weight), (c, bias))
 
 
@@ -136,34 +123,12 @@ def product(layer, a, b, bias=None, transB=0):
     """A product of matrices. `bias` and `transB` come from convert/onnx/node_patterns.py."""
     if isinstance(b, Constant) and b.value.ndim == 2 and len(a.shape) > 1:
         return fully_connected(layer, a, (b, b.value.T), (bias, bias and bias.value))
-    shapes = [v.shape for v in (a, b)]
-    rank = max(map(len, shapes))
-    if min(map(len, shapes)) < 2:
+    if min(len(a.shape), len(b.shape)) < 2:
         raise layer.error("a product with a vector")
-    outer = np.broadcast_shapes(shapes[0][:-2], shapes[1][:-2])
-    factors = [broadcast(as_symbol(layer, v, rank, "weight"), (1,) * (rank - len(shape)) + shape,
-                         (*outer, *shape[-2:]), a if isinstance(a, Tensor) else b)
-               for v, shape in zip((a, b), shapes)]
-    if rank == 2:
-        return mx.sym.dot(*factors, transpose_b=bool(transB))
-    return mx.sym.batch_dot(*factors, transpose_b=bool(transB))
-
-
-def broadcast(symbol, shape, target, like):
-    """A symbol of a shape, repeated along the axes where it has 1 and `target` has more.
-
-    `like` is a Tensor that has the batch, along which it is repeated as often as `like` is long.
-    """
-    for axis, (old, new) in enumerate(zip(shape, target)):
-        if old == new:
-            continue
-        if new % BATCH:
-            symbol = mx.sym.broadcast_axis(symbol, axis=axis, size=new)
-        else:
-            there = like.shape.index(new)
-            symbol = mx.sym.broadcast_like(symbol, like.symbol, lhs_axes=(axis,),
-                                           rhs_axes=(there,))
-    return symbol
+    outer = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    like = a if isinstance(a, Tensor) else b
+    factors = [layer.broadcast(v, (*outer, *v.shape[-2:]), like, "weight") for v in (a, b)]
+    return (mx.sym.batch_dot if outer else mx.sym.dot)(*factors, transpose_b=bool(transB))
 
 
 @operator("BatchNormalization", spatial=1, training_mode=0)
@@ -171,7 +136,7 @@ def batch_norm(layer, x, *statistics, epsilon=1e-5, momentum=0.9):
     if len(statistics) != 4:
         raise layer.error(f"{len(statistics)} parameters; 4 are wanted")
     for value in statistics:
-        constant(layer, value, "parameters")
+        layer.array(value, "parameters")
     return mx.sym.BatchNorm(
         x.symbol, *(layer.parameter(value, role)
                     for value, role in zip(statistics, ("gamma", "beta"))),
@@ -181,8 +146,8 @@ def batch_norm(layer, x, *statistics, epsilon=1e-5, momentum=0.9):
 
 def scale_and_shift(layer, scale, bias, size):
     """Variables of gamma and beta, of `size` values each."""
-    gamma = constant(layer, scale, "scale").reshape(-1)
-    beta = np.zeros(1) if bias is None else constant(layer, bias, "bias").reshape(-1)
+    gamma = layer.array(scale, "scale").reshape(-1)
+    beta = np.zeros(1) if bias is None else layer.array(bias, "bias").reshape(-1)
     gamma, beta = (np.repeat(values, size // len(values)) for values in (gamma, beta))
     return (layer.parameter(scale, "gamma", gamma),
             layer.parameter(bias or Constant(beta), "beta", beta))
@@ -190,12 +155,12 @@ def scale_and_shift(layer, scale, bias, size):
 
 @operator("LayerNormalization", stash_type=1)
 def layer_norm(layer, x, scale, bias=None, axis=-1, epsilon=1e-5):
-    axis, = axes_of(layer, [axis], len(x.shape))
+    axis, = layer.axes([axis], len(x.shape))
     size = int(np.prod(x.shape[axis:]))
     flat = (*x.shape[:axis], size)
-    result = mx.sym.LayerNorm(reshaped(x, flat), *scale_and_shift(layer, scale, bias, size),
+    result = mx.sym.LayerNorm(x.reshaped(flat), *scale_and_shift(layer, scale, bias, size),
                               axis=-1, eps=epsilon)
-    return reshaped(Tensor(result, flat), x.shape)
+    return Tensor(result, flat).reshaped(x.shape)
 
 
 @operator("InstanceNormalization")
