@@ -1,16 +1,9 @@
-"""Preparing a fine-tuned checkpoint for export, and comparing what was exported with it.
-
-    sym, arg_params, aux_params = load_network("result/multilabel-best", 0)
-    reference = mxnet_predictor(sym, arg_params, aux_params)
-    samples = sample_images(checkpoint.get_attributes(sym))
-    compare("model.onnx", onnx_predictor(content), reference, samples)
-"""
-
+"""Preparing a fine-tuned checkpoint for export, and comparing what was exported with it."""
 import cv2
 import numpy as np
 
 from common.cli import InputError
-from common.mx_compat import mx, mxnet_errors
+from common.mx_compat import mxnet_errors
 from network import checkpoint
 from network.fine_tune import in_float32, without_loss
 from network.graph import Graph
@@ -25,17 +18,16 @@ def load_network(prefix, epoch, image_shape=None, mean=None, std=None):
     """Read a checkpoint as `checkpoint.load`, in float32, ready for the export.
 
     `image_shape` (3, height, width) is for a checkpoint that does not say it; `mean` and `std`
-    (3 floats each, on the scale of 0 to 255) are for one that does not normalise by itself.
-
-    Raises
-    ------
-    InputError
-        When the checkpoint cannot be read or is of another kind, and when something that it
-        needs was not given, or something given that it says itself.
+    (3 floats each, on the scale of 0 to 255) are for one that does not normalise by itself. An
+    InputError is raised when the checkpoint cannot be read or gives no independent probabilities,
+    and when something that it needs was not given, or something given that it says itself.
     """
     sym, arg_params, aux_params = checkpoint.load(prefix, epoch)
     file = f"{prefix}-symbol.json"
-    _check_ends_in_sigmoid(without_loss(sym), file)
+    last = Graph(without_loss(sym)).output
+    if "sigmoid" not in (last.op, last.attrs.get("act_type")):
+        raise InputError(f"ends in {last.name} ({last.op}), not in a sigmoid; wanted is a "
+                         "checkpoint of train_multilabel.py", file=file)
     if checkpoint.has_normalisation(sym):
         if mean or std:
             raise InputError("normalises by itself: leave out {flag}", file=file,
@@ -61,14 +53,6 @@ def load_network(prefix, epoch, image_shape=None, mean=None, std=None):
     return in_float32(sym, arg_params, aux_params)
 
 
-def _check_ends_in_sigmoid(net, file):
-    """Refuse a network whose output is not one independent probability per class."""
-    last = Graph(net).output
-    if "sigmoid" not in (last.op, last.attrs.get("act_type")):
-        raise InputError(f"ends in {last.name} ({last.op}), not in a sigmoid; wanted is a "
-                         "checkpoint of train_multilabel.py", file=file)
-
-
 def with_thresholds_of(net, epoch):
     """The network with its thresholds if they were chosen for this epoch, else without them.
 
@@ -84,26 +68,6 @@ def with_thresholds_of(net, epoch):
     return checkpoint.set_attributes(net, **NO_THRESHOLDS)
 
 
-def mxnet_predictor(sym, arg_params, aux_params):
-    """A function from pixels, uint8 (batch, 3, height, width), to probabilities, by MXNet.
-
-    Runs on the CPU, and keeps what it has set up for each batch size.
-    """
-    executors = {}
-
-    def predict(pixels):
-        with mxnet_errors("MXNet cannot compute this network"):
-            if pixels.shape not in executors:
-                executor = sym.simple_bind(mx.cpu(), grad_req="null", data=pixels.shape,
-                                           type_dict={"data": "uint8"})
-                executor.copy_params_from(arg_params, aux_params, allow_extra_params=True)
-                executors[pixels.shape] = executor
-            pixels = mx.nd.array(pixels, dtype="uint8")
-            return executors[pixels.shape].forward(is_train=False, data=pixels)[0].asnumpy()
-
-    return predict
-
-
 def sample_images(attributes, files=()):
     """Pixels to compare predictors on, by a name for them: uint8 (images, 3, height, width).
 
@@ -115,9 +79,8 @@ def sample_images(attributes, files=()):
     random = np.random.RandomState(0)
     noise = random.randint(0, 256, (5, *shape)).astype(np.uint8)
     if not files:
-        _, height, width = shape
         patches = np.stack([cv2.resize(random.randint(0, 256, (n, n, 3)).astype(np.uint8),
-                                       (width, height)) for n in (1, 2, 3, 5, 8)])
+                                       (shape[2], shape[1])) for n in (1, 2, 3, 5, 8)])
         return {"random pixels": noise, "patches of colour": patches.transpose(0, 3, 1, 2)}
     images = np.empty((len(files), *shape), np.uint8)
     read_options = ReadOptions.of_checkpoint(attributes)
@@ -134,8 +97,9 @@ def compare(name, candidate, reference, samples):
     """
     for kind, pixels in samples.items():
         batches = [pixels[:1]] + [pixels[i:i + BATCH] for i in range(1, len(pixels), BATCH)]
-        # np.max, because max would pass over NaN.
-        difference = np.max([np.abs(candidate(b) - reference(b)).max() for b in batches])
+        with mxnet_errors("MXNet cannot compute this network"):
+            # np.max, because max would pass over NaN.
+            difference = np.max([np.abs(candidate(b) - reference(b)).max() for b in batches])
         print(f"{name}: {len(pixels)} {kind}: largest difference to the checkpoint "
               f"{difference:.2g}")
         if not difference <= TOLERANCE:

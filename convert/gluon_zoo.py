@@ -1,7 +1,4 @@
-"""Networks of MXNet's Gluon model zoo.
-
-    sym, arg_params, aux_params, size = import_gluon("resnet18_v2")
-"""
+"""Networks of MXNet's Gluon model zoo."""
 import difflib
 import os
 import re

@@ -16,12 +16,11 @@ import os
 import pickle
 import struct
 import zipfile
-from pathlib import Path
 
 import numpy as np
 
 from common.cli import InputError
-from common.files import require_regular_file
+from common.files import open_regular_file
 
 LARGEST_FILE = 4 << 30  # bytes; a ResNet-152 has 0.24 of 2**30
 LARGEST_SIDE = 2**48
@@ -72,13 +71,13 @@ def read_tensors(path):
 
 def read_file(path):
     """The content of a regular file that is not too large for a network."""
-    require_regular_file(path)
     try:
-        if os.stat(path).st_size > LARGEST_FILE:
-            raise InputError(f"larger than {LARGEST_FILE >> 30} GB: no network here is", file=path)
-        return Path(path).read_bytes()
+        with open_regular_file(path) as file:
+            if os.fstat(file.fileno()).st_size <= LARGEST_FILE:
+                return file.read()
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", file=path) from None
+    raise InputError(f"larger than {LARGEST_FILE >> 30} GB: no network here is", file=path)
 
 
 def parse_tensors(content):
@@ -91,15 +90,6 @@ def parse_tensors(content):
         found = _read_old(content)
     else:
         raise InputError("neither a PyTorch nor a safetensors file")
-    return _state_dict(found)
-
-
-def is_safetensors(content):
-    return content[8:9] == b"{"
-
-
-def _state_dict(found):
-    """The tensors among what a file held, under their names."""
     for wrapper in ("state_dict", "model"):
         if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
             found = found[wrapper]
@@ -112,6 +102,10 @@ def _state_dict(found):
     if not tensors:
         raise InputError("holds no named tensors; a state dict is wanted (model.state_dict())")
     return tensors
+
+
+def is_safetensors(content):
+    return content[8:9] == b"{"
 
 
 def _read_old(content):

@@ -133,16 +133,11 @@ def _parameters(sym, state, torch_layer, what):
 def import_resnet(state, mean, std):
     """A ResNet that computes what the PyTorch model does, from raw pixels.
 
-    Returns the symbol, whose last layers are `flatten0`, `fc1` and `softmax`, arg_params and
-    aux_params. Raises an InputError when it is no ResNet of these sizes, or a tensor is missing,
-    unknown, or of another shape.
-
-    Parameters
-    ----------
-    state : dict of str to numpy.ndarray
-        As `model.state_dict()` names them, also with `module.` in front (DataParallel).
-    mean, std : sequence of 3 floats
-        What the model's images were normalised with, on the scale of 0 to 255.
+    `state` has numpy arrays, as `model.state_dict()` names them, also with `module.` in front
+    (DataParallel); `mean` and `std` (3 floats each, on the scale of 0 to 255) are what the model's
+    images were normalised with. Returns the symbol, whose last layers are `flatten0`, `fc1` and
+    `softmax`, arg_params and aux_params. Raises an InputError when it is no ResNet of these sizes,
+    or a tensor is missing, unknown, or of another shape.
     """
     state = _plain_names(state)
     depths = [sum(name.startswith(f"layer{layer}.") and name.endswith(".conv1.weight")

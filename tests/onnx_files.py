@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from common.mx_compat import mx
-from convert.export import mxnet_predictor
 from network import checkpoint
+from network.graph import output_of
 from network.untrusted import checked_symbol
 
 exporter = pytest.importorskip("convert.onnx.exporter", reason="onnx and onnxruntime are optional")
@@ -53,10 +53,8 @@ def ours(model, images):
         file.write(result.symbol.tojson())
         file.flush()
         checked_symbol(file.name)  # what a checkpoint may contain
-    arrays, statistics = ({name: mx.nd.array(value) for name, value in params.items()}
-                          for params in (arg_params, aux_params))
-    executor = result.symbol.bind(mx.cpu(), {**arrays, "data": mx.nd.array(images)},
-                                  aux_states=statistics, grad_req="null")
+    executor = result.symbol.bind(mx.cpu(), {**arg_params, "data": mx.nd.array(images)},
+                                  aux_states=aux_params, grad_req="null")
     out = executor.forward(is_train=False)[0].asnumpy()
     expected = tuple(side // BATCH * len(images) if side % BATCH == 0 else side
                      for side in result.shape)
@@ -76,11 +74,10 @@ def exported(model, shape):
     net = checkpoint.set_attributes(mx.sym.Flatten(result.symbol) if result.shape[0] == BATCH
                                     else mx.sym.reshape(result.symbol, shape=(-1, 1)),
                                     image_shape=[3, *shape[1:]])
-    params = [{name: mx.nd.array(value) for name, value in group.items()}
-              for group in (arg_params, aux_params)]
+    params = arg_params, aux_params
     images = np.random.RandomState(0).randint(0, 256, (3, 3, *shape[1:])).astype(np.uint8)
     content = exporter.to_onnx(net, *params).SerializeToString()
-    return exporter.onnx_predictor(content)(images), mxnet_predictor(net, *params)(images)
+    return exporter.onnx_predictor(content)(images), output_of(net, *params, images)
 
 
 def assert_same(nodes, weights=None, shape=(4, 6, 5), opset=OPSET, batch=None, low=-3, back=True):

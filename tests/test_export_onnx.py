@@ -18,10 +18,11 @@ from conftest import script
 from common.cli import InputError
 from common.mx_compat import mx
 from convert import torch_networks
-from convert.export import mxnet_predictor, sample_images
+from convert.export import sample_images
 from convert.gluon_zoo import import_gluon
 from network import checkpoint
 from network.fine_tune import ATTENTION, in_float32
+from network.graph import output_of
 from reading.image_reader import ReadOptions, read_image
 from train_multilabel import get_fine_tune_model
 
@@ -87,8 +88,7 @@ def fine_tuned(prefix, name, dtype="float32", attention=None, **says):
                   for name, shape in zip(net.list_auxiliary_states(), aux_shapes)}
     features = net.get_internals()[f"{ATTENTION if attention else 'fc'}_output"]
     pixels = random.randint(0, 256, (4, *says["image_shape"])).astype(np.uint8)
-    logits = mxnet_predictor(
-        *in_float32(features, arg_params, aux_params))(pixels)
+    logits = output_of(*in_float32(features, arg_params, aux_params), pixels)
     arg_params["fc_weight"] /= float(logits.std())
     arg_params["fc_bias"] -= mx.nd.array(logits.mean(axis=0))
     arg_params["fc_bias"] /= float(logits.std())
@@ -407,7 +407,7 @@ def test_a_foreign_checkpoint_gets_its_normalisation_and_size_by_flags(tmp_path)
     net, arg_params, _ = checkpoint.load(str(prefix), 2)
     executor = net.bind(mx.cpu(), {**arg_params, "data": mx.nd.array(normalised),
                                    "softmax_label": mx.nd.zeros((2, 2))}, grad_req="null")
-    np.testing.assert_allclose(mxnet_predictor(*plain)(pixels),
+    np.testing.assert_allclose(output_of(*plain, pixels),
                                executor.forward(is_train=False)[0].asnumpy(), rtol=0, atol=1e-5)
     assert checkpoint.get_attributes(plain[0])["image_shape"] == [3, 32, 32]
 

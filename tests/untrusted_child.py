@@ -4,6 +4,7 @@
 
 Whatever ends the process, the last line of the log says which input did.
 """
+import functools
 import inspect
 import json
 import os
@@ -181,11 +182,12 @@ def fine_tune_it(prefix):
 
 def export(prefix):
     """The same for export_onnx.py --deploy."""
-    import export_onnx
-    net, arg_params, aux_params = export_onnx.load_network(prefix, 2)
-    samples = export_onnx.sample_images(export_onnx.checkpoint.get_attributes(net))
-    predictor = export_onnx.mxnet_predictor(net, arg_params, aux_params)
-    export_onnx.compare("net", predictor, predictor, {"few": samples["random pixels"][:1]})
+    from convert import export
+    from network.graph import output_of
+    network = export.load_network(prefix, 2)
+    samples = export.sample_images(checkpoint.get_attributes(network[0]))
+    predictor = functools.partial(output_of, *network)
+    export.compare("net", predictor, predictor, {"few": samples["random pixels"][:1]})
 
 
 def write_untrusted(kind, draw, valid, target):

@@ -8,6 +8,7 @@ probabilities, (batch, classes). What the checkpoint says of itself (class names
 thresholds) is in the ONNX file's metadata, as JSON. Each result is compared with the checkpoint
 before it is written.
 """
+import functools
 import os
 import sys
 from pathlib import Path
@@ -21,27 +22,27 @@ from convert import export  # noqa: E402
 from convert.onnx import require_onnx  # noqa: E402
 from network import checkpoint  # noqa: E402
 from network.fine_tune import without_loss  # noqa: E402
+from network.graph import output_of, params_of  # noqa: E402
 
 
 def build_parser():
     parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", required=True, metavar="PREFIX", action=cli.CheckpointPrefix,
-                        help="the checkpoint, up to -symbol.json")
-    parser.add_argument("--epoch", type=int, default=0, metavar="N",
-                        help="the number in the .params file's name (default: %(default)s)")
-    parser.add_argument("--image", nargs="+", default=[], metavar="FILE",
-                        help="images to compare the result on (default: some are drawn)")
-    results = parser.add_argument_group("results (one of them, or both)")
-    results.add_argument("--out", metavar="FILE", help="ONNX file to write")
-    results.add_argument("--deploy", metavar="PREFIX2",
-                         help="plain MXNet checkpoint to write: PREFIX2-symbol.json and "
-                              "PREFIX2-0000.params")
-    foreign = parser.add_argument_group("for checkpoints of other scripts, which say less")
-    foreign.add_argument("--image-shape", metavar="3,H,W", help="size of the images")
-    foreign.add_argument("--rgb-mean", metavar="R,G,B",
-                         help="mean that was subtracted from the pixels, 0 to 255")
-    foreign.add_argument("--rgb-std", metavar="R,G,B",
-                         help="standard deviation that they were divided by")
+    add = parser.add_argument
+    add("--model", required=True, metavar="PREFIX", action=cli.CheckpointPrefix,
+        help="the checkpoint, up to -symbol.json")
+    add("--epoch", type=int, default=0, metavar="N",
+        help="the number in the .params file's name (default: %(default)s)")
+    add("--image", nargs="+", default=[], metavar="FILE",
+        help="images to compare the result on (default: some are drawn)")
+    add = parser.add_argument_group("results (one of them, or both)").add_argument
+    add("--out", metavar="FILE", help="ONNX file to write")
+    add("--deploy", metavar="PREFIX2",
+        help="plain MXNet checkpoint to write: PREFIX2-symbol.json and PREFIX2-0000.params")
+    add = parser.add_argument_group(
+        "for checkpoints of other scripts, which say less").add_argument
+    add("--image-shape", metavar="3,H,W", help="size of the images")
+    add("--rgb-mean", metavar="R,G,B", help="mean that was subtracted from the pixels, 0 to 255")
+    add("--rgb-std", metavar="R,G,B", help="standard deviation that they were divided by")
     return parser
 
 
@@ -70,10 +71,9 @@ def main(argv=None):
     sym, arg_params, aux_params = export.load_network(
         args.model, args.epoch, args.image_shape, args.rgb_mean, args.rgb_std)
     net = export.with_thresholds_of(without_loss(sym), args.epoch)
-    arg_params = {name: arg_params[name] for name in net.list_arguments() if name != "data"}
-    aux_params = {name: aux_params[name] for name in net.list_auxiliary_states()}
+    arg_params, aux_params = params_of(net, arg_params, aux_params)
     samples = export.sample_images(checkpoint.get_attributes(net), args.image)
-    reference = export.mxnet_predictor(sym, arg_params, aux_params)
+    reference = functools.partial(output_of, sym, arg_params, aux_params)
     if args.out:
         from convert.onnx import exporter
 
@@ -85,7 +85,7 @@ def main(argv=None):
         print(f"{args.out}: written, {len(content) / 1e6:.1f} MB, operator set {exporter.OPSET}; "
               "says " + ", ".join(sorted(entry.key for entry in model.metadata_props)))
     if args.deploy:
-        predictor = export.mxnet_predictor(net, arg_params, aux_params)
+        predictor = functools.partial(output_of, net, arg_params, aux_params)
         export.compare(args.deploy, predictor, reference, samples)
         checkpoint.save(args.deploy, 0, net, arg_params, aux_params)
         print(f"{args.deploy}-symbol.json and {args.deploy}-0000.params: written")

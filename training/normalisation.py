@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 
-from network.own_normalisation import variance_ratio
+from network.fine_tune import variance_ratio
 from reading.image_reader import ImageError, read_image
 
 IMAGES = 16

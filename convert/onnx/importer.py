@@ -22,6 +22,7 @@ from convert import to_255_scale
 from convert.onnx.graph_to_symbol import convert_graph
 from convert.onnx.operators.values import BATCH, Tensor
 from network.checkpoint import IMAGENET_MEAN, IMAGENET_STD, NORMALISATION, normalised_data
+from network.graph import output_of
 from network.untrusted import check_shapes
 
 TOLERANCE = 1e-3  # of the largest logit
@@ -39,23 +40,15 @@ NOMINAL_RANGES = {"NominalRange_0_255": (0, 1), "Normalized_0_1": (0, 255),
 def convert(path, mean=None, std=None, image_shape=None, channels="rgb"):
     """A network that computes what the ONNX model does, from raw pixels.
 
+    The model is a classifier of (batch, 3, height, width) or (batch, height, width, 3) images with
+    one output: logits, or probabilities by a last Softmax or Sigmoid. `mean` and `std` of red,
+    green and blue are what its float images were normalised with, on the scale of 0 to 255 or of 0
+    to 1; None takes what the file says, or else ImageNet's. `image_shape` is (3, height, width) of
+    the images, where the file leaves it free, and `channels` ("rgb" or "bgr") their order.
+
     Returns the symbol, whose last layer is `softmax`, arg_params, aux_params, and the shape of its
     images, [3, height, width]. Raises an InputError when the file is no ONNX classifier, an
     operator or option is not known, or the result is not the same.
-
-    Parameters
-    ----------
-    path : str
-        A classifier of (batch, 3, height, width) or (batch, height, width, 3) images with one
-        output: logits, or probabilities by a last Softmax or Sigmoid.
-    mean, std : sequence of 3 floats, optional
-        What the model's float images were normalised with, on the scale of 0 to 255 or of 0 to 1;
-        None takes what the file says, or else ImageNet's. A model that takes uint8 pixels
-        normalises them itself.
-    image_shape : sequence of 3 ints, optional
-        (3, height, width) of the images, where the file leaves it free.
-    channels : str
-        Order of the model's channels: "rgb" or "bgr". `mean` and `std` are of red, green, blue.
     """
     require_regular_file(path)
     try:
@@ -235,8 +228,6 @@ def _convert(model, image, normalised):
     if result.shape[0] != BATCH:
         raise InputError("its output does not have one row per image")
     logits = mx.sym.Flatten(result.symbol, name="logits")
-    arg_params = {name: mx.nd.array(value) for name, value in arg_params.items()}
-    aux_params = {name: mx.nd.array(value) for name, value in aux_params.items()}
     return logits, {**arg_params, **constants}, aux_params
 
 
@@ -285,9 +276,7 @@ def _compare(reference, imported, image):
     if not theirs.any():
         raise InputError("onnxruntime computes nothing but 0 from random pixels")
     with mxnet_errors("MXNet cannot run it"):
-        executor = logits.bind(mx.cpu(), {**arg_params, "data": mx.nd.array(images, dtype="uint8")},
-                               aux_states=aux_params, grad_req="null")
-        ours = executor.forward(is_train=False)[0].asnumpy()
+        ours = output_of(logits, arg_params, aux_params, images)
     difference = np.inf
     if ours.shape == theirs.shape:
         difference = np.abs(ours - theirs).max() / np.abs(theirs).max()

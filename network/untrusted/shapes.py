@@ -1,6 +1,4 @@
 """Whether a network works on images of a size, with its parameters and a sensible amount of memory.
-
-    check_shapes(symbol, arg_params, aux_params, (3, 224, 224), "net-symbol.json")
 """
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ import math
 import numpy as np
 
 from common.mx_compat import mx
-from convert.onnx.operators.elementwise import combined
+from convert.onnx.operators.computing import combined
 from convert.onnx.operators.values import BATCH, Constant, Tensor, ints, numbers, operator, resolve
 
 MOST_PIECES = 64  # of a Gather

@@ -104,15 +104,8 @@ def ints(value):
 class Layer:
     """The MXNet layers that one ONNX node becomes.
 
-    Parameters
-    ----------
-    node : onnx.NodeProto
-    opset : int
-        Operator set of the file.
-    batch : int
-        Batch size that the exporter wrote into the graph; 1 where it left it free.
-    names : dict of str to tuple
-        Names taken so far, and for which weight. Is added to.
+    `opset` is the file's operator set, `batch` the batch size that the exporter wrote into it, 1
+    where it left it free. `names` has the names taken so far, and is added to.
     """
 
     def __init__(self, node, opset, batch, names):
@@ -150,8 +143,7 @@ class Layer:
         return value.value
 
     def symbol(self, value, rank, role="value"):
-        """A Tensor or Constant with `rank` dimensions as a symbol; a Constant becomes a parameter.
-        """
+        """A Tensor, or a Constant, which becomes a parameter, as a symbol of `rank` dimensions."""
         shape = (1,) * (rank - len(value.shape)) + tuple(value.shape)
         if isinstance(value, Tensor):
             return value.reshaped(shape)
@@ -177,8 +169,7 @@ class Layer:
         return symbol
 
     def of_one_image(self, value, shape):
-        """A constant that the exporter repeated for each image of its batch, once; else `value`.
-        """
+        """The value, once if it is a constant that the exporter repeated for each image."""
         if isinstance(value, Constant):
             for axis, (side, wanted) in enumerate(zip(value.shape[::-1], shape[::-1]), 1):
                 first = value.value.take([0], -axis)
@@ -193,8 +184,7 @@ class Layer:
         gammas only. `value` is what to store in place of the constant's own value.
         A frozen parameter is not trained.
         """
-        value = constant.value if value is None else value
-        value = np.ascontiguousarray(value, np.float32)
+        value = mx.nd.array(constant.value if value is None else value)
         name = self._parameter_name(constant, role, value.shape)
         self.parameters[name] = value
         options = {"lr_mult": 0, "wd_mult": 0} if frozen else {}
@@ -204,7 +194,7 @@ class Layer:
     def statistic(self, constant, role):
         """Variable of one of BatchNorm's running statistics."""
         name = self._parameter_name(constant, role, constant.value.shape)
-        self.statistics[name] = np.ascontiguousarray(constant.value, np.float32)
+        self.statistics[name] = mx.nd.array(constant.value)
         return mx.sym.Variable(name, shape=constant.value.shape)
 
     def _parameter_name(self, constant, role, shape):
@@ -231,14 +221,8 @@ def _clean(name):
 def resolve(x, target, batch, allowzero=0):
     """What ONNX's Reshape gives: the shape, and `inner` (see Tensor); None if it does not fit.
 
-    Parameters
-    ----------
-    x : Tensor
-    target : list of int
-        The new shape with ONNX's codes 0 and -1. It may have been computed from a shape, and then
-        has BATCH, or the exporter may have written its own batch size into it.
-    batch : int
-        The exporter's batch size.
+    `target` is the new shape with ONNX's codes 0 and -1. It may have been computed from a shape,
+    and then has BATCH, or the exporter may have written its own batch size, `batch`, into it.
     """
     axis = batch_axis(x.shape)
     if axis is None or any(side and side % BATCH == 0 for side in target):
@@ -246,9 +230,7 @@ def resolve(x, target, batch, allowzero=0):
         return result and (result, False)
     plain = list(x.shape)
     plain[axis] = x.shape[axis] // BATCH * batch
-    result = _fill(plain, target, allowzero)
-    if result is None:
-        return None
+    result = _fill(plain, target, allowzero) or ()
     # The batch belongs to the side where elements of two images are as far apart as before: as the
     # outer part of the side, or as the inner one.
     stride = math.prod(plain[axis + 1:] if x.inner else plain[axis:]) // (1 if x.inner else batch)
