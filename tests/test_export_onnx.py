@@ -18,7 +18,6 @@ from conftest import script
 from common.cli import InputError
 from common.mx_compat import mx
 from convert import torch_networks
-from convert.export import sample_images
 from convert.gluon_zoo import import_gluon
 from network import checkpoint
 from network.fine_tune import ATTENTION, in_float32
@@ -285,7 +284,7 @@ def test_the_comparison_is_told_and_reads_images(tiny, tmp_path, photo, capsys):
 
 
 def test_images_are_read_as_the_checkpoint_says(photo):
-    samples = sample_images({**SAYS, "fit": "squash"}, [str(photo)])
+    samples = export_onnx.sample_images({**SAYS, "fit": "squash"}, [str(photo)])
     expected = np.empty((3, 64, 64), np.uint8)
     read_image(str(photo), expected, ReadOptions(resize=73, fit="squash"))
     np.testing.assert_array_equal(samples["images"], expected[None])

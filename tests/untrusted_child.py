@@ -182,12 +182,11 @@ def fine_tune_it(prefix):
 
 def export(prefix):
     """The same for export_onnx.py --deploy."""
-    from convert import export
-    from network.graph import output_of
-    network = export.load_network(prefix, 2)
-    samples = export.sample_images(checkpoint.get_attributes(network[0]))
-    predictor = functools.partial(output_of, *network)
-    export.compare("net", predictor, predictor, {"few": samples["random pixels"][:1]})
+    import export_onnx
+    network = export_onnx.load_network(prefix, 2)
+    samples = export_onnx.sample_images(checkpoint.get_attributes(network[0]))
+    predictor = functools.partial(export_onnx.output_of, *network)
+    export_onnx.compare("net", predictor, predictor, {"few": samples["random pixels"][:1]})
 
 
 def write_untrusted(kind, draw, valid, target):

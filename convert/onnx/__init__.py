@@ -2,7 +2,6 @@
 
     importer.py               an ONNX file as a network, compared with onnxruntime's results
       graph_to_symbol.py      its graph as a symbol, node by node; constants are computed
-        node_patterns.py      groups of nodes that are one layer
         operators/            a function for each operator of ONNX
     exporter.py               a network as an ONNX model
 

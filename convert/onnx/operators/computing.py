@@ -89,23 +89,17 @@ ACTIVATIONS = {
     "Softsign": lambda x: mx.sym.Activation(x, act_type="softsign"),
     "Mish": lambda x: x * mx.sym.tanh(mx.sym.Activation(x, act_type="softrelu")),
     "HardSwish": lambda x: x * mx.sym.hard_sigmoid(x, alpha=1 / 6, beta=0.5),
+    "HardSigmoid": lambda x, alpha=0.2, beta=0.5: mx.sym.hard_sigmoid(x, alpha=alpha, beta=beta),
+    "Swish": lambda x, alpha=1.0: x * mx.sym.Activation(x * alpha, act_type="sigmoid"),
+    "LeakyRelu": lambda x, alpha=0.01: mx.sym.LeakyReLU(x, act_type="leaky", slope=alpha),
+    "Elu": lambda x, alpha=1.0: mx.sym.LeakyReLU(x, act_type="elu", slope=alpha),
     "Abs": mx.sym.abs, "Erf": mx.sym.erf, "Exp": mx.sym.exp, "Log": mx.sym.log,
     "Neg": mx.sym.negative, "Reciprocal": mx.sym.reciprocal, "Sqrt": mx.sym.sqrt}
 
 
-@operator(*ACTIVATIONS)
-def activation(layer, x):
-    return ACTIVATIONS[layer.op](x.symbol)
-
-
-@operator("LeakyRelu")
-def leaky_relu(layer, x, alpha=0.01):
-    return mx.sym.LeakyReLU(x.symbol, act_type="leaky", slope=alpha)
-
-
-@operator("Elu")
-def elu(layer, x, alpha=1.0):
-    return mx.sym.LeakyReLU(x.symbol, act_type="elu", slope=alpha)
+@operator(*ACTIVATIONS, options=("alpha", "beta"))
+def activation(layer, x, **options):
+    return ACTIVATIONS[layer.op](x.symbol, **options)
 
 
 @operator("PRelu")
@@ -115,16 +109,6 @@ def prelu(layer, x, slope):
         raise layer.error("its slope is not one number per channel")
     gamma = layer.parameter(slope, "gamma", slope.value.reshape(-1))
     return mx.sym.LeakyReLU(x.symbol, gamma, act_type="prelu")
-
-
-@operator("HardSigmoid")
-def hard_sigmoid(layer, x, alpha=0.2, beta=0.5):
-    return mx.sym.hard_sigmoid(x.symbol, alpha=alpha, beta=beta)
-
-
-@operator("Swish")
-def swish(layer, x, alpha=1.0):
-    return x.symbol * mx.sym.Activation(x.symbol * alpha, act_type="sigmoid")
 
 
 @operator("Gelu")
@@ -191,8 +175,7 @@ def softmax(layer, x, axis=None):
     # Before operator set 13 it went over all axes from `axis` on.
     if layer.opset < 13 and any(side != 1 for side in x.shape[axis + 1:]):
         flat = (*x.shape[:axis], int(np.prod(x.shape[axis:])))
-        result = Tensor(function(x.reshaped(flat), axis=-1), flat)
-        return result.reshaped(x.shape)
+        return Tensor(function(x.reshaped(flat), axis=-1), flat).reshaped(x.shape)
     return function(x.symbol, axis=axis)
 
 
@@ -300,8 +283,7 @@ def gemm(layer, a, b, c=None, alpha=1.0, beta=1.0, transB=0):
 
 
 def fully_connected(layer, x, weight, bias):
-    """A fully connected layer over the last axis; weight and bias are Constants and their arrays.
-    """
+    """A fully connected layer; weight and bias are each a Constant and its array."""
     inputs = [layer.parameter(weight[0], "weight", weight[1])]
     if bias[0] is not None:
         inputs.append(layer.parameter(bias[0], "bias", bias[1]))
@@ -311,7 +293,7 @@ def fully_connected(layer, x, weight, bias):
 
 @operator("MatMul")
 def product(layer, a, b, bias=None, transB=0):
-    """A product of matrices. `bias` and `transB` come from convert/onnx/node_patterns.py."""
+    """A product of matrices. `bias` and `transB` come from graph_to_symbol.py."""
     if isinstance(b, Constant) and b.value.ndim == 2 and len(a.shape) > 1:
         return fully_connected(layer, a, (b, b.value.T), (bias, bias and bias.value))
     if min(len(a.shape), len(b.shape)) < 2:

@@ -151,8 +151,7 @@ def expand(layer, x, shape):
 
 @operator("Tile")
 def tile(layer, x, repeats):
-    repeats = ints(repeats)
-    return mx.sym.tile(x.symbol, reps=tuple(repeats)) if set(repeats) != {1} else x
+    return mx.sym.tile(x.symbol, reps=tuple(ints(repeats)))
 
 
 @operator("Where")
@@ -261,10 +260,9 @@ def _nearest(layer, x, goal, factors, rules):
             symbol = mx.sym.repeat(symbol, repeats=factor, axis=axis)
         elif step and len(taken) and np.array_equal(
                 taken, taken[0] + step * np.arange(goal[axis])):
-            cut = {"begin": [None] * 4, "end": [None] * 4, "step": [None] * 4}
-            cut["begin"][axis], cut["step"][axis] = int(taken[0]), step
-            cut["end"][axis] = min(int(taken[-1]) + 1, x.shape[axis])
-            symbol = mx.sym.slice(symbol, **{key: tuple(value) for key, value in cut.items()})
+            before = (None,) * axis
+            symbol = mx.sym.slice(symbol, begin=(*before, int(taken[0])), step=(*before, step),
+                                  end=(*before, int(taken[-1]) + 1))
         else:
             raise layer.error(f"nearest pixels from {x.shape[axis]} to {goal[axis]} do not repeat "
                               "evenly")

@@ -1,8 +1,8 @@
 """The values of an ONNX graph, the layers of one node, and the table of operators.
 
-    @operator("LeakyRelu")
-    def leaky_relu(layer, x, alpha=0.01):
-        return mx.sym.LeakyReLU(x.symbol, act_type="leaky", slope=alpha)
+    @operator("Tile")
+    def tile(layer, x, repeats):
+        return mx.sym.tile(x.symbol, reps=tuple(ints(repeats)))
 
 A function has ONNX's inputs and attributes as its parameters, by ONNX's names where they are
 attributes. Those that newer operator sets made inputs of, such as `axes`, are then read from
@@ -184,7 +184,7 @@ class Layer:
         gammas only. `value` is what to store in place of the constant's own value.
         A frozen parameter is not trained.
         """
-        value = mx.nd.array(constant.value if value is None else value)
+        value = np.ascontiguousarray(constant.value if value is None else value, np.float32)
         name = self._parameter_name(constant, role, value.shape)
         self.parameters[name] = value
         options = {"lr_mult": 0, "wd_mult": 0} if frozen else {}
@@ -194,7 +194,7 @@ class Layer:
     def statistic(self, constant, role):
         """Variable of one of BatchNorm's running statistics."""
         name = self._parameter_name(constant, role, constant.value.shape)
-        self.statistics[name] = mx.nd.array(constant.value)
+        self.statistics[name] = np.ascontiguousarray(constant.value, np.float32)
         return mx.sym.Variable(name, shape=constant.value.shape)
 
     def _parameter_name(self, constant, role, shape):
