@@ -54,17 +54,11 @@ def read_tensors(path):
 
     A training checkpoint that keeps its state dict under "state_dict" or "model" is fine too.
     The arrays are C-contiguous, in the file's order, those of safetensors sorted by name;
-    bfloat16 becomes float32.
-
-    Raises
-    ------
-    InputError
-        When the file cannot be read, is none of these formats, is cut short, contradicts
-        itself, or holds anything but tensors and plain values.
+    bfloat16 becomes float32. An InputError says that the file cannot be read, is none of these
+    formats, is cut short, contradicts itself, or holds anything but tensors and plain values.
     """
-    content = read_file(path)
     try:
-        return parse_tensors(content)
+        return parse_tensors(read_file(path))
     except InputError as error:
         raise error.with_file(path) from None
 

@@ -26,6 +26,7 @@ from common.cli import InputError
 from common.mx_compat import mx
 from convert.torch_file import is_safetensors, parse_tensors, read_file
 from network.checkpoint import NORMALISATION, normalised_data, set_attributes
+from network.graph import params_of
 
 # What PyTorch calls the parameters of a layer.
 PARTS = {"weight": "weight", "bias": "bias", "gamma": "weight", "beta": "bias",
@@ -105,15 +106,14 @@ def _count_classes(state, layer):
 
 
 def _parameters(sym, state, torch_layer, what):
-    """The tensors of a state dict as arg_params and aux_params of `sym`, each used once.
+    """The tensors of a state dict by the names of `sym`, each used once.
 
     `torch_layer` gives PyTorch's name of the layer that has a name in `sym`. An InputError says
     that the file is not `what` when a tensor is missing, left over, or of another shape.
     """
     arg_shapes, _, aux_shapes = sym.infer_shape(data=(1, 3, 224, 224))
-    arg_names, aux_names = sym.list_arguments(), sym.list_auxiliary_states()
-    left, params = dict(state), {}
-    for ours, shape in zip(arg_names + aux_names, arg_shapes + aux_shapes):
+    names, left, params = sym.list_arguments() + sym.list_auxiliary_states(), dict(state), {}
+    for ours, shape in zip(names, arg_shapes + aux_shapes):
         if ours in ("data", "softmax_label", *NORMALISATION):
             continue
         part = next(part for part in PARTS if ours.endswith(f"_{part}"))
@@ -126,8 +126,7 @@ def _parameters(sym, state, torch_layer, what):
         params[ours] = mx.nd.array(tensor.astype(np.float32))
     if left:
         raise InputError(f"not {what}: no place for {min(left):.200}")
-    aux_params = {name: params.pop(name) for name in aux_names}
-    return params, aux_params
+    return params
 
 
 def import_resnet(state, mean, std):
@@ -148,10 +147,9 @@ def import_resnet(state, mean, std):
                          if any(depths) else "not a ResNet: no layer1.0.conv1.weight in it")
     x, constants = normalised_data(mean, std)
     sym = _resnet(x, depths, bottleneck, _count_classes(state, "fc"))
-    arg_params, aux_params = _parameters(
-        sym, state, lambda layer: layer.replace("fc1", "fc").replace("_", "."),
-        "a ResNet as torchvision has it")
-    return sym, {**constants, **arg_params}, aux_params
+    params = _parameters(sym, state, lambda layer: layer.replace("fc1", "fc").replace("_", "."),
+                         "a ResNet as torchvision has it")
+    return (sym, *params_of(sym, {**constants, **params}, params))
 
 
 def _resnet(x, depths, bottleneck, classes):
@@ -209,10 +207,10 @@ def import_efficientnet_lite(name, file=None):
         # Kernels are turned by half a turn, as the image is.
         state = {key: tensor[:, :, ::-1, ::-1] if tensor.ndim == 4 else tensor
                  for key, tensor in state.items()}
-        arg_params, aux_params = _parameters(sym, state, layers.get, f"the weights of {name}")
+        params = _parameters(sym, state, layers.get, f"the weights of {name}")
     except InputError as error:
         raise error.with_file(file) from None
-    return sym, {**constants, **arg_params}, aux_params
+    return (sym, *params_of(sym, {**constants, **params}, params))
 
 
 def _blocks(size):

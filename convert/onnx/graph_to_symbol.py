@@ -37,19 +37,16 @@ FOLDED_NAMES = """
 FOLDED = frozenset(FOLDED_NAMES.split())
 SHAPE_INPUT = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1, "Tile": 1}  # number of the input
 
-# Templates of what a group computes: an operator and its inputs. A text names an input of the
-# group, the same one wherever it stands; a number is a constant of that value. Mean is ReduceMean
-# over the last axis, which is kept.
-ERF_PLUS_ONE = [("Add", ("Erf", scaled), 1)
-                for scaled in (("Div", "x", 2**0.5), ("Mul", "x", 0.5**0.5))]
-GELU = [template for erf in ERF_PLUS_ONE for template in (
-    ("Mul", ("Mul", erf, "x"), 0.5), ("Mul", ("Mul", erf, 0.5), "x"),
-    ("Mul", erf, ("Mul", "x", 0.5)))]
+# Templates of what a group computes: an operator and its inputs, or a list of alternatives. A text
+# names an input of the group, the same one wherever it stands; a number is a constant of that
+# value. Mean is ReduceMean over the last axis, which is kept.
+ERF = ("Add", ("Erf", [("Div", "x", 2**0.5), ("Mul", "x", 0.5**0.5)]), 1)
+GELU = [("Mul", ("Mul", ERF, "x"), 0.5), ("Mul", ("Mul", ERF, 0.5), "x"),
+        ("Mul", ERF, ("Mul", "x", 0.5))]
 CENTRED = ("Sub", "x", ("Mean", "x"))
-LAYER_NORMALIZATION = [
-    ("Add", ("Mul", ("Div", CENTRED, ("Sqrt", ("Add", ("Mean", square), "epsilon"))), "gamma"),
-     "beta")
-    for square in (("Pow", CENTRED, 2), ("Mul", CENTRED, CENTRED))]
+VARIANCE = ("Mean", [("Pow", CENTRED, 2), ("Mul", CENTRED, CENTRED)])
+NORMALISED = ("Div", CENTRED, ("Sqrt", ("Add", VARIANCE, "epsilon")))
+LAYER_NORMALIZATION = ("Add", ("Mul", NORMALISED, "gamma"), "beta")
 
 
 def convert_graph(model, tensors, batch):
@@ -258,13 +255,11 @@ class _Graph:
         value = self.constant(name)
         return value.value.item() if value is not None and value.value.size == 1 else None
 
-    def match(self, templates, name):
-        """The names of a group's inputs, where one of the templates computes the value `name`."""
-        found = (self._match(template, name, {}) for template in templates)
-        return next((names for names in found if names is not None), None)
-
-    def _match(self, template, name, names):
-        """`names` with what this part of a template adds to them, or None."""
+    def match(self, template, name, names):
+        """`names` and those of the inputs of a group that computes the value `name`, or None."""
+        if isinstance(template, list):
+            found = (self.match(each, name, names) for each in template)
+            return next((each for each in found if each is not None), None)
         if isinstance(template, str):
             return {**names, template: name} if names.get(template, name) == name else None
         if not isinstance(template, tuple):
@@ -280,7 +275,7 @@ class _Graph:
         for order in orders:
             found = names if len(order) == len(parts) else None
             for part, value in zip(parts, order):
-                found = None if found is None else self._match(part, value, found)
+                found = None if found is None else self.match(part, value, found)
             if found is not None:
                 return found
         return None
@@ -314,14 +309,14 @@ class _Graph:
 
 def _gelu(graph, product):
     """x * (1 + erf(x / sqrt(2))) * 0.5, multiplied in any order."""
-    names = graph.match(GELU, product.output[0])
+    names = graph.match(GELU, product.output[0], {})
     if names and graph.number(names["x"]) is None:
         graph.replace(product, "Gelu", [names["x"]])
 
 
 def _layer_normalization(graph, total):
     """(x - mean) / sqrt(mean((x - mean)**2) + epsilon) * gamma + beta over the last axis."""
-    names = graph.match(LAYER_NORMALIZATION, total.output[0])
+    names = graph.match(LAYER_NORMALIZATION, total.output[0], {})
     if names and graph.number(names["epsilon"]) is not None and all(
             graph.constant(names[role]) is not None
             and graph.constant(names[role]).value.ndim == 1 for role in ("gamma", "beta")):

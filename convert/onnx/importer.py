@@ -292,17 +292,16 @@ def _check_gradients(logits, arg_params, aux_params, shape):
     images = mx.nd.array(random.randint(0, 256, (4, *shape)), dtype="uint8")
     attributes = logits.attr_dict()
     weights = [name for name in arg_params if attributes.get(name, {}).get("__lr_mult__") != "0"]
-    gradients = {name: mx.nd.zeros_like(arg_params[name]) for name in weights}
     with mxnet_errors("MXNet cannot train it"):
-        executor = logits.bind(
-            mx.cpu(), {**arg_params, "data": images}, args_grad=gradients,
-            grad_req={name: "write" if name in gradients else "null"
-                      for name in logits.list_arguments()},
-            aux_states={name: value.copy() for name, value in aux_params.items()})
-        out, = executor.forward(is_train=True)
+        executor = logits.simple_bind(
+            mx.cpu(), data=images.shape, type_dict={"data": "uint8"},
+            grad_req={name: "write" if name in weights else "null"
+                      for name in logits.list_arguments()})
+        executor.copy_params_from(arg_params, aux_params)
+        out, = executor.forward(is_train=True, data=images)
         executor.backward([mx.nd.array(random.normal(size=out.shape))])
-        sums = {name: float(mx.nd.abs(value).sum().asscalar())
-                for name, value in gradients.items()}
+        sums = {name: float(mx.nd.abs(executor.grad_dict[name]).sum().asscalar())
+                for name in weights}
     infinite = [name for name, total in sums.items() if not np.isfinite(total)]
     if infinite or not any(sums.values()):
         raise InputError(f"its weight {min(infinite or sums)} has no finite gradient, so that it "

@@ -295,19 +295,16 @@ def reshape_codes(old, new):
 
 def _groups(old, new):
     """Sides before and after that have the same product, from the left, as small as possible."""
-    groups, i, j = [], 0, 0
-    while i < len(old) and j < len(new):
-        before, after = [old[i]], [new[j]]
-        i, j = i + 1, j + 1
+    groups, olds, news = [], [*old], [*new]
+    while olds and news:
+        before, after = [olds.pop(0)], [news.pop(0)]
         while math.prod(before) != math.prod(after):
             if math.prod(before) < math.prod(after):
-                before.append(old[i])
-                i += 1
+                before.append(olds.pop(0))
             else:
-                after.append(new[j])
-                j += 1
+                after.append(news.pop(0))
         groups.append((before, after))
     if groups:
-        groups[-1][0].extend(old[i:])
-        groups[-1][1].extend(new[j:])
+        groups[-1][0].extend(olds)
+        groups[-1][1].extend(news)
     return groups
