@@ -42,20 +42,19 @@ def normalised_data(mean: Sequence[float], std: Sequence[float],
     (1, 3, 1, 1) float32, to go into arg_params.
     """
     constants = {}
-    for name, values in zip(NORMALISATION, (mean, std)):
+    pixels = mx.sym.Cast(mx.sym.Variable("data"), dtype="float32", name="rgb_cast")
+    for name, values, operation, result in (
+            ("rgb_mean", mean, mx.sym.broadcast_sub, "rgb_centred"),
+            ("rgb_std", std, mx.sym.broadcast_div, "rgb_normalised")):
         array = np.asarray(values, np.float32).reshape(-1)
         if array.shape != (3,) or not np.isfinite(array).all():
             raise InputError(f"{name} wants three numbers (red, green, blue), not {values}")
         constants[name] = mx.nd.array(array.reshape(1, 3, 1, 1))
+        # No learning rate and no weight decay when other scripts train this checkpoint.
+        constant = mx.sym.Variable(name, lr_mult=0, wd_mult=0, shape=(1, 3, 1, 1), dtype=np.float32)
+        pixels = operation(pixels, mx.sym.BlockGrad(constant), name=result)
     if min(std) <= 0:
         raise InputError(f"rgb_std wants numbers above 0, not {std}")
-    # No learning rate and no weight decay when other scripts train this checkpoint.
-    frozen = {"lr_mult": 0, "wd_mult": 0, "shape": (1, 3, 1, 1), "dtype": np.float32}
-    pixels = mx.sym.Cast(mx.sym.Variable("data"), dtype="float32", name="rgb_cast")
-    pixels = mx.sym.broadcast_sub(
-        pixels, mx.sym.BlockGrad(mx.sym.Variable("rgb_mean", **frozen)), name="rgb_centred")
-    pixels = mx.sym.broadcast_div(
-        pixels, mx.sym.BlockGrad(mx.sym.Variable("rgb_std", **frozen)), name="rgb_normalised")
     if dtype != "float32":
         pixels = mx.sym.Cast(pixels, dtype=dtype, name="rgb_dtype")
     return pixels, constants

@@ -20,7 +20,7 @@ from onnx.reference import ReferenceEvaluator
 from common.cli import InputError
 from common.mx_compat import mx, mxnet_errors
 from convert.onnx.operators import OPERATORS
-from convert.onnx.operators.values import BATCH, Constant, Layer, Tensor, attributes_of, batch_axis
+from convert.onnx.operators.values import BATCH, Constant, Layer, Tensor, attributes_of
 from network.untrusted import checked_graph
 
 OLDEST_OPSET = 7
@@ -146,14 +146,16 @@ class _Converter:
             with contextlib.redirect_stdout(io.StringIO()):  # it prints the shapes before it raises
                 _, shapes, _ = group.infer_shape(**{name: v.shape for name, v in used.items()})
             # A weight that several nodes take is one variable.
-            shared = {name: self._variables.setdefault(name, variable)
-                      for name, variable in layer.variables.items() if name in known}
-            group = group(**{name: v.symbol for name, v in used.items()}, **shared)
+            weights = {name: self._variables.setdefault(name, variable)
+                       for name, variable in layer.variables.items() if name in known}
+            group = group(**{name: v.symbol for name, v in used.items()}, **weights)
         self.arg_params.update(layer.parameters)
         self.aux_params.update(layer.statistics)
         trained = bool(layer.parameters) or any(value.trained for value in used.values())
         inner = inner[0] if inner else any(value.inner for value in used.values())
-        return [Tensor(group[i], shape, trained, inner and _is_multiple(shape))
+        # Where the batch shares an axis with another number.
+        shared = [any(side > BATCH and side % BATCH == 0 for side in shape) for shape in shapes]
+        return [Tensor(group[i], shape, trained, inner and shared[i])
                 for i, shape in enumerate(shapes)]
 
     def _fold(self, layer, node, inputs):
@@ -198,12 +200,6 @@ class _Converter:
             raise layer.error("its constants would fill the memory")
 
 
-def _is_multiple(shape):
-    """Whether the batch shares an axis with another number."""
-    axis = batch_axis(shape)
-    return axis is not None and shape[axis] > BATCH
-
-
 def _simplified(nodes, output, constants):
     """The nodes that the value `output` needs, in their order, with patterns replaced.
 
@@ -229,17 +225,15 @@ class _Graph:
     """Nodes by what they compute and by what they take."""
 
     def __init__(self, nodes, output, constants):
-        self.nodes, self._output, self._constants = list(nodes), output, constants
+        self.nodes, self._constants = list(nodes), constants
         self._producers = {name: node for node in nodes for name in node.output}
-        self._uses = collections.Counter(name for node in nodes for name in node.input)
+        self.uses = collections.Counter(name for node in nodes for name in node.input)
+        self.uses[output] += 1
 
     def producer(self, name, operator):
         """The node that computes a value, if it is this operator."""
         node = self._producers.get(name)
         return node if node is not None and node.op_type == operator else None
-
-    def is_used_once(self, name):
-        return self._uses[name] == 1 and name != self._output
 
     def constant(self, name):
         """A stored constant, or that of a Constant node, or None."""
@@ -289,8 +283,8 @@ class _Graph:
 
     def replace(self, node, operator, inputs, **options):
         """Turn a node into another one of the same output."""
-        self._uses.subtract(node.input)
-        self._uses.update(inputs)
+        self.uses.subtract(node.input)
+        self.uses.update(inputs)
         node.op_type = operator
         del node.input[:], node.attribute[:]
         node.input.extend(inputs)
@@ -347,7 +341,7 @@ def _bias(graph, total):
     for place, name in enumerate(total.input):
         product, bias = graph.producer(name, "MatMul"), graph.constant(total.input[1 - place])
         weight = product and graph.constant(product.input[1])
-        if weight and bias and graph.is_used_once(name) and weight.value.ndim == 2 \
+        if weight and bias and graph.uses[name] == 1 and weight.value.ndim == 2 \
                 and bias.value.shape == weight.value.shape[1:]:
             graph.replace(total, "MatMul", [*product.input, total.input[1 - place]])
             total.name = product.name

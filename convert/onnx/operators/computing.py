@@ -236,8 +236,9 @@ def convolution(layer, x, weight, bias=None, group=1, **window):
     if bias is not None:
         layer.array(bias, "bias")
         inputs.append(layer.parameter(bias, "bias"))
-    pad = tuple(window.begin) if window.begin == window.end else (0, 0)
-    symbol = x.symbol if window.begin == window.end else window.padded(x.symbol)
+    symbol, pad = x.symbol, tuple(window.begin)
+    if window.begin != window.end:
+        symbol, pad = window.padded(symbol), (0, 0)
     return mx.sym.Convolution(
         symbol, *inputs, kernel=window.kernel, stride=window.stride, dilate=window.dilate,
         pad=pad, num_filter=filters.shape[0], num_group=group, no_bias=bias is None)
@@ -308,13 +309,11 @@ def product(layer, a, b, bias=None, transB=0):
 def batch_norm(layer, x, *statistics, epsilon=1e-5, momentum=0.9):
     if len(statistics) != 4:
         raise layer.error(f"{len(statistics)} parameters; 4 are wanted")
-    for value in statistics:
+    variables = []
+    for value, role in zip(statistics, ("gamma", "beta", "moving_mean", "moving_var")):
         layer.array(value, "parameters")
-    return mx.sym.BatchNorm(
-        x.symbol, *(layer.parameter(value, role)
-                    for value, role in zip(statistics, ("gamma", "beta"))),
-        layer.statistic(statistics[2], "moving_mean"), layer.statistic(statistics[3], "moving_var"),
-        eps=epsilon, momentum=momentum, fix_gamma=False)
+        variables.append(layer.parameter(value, role))
+    return mx.sym.BatchNorm(x.symbol, *variables, eps=epsilon, momentum=momentum, fix_gamma=False)
 
 
 def scale_and_shift(layer, scale, bias, size):

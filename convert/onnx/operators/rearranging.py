@@ -231,8 +231,8 @@ def resize(layer, x, roi=None, scales=None, sizes=None, *, axes=None, mode="near
         elif axis > 0:
             goal[axis] = ints(sizes)[number]
             factors[axis] = goal[axis] / x.shape[axis]
-    if rank != 4 or goal[:2] != list(x.shape[:2]):
-        raise layer.error("it resizes other axes than the height and width")
+    if rank != 4 or goal[:2] != list(x.shape[:2]) or min(goal) < 1:
+        raise layer.error("it resizes other axes than the height and width, or to nothing")
     if mode == "nearest":
         return _nearest(layer, x, goal, factors, (coordinate_transformation_mode, nearest_mode))
     if mode != "linear" or coordinate_transformation_mode not in (

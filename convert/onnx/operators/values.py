@@ -178,7 +178,7 @@ class Layer:
         return value
 
     def parameter(self, constant, role, value=None, frozen=False):
-        """Variable of a parameter that is made of a constant.
+        """Variable of a parameter, or a running statistic, that is made of a constant.
 
         `role` is the end of its name: MXNet's optimizers have weight decay for weights and
         gammas only. `value` is what to store in place of the constant's own value.
@@ -186,16 +186,10 @@ class Layer:
         """
         value = np.ascontiguousarray(constant.value if value is None else value, np.float32)
         name = self._parameter_name(constant, role, value.shape)
-        self.parameters[name] = value
+        (self.statistics if role.startswith("moving_") else self.parameters)[name] = value
         options = {"lr_mult": 0, "wd_mult": 0} if frozen else {}
         self.variables[name] = mx.sym.Variable(name, shape=value.shape, **options)
         return mx.sym.BlockGrad(self.variables[name]) if frozen else self.variables[name]
-
-    def statistic(self, constant, role):
-        """Variable of one of BatchNorm's running statistics."""
-        name = self._parameter_name(constant, role, constant.value.shape)
-        self.statistics[name] = np.ascontiguousarray(constant.value, np.float32)
-        return mx.sym.Variable(name, shape=constant.value.shape)
 
     def _parameter_name(self, constant, role, shape):
         base = self.name
