@@ -1,6 +1,7 @@
 """Load a pretrained network, cut it, and build the multi-label network from it."""
 from __future__ import annotations
 
+import collections
 import math
 import re
 from typing import Any, Collection, Sequence
@@ -10,7 +11,7 @@ import numpy as np
 from common.cli import InputError
 from common.mx_compat import mx, mxnet_errors
 from network import checkpoint
-from network.graph import Graph, layers_up_to, output_of
+from network.graph import Graph, Node, layers_up_to, output_of
 
 CLASSIFIERS = ("FullyConnected", "Convolution")
 # What may stand between the classifier and the network's output.
@@ -67,15 +68,12 @@ def find_feature_map(sym: mx.sym.Symbol, name: str, image_shape: Sequence[int]) 
     layers = sym.get_internals()
     with mxnet_errors(f"the network does not work on images of {image_shape}"):
         _, shapes, _ = layers.infer_shape_partial(data=(1, *image_shape))
-    shapes = dict(zip(layers.list_outputs(), shapes))
-    node = Graph(sym)[name]
-
-    def shape(node):
-        return shapes.get(node.name + "_output", ())
-
-    while math.prod(shape(node)[2:]) <= 1 and node.op in AFTER_FEATURE_MAP:
+    shapes = collections.defaultdict(tuple, zip(layers.list_outputs(), shapes))
+    node = next((node for node in Graph(sym).nodes if name in (node.name, f"{node.name}_output")),
+                Node("null", name))
+    while math.prod(shapes[f"{node.name}_output"][2:]) <= 1 and node.op in AFTER_FEATURE_MAP:
         node = node.input()
-    if len(shape(node)) != 4:
+    if len(shapes[f"{node.name}_output"]) != 4:
         raise InputError(f"{{flag}} wants features with positions, which {name} and what it pools "
                          "have not; --layer-before-fullc names a layer that has: "
                          + likely_layers(sym), flag="--head attention")
