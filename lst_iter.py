@@ -1,6 +1,5 @@
 """LstIter: the images and labels of a .lst, as batches for MXNet.
 
-    python lst_iter.py demo/data/train.lst --path-root demo/data --show sheet.png
     python lst_iter.py train.lst --path-root photos --squash --brightness 0.4 --show sheet.png
 
 The command draws the first samples of an epoch as the network gets them in training, with labels.
@@ -8,6 +7,7 @@ The command draws the first samples of an epoch as the network gets them in trai
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import weakref
 from typing import Any, Sequence
@@ -15,20 +15,20 @@ from typing import Any, Sequence
 import numpy as np
 
 from common.cli import ArgumentParser, InputError, at_least, parse_image_shape, require, run
+from common.machine import processors
 from common.mx_compat import mx
-from common.processors import processors
 from common.text import printable
-from reading.bad_images import BadImages
 from reading.batch_sampler import BatchSampler, SampledIter
-from reading.class_names import names_beside, read_class_names
-from reading.data_args import AREA, add_data_args, read_options_from_args
-from reading.image_list import LabelledImages
+from reading.image_list import ImageList
 from reading.image_reader import NEUTRAL, ImageError, read_image
-from reading.lst_file import read_lst
+from reading.lst_file import LstFile, read_lst
 from reading.prefetch import Batch, Prefetcher
-from reading.read_options import ReadOptions, sample_rng
+from reading.read_options import BAD_IMAGES, ReadOptions, sample_rng
 
 MAX_DEFAULT_THREADS = 16
+MAX_BAD_SHARE = 0.05  # of an epoch's images, with bad_images="skip"
+
+logger = logging.getLogger("lst_iter")
 
 
 class LstIter(SampledIter):
@@ -40,8 +40,8 @@ class LstIter(SampledIter):
     ----------
     data_shape : tuple of int
         (3, height, width).
-    path_imglist : str or LabelledImages
-        Path of the .lst file, or one that has been read, or other LabelledImages.
+    path_imglist : str, LstFile or ImageList
+        Path of the .lst file, or what has been read already.
     path_root : str
         Folder that relative image names in the .lst file start from.
     label_width : int, optional
@@ -91,7 +91,7 @@ class LstIter(SampledIter):
     """
 
     def __init__(self, batch_size: int, data_shape: Sequence[int],
-                 path_imglist: str | os.PathLike[str] | LabelledImages, path_root: str = "",
+                 path_imglist: str | os.PathLike[str] | LstFile | ImageList, path_root: str = "",
                  label_width: int | None = None, shuffle: bool = False, part_index: int = 0,
                  num_parts: int = 1, data_name: str = "data", label_name: str = "softmax_label",
                  last_batch_handle: str = "pad", seed: int = 0, num_threads: int | None = None,
@@ -106,9 +106,11 @@ class LstIter(SampledIter):
                 "data_shape", "(3, height, width)", data_shape)
         if num_threads is None:
             num_threads = min(processors(), MAX_DEFAULT_THREADS)
-        for name, value in (("num_threads", num_threads), ("prefetch", prefetch)):
-            require(value >= 1, name, "at least 1", value)
+        require(num_threads >= 1, "num_threads", "at least 1", num_threads)
+        require(prefetch >= 1, "prefetch", "at least 1", prefetch)
         require(dtype in ("uint8", "float32"), "dtype", "uint8 or float32", dtype)
+        require(bad_images in (*BAD_IMAGES, "report"), "bad_images", "fail, skip or report",
+                bad_images)
         if path_root and not os.path.isdir(path_root):
             raise InputError("no such folder; the image names in the .lst start from it",
                              file=printable(path_root))
@@ -122,7 +124,8 @@ class LstIter(SampledIter):
         self.data_shape, self.dtype = data_shape, dtype
         self.num_classes = lst.num_classes
         self.num_threads, self.prefetch = num_threads, prefetch
-        self._bad_images = BadImages(lst, bad_images)
+        self._bad_images = bad_images
+        self._bad_reasons = {}  # for each row that was ever left out
         self._sampler = BatchSampler(len(lst), batch_size, shuffle, seed, part_index, num_parts,
                                      last_batch_handle)
         self.num_rows = self._sampler.num_rows
@@ -142,7 +145,7 @@ class LstIter(SampledIter):
             raise InputError(f"there is no batch {batch} in epoch {epoch}", file=self.lst.path)
         self.close()
         self.epoch, self._batch, self._begun = epoch, batch, False
-        self._bad_images.reset()
+        self._num_bad = self._num_read = 0
 
     def next(self) -> mx.io.DataBatch:
         """Return the next batch, or raise StopIteration at the end of the epoch.
@@ -161,8 +164,7 @@ class LstIter(SampledIter):
             raise StopIteration
         try:
             batch = self._next_filled()
-            bad = self._bad_images.check(batch, self.epoch, self._sampler.epoch_size(self.epoch),
-                                         self._batch + 1 == self.num_batches)
+            bad = self._leave_out(batch)
         except BaseException:  # including Ctrl-C: the next call starts again with this batch
             self.close()
             raise
@@ -203,6 +205,43 @@ class LstIter(SampledIter):
             self._prefetcher = prefetcher
         return self._prefetcher.next()
 
+    def _leave_out(self, batch: Batch) -> dict[int, str]:
+        """Count and log a filled batch's images that cannot be used: their slots, and why.
+
+        What must not be left out is raised, and nothing is counted then, so that the batch can be
+        asked for again.
+        """
+        path, bad = printable(self.lst.path), {}
+        for slot in sorted(batch.errors):
+            error, row = batch.errors[slot], int(batch.rows[slot])
+            if not isinstance(error, ImageError):
+                raise error
+            bad[slot] = error.reason
+            line = self.lst.line(row)
+            if self._bad_images == "fail":
+                raise InputError(f"{error} ({{flag}} skip leaves such images out)", file=path,
+                                 line=line, flag="--bad-images") from error
+            if self._bad_images == "skip" and row not in self._bad_reasons:
+                self._bad_reasons[row] = error.reason
+                logger.warning("%s:%d: %s: left out", path, line, error)
+        # The exceptions refer to the frames that they were raised in, and these to the batch.
+        batch.errors.clear()
+        num_images = self.batch_size - batch.pad
+        num_read = self._num_read + num_images
+        num_bad = self._num_bad + sum(slot < num_images for slot in bad)
+        if self._bad_images == "skip" and num_bad:
+            # As a share of the whole epoch, so that it does not matter where bad images stand.
+            size = self._sampler.epoch_size(self.epoch)
+            if num_bad / size > MAX_BAD_SHARE:
+                raise InputError(f"{num_bad} of the first {num_read} images of epoch {self.epoch} "
+                                 f"cannot be used, more than {MAX_BAD_SHARE:.0%} of all {size}: "
+                                 f"{next(iter(self._bad_reasons.values()))}", file=path)
+            if self._batch + 1 == self.num_batches:
+                logger.warning("%s: %d of %d images left out in epoch %d", path, num_bad, num_read,
+                               self.epoch)
+        self._num_read, self._num_bad = num_read, num_bad
+        return bad
+
 
 def _fill(lst, path_root, read_options, seed, batch, slot):
     """Read one sample into its batch. A function, so that no thread refers to an iterator."""
@@ -218,7 +257,9 @@ def _fill(lst, path_root, read_options, seed, batch, slot):
 def main(argv: Sequence[str] | None = None) -> None:
     # No iterator needs these.
     from reading import contact_sheet
+    from reading.classes import names_beside, read_class_names
     from reading.image_shape import best_shape, median_size
+    from reading.read_options import AREA, add_data_args, read_options_from_args
 
     parser = ArgumentParser(
         description="Draw the samples that a network gets in training, with their labels.")
@@ -245,12 +286,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         shape = parse_image_shape(args.image_shape)
     names = (read_class_names(args.labels, lst.num_classes) if args.labels
-             else names_beside(args.lst, lst.num_classes)
-             or list(map(str, range(lst.num_classes))))
-    batches = LstIter(min(args.num_images, len(lst)), shape, lst, args.path_root, shuffle=True,
-                      seed=args.seed, num_threads=args.data_nthreads, prefetch=1,
-                      read_options=read_options_from_args(args), bad_images=args.bad_images)
-    with batches:
+             else names_beside(args.lst, lst.num_classes) or [*map(str, range(lst.num_classes))])
+    with LstIter(min(args.num_images, len(lst)), shape, lst, args.path_root, shuffle=True,
+                 seed=args.seed, num_threads=args.data_nthreads, prefetch=1,
+                 read_options=read_options_from_args(args), bad_images=args.bad_images) as batches:
         batch = batches.next()
     captions = [f"{lst.ids[row]}: " + ", ".join(
         names[c] if label[c] == 1 else f"{names[c]} {label[c]:g}" for c in np.flatnonzero(label > 0)

@@ -15,25 +15,20 @@ import numpy as np
 from tqdm import tqdm
 
 from common.cli import InputError, log_to_stderr, run
-from common.files import existing_path
+from common.files import existing_path, make_parent_folder
 from common.mx_compat import choose_devices
 from common.progress import Progress
 from common.text import printable
-from evaluation.class_maps import PhotoMaps, write_maps
 from evaluation.classifier import Classifier
-from evaluation.comparison import read_measures
-from evaluation.evaluation import Evaluation, LabelledImages
-from evaluation.output import input_error_if_unwritable, open_output
+from evaluation.evaluation import Evaluation, LabelledImages, read_measures
+from evaluation.pictures import PhotoMaps, PhotoOptions, write_maps
 from evaluation.predict_flags import parse_args
-from evaluation.predictions_file import PredictionsFile
-from evaluation.report import write_report
-from evaluation.report_charts import read_history
-from evaluation.report_photos import PhotoOptions
+from evaluation.predictions_file import PredictionsFile, open_output
+from evaluation.report import read_history, write_report
 from evaluation.thresholds import DEFAULT, NEVER, choose_thresholds, cross_fitted
 from reading.equal_files import shared_rows
-from reading.image_list import ImageList
+from reading.image_list import ImageList, SampleList
 from reading.lst_file import read_lst
-from reading.sample_list import SampleList
 
 logger = logging.getLogger("predict_multilabel")
 
@@ -43,20 +38,8 @@ def main(argv=None):
     args = parse_args(argv)
     log_to_stderr(logging.INFO)
     devices = choose_devices(args.gpus)
-    classifier = Classifier(args.model, args.epoch, args.precision)
-    if (args.above == "thresholds" and classifier.thresholds_epoch is None
-            and not args.fit_thresholds):
-        raise InputError("has none for {flag} thresholds; --fit-thresholds with --data chooses "
-                         "them", file=f"{args.model}-symbol.json", flag="--above")
-    if args.maps and not classifier.has_maps:
-        raise InputError("has no class maps: only networks trained with --head attention have",
-                         file=f"{args.model}-symbol.json")
+    classifier = open_checkpoint(args)
     images = list_images(args, len(classifier.class_names))
-    if args.above not in (None, "thresholds"):
-        classifier.use_threshold(args.above)
-    if classifier.thresholds_epoch not in (None, args.epoch) and not args.fit_thresholds:
-        logger.warning("warning: the thresholds were chosen for --epoch %d",
-                       classifier.thresholds_epoch)
     reading = {"batch_size": args.batch_size, "num_threads": args.data_nthreads,
                "max_pixels": args.max_pixels}
     if args.full_decode:  # else as in training
@@ -65,7 +48,8 @@ def main(argv=None):
         warn_of_training_images(args, classifier, images)
     # These now, so that a mistake does not show after an hour of prediction.
     comparison = args.compare and read_measures(args.compare, classifier.class_names)
-    make_output_folders(args)
+    for folder in filter(None, (args.report, args.maps, os.path.dirname(args.measures or ""))):
+        make_parent_folder(os.path.join(folder, "file"))
     history = read_history(classifier.prefix) if args.report else []
     with contextlib.ExitStack() as stack:
         batches = stack.enter_context(classifier.open(images, args.image, **reading))
@@ -74,18 +58,19 @@ def main(argv=None):
                                      args.maps, classifier, images.name)
         else:
             predictions = classifier.predict(batches, devices, args.tta)
-        file = None
-        if args.out or not args.fit_thresholds:
-            file = stack.enter_context(open_output(args.out))
-        if args.fit_thresholds:
+        no_file = args.fit_thresholds and not args.out
+        file = None if no_file else stack.enter_context(open_output(args.out))
+        if args.fit_thresholds:  # which decide what is written
             rows = []
             labelled, num_bad = collect(args, images, predictions, lambda *row: rows.append(row))
             if labelled:
                 fit_thresholds(args, classifier, labelled, images)
-            write_rows(args, classifier, file, rows)
+            write = row_writer(args, classifier, file)
+            for row in rows:
+                write(*row)
         else:
-            labelled, num_bad = collect(args, images, predictions,
-                                        predictions_file(args, classifier, file).write)
+            write = row_writer(args, classifier, file)
+            labelled, num_bad = collect(args, images, predictions, write)
     if num_bad:
         logger.warning("%d of %d images could not be used", num_bad, len(images))
     if labelled:
@@ -93,6 +78,24 @@ def main(argv=None):
         options = PhotoOptions(args.report_photos, args.max_pixels, maps)
         evaluate(args, classifier, labelled, images, (options, comparison, history))
     return 1 if num_bad else 0
+
+
+def open_checkpoint(args):
+    """The Classifier, with the thresholds that --above asks for."""
+    classifier = Classifier(args.model, args.epoch, args.precision)
+    if (args.above == "thresholds" and classifier.thresholds_epoch is None
+            and not args.fit_thresholds):
+        raise InputError("has none for {flag} thresholds; --fit-thresholds with --data chooses "
+                         "them", file=f"{args.model}-symbol.json", flag="--above")
+    if args.maps and not classifier.has_maps:
+        raise InputError("has no class maps: only networks trained with --head attention have",
+                         file=f"{args.model}-symbol.json")
+    if args.above not in (None, "thresholds"):
+        classifier.use_threshold(args.above)
+    if classifier.thresholds_epoch not in (None, args.epoch) and not args.fit_thresholds:
+        logger.warning("warning: the thresholds were chosen for --epoch %d",
+                       classifier.thresholds_epoch)
+    return classifier
 
 
 def list_images(args, num_classes):
@@ -136,31 +139,11 @@ def warn_of_training_images(args, classifier, lst):
                    "too good", args.data, shared, name)
 
 
-def make_output_folders(args):
-    """Make the folders of --report, --maps and --measures."""
-    for folder in filter(None, (args.report, args.maps, os.path.dirname(args.measures or ""))):
-        with input_error_if_unwritable(folder):
-            os.makedirs(folder, exist_ok=True)
-
-
-def predictions_file(args, classifier, file):
-    """The PredictionsFile that the flags ask for, in an open file."""
-    return PredictionsFile(file, classifier.class_names, classifier.thresholds, args.format,
-                           args.top, args.above is not None)
-
-
 def collect(args, images, predictions, write):
-    """Pass each image to `write(name, prob, problem)`, and keep what an evaluation needs.
+    """Pass each of the `predictions` to `write(name, prob, problem)`; count those with a problem.
 
-    `predictions` are what `classifier.predict` yields. `problem` is the reason why an image could
-    not be used, otherwise None.
-
-    Returns
-    -------
-    labelled : LabelledImages or None
-        With --data, the images that could be used, unless there are none.
-    num_bad : int
-        Images that could not be used.
+    Returns the LabelledImages that could be used, None without --data or where there are none, and
+    the number of images that could not be used.
     """
     names, labels, probs, num_bad = [], [], [], 0
     with Progress("Predicting", len(images), "images") as progress:
@@ -182,14 +165,16 @@ def collect(args, images, predictions, write):
                           os.path.basename(args.data)), num_bad
 
 
-def write_rows(args, classifier, file, rows):
-    """Write collected rows; without a file only tell which images could not be used."""
-    out = file and predictions_file(args, classifier, file)
-    for name, prob, problem in rows:
-        if out:
-            out.write(name, prob, problem)
-        elif problem is not None:
+def row_writer(args, classifier, file):
+    """A `write` for `collect`; without a file it only tells which images could not be used."""
+    if file:
+        return PredictionsFile(file, classifier.class_names, classifier.thresholds, args.format,
+                               args.top, args.above is not None).write
+
+    def tell(name, _, problem):
+        if problem is not None:
             tqdm.write(f"{printable(name)}: {problem}", sys.stderr)
+    return tell
 
 
 def fit_thresholds(args, classifier, labelled, lst):

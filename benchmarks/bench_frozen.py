@@ -2,17 +2,12 @@
 
     python benchmarks/bench_frozen.py --model pretrained/efficientnet_lite0 --photos photos
 
-Both take turns on batches that lie in memory, in one process; the median of the turns' ratios is
-printed, because other programs' load moves speeds far more than anything here does. The images that
-give int8 its ranges are not among those compared.
+Both take turns on batches that lie in memory, in one process. The images that give int8 its ranges
+are not among those compared.
 """
-import contextlib
-import statistics
-import tempfile
 import time
 
-import numpy as np
-from turns import make_photos, take_turns
+from turns import photos, print_speeds, take_turns
 
 from common.cli import ArgumentParser, HelpFormatter, at_least, parse_image_shape, run
 from common.mx_compat import mx
@@ -39,25 +34,19 @@ def main(argv=None):
     symbol, arg_params, aux_params, _ = load_pretrained(args.model, 0)
     symbol, arg_params = get_fine_tune_model(symbol, arg_params, 2)
     network = split_head(symbol)[0], arg_params, aux_params
-    with contextlib.ExitStack() as stack:
-        folder = args.photos or stack.enter_context(tempfile.TemporaryDirectory())
-        if not args.photos:
-            make_photos(folder, 2 * BATCH_SIZE)
-        batches = stack.enter_context(LstIter(
+    with photos(args.photos, 2 * BATCH_SIZE) as folder, LstIter(
             BATCH_SIZE, parse_image_shape(args.image_shape), ImageList([folder], 2), shuffle=True,
-            read_options=ReadOptions(fit="squash")))
+            read_options=ReadOptions(fit="squash")) as batches:
         sample, images = (batches.next().data[0] for _ in range(2))
         plain = ForwardPass(*network, batches.provide_data[0], [mx.cpu()])
         began = time.perf_counter()
         int8 = ForwardPass(*network, batches.provide_data[0], [mx.cpu()], sample)
         seconds = time.perf_counter() - began
-    times = take_turns({"float32": lambda: plain(images).values(),
-                        "int8": lambda: int8(images).values()}, args.turns, warm_up=2)
-    for name, values in times.items():
-        print(f"{name:8}{BATCH_SIZE / statistics.median(values):8.1f} images/s")
-    ratio = statistics.median(np.divide(times["float32"], times["int8"]))
-    print(f"int8 is {ratio:.2f} times as fast, cosine {least_cosine(plain, int8, images):.4f}, "
-          f"after {seconds:.1f} s for the ranges; its products are "
+    print_speeds(take_turns({"int8": lambda: int8(images).values(),
+                             "float32": lambda: plain(images).values()}, args.turns, warm_up=2),
+                 BATCH_SIZE)
+    print(f"cosine {least_cosine(plain, int8, images):.4f}, "
+          f"after {seconds:.1f} s for int8's ranges; its products are "
           f"{'exact' if multiplies_exactly() else 'saturated: this processor lacks VNNI'}")
 
 

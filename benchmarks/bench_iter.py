@@ -3,16 +3,12 @@
     python benchmarks/bench_iter.py --quick
     python benchmarks/bench_iter.py --lst train.lst --path-root photos --only speed
 
-All sides of a comparison run in turns in one process, and the medians are printed, because
-other programs' load moves the figures far more than anything here does. Speeds are images
-per second at 224x224 with resize, random crop and mirror, batches of 32. Without --lst the photos
-are made.
+All sides of a comparison run in turns in one process. Speeds are at 224x224 with resize, random
+crop and mirror, batches of 32. Without --lst the photos are made.
 """
 import dataclasses
+import multiprocessing
 import os
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -21,12 +17,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from turns import make_photos, take_turns
+from turns import make_photos, print_speeds, take_turns
 
 from common.cli import ArgumentParser, InputError, run
 from common.mx_compat import mx
 from lst_iter import LstIter
-from reading.decode import FLAGS
+from reading.image_file import REDUCED
 from reading.image_reader import REDUCTIONS
 from reading.lst_file import read_lst
 from reading.read_options import ReadOptions
@@ -35,33 +31,7 @@ SIDE = 224
 SHAPE = (3, SIDE, SIDE)
 BATCH = 32
 RANDOM = ReadOptions(resize=SIDE, random_crop=True, random_mirror=True)
-SECTIONS = ("speed", "memory", "lst", "fit")
-
-# Linux keeps the peak of a process under this name; resource.getrusage inherits its parent's.
-PEAK = """
-def peak():
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 1024
-"""
-LOAD = PEAK + """
-import time
-from reading.lst_file import read_lst
-start = time.perf_counter()
-lst = read_lst({path!r}, label_format={label_format!r})
-print(len(lst), lst.num_classes, time.perf_counter() - start, peak())
-"""
-EPOCHS = PEAK + """
-from lst_iter import LstIter
-from reading.read_options import ReadOptions
-read_options = ReadOptions(random_crop=True, random_mirror=True)
-batches = LstIter({batch}, {shape}, {lst!r}, {path_root!r}, shuffle=True, num_threads=2,
-                  prefetch={prefetch}, read_options=read_options)
-for epoch in range({epochs}):
-    for batch in batches:
-        batch.data[0].wait_to_read()
-    batches.reset()
-    print(peak())
-"""
+SECTIONS = ("speed", "memory", "fit", "lst")
 
 
 def pack(lst, path_root, path):
@@ -98,32 +68,25 @@ def bench_speed(path_lst, path_root, rounds, folder):
 
     def imagerecorditer():
         # Made for each turn: it would read the next epoch during the others' turns.
-        batches = mx.io.ImageRecordIter(
+        read_epoch(mx.io.ImageRecordIter(
             path_imgrec=os.path.join(folder, "packed.rec"), data_shape=SHAPE, batch_size=BATCH,
             label_width=lst.num_classes, shuffle=True, preprocess_threads=2, verbose=False,
-            **random)
-        for batch in batches:
-            batch.data[0].wait_to_read()
+            **random))
 
     def lstiter(threads, read_options=RANDOM):
         return partial(read_epoch, LstIter(BATCH, SHAPE, lst, path_root, shuffle=True,
                                            num_threads=threads, read_options=read_options))
 
     readers = {
-        "bare decoding, 2 threads": partial(decode_all, paths, FLAGS[reduction]),
-        "ImageIter": partial(read_epoch, imageiter),
-        "ImageRecordIter, 2 threads": imagerecorditer,
-        **{f"LstIter, {threads} threads": lstiter(threads) for threads in (1, 2, 4, 8)},
+        **{f"LstIter, {threads} threads": lstiter(threads) for threads in (2, 1, 4, 8)},
         "LstIter, 2 threads, full decode": lstiter(2, dataclasses.replace(
-            RANDOM, full_decode=True))}
-    decode_all(paths, FLAGS[1])  # bring the files into memory
-    seconds = take_turns(readers, rounds)
-    ours = seconds["LstIter, 2 threads"]
-    print(f"\n{len(lst)} JPEGs of {width}x{height}, decoded at 1/{reduction}: images per second, "
-          "and how many times that LstIter with 2 threads is")
-    for name, values in seconds.items():
-        times = statistics.median(other / mine for mine, other in zip(ours, values))
-        print(f"  {name:32} {len(lst) / statistics.median(values):8.0f} {times:8.2f}", flush=True)
+            RANDOM, full_decode=True)),
+        "bare decoding, 2 threads": partial(decode_all, paths, REDUCED[reduction]),
+        "ImageIter": partial(read_epoch, imageiter),
+        "ImageRecordIter, 2 threads": imagerecorditer}
+    decode_all(paths, REDUCED[1])  # bring the files into memory
+    print(f"\n{len(lst)} JPEGs of {width}x{height}, decoded at 1/{reduction}")
+    print_speeds(take_turns(readers, rounds), len(lst))
 
 
 def bench_memory(path_lst, path_root, epochs):
@@ -131,73 +94,83 @@ def bench_memory(path_lst, path_root, epochs):
     print("\nPeak memory in MB after each epoch, by batches of prefetch "
           f"(one batch is {BATCH * 3 * SIDE * SIDE / 1e6:.1f} MB)")
     for prefetch in (1, 2, 4, 8, 16):
-        peaks = fresh_process(EPOCHS.format(
-            batch=BATCH, shape=SHAPE, lst=path_lst, path_root=path_root, prefetch=prefetch,
-            epochs=epochs)).split()
-        print(f"  {prefetch:3}  " + " ".join(f"{float(peak):.0f}" for peak in peaks), flush=True)
+        peaks = in_fresh_process(epoch_peaks, path_lst, path_root, prefetch, epochs)
+        print(f"  {prefetch:3}  " + " ".join(f"{peak:.0f}" for peak in peaks), flush=True)
+
+
+def epoch_peaks(path_lst, path_root, prefetch, epochs):
+    peaks = []
+    with LstIter(BATCH, SHAPE, path_lst, path_root, shuffle=True, num_threads=2,
+                 prefetch=prefetch, read_options=RANDOM) as batches:
+        for _ in range(epochs):
+            read_epoch(batches)
+            peaks.append(peak_memory())
+    return peaks
+
+
+def bench_fit(path_lst, path_root, steps, rounds):
+    """Print the speed of training fed by LstIter and by one batch held in memory."""
+    network = mx.gluon.model_zoo.vision.resnet18_v2(classes=read_lst(path_lst).num_classes)
+    data = mx.sym.Cast(mx.sym.Variable("data"), dtype="float32") / 255
+    module = mx.mod.Module(mx.sym.LogisticRegressionOutput(
+        network(data), mx.sym.Variable("softmax_label"), name="softmax"))
+    with LstIter(BATCH, SHAPE, path_lst, path_root, shuffle=True, read_options=RANDOM,
+                 last_batch_handle="roll_over") as batches:
+        module.bind(batches.provide_data, batches.provide_label)
+        module.init_params(mx.init.Xavier())
+        module.init_optimizer(optimizer_params={"learning_rate": 0.001})
+        batch = batches.next()
+
+        def train(source):
+            for batch in mx.io.ResizeIter(source, steps):
+                module.forward_backward(batch)
+                module.update()
+            mx.nd.waitall()
+
+        held = mx.io.NDArrayIter(batch.data[0], batch.label[0], BATCH)
+        seconds = take_turns({"LstIter": partial(train, batches),
+                              "one batch held in memory": partial(train, held)}, rounds, warm_up=1)
+    print(f"\nTraining of a resnet18_v2, batches of {BATCH}")
+    print_speeds(seconds, BATCH * steps)
 
 
 def bench_lst(folder, rows):
     """Print what loading a long .lst takes."""
-    print("\nLoading a .lst: rows, classes, MB of the file, seconds, peak MB of the process")
+    print("\nLoading a .lst: rows, classes, MB of the file, seconds, MB of memory at the peak")
     rng = np.random.RandomState(0)
     for classes, label_format in ((80, "multi-hot"), (9600, "indices")):
+        path = os.path.join(folder, f"{label_format}.lst")
         labels = []
         for _ in range(1000):
-            present = rng.permutation(classes)[:1 + rng.randint(5)]
-            if label_format == "multi-hot":
-                hot = np.zeros(classes, int)
-                hot[present] = 1
-                labels.append("".join(f"{value}.000000\t" for value in hot))
-            else:
-                labels.append("".join(f"{number}\t" for number in present))
-        path = os.path.join(folder, f"{label_format}.lst")
+            present = rng.permutation(classes)[:1 + rng.randint(5)].tolist()
+            labels.append("".join(f"{c}\t" for c in present) if label_format == "indices" else
+                          "".join(f"{c in present:d}.000000\t" for c in range(classes)))
         with open(path, "w") as file:
-            for row in range(rows):
-                file.write(f"{row}\t{labels[row % 1000]}train/{row:09}.jpg\n")
-        found = fresh_process(LOAD.format(path=path, label_format=label_format))
-        count, found_classes, seconds, peak = found.split()
-        print(f"  {label_format:10} {count:>8} {found_classes:>6} "
-              f"{os.path.getsize(path) / 1e6:8.0f} {float(seconds):8.1f} {float(peak):8.0f}",
-              flush=True)
+            file.writelines(f"{row}\t{labels[row % 1000]}train/{row:09}.jpg\n"
+                            for row in range(rows))
+        seconds, peak = in_fresh_process(load, path, label_format)
+        print(f"  {label_format:10} {rows:>8} {classes:>6} {os.path.getsize(path) / 1e6:8.0f} "
+              f"{seconds:8.1f} {peak:8.0f}", flush=True)
         os.unlink(path)
 
 
-def bench_fit(path_lst, path_root, steps, rounds):
-    """Print the speed of Module.fit fed by LstIter and by one batch held in memory."""
-    network = mx.gluon.model_zoo.vision.resnet18_v2(classes=read_lst(path_lst).num_classes)
-    data = mx.sym.Cast(mx.sym.Variable("data"), dtype="float32") / 255
-    network = mx.sym.LogisticRegressionOutput(
-        network(data), mx.sym.Variable("softmax_label"), name="softmax")
-    batches = LstIter(BATCH, SHAPE, path_lst, path_root, shuffle=True, read_options=RANDOM,
-                      last_batch_handle="roll_over")
-    batch = batches.next()
-    held = mx.io.NDArrayIter(batch.data[0], batch.label[0], BATCH)
-    sources = {"one batch held in memory": held, "LstIter": batches}
-    speeds = {name: [] for name in sources}
-    for _ in range(rounds):
-        for name, source in sources.items():
-            times = []
-            mx.mod.Module(network).fit(
-                mx.io.ResizeIter(source, steps + 1), num_epoch=1, eval_metric="mse",
-                initializer=mx.init.Xavier(), optimizer_params={"learning_rate": 0.001},
-                batch_end_callback=lambda _, times=times: times.append(time.perf_counter()))
-            # The first step allocates memory.
-            speeds[name].append(BATCH * (len(times) - 1) / (times[-1] - times[0]))
-    batches.close()
-    held, fed = speeds.values()
-    print(f"\nModule.fit of a resnet18_v2, batches of {BATCH}: images per second")
-    for name, values in speeds.items():
-        print(f"  {name:32} {statistics.median(values):8.1f}")
-    print(f"  fed by LstIter / held in memory  "
-          f"{statistics.median(a / b for a, b in zip(fed, held)):8.3f}", flush=True)
+def load(path, label_format):
+    before, start = peak_memory(), time.perf_counter()
+    read_lst(path, label_format=label_format)
+    return time.perf_counter() - start, peak_memory() - before
 
 
-def fresh_process(code):
-    """What a Python process of its own prints; peak memory is a process's, not a function's."""
-    return subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE,
-                          text=True,
-                          env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}).stdout
+def in_fresh_process(function, *args):
+    """What a function returns in a process of its own, whose peak of memory is not another's."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, args)
+
+
+def peak_memory():
+    """The largest memory of this process so far, in MB, on Linux."""
+    # resource.getrusage inherits its parent's.
+    status = Path("/proc/self/status").read_text().split()
+    return int(status[status.index("VmHWM:") + 1]) / 1024
 
 
 def main(argv=None):
@@ -210,20 +183,17 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if args.path_root and not args.lst:
         raise InputError("--path-root wants --lst too")
-    sections = args.only or SECTIONS
-    rounds = 3 if args.quick else 7
+    quick = args.quick
     with tempfile.TemporaryDirectory() as folder:
         photos = args.lst, args.path_root
         if not args.lst:
-            photos = make_photos(folder, 192 if args.quick else 480), folder
-        if "speed" in sections:
-            bench_speed(*photos, rounds, folder)
-        if "memory" in sections:
-            bench_memory(*photos, 3 if args.quick else 8)
-        if "fit" in sections:
-            bench_fit(*photos, 3 if args.quick else 6, 2 if args.quick else 3)
-        if "lst" in sections:
-            bench_lst(folder, 100_000 if args.quick else 1_000_000)
+            photos = make_photos(folder, 192 if quick else 480), folder
+        sections = {"speed": lambda: bench_speed(*photos, 3 if quick else 7, folder),
+                    "memory": lambda: bench_memory(*photos, 3 if quick else 8),
+                    "fit": lambda: bench_fit(*photos, 3 if quick else 6, 2 if quick else 3),
+                    "lst": lambda: bench_lst(folder, 100_000 if quick else 1_000_000)}
+        for section in args.only or SECTIONS:
+            sections[section]()
 
 
 if __name__ == "__main__":

@@ -6,19 +6,16 @@
 One side is the whole of prediction: setting up, reading and decoding, the network, the rows of the
 table; the second does the same in int8. The others compute one batch that lies in memory, as many
 times, without setting up: a Module of MXNet's, and onnxruntime if it is installed. All take turns
-in one process, and medians are printed, of the ratios to the first side turn by turn, because other
-programs' load moves speeds far more than anything here does.
+in one process.
 """
 import contextlib
 import io
-import statistics
-import tempfile
 
-from turns import make_photos, take_turns
+from turns import photos, print_speeds, take_turns
 
 from common.cli import ArgumentParser, HelpFormatter, InputError, at_least, run
+from common.machine import physical_cores
 from common.mx_compat import choose_devices, mx
-from common.processors import physical_cores
 from evaluation.classifier import Classifier
 from evaluation.predictions_file import PredictionsFile
 from network.fine_tune import without_loss
@@ -41,14 +38,12 @@ def forward_all(classifier, network, batch, num_batches, devices):
     module.set_params(classifier.arg_params, classifier.aux_params, allow_extra=True)
 
     def forward():
-        waiting = None
+        outputs = []  # each is waited for while the next is computed
         for _ in range(num_batches):
             module.forward(mx.io.DataBatch([batch]), is_train=False)
-            output = module.get_outputs()[0].copy()
-            if waiting is not None:
-                waiting.asnumpy()
-            waiting = output
-        waiting.asnumpy()
+            outputs.append(module.get_outputs()[0].copy())
+            outputs[max(0, len(outputs) - 2)].asnumpy()
+        outputs[-1].asnumpy()
 
     return forward
 
@@ -74,15 +69,11 @@ def main(argv=None):
     classifier, in_int8 = (Classifier(args.model, args.epoch, precision)
                            for precision in ("float32", "int8"))
     network = without_loss(classifier.symbol)
-    with contextlib.ExitStack() as stack:
-        folder = args.photos
-        if folder is None:
-            folder = stack.enter_context(tempfile.TemporaryDirectory())
-            make_photos(folder, args.num_photos)
+    with photos(args.photos, args.num_photos) as folder:
         names = ImageList([folder], 1)
         images = ImageList([names.name(row) for row in range(len(names))][:args.num_photos],
                            len(classifier.class_names))
-        batches = stack.enter_context(classifier.open(images, batch_size=args.batch_size))
+        batches = classifier.open(images, batch_size=args.batch_size)
         batch, num_batches = batches.next().data[0], batches.num_batches
         batches.seek(0, 0)
         sides = {"prediction from files":
@@ -99,13 +90,10 @@ def main(argv=None):
             sides["onnxruntime, in memory"] = lambda: [
                 predict(pixels) for _ in range(num_batches)]
         seconds = take_turns(sides, args.turns, warm_up=1)
-    first, count = next(iter(seconds.values())), num_batches * batches.batch_size
+        batches.close()
     print(f"{len(images)} images of {folder}, batches of {batches.batch_size}, "
           f"{physical_cores()} cores, median of {args.turns} turns")
-    for name, values in seconds.items():
-        ratio = statistics.median(other / mine for mine, other in zip(first, values))
-        print(f"{name:28} {count / statistics.median(values):7.1f} images/s, of which prediction "
-              f"from files reaches {ratio:.2f}")
+    print_speeds(seconds, num_batches * batches.batch_size)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,10 @@
 Imported first, it makes the project, its tools and its demo importable, so that each benchmark runs
 as `python benchmarks/NAME.py`.
 """
+import contextlib
+import statistics
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -27,6 +30,27 @@ def take_turns(jobs, turns, warm_up=0):
             job()
             seconds[name].append(time.perf_counter() - start)
     return {name: values[warm_up:] for name, values in seconds.items()}
+
+
+def print_speeds(seconds, count):
+    """Print the medians of what `take_turns` measured, for `count` images in each turn.
+
+    Of the ratios, too, turn by turn: other programs' load moves speeds far more than anything else.
+    """
+    first, *_ = seconds.values()
+    for name, values in seconds.items():
+        ratio = statistics.median(np.divide(values, first))
+        print(f"  {name:32} {count / statistics.median(values):8.1f} images/s; the first is "
+              f"{ratio:.2f} times as fast", flush=True)
+
+
+@contextlib.contextmanager
+def photos(folder, count):
+    """The folder, or without one a temporary folder of so many made photos."""
+    with tempfile.TemporaryDirectory() as made:
+        if not folder:
+            make_photos(made, count)
+        yield folder or made
 
 
 def make_photos(folder, count, size=PHOTO_SIZE):

@@ -1,6 +1,6 @@
 """Supervises one process of a distributed run, on the machine on which it runs.
 
-distributed/attempt.py passes this file's text to `python3 -c`, here or over ssh, so it imports
+distributed/launcher.py passes this file's text to `python3 -c`, here or over ssh, so it imports
 nothing of the project. Signals to pass on come as bytes over standard input. When it ends, however
 launch.py or the connection died, the process is killed with all its children. Over ssh also when
 nothing comes for some seconds: what a lost network cut off would hinder the next attempt.
@@ -16,6 +16,13 @@ import sys
 import threading
 
 
+def address_towards(host):
+    """The IPv4 address of this machine on its route to a host; an OSError if there is no route."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, 9))  # a datagram socket sends nothing: it only chooses the route
+        return probe.getsockname()[0]
+
+
 def choose_address():
     """Let MXNet listen only at the address from which this machine reaches the scheduler.
 
@@ -23,12 +30,10 @@ def choose_address():
     """
     scheduler = os.environ.get("DMLC_PS_ROOT_URI")
     if scheduler and not (os.environ.get("DMLC_NODE_HOST") or os.environ.get("DMLC_INTERFACE")):
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            try:
-                probe.connect((scheduler, 9))  # sends nothing: it only chooses the route
-            except OSError as error:
-                sys.exit(f"no route to the scheduler, {scheduler}: {error.strerror}")
-            os.environ["DMLC_NODE_HOST"] = probe.getsockname()[0]
+        try:
+            os.environ["DMLC_NODE_HOST"] = address_towards(scheduler)
+        except OSError as error:
+            sys.exit(f"no route to the scheduler, {scheduler}: {error.strerror}")
 
 
 def die_with_parent():

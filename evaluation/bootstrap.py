@@ -1,8 +1,5 @@
 """How much metrics depend on the choice of the images: intervals by drawing these anew.
 
-    intervals = bootstrap(label, prob, {"0.5": prob > 0.5})
-    low, high = intervals["mAP"]
-
 Images are drawn with replacement, as many as there are, 1,000 times. An interval is the metric and
 1.96 times its standard deviation over the draws on either side, within 0 and 1 (the standard normal
 interval of Efron and Tibshirani, "An Introduction to the Bootstrap", 1993). Percentiles of the
@@ -15,12 +12,7 @@ import warnings
 import numpy as np
 
 from common.metrics import ratio
-from evaluation.decisions import (
-    Counts,
-    calibration_bins_by_sample,
-    decision_cells,
-    decision_metrics,
-)
+from evaluation.decisions import calibration_bins_by_sample, decision_cells, decision_metrics
 
 DRAWS, FEWEST_DRAWS = 1000, 200
 # Draws times labels, above which there are fewer draws: 40,000 images of 80 classes took 19 s.
@@ -52,7 +44,7 @@ def bootstrap(label, prob, decisions, draws=None, seed=0, other=None):
         for the decision_metrics of each rule: (2,).
     """
     labelled = np.flatnonzero((label >= 0).any(axis=1))
-    runs = [_WeightedMetrics(label[labelled], prob[labelled], {
+    runs = [_weighted_metrics(label[labelled], prob[labelled], {
         rule: predicted[labelled] for rule, predicted in decisions.items()})
         for prob, decisions in [(prob, decisions)] + [other] * bool(other)]
 
@@ -79,56 +71,48 @@ def _interval(value, drawn, least):
     return np.clip([value - margin, value + margin], least, 1)
 
 
-class _WeightedMetrics:
-    """All metrics of samples under many weightings at once."""
+def _weighted_metrics(label, prob, decisions):
+    """A function of weights, int16 (draws, samples): all metrics by name, each (draws, ...)."""
+    precisions = [_weighted_precision(y, p) for y, p in zip(label.T, prob.T)]
+    bins = calibration_bins_by_sample(label, prob)[[0, 2]]
+    cells = {rule: decision_cells(label, predicted) for rule, predicted in decisions.items()}
 
-    def __init__(self, label, prob, decisions):
-        self._rankings = [_Ranking(y, p) for y, p in zip(label.T, prob.T)]
-        self._bins = calibration_bins_by_sample(label, prob)[[0, 2]]
-        self._cells = {rule: decision_cells(label, predicted)
-                       for rule, predicted in decisions.items()}
-
-    def __call__(self, weights):
-        """Metrics by name, each (draws, ...); `weights`: int16, (draws, samples)."""
-        precision = np.stack([ranking.average_precision(weights) for ranking in self._rankings],
-                             axis=1)
+    def metrics(weights):
+        precision = np.stack([of_class(weights) for of_class in precisions], axis=1)
         ranked = ~np.isnan(precision)
         weights = weights.astype(np.float32)
-        decided, present = weights @ self._bins
+        decided, present = weights @ bins
         values = {"AP": precision, "calibration": ratio(present, decided),
                   "mAP": ratio(np.where(ranked, precision, 0).sum(axis=1), ranked.sum(axis=1))}
-        for rule, cells in self._cells.items():
-            counts = Counts(*(weights @ cell.astype(np.float32) for cell in vars(cells).values()))
+        for rule, counted in cells.items():
+            counts = {name: weights @ cell.astype(np.float32) for name, cell in counted.items()}
             values.update({(rule, name): value
                            for name, value in decision_metrics(counts).items()})
         return values
 
+    return metrics
 
-class _Ranking:
-    """One class, ranked once, so that its average precision under weights is sums only."""
 
-    def __init__(self, label, score):
-        known = np.flatnonzero(label >= 0)
-        order = known[np.argsort(-score[known], kind="stable")]
-        score, present = score[order], np.flatnonzero(label[order] > 0.5)
-        # Only the thresholds at which recall grows count: scores that a present sample has.
-        last = np.append(np.flatnonzero(np.diff(score)), len(score) - 1)
-        ends, self._first_present = np.unique(last[np.searchsorted(last, present)],
-                                              return_index=True)
-        self._present, self._ranked = order[present], order[:ends[-1] + 1] if len(ends) else None
-        self._starts = np.append(0, ends[:-1] + 1)
+def _weighted_precision(label, score):
+    """A function of weights, (draws, samples): a class's average precision, (draws,).
 
-    def average_precision(self, weights):
-        """Average precision per draw, (draws,); NaN where no label is present."""
-        if not len(self._present):
-            return np.full(len(weights), np.nan)
-        gained = _sums(weights[:, self._present], self._first_present)
-        predicted = np.cumsum(_sums(weights[:, self._ranked], self._starts), axis=1)
+    The class is ranked once. NaN where no label is present.
+    """
+    known = np.flatnonzero(label >= 0)
+    order = known[np.argsort(-score[known], kind="stable")]
+    score, present = score[order], np.flatnonzero(label[order] > 0.5)
+    if not len(present):
+        return lambda weights: np.full(len(weights), np.nan)
+    # Only the thresholds at which recall grows count: scores that a present sample has.
+    last = np.append(np.flatnonzero(np.diff(score)), len(score) - 1)
+    ends, first_present = np.unique(last[np.searchsorted(last, present)], return_index=True)
+    present, ranked, starts = order[present], order[:ends[-1] + 1], np.append(0, ends[:-1] + 1)
+
+    def average_precision(weights):
+        gained = np.add.reduceat(weights[:, present], first_present, axis=1, dtype=np.int32)
+        predicted = np.add.reduceat(weights[:, ranked], starts, axis=1, dtype=np.int32)
         true_positives = np.cumsum(gained, axis=1)
-        precision = ratio(true_positives, predicted, if_zero=0)
+        precision = ratio(true_positives, np.cumsum(predicted, axis=1), if_zero=0)
         return ratio((gained * precision).sum(axis=1), true_positives[:, -1])
 
-
-def _sums(weights, starts):
-    """Sums of the columns from each start to the next."""
-    return np.add.reduceat(weights, starts, axis=1, dtype=np.int32)
+    return average_precision

@@ -1,10 +1,4 @@
-"""A fine-tuned checkpoint for prediction; all that it needs is in its two files.
-
-    classifier = Classifier("result/demo", 3)
-    with classifier.open(read_lst("val.lst"), "photos") as batches:
-        for batch, prob in classifier.predict(batches, [mx.cpu()]):
-            print(batch.index, prob.shape)
-"""
+"""A fine-tuned checkpoint for prediction; all that it needs is in its two files."""
 import logging
 
 import numpy as np
@@ -31,26 +25,20 @@ class Classifier:
 
     Attributes
     ----------
+    data_shape : tuple of int
+        (3, height, width).
     has_maps : bool
         Whether it has class maps (--head attention), see `predict_with_maps`.
     class_names : list of str
         Their numbers where the checkpoint names none.
     thresholds : np.ndarray, (classes,)
         A class is predicted where its probability is above its threshold.
-    thresholds_epoch : int or None
-        Number of the .params file that the thresholds were chosen for; None: they are 0.5.
-    training_list : list of str or None
-        Name and checksum of the .lst that the network was trained on.
-    thresholds_list : list of str or None
-        Name and checksum of the .lst that they were chosen on, if the checkpoint says it.
-    thresholds_objective : str
-        What they were chosen for; see evaluation.thresholds.
-    training : dict of str to str
-        How it was trained, in words, as far as the checkpoint says.
-    version : str or None
-        Version of this project that trained the network; None: the checkpoint does not say.
-    data_shape : tuple of int
-        (3, height, width).
+    thresholds_epoch, thresholds_list, thresholds_objective
+        What they were chosen for and on: number of the .params file (None: they are 0.5), name and
+        checksum of the .lst, objective (see evaluation.thresholds).
+    training_list, training, version
+        How it was trained, as far as the checkpoint says: name and checksum of the .lst, a dict of
+        words, this project's version.
     """
 
     def __init__(self, prefix, epoch, precision="float32"):
@@ -94,21 +82,11 @@ class Classifier:
             attributes.get("thresholds", [DEFAULT] * len(self.class_names)), np.float64)
 
     def open(self, images, path_root="", batch_size=64, num_threads=None, **read_options):
-        """An LstIter over images, which reads them as validation in training did.
+        """An LstIter over an LstFile or ImageList, which reads as validation in training did.
 
-        It goes on after an image that cannot be used; see `bad` of its batches.
-
-        Parameters
-        ----------
-        images : LstFile or ImageList
-        path_root : str
-            Folder that the names start from.
-        batch_size : int
-            Largest batch size. It is lower where that saves padding: 65 images are read as 33 and
-            32, not as 64 and 1.
-        num_threads : int, optional
-        **read_options
-            Further options of ReadOptions, such as max_pixels.
+        It goes on after an image that cannot be used; see `bad` of its batches. These may be
+        smaller than `batch_size`, which saves padding: 65 images are read as 33 and 32, not as 64
+        and 1. `read_options` are further ones of ReadOptions, such as max_pixels.
         """
         batches = -(-len(images) // batch_size)
         return LstIter(-(-len(images) // batches), self.data_shape, images, path_root,
@@ -121,14 +99,9 @@ class Classifier:
                            ReadOptions.of_checkpoint(self._attributes))
 
     def predict(self, batches, devices, mirror=False):
-        """Probabilities of the classes in every image.
+        """Probabilities of the classes in every image of an LstIter, on a list of mx.Context.
 
-        Parameters
-        ----------
-        batches : LstIter
-        devices : list of mx.Context
-        mirror : bool
-            Average with the probabilities of the mirror image.
+        `mirror`: the mean with those of the mirror image.
 
         Yields
         ------

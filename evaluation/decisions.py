@@ -1,7 +1,5 @@
 """Metrics of decisions and of probabilities in numpy: precision, recall and their kin, calibration.
 
-    decision_metrics(count_decisions(label, prob > 0.5))["CF1"]
-
 Labels are as in common/metrics.py: unknown ones count nowhere.
 
 CP, CR and CF1 average over classes, OP, OR and OF1 are over all decisions, as in Wang et al.,
@@ -11,42 +9,35 @@ CP, CR and CF1 average over classes, OP, OR and OF1 are over all decisions, as i
 A division by zero gives NaN, as in scikit-learn with zero_division=nan: precision of a class
 without predicted positives, recall of a class without present labels, F1 where both are lacking.
 """
-from dataclasses import dataclass
+import math
 
 import numpy as np
 
 from common.metrics import ratio
+from common.text import printable
 
 CALIBRATION_BINS = 15
-
-
-@dataclass
-class Counts:
-    """Counts of correct and wrong decisions; each field adds up over batches."""
-
-    true_positives: np.ndarray  # (classes,), int64, as the next three
-    false_positives: np.ndarray
-    false_negatives: np.ndarray
-    true_negatives: np.ndarray
-    exact: int  # samples whose known labels were all predicted correctly
-    samples: int  # samples with a known label
+CELLS = ("TP", "FP", "FN", "TN")
 
 
 def decision_cells(label, predicted):
-    """The Counts of each sample alone: bool, (samples, classes) and (samples,)."""
+    """What `count_decisions` counts in each sample alone: bool."""
     known, present = label >= 0, label > 0.5
-    cells = (predicted & present, predicted & ~present, ~predicted & present,
-             ~predicted & ~present)
     labelled = known.any(axis=1)
-    correct = ((predicted == present) | ~known).all(axis=1)
-    return Counts(*(known & cell for cell in cells), exact=correct & labelled, samples=labelled)
+    return {"TP": present & predicted, "FP": known & ~present & predicted,
+            "FN": present & ~predicted, "TN": known & ~present & ~predicted,
+            "exact": labelled & ((predicted == present) | ~known).all(axis=1), "samples": labelled}
 
 
 def count_decisions(label, predicted):
-    """The Counts of the predicted positives, bool; both arrays are (samples, classes)."""
-    *cells, exact, samples = vars(decision_cells(label, predicted)).values()
-    return Counts(*(cell.sum(axis=0, dtype=np.int64) for cell in cells), exact=int(exact.sum()),
-                  samples=int(samples.sum()))
+    """Count correct and wrong decisions: a dict of int64, which add up over batches.
+
+    TP, FP, FN, TN: (classes,). exact: the samples whose known labels were all predicted correctly.
+    samples: those with a known label. `predicted`, bool, are the predicted positives; both arrays
+    are (samples, classes).
+    """
+    return {name: cells.sum(axis=0, dtype=np.int64)
+            for name, cells in decision_cells(label, predicted).items()}
 
 
 def top_k(score, k):
@@ -62,13 +53,10 @@ def top_k(score, k):
 
 def per_class_metrics(counts):
     """precision, recall, F1, support (number of present labels), TP, FP, FN, TN: (classes,)."""
-    support = counts.true_positives + counts.false_negatives
-    predicted = counts.true_positives + counts.false_positives
-    return {"precision": ratio(counts.true_positives, predicted),
-            "recall": ratio(counts.true_positives, support),
-            "F1": ratio(2 * counts.true_positives, support + predicted), "support": support,
-            "TP": counts.true_positives, "FP": counts.false_positives,
-            "FN": counts.false_negatives, "TN": counts.true_negatives}
+    support, predicted = counts["TP"] + counts["FN"], counts["TP"] + counts["FP"]
+    return {"precision": ratio(counts["TP"], predicted), "recall": ratio(counts["TP"], support),
+            "F1": ratio(2 * counts["TP"], support + predicted), "support": support,
+            **{name: counts[name] for name in CELLS}}
 
 
 def decision_metrics(counts):
@@ -81,16 +69,17 @@ def decision_metrics(counts):
     """
     classes = per_class_metrics(counts)
     has_labels = classes["support"] > 0
-    correct, support = counts.true_positives.sum(axis=-1), classes["support"].sum(axis=-1)
-    wrong = (counts.false_positives + counts.false_negatives).sum(axis=-1)
-    predicted = correct + counts.false_positives.sum(axis=-1)
-    decisions = wrong + correct + counts.true_negatives.sum(axis=-1)
+    correct, false_positives, false_negatives, true_negatives = (
+        counts[name].sum(axis=-1) for name in CELLS)
+    support, predicted = correct + false_negatives, correct + false_positives
+    wrong = false_positives + false_negatives
     cp, cr = (ratio(np.where(has_labels, np.nan_to_num(classes[name]), 0).sum(axis=-1),
                     has_labels.sum(axis=-1)) for name in ("precision", "recall"))
     cf1 = ratio(2 * cp * cr, cp + cr, if_zero=np.where(np.isnan(cp), np.nan, 0))
     values = {"CP": cp, "CR": cr, "CF1": cf1, "OP": ratio(correct, predicted),
               "OR": ratio(correct, support), "OF1": ratio(2 * correct, predicted + support),
-              "hamming": ratio(wrong, decisions), "exact": ratio(counts.exact, counts.samples)}
+              "hamming": ratio(wrong, wrong + correct + true_negatives),
+              "exact": ratio(counts["exact"], counts["samples"])}
     return {name: value if value.ndim else float(value) for name, value in values.items()}
 
 
@@ -123,3 +112,28 @@ def expected_calibration_error(bins):
     """
     count, probability, present = bins
     return float(np.abs(probability - present).sum() / count.sum()) if count.any() else np.nan
+
+
+def best_and_worst(class_names, average_precision, support, count=5, columns=None):
+    """The classes of the highest and of the lowest average precision, as lines of a table.
+
+    `count` classes at each end; all where there are no more than twice as many. Those without a
+    present label, which have NaN, are left out. `support` has the number of present labels, and
+    `columns` further ones by their head: for each class a text.
+    """
+    columns = {"AP": [f"{value:6.4f}" for value in average_precision],
+               "labels": [str(number) for number in support], **(columns or {})}
+    widths = [max(map(len, [head, *texts])) for head, texts in columns.items()]
+
+    def line(cells, name):
+        return "".join(f"{cell:>{width}}  " for cell, width in zip(cells, widths)) + name
+
+    order = np.argsort(-np.asarray(average_precision), kind="stable")
+    rows = [line([texts[c] for texts in columns.values()], printable(class_names[c]))
+            for c in order if not math.isnan(average_precision[c])]
+    without = len(class_names) - len(rows)
+    if len(rows) > 2 * count:
+        rows[count:-count] = ["   ..."]
+    if without:
+        rows.append(f"{without} {'classes have' if without > 1 else 'class has'} no present label")
+    return [line(columns, "class"), *rows]

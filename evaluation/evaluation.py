@@ -1,28 +1,26 @@
-"""All metrics of a network on labelled images, as a table for a terminal and as JSON."""
+"""All metrics of a network on labelled images: as lines, as JSON, and beside another run's JSON."""
 import math
+import os
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
+from common.cli import InputError
+from common.files import open_regular_file
+from common.json_text import parse_json
 from common.metrics import BASELINES, average_precision, baselines
 from common.text import counted, encodable, printable
+from evaluation import decisions
 from evaluation.bootstrap import bootstrap
-from evaluation.class_table import best_and_worst
-from evaluation.decisions import (
-    calibration_bins,
-    count_decisions,
-    decision_metrics,
-    expected_calibration_error,
-    per_class_metrics,
-    top_k,
-)
+from evaluation.decisions import CELLS
 from evaluation.thresholds import DEFAULT, FOLDS
 
 TOP = 3
 MAX_PROBABILITIES = 4_000_000  # in the JSON: 50 MB
 NAMED = 5  # classes that a sentence names
 CONSTANT = 1e-3  # range of a class's probabilities over the images that is no answer to them
-CELLS = ("TP", "FP", "FN", "TN")
+MAX_BYTES = 1 << 28  # of the JSON that is read
 
 
 @dataclass
@@ -41,71 +39,65 @@ class Evaluation:
 
     Parameters
     ----------
-    class_names : list of str
     label, prob : np.ndarray, (samples, classes)
     thresholds : np.ndarray of (classes,), optional
         Chosen thresholds, to be evaluated beside 0.5.
     predicted : np.ndarray of bool, (samples, classes), optional
-        Where the thresholds were chosen on these samples, which would make their metrics too good:
-        the decisions of `cross_fitted` to evaluate in their place.
+        The decisions to evaluate where the thresholds were chosen on these samples, which makes
+        their own metrics too good; see `cross_fitted`.
 
     Attributes
     ----------
-    average_precision, support : np.ndarray, (classes,)
-    mean_average_precision, calibration_error : float
-    fitted_here : bool
-        Whether the thresholds were chosen on these samples.
-    wrong : np.ndarray of bool, (samples, classes)
-        The decisions by `rule` that are wrong.
-    calibration : np.ndarray, (3, bins)
     rule : str
         The decision rule that counts: "chosen" where there are chosen thresholds, else "0.5".
-    overall : dict of str to dict of str to float
-        By decision rule ("0.5", "chosen", "top-3", and two that look at no image: "constant", the
-        more frequent answer per class, and "always", every class), then by metric.
-    per_class : dict of str to dict of str to np.ndarray
-        By decision rule ("0.5", "chosen"), then by metric.
-    baselines : dict of str to float
-        See common.metrics.baselines.
-    intervals : dict of np.ndarray
-        See `bootstrap`.
+    thresholds, average_precision, support : np.ndarray, (classes,)
+    mean_average_precision, calibration_error : float
+    wrong : np.ndarray of bool, (samples, classes)
+        The decisions by `rule` that are wrong.
+    calibration, baselines, intervals
+        See `calibration_bins`, common.metrics.baselines and `bootstrap`.
+    per_class, overall : dict of str to dict of str to np.ndarray and float
+        By decision rule ("0.5", "chosen"; overall also "top-3" and two that look at no image,
+        "constant", the more frequent answer per class, and "always", every class), then by metric.
     """
 
     def __init__(self, class_names, label, prob, thresholds=None, predicted=None):
         self.class_names, self.prob = list(class_names), prob
         self.num_samples = int((label >= 0).any(axis=1).sum())
-        self.thresholds, self.fitted_here = thresholds, predicted is not None
+        self.fitted_here = predicted is not None
         self.average_precision = np.array(
             [average_precision(y, p) for y, p in zip(label.T, prob.T)])
         ranked = self.average_precision[~np.isnan(self.average_precision)]
         self.mean_average_precision = float(ranked.mean()) if len(ranked) else math.nan
-        self.calibration = calibration_bins(label, prob)
-        self.calibration_error = expected_calibration_error(self.calibration)
-        decisions = {"0.5": prob > DEFAULT}
+        self.calibration = decisions.calibration_bins(label, prob)
+        self.calibration_error = decisions.expected_calibration_error(self.calibration)
+        self.rule, self.thresholds = "0.5", np.full(len(self.class_names), DEFAULT)
+        rules = {"0.5": prob > DEFAULT}
         if thresholds is not None:
-            decisions["chosen"] = prob > thresholds if predicted is None else predicted
-        self.rule = list(decisions)[-1]
-        self.wrong = ((label > 0.5) != decisions[self.rule]) & (label >= 0)
-        self.per_class = {rule: per_class_metrics(count_decisions(label, positive))
-                          for rule, positive in decisions.items()}
+            self.rule, self.thresholds = "chosen", thresholds
+            rules["chosen"] = prob > thresholds if predicted is None else predicted
+        self.wrong = ((label > 0.5) != rules[self.rule]) & (label >= 0)
+        counts = {rule: decisions.count_decisions(label, positive)
+                  for rule, positive in rules.items()}
+        self.per_class = {rule: decisions.per_class_metrics(count)
+                          for rule, count in counts.items()}
         self.support = self.per_class["0.5"]["support"]
         negatives = np.count_nonzero(label >= 0, axis=0) - self.support
         self.baselines = baselines(self.support, negatives)
-        self.is_constant = bool(len(prob) > 1 and np.ptp(prob, axis=0).max() < CONSTANT)
-        self.intervals = bootstrap(label, prob, decisions)
-        decisions[f"top-{TOP}"] = top_k(prob, TOP)
-        decisions["constant"] = np.broadcast_to(self.support > negatives, label.shape)
-        decisions["always"] = np.ones(label.shape, bool)
-        self.overall = {rule: decision_metrics(count_decisions(label, positive))
-                        for rule, positive in decisions.items()}
+        self.intervals = bootstrap(label, prob, rules)
+        for rule, positive in ((f"top-{TOP}", decisions.top_k(prob, TOP)),
+                               ("constant", np.broadcast_to(self.support > negatives, label.shape)),
+                               ("always", np.ones(label.shape, bool))):
+            counts[rule] = decisions.count_decisions(label, positive)
+        self.overall = {rule: decisions.decision_metrics(count) for rule, count in counts.items()}
 
-    def class_thresholds(self):
-        """The threshold of each class by `rule`: (classes,)."""
-        return np.full(len(self.class_names), DEFAULT) if self.rule == "0.5" else self.thresholds
+    def interval(self, name):
+        """The 95 % interval of a metric over all classes, by `rule` if it is one of decisions."""
+        return self.intervals.get(name, self.intervals.get((self.rule, name)))
 
     def lines(self):
         """Yield the lines of a table for a terminal."""
-        low, high = self.intervals["mAP"]
+        low, high = self.interval("mAP")
         yield (f"{counted(self.num_samples, 'image')}, "
                f"{counted(len(self.class_names), 'class', 'classes')}: "
                f"mAP {self.mean_average_precision:.4f} (95 % interval {low:.4f} to {high:.4f}, "
@@ -116,8 +108,7 @@ class Evaluation:
             condition = f"> {rule}" if rule in self.per_class else rule
             yield f"{condition:>9}" + "".join(f"{value:9.4f}" for value in values.values())
         yield (f"95 % intervals, > {self.rule}: " + ", ".join(
-            f"{name} {low:.4f} to {high:.4f}" for name, (low, high) in (
-                (name, self.intervals[self.rule, name]) for name in ("CF1", "OF1"))))
+            "{} {:.4f} to {:.4f}".format(name, *self.interval(name)) for name in ("CF1", "OF1")))
         yield ("constant: the more frequent answer per class; always: every class. CP, CR, CF1: "
                "precision, recall, F1 averaged over classes; OP, OR, OF1: over all decisions")
         if self.fitted_here:
@@ -126,51 +117,51 @@ class Evaluation:
         yield from self.conclusions()
         counts = self.per_class[self.rule]
         columns = {name: [str(count) for count in counts[name]] for name in CELLS}
-        columns["threshold"] = [f"{threshold:.3f}" for threshold in self.class_thresholds()]
-        yield from best_and_worst(self.class_names, self.average_precision, self.support,
-                                  columns=columns)
+        columns["threshold"] = [f"{threshold:.3f}" for threshold in self.thresholds]
+        yield from decisions.best_and_worst(self.class_names, self.average_precision, self.support,
+                                            columns=columns)
 
     def conclusions(self):
         """Yield what the metrics mean for who relies on the decisions: sentences.
 
         A sentence that begins with "warning: " names a metric that does not beat its baseline.
         """
-        rates, counts = self.overall[self.rule], self.per_class[self.rule]
         if not self.support.any():
             return
-        at, before = "a threshold of 0.5", ""
+        counts = self.per_class[self.rule]
+        by_rule = {rule: {name: 0 if math.isnan(value) else value for name, value in values.items()}
+                   for rule, values in self.overall.items()}
+        rates = by_rule[self.rule]
+        sentence = ("At {at} {OR:.0%} of the labels are found, and {OP:.0%} of the predictions are "
+                    "right (CF1 {CF1:.3f}, OF1 {OF1:.3f})")
         if self.rule == "chosen":
-            at = "the threshold of each class"
-            before = "; at 0.5 it would be {OR:.0%} and {OP:.0%} ({CF1:.3f}, {OF1:.3f})".format(
-                **_without_nan(self.overall["0.5"]))
-        yield ("At {at} {OR:.0%} of the labels are found, and {OP:.0%} of the predictions are "
-               "right (CF1 {CF1:.3f}, OF1 {OF1:.3f}){before}".format(
-                   at=at, before=before, **_without_nan(rates)))
+            yield (sentence.format(at="the threshold of each class", **rates)
+                   + "; at 0.5 it would be {OR:.0%} and {OP:.0%} ({CF1:.3f}, {OF1:.3f})".format(
+                       **by_rule["0.5"]))
+        else:
+            yield sentence.format(at="a threshold of 0.5", **rates)
         labelled = np.count_nonzero(self.support)
-        for answer, absent in (("never predicted", ("TP", "FP")),
-                               ("predicted on every image", ("TN", "FN"))):
-            found = np.flatnonzero((sum(counts[name] for name in absent) == 0)
-                                   & (self.support > 0))
+        for answer, others in (("never predicted", counts["TP"] + counts["FP"]),
+                               ("predicted on every image", counts["TN"] + counts["FN"])):
+            found = np.flatnonzero((others == 0) & (self.support > 0))
             if len(found):
                 more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
                 names = ", ".join(printable(self.class_names[c]) for c in found[:NAMED])
                 yield (f"{len(found)} of {counted(labelled, 'class', 'classes')} with labels "
                        f"{'is' if len(found) == 1 else 'are'} {answer}: {names}{more}")
-        if self.is_constant:
+        if len(self.prob) > 1 and np.ptp(self.prob, axis=0).max() < CONSTANT:
             yield "warning: the network gives every image the same answer"
-        poor, acc = False, 1 - self.overall["0.5"]["hamming"]  # thresholds for F1 lower it
-        for name, value in (("mAP", self.mean_average_precision), ("acc", acc),
+        accuracy = 1 - self.overall["0.5"]["hamming"]  # thresholds for F1 lower it
+        for name, value in (("mAP", self.mean_average_precision), ("acc", accuracy),
                             ("CF1", rates["CF1"]), ("OF1", rates["OF1"])):
             baseline, of = self.baselines[name], BASELINES[name]
-            interval = self.intervals.get(name, self.intervals.get((self.rule, name)))
-            low, high = (value, value) if interval is None else interval
+            low, high = self.interval(name) if name != "acc" else (value, value)
             if value <= baseline and not low < baseline < high:
                 yield f"warning: {name} {value:.4f} is not above the {baseline:.4f} of {of}"
             elif low < baseline < high:
                 yield (f"warning: {name} {value:.4f} is not distinguishable from the "
                        f"{baseline:.4f} of {of} on {counted(self.num_samples, 'image')}")
-            poor |= name == "mAP" and low <= baseline
-        if poor:
+        if self.interval("mAP")[0] <= self.baselines["mAP"]:
             yield ("What to do next: look at what the network gets (lst_iter.py --show), check the "
                    "labels (tools/make_lst.py check and suspects), label more images")
 
@@ -181,38 +172,121 @@ class Evaluation:
         "probabilities", unless there are more than MAX_PROBABILITIES, those of the classes.
         """
         classes = [
-            {"class": name, "support": int(self.support[c]), "AP": self.average_precision[c],
-             "AP_interval": list(self.intervals["AP"][:, c]),
-             "threshold": self.class_thresholds()[c],
+            {"class": name, "support": self.support[c], "AP": self.average_precision[c],
+             "AP_interval": self.intervals["AP"][:, c], "threshold": self.thresholds[c],
              **{rule: {key: values[key][c] for key in ("precision", "recall", "F1", *CELLS)}
                 for rule, values in self.per_class.items()}}
             for c, name in enumerate(self.class_names)]
-        intervals = {rule: {name: list(self.intervals[rule, name]) for name in ("CF1", "OF1")}
+        intervals = {rule: {name: self.intervals[rule, name] for name in ("CF1", "OF1")}
                      for rule in self.per_class}
         return _json_values({
             "images": self.num_samples, "mAP": self.mean_average_precision,
             "ECE": self.calibration_error, "decisions": self.overall, "baselines": self.baselines,
-            "intervals": {"mAP": list(self.intervals["mAP"]),
-                          "decisions": intervals},
+            "intervals": {"mAP": self.intervals["mAP"], "decisions": intervals},
             "rule": self.rule, "fitted_on_these_images": self.fitted_here,
             "conclusions": list(self.conclusions()), "classes": classes,
-            "mistakes": {encodable(name): np.flatnonzero(wrong).tolist()
+            "mistakes": {encodable(name): np.flatnonzero(wrong)
                          for name, wrong in zip(names, self.wrong)},
             "probabilities": {} if self.prob.size > MAX_PROBABILITIES else {
                 encodable(name): [float(f"{p:.4g}") for p in row]
                 for name, row in zip(names, self.prob)}})
 
 
-def _without_nan(rates):
-    return {name: 0 if math.isnan(value) else value for name, value in rates.items()}
-
-
 def _json_values(value):
     """The value with None for NaN, which JSON lacks, and Python's numbers for numpy's."""
     if isinstance(value, dict):
         return {key: _json_values(part) for key, part in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, (list, np.ndarray)):
         return [_json_values(part) for part in value]
     if isinstance(value, (float, np.floating)):
         return float(value) if math.isfinite(value) else None
     return int(value) if isinstance(value, np.integer) else value
+
+
+class Comparison(NamedTuple):
+    """What the report shows of the other run; NaN where it has no such number."""
+
+    title: str  # its recipe, folder and name
+    values: dict  # mAP, ECE and the metrics of its decision rule, by name
+    average_precision: np.ndarray  # (classes,)
+    shared: np.ndarray  # (classes,), bool: whether it has the class
+    mistakes: dict  # by image, the numbers of the classes that it gets wrong
+    prob: dict  # by image, its probabilities of the shared classes: np.ndarray; maybe empty
+
+    def _mistakes_on_both(self, names, wrong):
+        """What is wrong here, and there, in the images and classes of both: (samples, classes)."""
+        here, there = np.zeros_like(wrong), np.zeros_like(wrong)
+        for s, name in enumerate(map(encodable, names)):
+            if name in self.mistakes:
+                here[s] = wrong[s] & self.shared
+                there[s, self.mistakes[name]] = True
+        return here, there
+
+    def changed(self, names, wrong):
+        """The decisions that are right only here, and those right only there: two lists.
+
+        `wrong`, bool, is (samples, classes). Each item is a sample and a class; images and classes
+        that the other run did not evaluate are left out.
+        """
+        here, there = self._mistakes_on_both(names, wrong)
+        return [np.argwhere(cells).tolist() for cells in (there & ~here, here & ~there)]
+
+    def differences(self, names, label, prob, wrong):
+        """Intervals of the differences to the other run on the images and classes of both.
+
+        Returns the number of these images, and a dict by metric of np.ndarray, (2,): mAP, where the
+        probabilities are known, and those of the decisions.
+        """
+        both = [s for s, name in enumerate(map(encodable, names)) if name in self.mistakes]
+        if not both:
+            return 0, {}
+        part = np.ix_(both, np.flatnonzero(self.shared))
+        their_prob = np.zeros_like(prob[part])
+        for row, s in enumerate(both):
+            their_prob[row] = self.prob.get(encodable(names[s]), 0)
+        here, there = ({"": (label[part] > 0.5) ^ cells[part]}
+                       for cells in self._mistakes_on_both(names, wrong))
+        intervals = bootstrap(label[part], prob[part], here, other=(their_prob, there))
+        metrics = {name[1]: value for name, value in intervals.items() if name[0] == ""}
+        return len(both), {**metrics, **({"mAP": intervals["mAP"]} if self.prob else {})}
+
+
+def read_measures(path, class_names):
+    """The Comparison in a file of --measures; an InputError where it is none, or of other classes.
+
+    Its classes are found by their names, in any order.
+    """
+    try:
+        with open_regular_file(path, "r", encoding="utf-8") as file:
+            measures = parse_json(file.read(MAX_BYTES))
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", file=path) from None
+    except (InputError, UnicodeDecodeError) as error:
+        raise InputError(str(error), file=path) from None
+    try:
+        theirs = {item["class"]: number for number, item in enumerate(measures["classes"])}
+        shared = np.array([name in theirs for name in class_names])
+        order = [theirs[name] for name in class_names if name in theirs]
+        place = dict(zip(order, np.flatnonzero(shared).tolist()))
+        precision = np.full(len(class_names), np.nan)
+        precision[shared] = [_number(measures["classes"][number]["AP"]) for number in order]
+        values = {name: _number(value) for name, value in [
+            ("mAP", measures["mAP"]), ("ECE", measures["ECE"]),
+            *measures["decisions"][measures["rule"]].items()]}
+        mistakes = {str(name): [place[number] for number in wrong if number in place]
+                    for name, wrong in measures["mistakes"].items()}
+        prob = {str(name): np.array([float(row[number]) for number in order], np.float32)
+                for name, row in measures.get("probabilities", {}).items()}
+        recipe = str(measures.get("recipe", "other run"))
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+        raise InputError("not a file that {flag} of this version wrote", file=path,
+                         flag="--measures") from None
+    if not place:
+        raise InputError("has none of the checkpoint's classes", file=path)
+    folder, name = os.path.split(os.path.abspath(path))
+    title = f"{recipe} ({os.path.join(os.path.basename(folder), name)})"
+    return Comparison(title, values, precision, shared, mistakes, prob)
+
+
+def _number(value):
+    return np.nan if value is None else float(value)

@@ -1,18 +1,23 @@
 """The predictions that predict_multilabel.py writes: CSV or JSON lines, in a long or short form."""
+import contextlib
 import csv
 import json
+import os
+import sys
 from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 
+from common.cli import InputError, silence
+from common.files import atomic_file
 from common.text import encodable, no_formula, printable
 
 FORMATS = ("csv", "jsonl")
 
 
 class PredictionsFile:
-    """Writes predictions, image by image.
+    """Writes predictions, image by image, into a text file.
 
     CSV: `name`, a column for each class with its probability, and `error`, which is empty unless
     the image could not be used; the column of a class called `error` is `error (2)`. In its
@@ -22,69 +27,51 @@ class PredictionsFile:
     by class name) and `labels`, the predicted classes. In its short form `labels` has objects of
     `class` and `probability` instead.
 
-    Bytes of a name that are not UTF-8 appear as \\xNN, and on a terminal so do control characters
-    (see common.text). In CSV, a text cell that a spreadsheet could take for a formula has an
-    apostrophe in front (see common.text).
+    Bytes of a name that are not UTF-8 appear as \\xNN, and on a terminal so do control characters.
+    In CSV, a text cell that a spreadsheet could take for a formula has an apostrophe in front (see
+    common.text).
 
-    Parameters
-    ----------
-    file : text file
-    class_names : list of str
-    thresholds : np.ndarray, (classes,)
-        A class is predicted where its probability is above its threshold.
-    file_format : str
-        One of FORMATS.
-    top : int, optional
-        Short form: the most probable classes, at most so many.
-    above : bool
-        Short form: the predicted classes, the most probable first.
+    A class is predicted where its probability is above its threshold; `thresholds` are (classes,).
+    In the short form `top` is the number of classes at most, the most probable first, and `above`
+    whether only predicted ones are listed. `file_format` is one of FORMATS.
     """
 
     def __init__(self, file, class_names, thresholds, file_format="csv", top=None, above=False):
         self._file = file
         readable = partial(printable, max_length=None) if file.isatty() else encodable
         self._text = (lambda text: no_formula(readable(text))) if file_format == "csv" else readable
-        self._thresholds = thresholds
-        self._top, self._above = top, above
+        self._thresholds, self._top, self._above = thresholds, top, above
         self._short = top is not None or above
         taken = ("name", "error") if file_format == "csv" and not self._short else ()
         self._names = unique_columns(map(self._text, class_names), taken)
+        self._columns = ["class", "probability"] if self._short else self._names
         self._csv = None
         if file_format == "csv":
             # With line ends of \r\n the writer quotes cells that hold either of the two.
             self._csv = csv.writer(SimpleNamespace(write=lambda row: file.write(row[:-2] + "\n")))
-            self._columns = ["class", "probability"] if self._short else self._names
             self._csv.writerow(["name", *self._columns, "error"])
 
     def write(self, name, prob, problem=None):
         """Write the probabilities, (classes,), of an image, or why it could not be used."""
         name = self._text(name)
         if problem is not None:
-            self._write_problem(name, self._text(problem))
+            problem = self._text(problem)
+            rows, values = [[""] * len(self._columns)], {"error": problem}
         elif self._short:
             order = np.argsort(-prob, kind="stable")
             if self._above:
                 order = order[(prob > self._thresholds)[order]]
             listed = [(self._names[c], _rounded(prob[c])) for c in order[:self._top]]
-            if self._csv:
-                self._csv.writerows([name, *pair, ""] for pair in listed or [("", "")])
-            else:
-                self._json(name=name, labels=[{"class": c, "probability": p} for c, p in listed])
-        elif self._csv:
-            self._csv.writerow([name, *map(_rounded, prob), ""])
+            rows = listed or [("", "")]
+            values = {"labels": [{"class": c, "probability": p} for c, p in listed]}
         else:
-            self._json(name=name,
-                       labels=[self._names[c] for c in np.flatnonzero(prob > self._thresholds)],
-                       probabilities=dict(zip(self._names, map(_rounded, prob))))
-
-    def _write_problem(self, name, problem):
+            rows = [list(map(_rounded, prob))]
+            values = {"labels": [self._names[c] for c in np.flatnonzero(prob > self._thresholds)],
+                      "probabilities": dict(zip(self._names, rows[0]))}
         if self._csv:
-            self._csv.writerow([name, *[""] * len(self._columns), problem])
+            self._csv.writerows([name, *row, problem or ""] for row in rows)
         else:
-            self._json(name=name, error=problem)
-
-    def _json(self, **row):
-        self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            self._file.write(json.dumps({"name": name, **values}, ensure_ascii=False) + "\n")
 
 
 def unique_columns(names, taken=()):
@@ -103,3 +90,32 @@ def unique_columns(names, taken=()):
 def _rounded(probability):
     """The probability with six digits, which is the precision of float32."""
     return float(f"{probability:.6g}")
+
+
+@contextlib.contextmanager
+def open_output(path=None):
+    """A text file in UTF-8, to be written in a `with` block; None: standard output.
+
+    A file appears when the block has ended, or not at all; a pipe or a device is written directly.
+    An InputError says why it cannot be written.
+    """
+    as_text = {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
+    try:
+        if path is None:
+            sys.stdout.reconfigure(encoding="utf-8", newline="")
+            yield sys.stdout
+            sys.stdout.flush()
+        # Not the resolved path: that of a pipe in /dev/fd leads to nothing.
+        elif os.path.exists(path) and not os.path.isfile(path):
+            with open(path, "w", **as_text) as file:
+                yield file
+        else:
+            with atomic_file(os.path.realpath(path)) as name, open(name, "w", **as_text) as file:
+                yield file
+    except BrokenPipeError:
+        raise  # the reader of the pipe has ended, which is no mistake
+    except OSError as error:
+        if path is None:
+            silence(sys.stdout)
+        raise InputError(f"cannot be written: {(error.strerror or str(error)).lower()}",
+                         file=path or "standard output") from None

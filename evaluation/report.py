@@ -3,6 +3,7 @@
 Numbers, photos, style and script are in the file. It needs no network connection and no server.
 """
 import base64
+import csv
 import hashlib
 import html
 import json
@@ -15,93 +16,93 @@ from pathlib import Path
 
 import numpy as np
 
-from common.files import atomic_file
+from common.files import atomic_file, open_regular_file
 from common.label_errors import suspects
+from common.metrics import precision_recall_curve, ratio
 from common.text import counted, printable
 from common.version import VERSION
-from evaluation import report_charts as charts
-from evaluation.class_maps import MAP_COLOURS
-from evaluation.evaluation import CELLS, TOP
-from evaluation.report_photos import PhotoOptions, choose_photos, count_images, describe_photos
+from evaluation import pictures
+from evaluation.decisions import CELLS, calibration_bins
+from evaluation.evaluation import TOP
+from evaluation.history import COLUMNS, history_files
 from evaluation.thresholds import FOLDS
 
 logger = logging.getLogger(__name__)
 
 PAGE = Path(__file__).resolve().parent
-METRICS = {
-    "CP": "precision, averaged over classes", "CR": "recall, averaged over classes",
-    "CF1": "harmonic mean of CP and CR", "OP": "precision over all decisions",
-    "OR": "recall over all decisions", "OF1": "harmonic mean of OP and OR",
-    "hamming": "share of decisions that are wrong",
-    "exact": "share of images without a wrong decision"}
-MOST_ROWS = 100  # of the table of classes that is shown without a scroll bar of its own
-HEADS = {
-    "labels": "images that show the class", "AP": "average precision, with its 95 % interval",
-    "change": "AP minus that of the other run",
-    "threshold": "the class is predicted above this probability", "TP": "true positives",
-    "FP": "false positives", "FN": "false negatives", "TN": "true negatives"}
+MAX_ROWS = 100  # of the table of classes that is shown without a scroll bar of its own
+MAX_POINTS = 100  # per curve
+MAX_CLASSES = 1000  # that have charts of their own, to bound the page
+MAX_HISTORY_BYTES = 1 << 22
+CHANGE_HEAD = ('<th scope="col" aria-sort="none"><button type="button" title="AP minus that of '
+               'the other run">change</button></th>')
 
 
-def write_report(folder, classifier, evaluation, samples, options=None, comparison=None,
-                 history=()):
+def write_report(folder, classifier, evaluation, samples, options=pictures.DEFAULTS,
+                 comparison=None, history=()):
     """Write index.html into an existing folder, and return its path.
 
     `evaluation` is the Evaluation of `samples`, LabelledImages, `options` a PhotoOptions, and
     `comparison` the Comparison with another run, `history` the rows of read_history.
     """
-    options = options or PhotoOptions()
-    label, prob, thresholds = samples.label, samples.prob, evaluation.class_thresholds()
+    label, prob, thresholds = samples.label, samples.prob, evaluation.thresholds
     names = evaluation.class_names
     differences = 0, {}
     extra = {"suspects": list(zip(*(places.tolist() for places in suspects(label, prob))))}
     if comparison:
         extra.update(zip(("fixed", "broken"), comparison.changed(samples.names, evaluation.wrong)))
         differences = comparison.differences(samples.names, label, prob, evaluation.wrong)
-    photos, sheets = describe_photos(
-        choose_photos(label, prob, thresholds, extra, options.max_photos), samples, thresholds,
-        options)
-    curves, mean_curve = charts.precision_recall_curves(label, prob)
-    number = classifier.training.get("checkpoint", classifier.epoch)
-    title = f"{os.path.basename(classifier.prefix)}, checkpoint {number}"
+    photos, sheets = pictures.describe_photos(
+        pictures.choose_photos(label, prob, thresholds, extra, options.max_photos), samples,
+        thresholds, options)
+    totals = {**pictures.count_images(label, prob, thresholds), **{
+        name: {"images": len({s for s, _ in places})} for name, places in extra.items()}}
+    curves, mean_curve = precision_recall_curves(label, prob)
+    counts = evaluation.per_class[evaluation.rule]
+    known = np.count_nonzero(label >= 0, axis=0)
     data = {
-        "classes": names, "thresholds": charts.rounded(thresholds, 4), "photos": photos,
-        "sheets": sheets, "totals": {**count_images(label, prob, thresholds), **{
-            name: {"images": len({s for s, _ in places})} for name, places in extra.items()}},
+        "classes": names, "thresholds": rounded(thresholds, 4), "photos": photos,
+        "sheets": sheets, "totals": totals,
         "sentences": [_sentence(evaluation, c) for c in range(len(names))],
         "curves": curves, "meanCurve": mean_curve,
-        "points": [charts.rounded(point) for point in zip(
-            *(evaluation.per_class[evaluation.rule][name] for name in ("recall", "precision")))],
-        "shares": charts.rounded(_shares(label)),
-        "calibration": charts.calibration(evaluation.calibration,
-                                          evaluation.intervals["calibration"], label, prob),
+        "points": [rounded(point) for point in zip(counts["recall"], counts["precision"])],
+        "shares": rounded(evaluation.support / np.maximum(known, 1)),
+        "calibration": calibration(evaluation.calibration, evaluation.intervals["calibration"],
+                                   label, prob),
         "history": history if len(history) > 1 else []}
     if any("maps" in photo for photo in photos):
-        data["mapColours"] = MAP_COLOURS
-    hidden = empty_sections(evaluation) + ([] if history else ["training"])
+        data["mapColours"] = pictures.MAP_COLOURS
+    hidden = {"metrics": not known.any(), "by-class": not known.any(),
+              "calibration": not known.any(), "charts": not evaluation.support.any(),
+              "training": not history}
+    template = _read("report_page.html")
+    for name in filter(hidden.get, hidden):  # the section, and the links to it
+        template = re.sub(rf'(id="|href="#){name}"', r"\g<0> hidden", template)
     script = "".join(map(_read, ("report_charts.js", "report_maps.js", "report_page.js")))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    page = fill_template(hide_sections(_read("report_page.html"), hidden), {
-        "tall": " tall" * (len(names) > MOST_ROWS),
+    number_of_checkpoint = classifier.training.get("checkpoint", classifier.epoch)
+    parts = {
+        "tall": " tall" * (len(names) > MAX_ROWS),
         "style": _read("report_page.css"),
         "script": script, "scriptHash": f"sha256-{digest}",  # the browser runs no other script
-        "data": script_json(data), "title": html.escape(title),
+        "data": script_json(data),
+        "title": html.escape(f"{os.path.basename(classifier.prefix)}, checkpoint "
+                             f"{number_of_checkpoint}"),
         "facts": _facts(classifier, evaluation, samples, comparison),
         "conclusions": "".join(f"<li>{html.escape(line.replace('warning: ', ''))}</li>"
                                for line in evaluation.conclusions()),
-        "tiles": _tiles(evaluation, comparison, *differences),
-        "overall": _overall_table(evaluation),
-        "classes": _class_table(evaluation, comparison), "history": _epoch_table(history),
+        **_tiles(evaluation, comparison, *differences), "overall": _overall_rows(evaluation),
+        "change": CHANGE_HEAD if comparison else "",
+        "classes": _class_rows(evaluation, comparison), "history": _epoch_table(history),
         "options": "".join(f'<option value="{c}">{html.escape(names[c])}</option>'
-                           for c in sorted(range(len(names)), key=lambda c: names[c].lower()))})
+                           for c in sorted(range(len(names)), key=lambda c: names[c].lower()))}
     path = os.path.join(folder, "index.html")
     with atomic_file(path) as name:
-        Path(name).write_text(page, encoding="utf-8", errors="backslashreplace")
+        Path(name).write_text(
+            # All at once: nothing is replaced within the parts.
+            re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match.group(1)], template),
+            encoding="utf-8", errors="backslashreplace")
     return path
-
-
-def fill_template(template, parts):
-    """Replace each {{name}} of the template by its part, and nothing within the parts."""
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match.group(1)], template)
 
 
 def script_json(data):
@@ -120,13 +121,12 @@ def number(value):
     return f"{value:.{digits}f}"
 
 
+def _difference(value):
+    return "–" if math.isnan(value) else f"{value:+.3f}".replace("-", "−")
+
+
 def _read(name):
     return (PAGE / name).read_text(encoding="utf-8")
-
-
-def _shares(label):
-    known = np.count_nonzero(label >= 0, axis=0)
-    return np.count_nonzero(label > 0.5, axis=0) / np.maximum(known, 1)
 
 
 def _facts(classifier, evaluation, samples, comparison):
@@ -134,22 +134,19 @@ def _facts(classifier, evaluation, samples, comparison):
     evaluated = (counted(evaluation.num_samples, "labelled image"),
                  counted(len(evaluation.class_names), "class", "classes"),
                  counted(int(evaluation.support.sum()), "label"))
-    if evaluation.rule == "0.5":
-        thresholds = "0.5 for every class"
-    else:
-        thresholds = "one per class"
-        if len(set(evaluation.thresholds)) == 1:
-            thresholds = f"{evaluation.thresholds[0]:.3g} for every class"
-        if classifier.thresholds_list:
-            thresholds += f", chosen on {classifier.thresholds_list[0]}"
-        if evaluation.fitted_here:
-            thresholds += (": these images, so that in the metrics each image is decided by "
-                           f"thresholds of the other {FOLDS - 1} of {FOLDS} folds")
+    thresholds = "one per class"
+    if len(set(evaluation.thresholds)) == 1:
+        thresholds = f"{evaluation.thresholds[0]:.3g} for every class"
+    if evaluation.rule == "chosen" and classifier.thresholds_list:
+        thresholds += f", chosen on {classifier.thresholds_list[0]}"
+    if evaluation.fitted_here:
+        thresholds += (": these images, so that in the metrics each image is decided by "
+                       f"thresholds of the other {FOLDS - 1} of {FOLDS} folds")
     trained = classifier.version or "that it does not name"
     facts = {**classifier.training,
              "evaluated on": ", ".join(filter(None, (samples.list_name, *evaluated))),
-             "charts": len(evaluation.class_names) > charts.MAX_CLASSES and (
-                 f"of the {charts.MAX_CLASSES:,} classes with the most labels; tables have all"),
+             "charts": len(evaluation.class_names) > MAX_CLASSES and (
+                 f"of the {MAX_CLASSES:,} classes with the most labels; tables have all"),
              "thresholds": thresholds, "compared with": comparison and comparison.title,
              "versions": f"network trained by version {trained}, report written by version "
                          f"{VERSION} on {time.strftime('%Y-%m-%d, %H:%M')}"}
@@ -159,86 +156,56 @@ def _facts(classifier, evaluation, samples, comparison):
 
 
 def _tiles(evaluation, comparison, num_shared, differences):
-    values, at = evaluation.overall[evaluation.rule], "at threshold 0.5"
-    if evaluation.rule == "chosen":
-        at = "at the class's threshold"
-    constant, always = (evaluation.overall[rule] for rule in ("constant", "always"))
-    tiles = (
-        ("mAP", "mAP", evaluation.mean_average_precision, "mean average precision of the classes",
-         f"random rankings: {number(evaluation.baselines['mAP'])}"),
-        ("CF1", "CF1", values["CF1"], f"F1 averaged over classes, {at}",
-         f"predicting every class: {number(always['CF1'])}"),
-        ("OF1", "OF1", values["OF1"], f"F1 over all decisions, {at}",
-         f"predicting every class: {number(always['OF1'])}"),
-        ("Exact match", "exact", values["exact"], f"images without a wrong decision, {at}",
-         f"constant answer: {number(constant['exact'])}"),
-        ("Hamming loss", "hamming", values["hamming"], f"share of wrong decisions, {at}",
-         f"constant answer: {number(constant['hamming'])}"),
-        ("ECE", "ECE", evaluation.calibration_error, "expected calibration error", ""))
-    def change(name, value):
-        if not comparison:
-            return ""
-        other = comparison.values.get(name, math.nan)
-        text = f"other run {number(other)}: {_change(value - other)}"
-        if name in differences:
-            low, high = map(_change, differences[name])
-            text += f" (95 %, {counted(num_shared, 'image')} of both: {low} to {high})"
-        return text
-
-    return "".join(_tile(evaluation, change(name, value), title, name, value, text, baseline)
-                   for title, name, value, text, baseline in tiles)
+    """The page's parts about the metrics over all classes."""
+    rule = evaluation.rule
+    parts = {"at": "at threshold 0.5" if rule == "0.5" else "at the class's threshold",
+             "random_mAP": number(evaluation.baselines["mAP"])}
+    for baseline in ("constant", "always"):
+        parts.update({f"{baseline}_{name}": number(value)
+                      for name, value in evaluation.overall[baseline].items()})
+    for name, value in {"mAP": evaluation.mean_average_precision, **evaluation.overall[rule],
+                        "ECE": evaluation.calibration_error}.items():
+        text = f"<p>{number(value)}</p>"
+        if name != "ECE":
+            low, high = map(number, evaluation.interval(name))
+            text += f'<span class="interval">95 %: {low} to {high}</span>'
+        if comparison:
+            other = comparison.values.get(name, math.nan)
+            text += f'<span class="change">other run {number(other)}: {_difference(value - other)}'
+            if name in differences:
+                low, high = map(_difference, differences[name])
+                text += f" (95 %, {counted(num_shared, 'image')} of both: {low} to {high})"
+            text += "</span>"
+        parts[name] = text
+    return parts
 
 
-def _tile(evaluation, change, title, name, value, text, baseline):
-    interval = evaluation.intervals.get(name, evaluation.intervals.get((evaluation.rule, name)))
-    lines = [f"<h3>{title}</h3><p>{number(value)}</p>"]
-    if interval is not None:
-        low, high = map(number, interval)
-        lines.append(f'<span class="interval">95 %: {low} to {high}</span>')
-    if change:
-        lines.append(f'<span class="change">{change}</span>')
-    lines += [f"<span>{part}</span>" for part in (text, baseline) if part]
-    return f'<div class="tile">{"".join(lines)}</div>'
-
-
-def _change(difference):
-    return "–" if math.isnan(difference) else f"{difference:+.3f}".replace("-", "−")
-
-
-def _overall_table(evaluation):
+def _overall_rows(evaluation):
     rules = {"0.5": "above 0.5", "chosen": "above the class's threshold",
              f"top-{TOP}": f"among the {TOP} highest", "constant": "constant answer per class",
              "always": "always"}
     if evaluation.fitted_here:
         rules["chosen"] += ", chosen by other folds of these images"
-    head = "".join(f'<th scope="col"><abbr title="{text}">{name}</abbr></th>'
-                   for name, text in METRICS.items())
-    rows = "".join(
+    return "".join(
         f'<tr class="{"baseline" if rule in ("constant", "always") else ""}">'
         f'<th scope="row">{rules[rule]}</th>'
-        + "".join(f"<td>{number(values[name])}</td>" for name in METRICS) + "</tr>"
+        + "".join(f"<td>{number(value)}</td>" for value in values.values()) + "</tr>"
         for rule, values in evaluation.overall.items())
-    return (f'<table><thead><tr><th scope="col">Predicted where</th>{head}</tr></thead>'
-            f"<tbody>{rows}</tbody></table>")
 
 
-def _class_table(evaluation, comparison):
-    metrics = evaluation.per_class[evaluation.rule]
+def _class_rows(evaluation, comparison):
+    counts = evaluation.per_class[evaluation.rule]
     columns = {"labels": evaluation.support, "AP": evaluation.average_precision}
     if comparison:
         columns["change"] = evaluation.average_precision - comparison.average_precision
-    columns.update({"threshold": evaluation.class_thresholds(),
-                    **{name: metrics[name] for name in ("precision", "recall", "F1", *CELLS)}})
-    head = "".join(
-        f'<th scope="col" aria-sort="none"><button type="button" title="{HEADS.get(name, name)}">'
-        f"{name}</button></th>" for name in ("class", *columns))
-    rows = "".join(
+    columns.update({"threshold": evaluation.thresholds,
+                    **{name: counts[name] for name in ("precision", "recall", "F1", *CELLS)}})
+    return "".join(
         f'<tr data-class="{c}"><th scope="row"><button type="button">{html.escape(name)}'
         "</button></th>" + "".join(
             _cell(column, values[c], evaluation.intervals["AP"][:, c])
             for column, values in columns.items()) + "</tr>"
         for c, name in enumerate(evaluation.class_names))
-    return f'<table id="classes"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
 
 
 def _cell(column, value, interval):
@@ -251,7 +218,7 @@ def _cell(column, value, interval):
         return (f'<td data-value="{value:.6f}" class="bar" style="--value:{value:.4f};--low:'
                 f'{low:.4f};--high:{high:.4f}" title="95 %: {number(low)} to {number(high)}">'
                 f"<i></i>{number(value)}</td>")
-    text = _change(value) if column == "change" else number(value)
+    text = _difference(value) if column == "change" else number(value)
     return f'<td data-value="{value:.6f}">{text}</td>'
 
 
@@ -261,32 +228,88 @@ def _sentence(evaluation, c):
     low, high = evaluation.intervals["AP"][:, c]
     return (f"{counted(evaluation.support[c], 'label')}, average precision "
             f"{number(evaluation.average_precision[c])} (95 %: {number(low)} to {number(high)}). "
-            f"Above {number(evaluation.class_thresholds()[c])}: " + ", ".join(
+            f"Above {number(evaluation.thresholds[c])}: " + ", ".join(
                 f"{name} {number(values[name][c])}" for name in ("precision", "recall", "F1"))
             + ".")
-
-
-def empty_sections(evaluation):
-    """Ids of the page's sections that have nothing to show."""
-    empty = [] if evaluation.num_samples else ["metrics", "by-class", "calibration"]
-    if not evaluation.support.any():
-        empty.append("charts")
-    return empty
-
-
-def hide_sections(template, names):
-    """The template with these sections and the links to them hidden."""
-    for name in names:
-        template = re.sub(rf'(id="|href="#){name}"', r"\g<0> hidden", template)
-    return template
 
 
 def _epoch_table(rows):
     """A single epoch as a table; more of them are drawn."""
     if len(rows) != 1:
         return ""
-    shown = [(name, value) for name, value in rows[0].items() if name[:3] in ("tra", "val")]
-    return ('<div class="scroll"><table><thead><tr><th scope="col">Epoch</th>' + "".join(
-        f'<th scope="col">{html.escape(name)}</th>' for name, _ in shown)
-        + f'</tr></thead><tbody><tr><th scope="row">{rows[0]["epoch"]:g}</th>' + "".join(
-            f"<td>{number(value)}</td>" for _, value in shown) + "</tr></tbody></table></div>")
+    shown = [name for name in rows[0] if name[:3] in ("tra", "val")]
+    heads = "".join(f'<th scope="col">{name}</th>' for name in ["Epoch", *shown])
+    cells = "".join(f"<td>{number(rows[0][name])}</td>" for name in shown)
+    return (f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody><tr>'
+            f'<th scope="row">{rows[0]["epoch"]:g}</th>{cells}</tr></tbody></table></div>')
+
+
+def charted_classes(label):
+    """The classes that have charts of their own: those with the most present labels, a set."""
+    return {*np.argsort(-np.count_nonzero(label > 0.5, axis=0), kind="stable")[:MAX_CLASSES]}
+
+
+def precision_recall_curves(label, prob):
+    """Curves of the classes with a present label, of MAX_POINTS at most, and their mean.
+
+    Returns a dict by class, of `charted_classes` only, of [recall, precision], lists of equal
+    length, and the mean precision of all classes on a grid of recall from 0 to 1.
+    """
+    curves, on_grid, charted = {}, [], charted_classes(label)
+    grid = np.linspace(0, 1, MAX_POINTS + 1)
+    for c in np.flatnonzero((label > 0.5).any(axis=0)):
+        precision, recall = precision_recall_curve(label[:, c], prob[:, c])
+        precision, recall = np.append(precision[0], precision), np.append(0, recall)
+        # The best precision at this recall or a higher one: curves of few samples are jagged.
+        best = np.maximum.accumulate(precision[::-1])[::-1]
+        on_grid.append(best[np.searchsorted(recall, grid - 1e-9)])
+        keep = np.unique(np.linspace(0, len(recall) - 1, MAX_POINTS).astype(int))
+        if c in charted:
+            curves[int(c)] = [rounded(recall[keep]), rounded(precision[keep])]
+    return curves, rounded(np.mean(on_grid, axis=0)) if on_grid else []
+
+
+def calibration(bins, interval, label, prob):
+    """Per bin that holds decisions: their number, mean probability and share of present labels.
+
+    `bins` and `interval` are those of the Evaluation. Returns a dict: "all", with the ends of the
+    share's interval too, and "classes", a dict by class of `charted_classes`.
+    """
+    def rows(bins, *ends):
+        count, probability, present = bins
+        columns = count, ratio(probability, count), ratio(present, count), *ends
+        return [rounded(row, 4) for row in np.stack(columns, axis=1)[count > 0]]
+
+    return {"all": rows(bins, *interval),
+            "classes": {int(c): rows(calibration_bins(label[:, [c]], prob[:, [c]]))
+                        for c in charted_classes(label)}}
+
+
+def read_history(prefix):
+    """Rows of the history beside a checkpoint, oldest first: dicts of column to float.
+
+    The table may be a stranger's. Without one there are no rows; where it cannot be read, a warning
+    says why.
+    """
+    path, _ = history_files(re.sub("-best$", "", prefix))
+    if not os.path.lexists(path):
+        return []
+    try:
+        with open_regular_file(path, "r", newline="", encoding="utf-8") as file:
+            text = file.read(MAX_HISTORY_BYTES)
+        rows = [{name: round(float(row[name]), 6) for name in COLUMNS if row.get(name)}
+                for row in csv.DictReader(text.splitlines())]
+        if not all(0 <= row["epoch"] < 1e9 and row["epoch"] % 1 == 0 for row in rows):
+            raise ValueError("an epoch is no whole number")
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        logger.warning("warning: %s: not a history of epochs, and not in the report: %.200s", path,
+                       reason)
+        return []
+    return [{name: value for name, value in row.items() if math.isfinite(value)}
+            for row in sorted(rows, key=lambda row: row["epoch"])]
+
+
+def rounded(values, digits=3):
+    """The values as a list for JSON, None for NaN."""
+    return [None if np.isnan(value) else round(float(value), digits) for value in values]

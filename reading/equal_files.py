@@ -1,12 +1,9 @@
-"""Images that are the same file, under any names: within a list, and in two lists.
-
-    first_equal(["a.jpg", "b.jpg", "copy of a.jpg"])     # array([0, 1, 0])
-    shared_rows(train, val)                              # rows of `val` whose images `train` has
-"""
+"""Images that are the same file, under any names: within a list, and in two lists."""
 from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from typing import Sequence
@@ -15,7 +12,7 @@ import numpy as np
 
 from common.cli import InputError
 from common.files import existing_path
-from reading.sample_list import SampleList
+from reading.image_list import SampleList
 
 THREADS = 8  # a network file system answers several small questions at once
 AT_ONCE = 256  # files that a thread is asked about
@@ -31,32 +28,30 @@ def first_equal(paths: Sequence[str | os.PathLike[str]],
     with those before it, so that less has to be read.
     """
     first = np.arange(len(paths))
-
-    def divided(groups, read):
-        """Yield the places of each group that give the same key, where there are several."""
-        for group in groups:
-            same = defaultdict(list)
-            for place, key in zip(group, _each(pool, read, [paths[place] for place in group])):
-                same[key].append(place)
-            same.pop(None, None)
-            yield from (places for places in same.values() if len(places) > 1 and (
-                num_before is None or places[0] < num_before <= places[-1]))
-
     with ThreadPoolExecutor(THREADS) as pool:
-        for places in divided([range(len(paths))], lambda path: os.stat(path).st_size):
-            files = {}  # one path of each file
-            for place, key in zip(places, _each(pool, _identity, [paths[p] for p in places])):
+        files = {}  # by size and identity of each file, the place of its first path
+        for place, key in enumerate(_each(pool, _size_and_identity, paths)):
+            if key is not None:
                 first[place] = files.setdefault(key, place)
-            for same in divided(divided([sorted(files.values())], _end), digest):
-                first[same] = same[0]
+        alike = defaultdict(list)  # places, by what is known of their files so far
+        for (size, *_), place in files.items():
+            alike[size].append(place)
+        for read in (_end, digest):
+            places = {place: same[0] for same in alike.values()
+                      if len(same) > 1 and (num_before is None or same[0] < num_before <= same[-1])
+                      for place in same}
+            keys = _each(pool, read, [paths[place] for place in places])
+            alike = defaultdict(list)
+            for (place, group), key in zip(places.items(), keys):
+                if key is not None:
+                    alike[group, key].append(place)
+    for same in alike.values():
+        first[same] = same[0]
     return first[first]
 
 
 def shared_rows(train: SampleList, val: SampleList) -> np.ndarray:
-    """Rows of one list whose images are in another one too: bool, (rows of `val`,).
-
-    Both are SampleLists; the images' content is compared, whatever they are called.
-    """
+    """Rows of `val` whose images, by their content, are in `train` too: bool, (rows of `val`,)."""
     if train.checksum == val.checksum and train.folder == val.folder:
         return np.ones(len(val.lst), bool)
     paths = [existing_path(os.path.join(each.folder, each.lst.name(row)))
@@ -91,7 +86,7 @@ def digest(path):
 
 
 def _each(pool, read, paths):
-    """Yield `read(path)` of each path, None where that is no file that can be read."""
+    """Yield `read(path)` of each path, None where the file cannot be read."""
     def read_some(start):
         return [_or_none(read, path) for path in paths[start:start + AT_ONCE]]
 
@@ -101,14 +96,14 @@ def _each(pool, read, paths):
 
 def _or_none(read, path):
     try:
-        return read(path) if os.path.isfile(path) else None
+        return read(path)
     except OSError:
         return None  # reading it for training names it
 
 
-def _identity(path):
+def _size_and_identity(path):
     status = os.stat(path)
-    return status.st_dev, status.st_ino
+    return (status.st_size, status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
 
 
 def _end(path):

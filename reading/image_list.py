@@ -1,45 +1,26 @@
-"""Images named on a command line, in the form that LstIter takes: without labels."""
+"""Where LstIter gets its images from: a .lst with a folder, or images without labels."""
 from __future__ import annotations
 
 import os
 from collections import Counter
-from typing import Iterable, Iterator, Protocol, Sequence
+from typing import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from common.cli import InputError
 from common.text import printable
-from reading.image_header import IMAGE_ENDINGS
+from reading.image_file import IMAGE_ENDINGS
 
 # Folders of macOS's archives, Synology's and Windows' file systems, and ext4.
 FOREIGN = frozenset(["__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information",
                      "lost+found"])
 
 
-class LabelledImages(Protocol):
-    """What LstIter needs of a list of images, be it an LstFile or an ImageList."""
-
-    path: str  # for messages
-    num_classes: int
-
-    def __len__(self) -> int:
-        """Number of images."""
-
-    def name(self, row: int) -> str:
-        """Path of an image, relative to the folder of the images."""
-
-    def line(self, row: int) -> int:
-        """Number of an image in messages, from 1."""
-
-    def labels(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Labels of some images: float32, (len(rows), num_classes)."""
-
-
 class ImageList:
-    """Image files with any ending, and those in folders and their subfolders.
+    """Image files, without labels, with the methods that LstIter needs of an LstFile.
 
-    Of a folder those are taken that `walk_images` finds. An InputError is raised when a folder
-    cannot be read or holds no images.
+    Files may have any ending; of a folder those are taken that `walk_images` finds. An InputError
+    is raised when a folder cannot be read or holds no images.
     """
 
     path = "the images given"
@@ -58,11 +39,10 @@ class ImageList:
         return len(self._names)
 
     def name(self, row: int) -> str:
-        """Path of an image."""
         return self._names[row]
 
     def line(self, row: int) -> int:
-        """Number of an image, from 1."""
+        """Number of an image in messages, from 1."""
         return row + 1
 
     def labels(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -70,11 +50,24 @@ class ImageList:
         return np.full((len(rows), self.num_classes), -1, np.float32)
 
 
-def walk_images(folder: str, others: Counter | None = None) -> Iterator[str]:
-    """Yield the paths of the images in a folder and below, those of each folder sorted.
+class SampleList:
+    """Samples of a run: `lst` (LstFile), whose images are in `folder`, and their totals.
 
-    They are the files with an ending in IMAGE_ENDINGS. Other files are counted by their ending in
-    `others`; what `is_passed_over` is not. An InputError names a folder that cannot be read.
+    Of several workers each reads its `shard`, (number, count). The totals are as those of an
+    LstFile, but over all workers' lists.
+    """
+
+    def __init__(self, lst, folder, shard=(0, 1)):
+        self.lst, self.folder, self.shard = lst, folder, shard
+        self.num_rows, self.num_classes, self.checksum = len(lst), lst.num_classes, lst.checksum
+        self.positives, self.negatives = lst.positives, lst.negatives
+
+
+def walk_images(folder: str, others: Counter | None = None) -> Iterator[str]:
+    """Yield the paths of the files in a folder and below that have an ending in IMAGE_ENDINGS.
+
+    Those of each folder are sorted. Other files are counted by their ending in `others`; what
+    `is_passed_over` is not. An InputError names a folder that cannot be read.
     """
     def refuse(error):
         raise InputError(error.strerror.lower(), file=printable(error.filename))

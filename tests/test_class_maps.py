@@ -12,8 +12,8 @@ from conftest import script, training_flags
 from common.cli import InputError
 from common.mx_compat import mx
 from evaluation import classifier as classifier_module
-from evaluation.class_maps import COLOURS, OPACITY, PhotoMaps, draw, intensities
 from evaluation.classifier import Classifier
+from evaluation.pictures import COLOURS, OPACITY, PhotoMaps, draw, intensities
 from lst_iter import LstIter
 from network import checkpoint
 from network.fine_tune import get_fine_tune_model, has_feature_map

@@ -19,11 +19,9 @@ from test_resume import measures, wait_for
 
 from common.cli import InputError
 from common.mx_compat import mx
-from distributed import rendezvous
-from distributed.lists import PaddedLst
-from distributed.rendezvous import LostWorker
-from distributed.worker_process import create_kvstore
-from distributed.workers import Workers
+from distributed import connections
+from distributed.connections import LostWorker
+from distributed.workers import PaddedLst, Workers, create_kvstore
 from lst_iter import LstIter
 from multilabel_metric import Accuracy, Loss, MeanAveragePrecision
 from network import checkpoint
@@ -430,7 +428,7 @@ def as_threads(count, work, monkeypatch, ranks=None):
     """What `work(workers)` returned or raised, by number of the kvstore."""
     monkeypatch.setenv("DMLC_NODE_HOST", "127.0.0.1")
     requested = threading.local()
-    monkeypatch.setattr(rendezvous, "_requested_rank", lambda: requested.rank)
+    monkeypatch.setattr(connections, "_requested_rank", lambda: requested.rank)
     shared, results = threading.Barrier(count), [None] * count
 
     def one(number):
@@ -515,7 +513,7 @@ def test_strangers_at_the_workers_port_delay_nobody(strangers, act, monkeypatch)
             act(stranger)
         return server
 
-    monkeypatch.setattr(rendezvous.socket, "create_server", with_strangers)
+    monkeypatch.setattr(connections.socket, "create_server", with_strangers)
     # No stranger has ended or proved that it knows the key: nobody waits for them.
     assert as_threads(2, lambda w: w.sum([1]).tolist(), monkeypatch) == [[2], [2]]
     for stranger in opened:

@@ -4,8 +4,8 @@ import pytest
 
 from common.cli import InputError
 from reading.equal_files import check_validation, first_equal, shared_rows
+from reading.image_list import SampleList
 from reading.lst_file import read_lst
-from reading.sample_list import SampleList
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from sklearn import metrics
 from sklearn.calibration import calibration_curve
 
 from common.metrics import precision_recall_curve
-from evaluation import class_table, thresholds
-from evaluation.class_table import best_and_worst
+from evaluation import thresholds
 from evaluation.decisions import (
+    best_and_worst,
     calibration_bins,
     count_decisions,
     decision_metrics,
@@ -280,6 +280,5 @@ def test_best_and_worst_shows_both_ends_only_of_many_classes():
         "0.5000       2  b", "1 class has no present label"]
 
 
-@pytest.mark.parametrize("module", [class_table, thresholds])
-def test_the_examples_in_the_docstrings(module):
-    assert doctest.testmod(module).failed == 0
+def test_the_examples_in_the_docstrings():
+    assert doctest.testmod(thresholds).failed == 0

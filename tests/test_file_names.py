@@ -13,13 +13,13 @@ from conftest import script
 from common.cli import InputError
 from common.files import existing_path
 from convert.torch_file import read_tensors
-from datasets.coco_file import read_coco
+from datasets.json_sources import read_coco
 from datasets.label_table import BadInput
 from datasets.text_sources import read_lines
-from evaluation.comparison import read_measures
+from evaluation.evaluation import read_measures
 from lst_iter import LstIter
 from network import checkpoint
-from reading.class_names import read_class_names
+from reading.classes import read_class_names
 from reading.image_reader import read_image
 from reading.lst_file import read_lst
 

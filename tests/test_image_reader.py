@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from reading import image_reader
-from reading.image_header import BadImage, read_header
+from reading.image_file import BadImage, read_header
 from reading.image_reader import ImageError, read_image, sample_area
 from reading.read_options import FITS, ReadOptions, sample_rng
 
@@ -277,6 +277,18 @@ def test_a_tiff_of_other_numbers_than_pixels_is_refused(read, dtype, match, chan
     pixels = np.squeeze(two_halves()[:, :, :channels]).astype(dtype)
     with pytest.raises(ImageError, match="TIFF of " + match):
         read(encode(pixels, ".tiff", cv2.IMWRITE_TIFF_COMPRESSION, 1))
+
+
+def test_a_tiff_is_checked_as_pillow_will_read_it():
+    # With a BigTIFF's mark at the big-endian place Pillow reads a plain directory.
+    entries = [(256, 4, 1, 16), (257, 4, 1, 16), (258, 3, 1, 8 << 16), (259, 3, 1, 1 << 16),
+               (262, 3, 1, 1 << 16), (273, 4, 1, 8), (278, 4, 1, 16), (279, 4, 1, 256),
+               *((300 + n, 7, 300, 0) for n in range(20))]
+    directory = struct.pack(">H", len(entries)) + b"".join(
+        struct.pack(">HHII", *entry) for entry in entries)
+    content = b"MM\0+" + struct.pack(">IQ", 24, 16) + bytes(8) + directory + bytes(300)
+    with pytest.raises(BadImage, match="names more data than the file holds"):
+        read_header(content)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (3, 2)])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from common.cli import InputError
-from reading.label_checks import ListCounts, absent_warning, label_warnings, require_present
+from reading.classes import ListCounts, absent_warning, label_warnings, require_present
 from reading.lst_file import read_lst
 
 NAMES = ["cat", "dog", "bird"]

@@ -14,7 +14,7 @@ import launch
 import pytest
 from conftest import ROOT, expect_error
 
-from distributed import hosts
+from distributed import launcher
 
 LAUNCH = [sys.executable, str(ROOT / "tools" / "launch.py")]
 SECONDS = 60
@@ -214,9 +214,9 @@ def test_the_first_host_that_is_another_machine_says_which_address_is_ours(monke
         def getsockname(self):
             return {"localhost": "127.0.0.1", "near": "192.0.2.7"}[self.name], 1
 
-    monkeypatch.setattr(hosts.socket, "socket", lambda *_: Probe())
-    assert hosts.own_address(["localhost", "me@near:22"]) == "192.0.2.7"
-    assert hosts.own_address(["localhost"]) == "127.0.0.1"
+    monkeypatch.setattr(launcher.socket, "socket", lambda *_: Probe())
+    assert launcher.own_address(["localhost", "me@near:22"]) == "192.0.2.7"
+    assert launcher.own_address(["localhost"]) == "127.0.0.1"
 
 
 @pytest.mark.parametrize("variables,expected", [
@@ -353,7 +353,7 @@ def test_what_is_not_a_host_is_refused_with_its_line(host, tmp_path):
     hostfile = tmp_path / "hosts.txt"
     hostfile.write_text(f"node1\n{host}\n")
     with expect_error(file=hostfile, line=2):
-        hosts.read_hosts(str(hostfile))
+        launcher.read_hosts(str(hostfile))
 
 
 def test_without_ssh_it_is_said(monkeypatch):
@@ -364,7 +364,7 @@ def test_without_ssh_it_is_said(monkeypatch):
 
 def test_hosts_may_have_underscores_and_the_file_a_byte_order_mark(tmp_path):
     (tmp_path / "hosts.txt").write_bytes("\ufeffgpu_1\nme@gpu-2:22\n".encode())
-    assert hosts.read_hosts(str(tmp_path / "hosts.txt")) == ["gpu_1", "me@gpu-2:22"]
+    assert launcher.read_hosts(str(tmp_path / "hosts.txt")) == ["gpu_1", "me@gpu-2:22"]
 
 
 @pytest.mark.parametrize("arguments,fields", [

@@ -11,10 +11,10 @@ from network import checkpoint
 from network.fine_tune import find_own_normalisation, load_pretrained, variance_ratio
 from network.forward_pass import ForwardPass
 from network.graph import layers_up_to
+from reading.image_list import SampleList
 from reading.lst_file import read_lst
 from reading.read_options import ReadOptions
-from reading.sample_list import SampleList
-from training.normalisation import check_normalisation
+from training.data import check_normalisation
 
 RAW, UNIT, SIGNED, IMAGENET = ((0,) * 3, (1,) * 3), ((0,) * 3, (255,) * 3), ((127.5,) * 3,) * 2, (
     checkpoint.IMAGENET_MEAN, checkpoint.IMAGENET_STD)

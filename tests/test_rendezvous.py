@@ -7,8 +7,7 @@ from multiprocessing.connection import Client
 import numpy as np
 import pytest
 
-from distributed.array_stream import ArrayStream
-from distributed.rendezvous import accept_workers
+from distributed.connections import ArrayStream, accept_workers
 
 
 @pytest.fixture

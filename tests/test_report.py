@@ -19,20 +19,25 @@ from sklearn.metrics import precision_recall_curve as precision_recall_curve_of_
 from common.cli import InputError
 from common.label_errors import suspects
 from common.version import VERSION
-from evaluation import report, report_charts, report_photos
+from evaluation import pictures, report
 from evaluation.bootstrap import bootstrap
-from evaluation.class_maps import COLOURS, OPACITY
-from evaluation.comparison import read_measures
-from evaluation.evaluation import Evaluation, LabelledImages
+from evaluation.evaluation import Evaluation, LabelledImages, read_measures
 from evaluation.history import write_history
-from evaluation.report import script_json, write_report
-from evaluation.report_charts import calibration, precision_recall_curves, read_history
-from evaluation.report_photos import (
+from evaluation.pictures import (
+    COLOURS,
+    OPACITY,
     PhotoOptions,
     choose_photos,
     count_images,
     describe_photos,
     embedded_jpeg,
+)
+from evaluation.report import (
+    calibration,
+    precision_recall_curves,
+    read_history,
+    script_json,
+    write_report,
 )
 
 HOSTILE = ["<img src=x onerror=alert(1)>", "</script><script>alert(2)</script>",
@@ -97,14 +102,13 @@ def embedded(page):
 
 
 def test_charts_of_many_classes_are_those_of_the_most_labelled(samples, tmp_path, monkeypatch):
-    monkeypatch.setattr(report_charts, "MAX_CLASSES", 2)
+    monkeypatch.setattr(report, "MAX_CLASSES", 2)
     page = write(tmp_path, samples)
     data, counts = embedded(page), (samples.label > 0.5).sum(axis=0)
     most = {str(c) for c in np.argsort(-counts, kind="stable")[:2]}
     assert set(data["curves"]) == set(data["calibration"]["classes"]) == most
     assert len(data["sentences"]) == 4 and "of the 2 classes with the most labels" in page
-    assert data["meanCurve"] == report_charts.precision_recall_curves(samples.label,
-                                                                      samples.prob)[1]
+    assert data["meanCurve"] == precision_recall_curves(samples.label, samples.prob)[1]
 
 
 @pytest.mark.slow
@@ -116,7 +120,7 @@ def test_a_page_of_thousands_of_classes_stays_below_30_mb(samples, tmp_path):
     page = write(tmp_path, many, [f"class number {c}" for c in range(9598)])
     # Photos at their most, base64, in place of the few small ones here.
     photos = sum(len(photo["jpeg"]) for photo in embedded(page)["photos"])
-    most = (report_photos.MAX_BYTES - 9598 * report_photos.CLASS_BYTES) * 4 / 3
+    most = (pictures.MAX_BYTES - 9598 * pictures.CLASS_BYTES) * 4 / 3
     assert len(page.encode()) - photos + most < 30e6
 
 
@@ -396,23 +400,23 @@ def test_maps_and_photos_share_the_bytes_of_the_page(samples, monkeypatch):
         shares.append(max_bytes)
         return embedded_jpeg(path, max_bytes, max_pixels)
 
-    monkeypatch.setattr(report_photos, "embedded_jpeg", recorded)
-    monkeypatch.setattr(report_photos, "MAX_BYTES", 1_000_000)
-    monkeypatch.setattr(report_photos, "MAX_MAP_BYTES", 30 * 3050)
+    monkeypatch.setattr(pictures, "embedded_jpeg", recorded)
+    monkeypatch.setattr(pictures, "MAX_BYTES", 1_000_000)
+    monkeypatch.setattr(pictures, "MAX_MAP_BYTES", 30 * 3050)
     sheets = {"random": [(s, -1) for s in range(30)]}
     photos, _ = describe_photos(sheets, many, 0.5, PhotoOptions(maps=FixedMaps()))
     for photo in photos:  # the labelled class, then the most probable
         assert sorted(map(int, photo["maps"]["classes"])) == list(range(60, 80))
     map_bytes = sum(len(base64.b64decode(text)) for photo in photos
                     for text in photo["maps"]["classes"].values())
-    assert map_bytes + sum(shares) == pytest.approx(1_000_000 - 80 * report_photos.CLASS_BYTES)
+    assert map_bytes + sum(shares) == pytest.approx(1_000_000 - 80 * pictures.CLASS_BYTES)
 
 
 def test_of_more_classes_than_photos_each_gets_its_first(samples):
     rng = np.random.RandomState(0)
     prob = rng.uniform(size=(2000, 300)).astype(np.float32)
     sheets = choose_photos((prob < 0.3).astype(np.int8), prob, np.full(300, 0.5))
-    assert len({s for sheet in sheets.values() for s, _ in sheet}) == report_photos.MAX_PHOTOS
+    assert len({s for sheet in sheets.values() for s, _ in sheet}) == pictures.MAX_PHOTOS
     for name in ("false_negatives", "false_positives"):
         assert {c for _, c in sheets[name]} == set(range(300))
 

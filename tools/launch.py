@@ -19,8 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.cli import ArgumentParser, HelpFormatter, InputError, at_least, run  # noqa: E402
-from distributed.attempt import Attempt, report  # noqa: E402
-from distributed.hosts import read_hosts  # noqa: E402
+from distributed.launcher import Attempt, read_hosts, report  # noqa: E402
 
 
 def parse_args(argv=None):

@@ -1,16 +1,31 @@
-"""The choice of photos in the report, and the JPEGs that the page holds of them."""
+"""Pictures of what a network does: the photos in the report, and class maps over images.
+
+A class map says where in an image a class was seen, see `Classifier.predict_with_maps`. A position
+is black up to the class's threshold and yellow at a probability of 1. The scale is the same for all
+images, so that a class that was seen nowhere leaves the image dark.
+"""
 import base64
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Optional
 
 import cv2
 import numpy as np
 
+from common.files import atomic_file
+from common.progress import Progress
 from common.text import printable
-from evaluation.class_maps import PhotoMaps
+from reading.image_list import ImageList
 from reading.image_reader import ImageError, ReadOptions, read_image, sample_area
+
+OPACITY = 0.55  # of the colours over the image
+# Colours of the bytes 0 to 255 (blue, green, red), from dark to light, clear to the colour-blind.
+COLOURS = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_INFERNO)[:, 0]
+MAP_COLOURS = {"opacity": OPACITY,
+               "scale": ["#{2:02x}{1:02x}{0:02x}".format(*colour) for colour in COLOURS.tolist()]}
 
 PHOTOS_PER_SHEET = 60  # on the sheets that are not of one class
 PHOTOS_PER_CLASS = 12  # of a class's false negatives, and of its false positives
@@ -25,7 +40,73 @@ QUALITIES = (80, 60, 40, 15)
 BYTES_PER_PIXEL = 0.15  # photos at the first quality take more
 
 
-@dataclass
+def intensities(maps, thresholds):
+    """Probabilities, (classes, rows, columns), as bytes: 0 up to the threshold only, 255 at 1."""
+    thresholds = np.asarray(thresholds)[:, None, None]
+    above = (maps - thresholds) / np.maximum(1 - thresholds, 1e-6)
+    return np.uint8(np.ceil(255 * above.clip(0, 1) - 0.01))  # which takes rounding errors away
+
+
+def draw(image, grid):
+    """An image, uint8 (height, width, 3) blue, green, red, in grey, under the colours of a map."""
+    grid = cv2.resize(grid, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
+    return cv2.addWeighted(grey, 1 - OPACITY, COLOURS[grid], OPACITY, 0)
+
+
+def write_maps(predictions, folder, classifier, image_names):
+    """Yield (batch, prob) of `predict_with_maps`; write a JPEG per predicted class of each image.
+
+    Its name is the number of the image, from 0, its file's name and the class's, with "_" for
+    what does not suit a file name. `image_names` gives the name of a row.
+    """
+    for batch, prob, maps in predictions:
+        for slot, row in enumerate(batch.index[:len(prob)]):
+            if slot in batch.bad:
+                continue
+            image = np.ascontiguousarray(batch.data[0][slot].asnumpy()[::-1].transpose(1, 2, 0))
+            classes = np.flatnonzero(prob[slot] > classifier.thresholds)
+            grids = intensities(maps[slot, classes], classifier.thresholds[classes])
+            for one, grid in zip(classes, grids):
+                stem = "-".join(re.sub(r"[^\w.]+", "_", part)[:80] for part in (
+                    f"{row:06d}", os.path.basename(image_names(row)), classifier.class_names[one]))
+                with atomic_file(os.path.join(folder, f"{stem}.jpg")) as name:
+                    Path(name).write_bytes(cv2.imencode(".jpg", draw(image, grid))[1])
+        yield batch, prob
+
+
+class PhotoMaps:
+    """Computes the class maps of the photos in a report, in a pass of its own.
+
+    So the maps of all other images need not be kept. `reading` are the options of
+    `Classifier.open`.
+    """
+
+    def __init__(self, classifier, devices, **reading):
+        self._classifier, self._devices, self._reading = classifier, devices, reading
+        self.area = classifier.area
+
+    def compute(self, paths, classes, max_bytes):
+        """The `intensities` of each image's classes, a dict of class to uint8 (rows, columns).
+
+        Of the classes of an image the first that fit into `max_bytes` count; of an image that
+        cannot be read none.
+        """
+        images = ImageList(paths, len(self._classifier.class_names))
+        found, thresholds = [], self._classifier.thresholds
+        with self._classifier.open(images, **self._reading) as batches, \
+                Progress("Class maps", len(paths), "photos") as progress:
+            for batch, _, maps in self._classifier.predict_with_maps(batches, self._devices):
+                for slot in range(len(maps)):
+                    most = 0 if slot in batch.bad else max_bytes // maps[slot, 0].size
+                    chosen = classes[len(found)][:most]
+                    found.append(dict(zip(chosen, intensities(maps[slot, chosen],
+                                                              thresholds[chosen]))))
+                progress.update(len(maps))
+        return found
+
+
+@dataclass(frozen=True)
 class PhotoOptions:
     """What the report shows of photos."""
 
@@ -34,57 +115,44 @@ class PhotoOptions:
     maps: Optional[PhotoMaps] = None  # where each class was seen
 
 
+DEFAULTS = PhotoOptions()
+
 def choose_photos(label, prob, thresholds, sheets=None, max_photos=MAX_PHOTOS):
     """Choose the photos that show the network's mistakes, and some random ones.
 
-    `label` and `prob` are (samples, classes), `thresholds` a float or (classes,). `sheets` are
-    further ones, which come first.
-
-    Returns
-    -------
-    dict of str to list of (int, int)
-        Samples, each with the class that it was chosen for, -1 for none, the largest difference
-        between probability and label first. wrong: samples with the largest such difference in
-        a wrong decision; false_negatives and false_positives: those of each class; random: any.
-        Beyond `max_photos` the later ones of each sheet and class are left out.
+    `label` and `prob` are (samples, classes), `thresholds` a float or (classes,). Returns sheets by
+    name: lists of samples, each with the class that it was chosen for, -1 for none, the largest
+    difference between probability and label first. wrong: samples with the largest such difference
+    in a wrong decision; false_negatives and false_positives: those of each class; random: any;
+    `sheets` are further ones. Beyond `max_photos` the later ones of each sheet and class are left
+    out.
     """
     mistakes = _mistakes(label, prob, thresholds)
     wrong = np.logical_or(*mistakes.values())
     gap = np.where(wrong, np.abs(prob - (label > 0.5)), -1.0)
-    largest = gap.max(axis=1)
-    order = np.argsort(-largest, kind="stable")
-    order = order[largest[order] >= 0][:PHOTOS_PER_SHEET]
+    order = np.argsort(-gap.max(axis=1), kind="stable")
+    order = order[wrong[order].any(axis=1)][:PHOTOS_PER_SHEET]
     drawn = np.random.RandomState(0).permutation(len(label))[:PHOTOS_PER_SHEET]
     wanted = {"wrong": [(int(s), int(gap[s].argmax())) for s in order], **(sheets or {}),
               "random": [(int(s), -1) for s in np.sort(drawn)]}
-    sheets, chosen = {name: [] for name in [*wanted, *mistakes]}, set()
-
-    def add(name, sample, c):
-        if sample in chosen or len(chosen) < max_photos:
-            chosen.add(sample)
-            sheets[name].append((sample, c))
-
-    for rank in range(PHOTOS_PER_SHEET):
-        for name, photos in wanted.items():
-            for sample, c in photos[rank:rank + 1]:
-                add(name, sample, c)
+    queue = [(name, photo) for rank in range(PHOTOS_PER_SHEET)
+             for name, photos in wanted.items() for photo in photos[rank:rank + 1]]
     ranked = {name: [_largest_gaps(gap[:, c], cells[:, c]) for c in range(label.shape[1])]
               for name, cells in mistakes.items()}
     # The first of every class, then the second of every class, and so on.
-    for rank in range(PHOTOS_PER_CLASS):
-        for name, classes in ranked.items():
-            for c, samples in enumerate(classes):
-                if rank < len(samples):
-                    add(name, samples[rank], c)
+    queue += [(name, (sample, c)) for rank in range(PHOTOS_PER_CLASS)
+              for name, classes in ranked.items() for c, samples in enumerate(classes)
+              for sample in samples[rank:rank + 1]]
+    sheets, chosen = {name: [] for name in [*wanted, *mistakes]}, set()
+    for name, (sample, c) in queue:
+        if sample in chosen or len(chosen) < max_photos:
+            chosen.add(sample)
+            sheets[name].append((sample, c))
     return sheets
 
 
 def count_images(label, prob, thresholds):
-    """Count the images that `choose_photos` chooses from: a dict by the sheet's name.
-
-    images: int; classes: list of int, the images of each class, for false_negatives and
-    false_positives only.
-    """
+    """Count the images that `choose_photos` chooses from, by sheet; of mistakes by class too."""
     mistakes = _mistakes(label, prob, thresholds)
     return {"wrong": {"images": int(np.logical_or(*mistakes.values()).any(axis=1).sum())},
             "random": {"images": len(label)},
@@ -112,19 +180,14 @@ def _largest_gaps(gap, cells):
     return samples[order].tolist()
 
 
-def describe_photos(sheets, samples, thresholds, options=None):
+def describe_photos(sheets, samples, thresholds, options=DEFAULTS):
     """The data of the photos on the sheets of `choose_photos`, for the page's script.
 
-    Returns
-    -------
-    photos : list of dict
-        name, path, jpeg (base64), width and height, and by kind of decision (see `_decisions`) a
-        list of [class, probability]; with class maps also `maps`: shape (rows, columns), area (see
-        `sample_area`), and classes, the bytes (base64) of `PhotoMaps.compute` by class.
-    sheets : dict of str to list of [int, int]
-        With numbers of photos in place of numbers of samples.
+    Returns a list of dict, and the sheets with numbers of photos in place of those of samples. A
+    photo has name, path, jpeg (base64), width, height, and by kind of decision (see `_decisions`) a
+    list of [class, probability]; with class maps also maps: shape (rows, columns), area (see
+    `sample_area`), and classes, the bytes (base64) of `PhotoMaps.compute` by class.
     """
-    options = options or PhotoOptions()
     chosen = sorted({s for sheet in sheets.values() for s, _ in sheet})
     place = {s: number for number, s in enumerate(chosen)}
     paths = [os.path.join(samples.root, samples.names[s]) for s in chosen]
@@ -174,18 +237,16 @@ def embedded_jpeg(path, max_bytes, max_pixels=ReadOptions.max_pixels):
     """
     try:
         for side in SIDES:
-            if side > SIDES[-1] and BYTES_PER_PIXEL * side ** 2 > max_bytes:
+            is_last = side == SIDES[-1]
+            if BYTES_PER_PIXEL * side ** 2 > max_bytes and not is_last:
                 continue
             image, full = _whole(path, side, max_pixels)
-            for quality in QUALITIES[:-1] if side > SIDES[-1] else QUALITIES:
+            for quality in QUALITIES if is_last else QUALITIES[:-1]:
                 _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
-                if len(data) <= max_bytes:
-                    break
-            if len(data) <= max_bytes:
-                break
+                if len(data) <= max_bytes or is_last and quality == QUALITIES[-1]:
+                    return _base64(data), image.shape[1], image.shape[0], full
     except ImageError:
         return "", SIDES[-1], SIDES[-1], (SIDES[-1], SIDES[-1])
-    return _base64(data), image.shape[1], image.shape[0], full
 
 
 def _base64(array):
