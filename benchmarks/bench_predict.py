@@ -16,7 +16,6 @@ from turns import photos, print_speeds, take_turns
 from common.cli import ArgumentParser, HelpFormatter, InputError, at_least, run
 from common.machine import physical_cores
 from common.mx_compat import choose_devices, mx
-from convert.onnx.exporter import onnx_predictor, to_onnx
 from evaluation.classifier import Classifier
 from evaluation.predictions_file import PredictionsFile
 from network.fine_tune import without_loss
@@ -83,7 +82,9 @@ def main(argv=None):
                  lambda: predict_all(in_int8, batches, devices, images),
                  "MXNet's Module, in memory":
                  forward_all(classifier, network, batch, num_batches, devices)}
-        with contextlib.suppress(InputError):  # onnx or onnxruntime is not installed
+        with contextlib.suppress(ImportError, InputError):  # onnx or onnxruntime is not installed
+            from convert.onnx.exporter import onnx_predictor, to_onnx
+
             model = to_onnx(network, classifier.arg_params, classifier.aux_params)
             predict, pixels = onnx_predictor(model.SerializeToString()), batch.asnumpy()
             sides["onnxruntime, in memory"] = lambda: [

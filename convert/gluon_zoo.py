@@ -1,7 +1,4 @@
-"""Networks of MXNet's Gluon model zoo.
-
-    sym, arg_params, aux_params, size = import_gluon("resnet18_v2")
-"""
+"""Networks of MXNet's Gluon model zoo."""
 import difflib
 import os
 import re
@@ -11,6 +8,7 @@ from pathlib import Path
 from common.cli import InputError
 from common.mx_compat import mx
 from network import checkpoint
+from network.graph import params_of
 
 ANSWER_SECONDS = 10
 OTHER_WAYS = "take efficientnet_lite0, a file by --torch-resnet or --onnx, or give --random"
@@ -36,8 +34,7 @@ def import_gluon(name, random=False, seed=0):
     x, constants = checkpoint.normalised_data(checkpoint.IMAGENET_MEAN, checkpoint.IMAGENET_STD)
     sym = mx.sym.SoftmaxOutput(net(x), name="softmax")
     params = {name: parameter.data() for name, parameter in net.collect_params().items()}
-    aux_params = {name: params[name] for name in sym.list_auxiliary_states()}
-    arg_params = {name: params[name] for name in sym.list_arguments() if name in params}
+    arg_params, aux_params = params_of(sym, params, params)
     return sym, {**constants, **arg_params}, aux_params, size
 
 

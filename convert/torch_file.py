@@ -1,8 +1,5 @@
 """Read the tensors of a PyTorch or safetensors file with numpy alone: no torch, no code run.
 
-    state = read_tensors("resnet18.pth")
-    state["conv1.weight"].shape            # (64, 3, 7, 7)
-
 Three formats, told apart by their first bytes:
 
 - PyTorch's old one: pickles (magic number, protocol, system, tensors, storage keys), then for
@@ -10,24 +7,46 @@ Three formats, told apart by their first bytes:
 - PyTorch's zip: `data.pkl` and one raw file per storage, `data/KEY`.
 - safetensors, by the package of that name.
 
-The pickles are read by torch_pickle.py, which runs no code of theirs.
+Two allow-lists for the pickles, one of operations and one of names (tensors, dictionaries and
+element types), make a malicious file an error and nothing else.
 """
 import io
+import math
 import os
+import pickle
 import struct
 import zipfile
-from pathlib import Path
 
 import numpy as np
 
 from common.cli import InputError
-from common.files import require_regular_file
-from convert.torch_pickle import VALUE_TYPES, TensorView, Unpickler, decode
+from common.files import open_regular_file
 
 LARGEST_FILE = 4 << 30  # bytes; a ResNet-152 has 0.24 of 2**30
+LARGEST_SIDE = 2**48
 OLD_MAGIC = 0x1950a86a20f9469cfc6c
 OLD_PROTOCOL = 1001
-SAFETENSORS_TYPES = {name: numpys for numpys, _, name in VALUE_TYPES}
+BFLOAT16 = np.dtype([("bfloat16", "<u2")])  # numpy has no such type: it is a float32's upper half
+# Types of values, as numpy, torch.save and safetensors call them.
+VALUE_TYPES = (
+    ("f8", "DoubleStorage", "F64"), ("f4", "FloatStorage", "F32"), ("f2", "HalfStorage", "F16"),
+    (BFLOAT16, "BFloat16Storage", "BF16"), ("i8", "LongStorage", "I64"),
+    ("i4", "IntStorage", "I32"), ("i2", "ShortStorage", "I16"), ("i1", "CharStorage", "I8"),
+    ("u1", "ByteStorage", "U8"), ("?", "BoolStorage", "BOOL"))
+STORAGE_TYPES = {storage: np.dtype(dtype) for dtype, storage, _ in VALUE_TYPES}
+SAFETENSORS_TYPES = {name: np.dtype(dtype) for dtype, _, name in VALUE_TYPES}
+# Operations that torch.save writes, under Python 2 too. Sets, which hash their items, are not
+# among them.
+PICKLE_OPERATIONS = (
+    "PROTO", "STOP", "MARK", "GLOBAL", "REDUCE", "BUILD", "BINPERSID", "NONE", "NEWTRUE",
+    "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "EMPTY_TUPLE",
+    "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_LIST", "APPEND", "APPENDS", "EMPTY_DICT",
+    "SETITEM", "SETITEMS", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET", "BINSTRING",
+    "SHORT_BINSTRING", "FRAME", "MEMOIZE", "SHORT_BINUNICODE", "STACK_GLOBAL")
+# What pickle raises on bytes that are cut or changed, depending on where.
+BROKEN_PICKLE = (pickle.UnpicklingError, struct.error, EOFError, AttributeError, IndexError,
+                 KeyError, TypeError, ValueError, AssertionError, OverflowError, MemoryError,
+                 RecursionError)
 
 
 def read_tensors(path):
@@ -35,30 +54,24 @@ def read_tensors(path):
 
     A training checkpoint that keeps its state dict under "state_dict" or "model" is fine too.
     The arrays are C-contiguous, in the file's order, those of safetensors sorted by name;
-    bfloat16 becomes float32.
-
-    Raises
-    ------
-    InputError
-        When the file cannot be read, is none of these formats, is cut short, contradicts
-        itself, or holds anything but tensors and plain values.
+    bfloat16 becomes float32. An InputError says that the file cannot be read, is none of these
+    formats, is cut short, contradicts itself, or holds anything but tensors and plain values.
     """
-    content = read_file(path)
     try:
-        return parse_tensors(content)
+        return parse_tensors(read_file(path))
     except InputError as error:
         raise error.with_file(path) from None
 
 
 def read_file(path):
     """The content of a regular file that is not too large for a network."""
-    require_regular_file(path)
     try:
-        if os.stat(path).st_size > LARGEST_FILE:
-            raise InputError(f"larger than {LARGEST_FILE >> 30} GB: no network here is", file=path)
-        return Path(path).read_bytes()
+        with open_regular_file(path) as file:
+            if os.fstat(file.fileno()).st_size <= LARGEST_FILE:
+                return file.read()
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", file=path) from None
+    raise InputError(f"larger than {LARGEST_FILE >> 30} GB: no network here is", file=path)
 
 
 def parse_tensors(content):
@@ -71,15 +84,6 @@ def parse_tensors(content):
         found = _read_old(content)
     else:
         raise InputError("neither a PyTorch nor a safetensors file")
-    return _state_dict(found)
-
-
-def is_safetensors(content):
-    return content[8:9] == b"{"
-
-
-def _state_dict(found):
-    """The tensors among what a file held, under their names."""
     for wrapper in ("state_dict", "model"):
         if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
             found = found[wrapper]
@@ -92,6 +96,10 @@ def _state_dict(found):
     if not tensors:
         raise InputError("holds no named tensors; a state dict is wanted (model.state_dict())")
     return tensors
+
+
+def is_safetensors(content):
+    return content[8:9] == b"{"
 
 
 def _read_old(content):
@@ -170,3 +178,121 @@ def _read_safetensors(content):
             raise InputError(f"{name!s:.200}: a shape of {len(entry['shape'])} dimensions that "
                              "numpy cannot hold") from None
     return tensors
+
+
+class Storage:
+    """A run of values that tensors are views of; its bytes may come later than its name."""
+
+    def __init__(self, dtype, count):
+        if not isinstance(count, int) or count < 0:
+            raise InputError("a storage whose number of values makes no sense")
+        self.dtype, self.count, self.values = dtype, count, None
+        self.num_bytes = count * dtype.itemsize
+
+    def fill(self, raw):
+        """Take the bytes, which must be as many as the storage has values."""
+        if len(raw) != self.num_bytes:
+            raise InputError(f"cut short, or changed: a storage of {self.count} values has "
+                             f"{len(raw)} bytes instead of {self.num_bytes}")
+        self.values = decode(raw, self.dtype)
+
+
+def decode(raw, dtype):
+    """Raw little-endian values as a numpy array; bfloat16 becomes float32."""
+    values = np.frombuffer(raw, dtype)
+    if dtype == BFLOAT16:
+        return (values["bfloat16"].astype(np.uint32) << 16).view(np.float32)
+    return values
+
+
+class TensorView:
+    """A tensor as the pickle describes it: a view of a storage, checked when it is made."""
+
+    def __init__(self, storage, offset, shape, strides, *_):
+        shape, strides = tuple(shape), tuple(strides)
+        numbers = (offset, *shape, *strides)
+        if not (isinstance(storage, Storage) and len(shape) == len(strides) <= 32
+                and all(isinstance(n, int) and 0 <= n < LARGEST_SIDE for n in numbers)
+                and math.prod(max(n, 1) for n in shape) < LARGEST_SIDE):
+            raise InputError("a tensor's offset, shape or strides make no sense")
+        last = offset + sum((n - 1) * step for n, step in zip(shape, strides))
+        if 0 not in shape and (last >= storage.count or math.prod(shape) > storage.count):
+            raise InputError("cut short, or changed: a tensor reaches beyond its values")
+        self.storage, self.offset, self.shape, self.strides = storage, offset, shape, strides
+
+    def array(self):
+        if 0 in self.shape:
+            return np.zeros(self.shape, np.float32)
+        values = self.storage.values
+        if values is None:
+            raise InputError("cut short: a tensor's values are missing")
+        view = np.lib.stride_tricks.as_strided(
+            values[self.offset:], self.shape, [step * values.itemsize for step in self.strides],
+            writeable=False)
+        return np.ascontiguousarray(view)
+
+
+class StateDict(dict):
+    """A dictionary of text and numbers only as keys, in a pickle of anybody.
+
+    Hashing or printing a few nested tuples that share their parts would take forever.
+    """
+
+    def __init__(self, items=()):
+        super().__init__()
+        for key, value in items:
+            self[key] = value
+
+    def __setitem__(self, key, value):
+        if not isinstance(key, (str, int)):
+            raise InputError("a key that is neither text nor a number: no state dict")
+        super().__setitem__(key, value)
+
+
+class Unpickler(pickle._Unpickler):
+    """Reads the state dicts that torch.save writes; storages go into `storages` by key.
+
+    Python's own unpickler rather than C's: its memo is a dictionary, which a malicious index
+    cannot blow up, and its operations can be chosen.
+    """
+
+    dispatch = {getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]]
+                for name in PICKLE_OPERATIONS}
+    dispatch[pickle.EMPTY_DICT[0]] = lambda self: self.append(StateDict())
+    # Attributes are left alone: only a state dict's metadata comes this way.
+    dispatch[pickle.BUILD[0]] = lambda self: self.stack.pop()
+
+    def __init__(self, file):
+        super().__init__(file, encoding="utf-8")
+        self.storages = {}
+
+    def load(self):
+        """What the pickle holds. An InputError says that it is cut short or changed."""
+        try:
+            return super().load()
+        except InputError:
+            raise
+        except BROKEN_PICKLE:
+            raise InputError("cut short, or not what torch.save writes") from None
+
+    def find_class(self, module, name):
+        if (module, name) == ("collections", "OrderedDict"):
+            return StateDict
+        if module == "torch._utils" and name in ("_rebuild_tensor_v2", "_rebuild_tensor"):
+            return TensorView
+        if (module, name) == ("torch._utils", "_rebuild_parameter"):
+            return lambda tensor, *_: tensor
+        if module == "torch" and name in STORAGE_TYPES:
+            return STORAGE_TYPES[name]
+        raise InputError(f"asks for {module}.{name}, which is no tensor, and is refused; "
+                         "save the state dict alone: torch.save(model.state_dict(), FILE)")
+
+    def persistent_load(self, pid):
+        kind, dtype, key, _, count, *view = pid
+        if kind != "storage" or not isinstance(dtype, np.dtype) or any(view):
+            raise InputError("holds something other than storages of a known type")
+        if not isinstance(key, (str, int)):
+            raise InputError("a storage whose key is neither text nor a number")
+        if str(key) not in self.storages:
+            self.storages[str(key)] = Storage(dtype, count)
+        return self.storages[str(key)]

@@ -226,8 +226,16 @@ def _image_name(given, path_root, suffix):
     if leads_out(name):
         raise ValueError(f"{given} is not under --path-root" if os.path.isabs(given)
                          else f"{given!r:.200} leads out of the image root")
-    if name_problem(name):
-        raise ValueError(name_problem(name))
+    if not name.strip():
+        raise ValueError("the file name is empty")
+    for character, words in (("\t", "a tab"), ("\n", "a line end"), ("\r", "a line end"),
+                             ("\0", "a zero byte")):
+        if character in name:
+            raise ValueError(f"the file name {name!r:.200} holds {words}, which a .lst cannot hold")
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        raise ValueError(f"the file name {name!r:.200} is not valid Unicode") from None
     return name
 
 
@@ -251,21 +259,6 @@ def _check_class(name, numbers, allowed):
 def _natural(name):
     """Class numbers by value, then names in alphabetical order."""
     return (0, int(name), name) if name.isdecimal() and len(name) < 10 else (1, 0, name)
-
-
-def name_problem(name):
-    """Why a file name cannot stand in a .lst, or None when it can."""
-    if not name.strip():
-        return "the file name is empty"
-    for character, words in (("\t", "a tab"), ("\n", "a line end"), ("\r", "a line end"),
-                             ("\0", "a zero byte")):
-        if character in name:
-            return f"the file name {name!r:.200} holds {words}, which a .lst cannot hold"
-    try:
-        os.fsencode(name)
-    except UnicodeEncodeError:
-        return f"the file name {name!r:.200} is not valid Unicode"
-    return None
 
 
 def leads_out(name):

@@ -153,17 +153,9 @@ def _label_value(text, signed=False):
     text = text.strip().lower()
     if text in WORDS:
         return WORDS[text]
-    value = _number(text)
-    if signed:
-        return {1: 1, -1: 0}.get(value)
-    return int(value) if value in (1, 0, -1) else None
-
-
-def _number(text):
-    try:
-        return float(text)
-    except ValueError:
-        return None
+    with contextlib.suppress(ValueError):
+        return ({1: 1, -1: 0} if signed else {1: 1, 0: 0, -1: -1}).get(float(text))
+    return None
 
 
 def _list_rows(rows, separator, bad_input):
@@ -186,10 +178,10 @@ def _parse_confidence(text):
         return None
     if _label_value(text) == -1:
         return UNSURE
-    value = _number(text)
-    if value is None or not 0 <= value <= 1:
-        raise ValueError(f"the confidence {text!r:.60} is not between 0 and 1")
-    return value
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) <= 1:
+            return float(text)
+    raise ValueError(f"the confidence {text!r:.60} is not between 0 and 1")
 
 
 def _class_column_rows(rows, classes, signed, bad_input):
@@ -319,15 +311,12 @@ def default_separator(cells, path):
                  for cell in cells}
         counts = Counter(part for parts in split.values() for part in set(parts))
         combined = {cell: parts for cell, parts in split.items() if len(parts) > 1}
-        parts = [part for parts in combined.values() for part in parts]
-        recurring = sum(counts[part] > 1 for part in parts) / max(1, len(parts))
-        if separator == " ":
-            vary = len(set(map(len, combined.values()))) > 1 or any(
-                len(parts) == 1 and counts[parts[0]] > 1 for parts in split.values())
-            is_better = recurring >= 0.75 and vary
-        else:
-            is_better = combined and (recurring >= 0.5 or separator == "|")
-        if is_better:
+        recurs = [counts[part] > 1 for parts in combined.values() for part in parts]
+        lengths = {len(parts) for parts in split.values()
+                   if len(parts) > 1 or parts and counts[parts[0]] > 1}
+        wanted = {"|": 0, " ": 0.75}.get(separator, 0.5)
+        if recurs and sum(recurs) >= wanted * len(recurs) and (
+                separator != " " or len(lengths) > 1):
             raise InputError(
                 f"{min(combined)!r:.60} and others are split by {separator!r} into names that "
                 f"recur: give {{flag}} {separator!r}, or {{flag}} {DEFAULT_SEPARATOR!r} when each "

@@ -117,6 +117,7 @@ class PhotoOptions:
 
 DEFAULTS = PhotoOptions()
 
+
 def choose_photos(label, prob, thresholds, sheets=None, max_photos=MAX_PHOTOS):
     """Choose the photos that show the network's mistakes, and some random ones.
 
@@ -191,19 +192,25 @@ def describe_photos(sheets, samples, thresholds, options=DEFAULTS):
     chosen = sorted({s for sheet in sheets.values() for s, _ in sheet})
     place = {s: number for number, s in enumerate(chosen)}
     paths = [os.path.join(samples.root, samples.names[s]) for s in chosen]
-    maps = _class_maps(options.maps, paths, samples.label[chosen], samples.prob[chosen], thresholds)
+    label, probs = samples.label[chosen], samples.prob[chosen]
+    decisions, maps = _decisions(label, probs, thresholds), [{}] * len(paths)
+    if options.maps and paths:
+        # Labelled classes first, then the most probable: maps beyond the limit are left out.
+        order, listed = np.lexsort((-probs, label < 0.5)), np.any(list(decisions.values()), axis=0)
+        classes = [row[cells[row]] for row, cells in zip(order, listed)]
+        maps = options.maps.compute(paths, classes, MAX_MAP_BYTES // len(paths))
     map_bytes = sum(grid.size for grids in maps for grid in grids.values())
     max_bytes = MAX_BYTES - map_bytes - CLASS_BYTES * samples.label.shape[1]
     max_bytes = max_bytes / max(1, len(chosen))
 
-    def describe(s, path, grids):
-        prob = samples.prob[s]
+    def describe(number, path, grids):
+        prob = probs[number]
         text, width, height, full = embedded_jpeg(path, max_bytes, options.max_pixels)
-        photo = {"name": printable(samples.names[s]),
+        photo = {"name": printable(samples.names[chosen[number]]),
                  "path": printable(os.path.abspath(path), None),
                  "jpeg": text, "width": width, "height": height}
-        for kind, cells in _decisions(samples.label[s], prob, thresholds).items():
-            classes = np.flatnonzero(cells)
+        for kind, cells in decisions.items():
+            classes = np.flatnonzero(cells[number])
             classes = classes[np.argsort(-prob[classes])]
             photo[kind] = [[int(c), round(float(prob[c]), 4)] for c in classes]
         if text and grids:
@@ -214,19 +221,8 @@ def describe_photos(sheets, samples, thresholds, options=DEFAULTS):
         return photo
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        photos = list(pool.map(describe, chosen, paths, maps))
+        photos = list(pool.map(describe, range(len(paths)), paths, maps))
     return photos, {name: [[place[s], c] for s, c in sheet] for name, sheet in sheets.items()}
-
-
-def _class_maps(maps, paths, label, prob, thresholds):
-    """By photo the class maps of the classes that its dialog lists: predicted or labelled ones."""
-    if not maps or not paths:
-        return [{}] * len(paths)
-    listed = np.logical_or.reduce(list(_decisions(label, prob, thresholds).values()))
-    # Labelled ones first, then the most probable: maps beyond the limit are left out.
-    order = np.lexsort((-prob, label < 0.5))
-    classes = [row[cells[row]] for row, cells in zip(order, listed)]
-    return maps.compute(paths, classes, MAX_MAP_BYTES // len(paths))
 
 
 def embedded_jpeg(path, max_bytes, max_pixels=ReadOptions.max_pixels):

@@ -6,9 +6,10 @@
 An objective is a text: "f1", the highest F1 of each class; "of1", one threshold for all classes,
 with the highest F1 over all decisions; "precision 0.9", the highest recall of each class at this
 precision or a higher one. The best F1 of a class with two present labels says little, and may
-predict it on most images: so under "f1" its threshold is the best of those that predict it on at
-most MOST_PREDICTED times as many samples as carry it; and it is averaged, as logits, with that of
-"of1", which weighs as much as SHARED_LABELS present labels. docs/recipes.md has what was measured.
+predict it on most images: so under "f1" its threshold is averaged, as logits, with that of "of1",
+which weighs as much as SHARED_LABELS present labels; and it is so high that the class is predicted
+on at most MOST_PREDICTED times as many samples as carry it, and one more. docs/recipes.md has what
+was measured.
 """
 import os
 
@@ -20,32 +21,31 @@ from network import checkpoint
 DEFAULT = 0.5
 NEVER = 1.0  # no probability is above it
 ALWAYS = -1.0  # every probability is above it
-MOST_PREDICTED = 8
+MOST_PREDICTED = 2
 SHARED_LABELS = 1
 MOST_DECISIONS = 200_000  # from which the threshold of all classes is chosen
 FOLDS = 20
 
 
-def choose_threshold(label, prob, min_precision=None, most=np.inf):
+def choose_threshold(label, prob, min_precision=None):
     """The best threshold of one class on samples with `label` and `prob`, both (samples,).
 
-    A sample with `prob > threshold` is predicted positive. The threshold has the highest F1 of
-    those that predict at most `most` times as many samples as are present, or, with
-    `min_precision`, the highest recall at this precision or a higher one, 0 to 1. It lies halfway
-    between two probabilities of the samples; of several equally good ones it is the highest. NEVER
-    where no threshold is allowed; ALWAYS where a probability of 0 is to be predicted positive; None
-    where no label is present.
+    A sample with `prob > threshold` is predicted positive. The threshold has the highest F1 or,
+    with `min_precision`, the highest recall at this precision or a higher one, 0 to 1. It lies
+    halfway between two probabilities of the samples; of several equally good ones it is the
+    highest. NEVER where no threshold is allowed; ALWAYS where a probability of 0 is to be predicted
+    positive; None where no label is present.
 
     Example
     -------
     >>> choose_threshold(np.array([1, 1, 0, 0]), np.array([.9, .5, .25, .1]))
     0.375
     """
-    threshold, = _best_without(label, prob, np.zeros(len(label), int), [1], min_precision, most)
+    threshold, = _best_without(label, prob, np.zeros(len(label), int), [1], min_precision)
     return None if np.isnan(threshold) else float(threshold)
 
 
-def _best_without(label, prob, fold, left_out, min_precision=None, most=np.inf):
+def _best_without(label, prob, fold, left_out, min_precision=None):
     """The `choose_threshold` of one class on all samples but those of a fold, for several folds.
 
     `fold`, (samples,), is the number of each sample's, `left_out` a sequence of such numbers.
@@ -71,12 +71,12 @@ def _best_without(label, prob, fold, left_out, min_precision=None, most=np.inf):
     true_positives, predicted = count(present), count(slice(None))
     labelled = true_positives[:, -1:]
     if min_precision is None:
-        allowed = predicted <= most * labelled
+        allowed = predicted > 0
         score = true_positives / np.maximum(predicted + labelled, 1)  # half the F1
     else:
         allowed = true_positives / np.maximum(predicted, 1) >= min_precision
+        allowed &= predicted > 0
         score = true_positives
-    allowed &= predicted > 0
     lowest = candidates[np.argmax(np.where(allowed, score, -1), axis=1)]
     below = [prob[(prob < least) & (fold != number)].max(initial=0)
              for least, number in zip(lowest, left_out)]
@@ -96,24 +96,38 @@ def choose_thresholds(label, prob, objective="f1"):
 
 def _choose_without(label, prob, fold, left_out, objective):
     """The `choose_thresholds` of all samples but those of a fold: (len(left_out), classes)."""
-    def of_each_class(**limit):
-        return np.array([_best_without(y, p, fold, left_out, **limit)
+    def of_each_class(choose, **options):
+        return np.array([choose(y, p, fold, left_out, **options)
                          for y, p in zip(label.T, prob.T)]).T
 
     name, _, least = objective.partition(" ")
     if name == "precision":
-        chosen = of_each_class(min_precision=float(least))
+        chosen = of_each_class(_best_without, min_precision=float(least))
         return np.where(np.isnan(chosen), NEVER, chosen)
     shared = np.array([[_choose_shared(label, prob, np.flatnonzero(fold != number))]
                        for number in left_out])
     if name == "of1":
         return np.repeat(shared, label.shape[1], axis=1)
-    chosen = of_each_class(most=MOST_PREDICTED)
+    chosen = of_each_class(_best_without)
     present = np.array([np.count_nonzero(label[fold != number] > 0.5, axis=0)
                         for number in left_out])
     logit = ((present * _logit(np.where(np.isnan(chosen), shared, chosen))
               + SHARED_LABELS * _logit(shared)) / (present + SHARED_LABELS))
-    return 1 / (1 + np.exp(-logit))
+    return np.maximum(1 / (1 + np.exp(-logit)), of_each_class(_least_without))
+
+
+def _least_without(label, prob, fold, left_out):
+    """The lowest threshold of one class that MOST_PREDICTED allows; see `_best_without`."""
+    known = label >= 0
+    order = np.argsort(-prob[known], kind="stable")
+    present, prob, fold = (values[known][order] for values in (label > 0.5, prob, fold))
+    thresholds = []
+    for number in left_out:
+        rows = np.flatnonzero(fold != number)
+        most = MOST_PREDICTED * np.count_nonzero(present[rows]) + 1
+        thresholds.append(prob[rows[most - 1:most + 1]].astype(np.float64).mean()
+                          if most < len(rows) else ALWAYS)
+    return thresholds
 
 
 def _choose_shared(label, prob, rows):

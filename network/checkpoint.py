@@ -1,8 +1,5 @@
 """Reading and writing checkpoints that are complete on their own.
 
-    sym, arg_params, aux_params = load("result/demo", 3)
-    get_attributes(sym)["class_names"]
-
 A checkpoint is MXNet's usual pair PREFIX-symbol.json and PREFIX-NNNN.params. Its `data`
 input takes raw RGB pixels, uint8, (batch, 3, height, width), 0 to 255: the graph casts and
 normalises them with the constants `rgb_mean` and `rgb_std`. Class names, sizes and others are
@@ -21,14 +18,8 @@ from common.cli import InputError
 from common.files import atomic_file
 from common.mx_compat import mx, mxnet_errors
 from common.text import printable
+from network import untrusted
 from network.graph import Graph, Node, replaced
-from network.untrusted import (
-    check_attribute,
-    check_params,
-    check_shapes,
-    checked_symbol,
-    read_attributes,
-)
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -50,20 +41,19 @@ def normalised_data(mean: Sequence[float], std: Sequence[float],
     (1, 3, 1, 1) float32, to go into arg_params.
     """
     constants = {}
-    for name, values in zip(NORMALISATION, (mean, std)):
+    pixels = mx.sym.Cast(mx.sym.Variable("data"), dtype="float32", name="rgb_cast")
+    for name, values, operation, result in (
+            ("rgb_mean", mean, mx.sym.broadcast_sub, "rgb_centred"),
+            ("rgb_std", std, mx.sym.broadcast_div, "rgb_normalised")):
         array = np.asarray(values, np.float32).reshape(-1)
         if array.shape != (3,) or not np.isfinite(array).all():
             raise InputError(f"{name} wants three numbers (red, green, blue), not {values}")
         constants[name] = mx.nd.array(array.reshape(1, 3, 1, 1))
+        # No learning rate and no weight decay when other scripts train this checkpoint.
+        constant = mx.sym.Variable(name, lr_mult=0, wd_mult=0, shape=(1, 3, 1, 1), dtype=np.float32)
+        pixels = operation(pixels, mx.sym.BlockGrad(constant), name=result)
     if min(std) <= 0:
         raise InputError(f"rgb_std wants numbers above 0, not {std}")
-    # No learning rate and no weight decay when other scripts train this checkpoint.
-    frozen = {"lr_mult": 0, "wd_mult": 0, "shape": (1, 3, 1, 1), "dtype": np.float32}
-    pixels = mx.sym.Cast(mx.sym.Variable("data"), dtype="float32", name="rgb_cast")
-    pixels = mx.sym.broadcast_sub(
-        pixels, mx.sym.BlockGrad(mx.sym.Variable("rgb_mean", **frozen)), name="rgb_centred")
-    pixels = mx.sym.broadcast_div(
-        pixels, mx.sym.BlockGrad(mx.sym.Variable("rgb_std", **frozen)), name="rgb_normalised")
     if dtype != "float32":
         pixels = mx.sym.Cast(pixels, dtype=dtype, name="rgb_dtype")
     return pixels, constants
@@ -99,13 +89,13 @@ def with_normalisation(sym: mx.sym.Symbol, mean: Sequence[float], std: Sequence[
 
 def get_attributes(sym: mx.sym.Symbol, file: str | None = None) -> dict[str, Any]:
     """The values that `set_attributes` stored, by their names; an InputError is about `file`."""
-    return read_attributes(sym.attr_dict().get("data", {}), file)
+    return untrusted.read_attributes(sym.attr_dict().get("data", {}), file)
 
 
 def set_attributes(sym: mx.sym.Symbol, **values: Any) -> mx.sym.Symbol:
     """A copy of the network that carries these values as attributes of its input `data`.
 
-    None removes an attribute. RULES in network/untrusted/attributes.py has the names and their
+    None removes an attribute. RULES in network/untrusted/symbols.py has the names and their
     values, such as `class_names` (list of str), `image_shape` ([3, height, width]) and `resize`
     (pixels of the short side before the crop).
     """
@@ -117,7 +107,7 @@ def set_attributes(sym: mx.sym.Symbol, **values: Any) -> mx.sym.Symbol:
     for name, value in values.items():
         node.attrs.pop(f"__rgb_{name}__", None)
         if value is not None:
-            check_attribute(name, value)
+            untrusted.check_attribute(name, value)
             node.attrs[f"__rgb_{name}__"] = json.dumps(value)
     return graph.symbol()
 
@@ -165,8 +155,8 @@ def load(prefix: str, epoch: int) -> Network:
             raise InputError("no such file; --model takes the path before -symbol.json, --epoch "
                              "the number in the .params file's name", file=name)
     with mxnet_errors("not an MXNet symbol file", symbol_file):
-        sym = _without_faults_of_mxnet(mx.sym.load_json(checked_symbol(symbol_file)))
-    check_params(params_file)
+        sym = _without_faults_of_mxnet(mx.sym.load_json(untrusted.checked_symbol(symbol_file)))
+    untrusted.check_params(params_file)
     with mxnet_errors("not an MXNet parameter file", params_file):
         saved = mx.nd.load(params_file)
     arg_params, aux_params = ({key[4:]: value for key, value in saved.items()
@@ -189,7 +179,7 @@ def load(prefix: str, epoch: int) -> Network:
                          "pretrained one", file=symbol_file)
     attributes = get_attributes(sym, symbol_file)
     if "image_shape" in attributes:
-        check_shapes(sym, arg_params, aux_params, attributes["image_shape"], symbol_file)
+        untrusted.check_shapes(sym, arg_params, aux_params, attributes["image_shape"], symbol_file)
     return sym, arg_params, aux_params
 
 

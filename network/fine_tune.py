@@ -1,10 +1,7 @@
-"""Cut a pretrained network and build the multi-label network from it.
-
-    net, arg_params = get_fine_tune_model(sym, arg_params, num_classes=58)
-    features, classifier = split_head(net)
-"""
+"""Load a pretrained network, cut it, and build the multi-label network from it."""
 from __future__ import annotations
 
+import collections
 import math
 import re
 from typing import Any, Collection, Sequence
@@ -14,8 +11,7 @@ import numpy as np
 from common.cli import InputError
 from common.mx_compat import mx, mxnet_errors
 from network import checkpoint
-from network.graph import Graph, layers_up_to
-from network.own_normalisation import find_own_normalisation
+from network.graph import Graph, Node, layers_up_to, output_of
 
 CLASSIFIERS = ("FullyConnected", "Convolution")
 # What may stand between the classifier and the network's output.
@@ -29,6 +25,14 @@ AFTER_FEATURE_MAP = ("Pooling", "mean", "Flatten", "flatten", "Reshape", "reshap
 ATTENTION = "fc_attention"  # layer that adds the parts of the attention head
 # From the probabilities of an attention head back to its class maps.
 ATTENTION_PATH = ["sigmoid", "elemwise_add", "Flatten", "Pooling", "Convolution"]
+# What may stand between the pixels and a network's own normalisation.
+PASS_ON = {"Cast", "amp_cast", "_copy", "BlockGrad", "identity"}
+# What arithmetic with a number n makes of scale * pixel + shift.
+ARITHMETIC = {**dict.fromkeys(("minus", "sub"), lambda scale, shift, n: (scale, shift - n)),
+              **dict.fromkeys(("plus", "add"), lambda scale, shift, n: (scale, shift + n)),
+              "mul": lambda scale, shift, n: (scale * n, shift * n),
+              "div": lambda scale, shift, n: (scale / n, shift / n)}
+RAW, UNIT, SIGNED = (0, 1), (0, 255), (127.5, 127.5)  # pixels of 0 to 255, 0 to 1, and -1 to 1
 
 
 def find_features(sym: mx.sym.Symbol) -> str:
@@ -64,15 +68,12 @@ def find_feature_map(sym: mx.sym.Symbol, name: str, image_shape: Sequence[int]) 
     layers = sym.get_internals()
     with mxnet_errors(f"the network does not work on images of {image_shape}"):
         _, shapes, _ = layers.infer_shape_partial(data=(1, *image_shape))
-    shapes = dict(zip(layers.list_outputs(), shapes))
-    node = Graph(sym)[name]
-
-    def shape(node):
-        return shapes.get(node.name + "_output", ())
-
-    while math.prod(shape(node)[2:]) <= 1 and node.op in AFTER_FEATURE_MAP:
+    shapes = collections.defaultdict(tuple, zip(layers.list_outputs(), shapes))
+    node = next((node for node in Graph(sym).nodes if name in (node.name, f"{node.name}_output")),
+                Node("null", name))
+    while math.prod(shapes[f"{node.name}_output"][2:]) <= 1 and node.op in AFTER_FEATURE_MAP:
         node = node.input()
-    if len(shape(node)) != 4:
+    if len(shapes[f"{node.name}_output"]) != 4:
         raise InputError(f"{{flag}} wants features with positions, which {name} and what it pools "
                          "have not; --layer-before-fullc names a layer that has: "
                          + likely_layers(sym), flag="--head attention")
@@ -195,6 +196,80 @@ def load_pretrained(prefix: str, epoch: int, mean: Sequence[float] | None = None
     shown = ("/".join(f"{value:.4g}" for value in numbers) for numbers in values)
     text = "mean {}, deviation {} ({})".format(*shown, origin)
     return sym, {**arg_params, **constants}, aux_params, text
+
+
+def find_own_normalisation(symbol, arg_params, aux_params):
+    """How pixels have to be normalised for a network that begins with a normalisation of its own.
+
+    That is a BatchNorm, whose stored statistics tell which pixels it has seen, or arithmetic with
+    numbers. Returns mean and standard deviation, 3 numbers of 0 to 255 each, and the name of that
+    layer; None where the network begins otherwise, or its pixels were normalised before.
+    """
+    graph = Graph(symbol)
+    users, node = graph.users(), graph["data"]
+    scale, shift, found = 1.0, 0.0, None
+    while len(users[node]) == 1:
+        node = users[node][0]
+        if node.op in PASS_ON:
+            continue
+        if node.op == "BatchNorm":
+            mean, variance = (aux_params[node.input(place).name].asnumpy() for place in (3, 4))
+            found = _kind((np.median(mean) - shift) / scale,
+                          np.median(np.sqrt(variance)) / abs(scale)), node.name
+            break
+        number = _number(node, arg_params)
+        changes = [change for name, change in ARITHMETIC.items() if name in node.op]
+        if not (number and changes):
+            break
+        scale, shift = changes[0](scale, shift, number)
+        # The middle of the range that becomes -1 to 1, or of which the mean is subtracted.
+        found = _kind(-shift / scale, abs(1 / scale) if scale != 1 else 0), node.name
+    if not found or not found[0]:
+        return None
+    (mean, std), layer = found
+    return [mean] * 3, [std] * 3, layer
+
+
+def _kind(middle, deviation):
+    """RAW, UNIT, SIGNED or None: pixels of which the mean and deviation are about these."""
+    if middle > 2 or deviation > 10:
+        return RAW
+    if 0.2 < middle < 0.8 and deviation < 0.8:
+        return UNIT
+    return SIGNED if abs(middle) < 0.2 and 0.2 < deviation < 0.8 else None
+
+
+def _number(node, arg_params):
+    """The number, or the median of the parameter, of arithmetic on the data; None for others."""
+    if "scalar" in node.attrs:
+        return float(node.attrs["scalar"]) if not node.op.startswith("_r") else None
+    if len(node.inputs) == 2 and node.input(1).name in arg_params:
+        return float(np.median(arg_params[node.input(1).name].asnumpy()))
+    return None
+
+
+def variance_ratio(symbol, arg_params, aux_params, pixels):
+    """The variance of images at the first BatchNorm, as a share of the variance that it has stored.
+
+    `pixels` are uint8 (images, 3, height, width). Returns the layer's name, and the median over its
+    channels: about 1 where the images are normalised as in the network's training. None without a
+    BatchNorm, or where it has not been trained.
+    """
+    norm = next((node for node in Graph(symbol).nodes if node.op == "BatchNorm"), None)
+    if norm is None:
+        return None
+    stored = aux_params[norm.input(4).name].asnumpy()
+    if (stored == stored[0]).all():
+        return None
+    source, number, *_ = norm.inputs[0]
+    layers = symbol.get_internals()
+    names = {source.name + "_output", f"{source.name}_output{number}"} & {*layers.list_outputs()}
+    if not names:
+        return None  # it is the input itself
+    values = output_of(layers[names.pop()], arg_params, aux_params, pixels)
+    variance = values.var(axis=(0, *range(2, values.ndim)))
+    ratio = np.median(variance / np.maximum(stored, 1e-12))
+    return (norm.name, float(ratio)) if math.isfinite(ratio) else None
 
 
 def frozen_parameters(net: mx.sym.Symbol, freeze: str) -> list[str]:

@@ -1,15 +1,11 @@
-"""The graph of a symbol, as layers that can be looked at, changed, and made a symbol again.
-
-    graph = Graph(symbol)
-    print(graph.output.op, graph["relu1"].input().name)
-    graph["bn0"].attrs["use_global_stats"] = "True"
-    symbol = graph.symbol()
-"""
+"""The graph of a symbol, as layers that can be looked at, changed, and made a symbol again."""
 from __future__ import annotations
 
 import json
 import re
 from collections import defaultdict
+
+import numpy as np
 
 from common.mx_compat import mx
 
@@ -130,6 +126,16 @@ def params_of(symbol: mx.sym.Symbol, arg_params: dict, aux_params: dict) -> tupl
     names = symbol.list_arguments(), symbol.list_auxiliary_states()
     return tuple({name: given[name] for name in own if name in given}
                  for own, given in zip(names, (arg_params, aux_params)))
+
+
+def output_of(symbol: mx.sym.Symbol, arg_params: dict, aux_params: dict,
+              pixels: np.ndarray) -> np.ndarray:
+    """The first output of a network for pixels, uint8 (batch, 3, height, width), on the CPU."""
+    executor = symbol.simple_bind(mx.cpu(), grad_req="null", data=pixels.shape,
+                                  type_dict={"data": "uint8"})
+    executor.copy_params_from(arg_params, aux_params, allow_extra_params=True)
+    pixels = mx.nd.array(pixels, dtype="uint8")
+    return executor.forward(is_train=False, data=pixels)[0].asnumpy()
 
 
 def integers(text: str) -> list[int]:

@@ -1,8 +1,4 @@
-"""The stages of a network, and the network from the end of one on.
-
-    find_stages(symbol, (3, 224, 224))      # [("stem_relu6", (32, 112, 112)), ...]
-    layers_after(symbol, "block3_2_add")    # takes `features` in place of that layer's output
-"""
+"""The stages of a network, and the network from the end of one on."""
 from __future__ import annotations
 
 import math

@@ -3,14 +3,16 @@ import json
 import tempfile
 
 import numpy as np
+import pytest
 
 from common.mx_compat import mx
-from convert.export import mxnet_predictor
-from convert.onnx.exporter import onnx_predictor, to_onnx
-from convert.onnx.graph_to_symbol import convert_graph
-from convert.onnx.operators.table import BATCH, Tensor
 from network import checkpoint
+from network.graph import output_of
 from network.untrusted import checked_symbol
+
+exporter = pytest.importorskip("convert.onnx.exporter", reason="onnx and onnxruntime are optional")
+graph_to_symbol = pytest.importorskip("convert.onnx.graph_to_symbol")
+BATCH, Tensor = graph_to_symbol.BATCH, graph_to_symbol.Tensor
 
 OPSET = 17
 
@@ -46,15 +48,13 @@ def ours(model, images):
     """What the converted network computes of all images in one batch, and its symbol."""
     batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
     x = Tensor(mx.sym.Variable("data"), (BATCH, *images.shape[1:]), trained=False)
-    result, arg_params, aux_params = convert_graph(model, {"x": x}, batch)
+    result, arg_params, aux_params = graph_to_symbol.convert_graph(model, {"x": x}, batch)
     with tempfile.NamedTemporaryFile("w", suffix="-symbol.json") as file:
         file.write(result.symbol.tojson())
         file.flush()
         checked_symbol(file.name)  # what a checkpoint may contain
-    arrays, statistics = ({name: mx.nd.array(value) for name, value in params.items()}
-                          for params in (arg_params, aux_params))
-    executor = result.symbol.bind(mx.cpu(), {**arrays, "data": mx.nd.array(images)},
-                                  aux_states=statistics, grad_req="null")
+    executor = result.symbol.bind(mx.cpu(), {**arg_params, "data": mx.nd.array(images)},
+                                  aux_states=aux_params, grad_req="null")
     out = executor.forward(is_train=False)[0].asnumpy()
     expected = tuple(side // BATCH * len(images) if side % BATCH == 0 else side
                      for side in result.shape)
@@ -69,16 +69,15 @@ def exported(model, shape):
     x = mx.sym.slice_axis(channels, axis=1, begin=0, end=shape[0])
     batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
     tensors = {"x": Tensor(x, (BATCH, *shape), trained=False)}
-    result, arg_params, aux_params = convert_graph(model, tensors, batch)
+    result, arg_params, aux_params = graph_to_symbol.convert_graph(model, tensors, batch)
     # A result whose first axis is not the batch becomes one column of numbers.
     net = checkpoint.set_attributes(mx.sym.Flatten(result.symbol) if result.shape[0] == BATCH
                                     else mx.sym.reshape(result.symbol, shape=(-1, 1)),
                                     image_shape=[3, *shape[1:]])
-    params = [{name: mx.nd.array(value) for name, value in group.items()}
-              for group in (arg_params, aux_params)]
+    params = arg_params, aux_params
     images = np.random.RandomState(0).randint(0, 256, (3, 3, *shape[1:])).astype(np.uint8)
-    content = to_onnx(net, *params).SerializeToString()
-    return onnx_predictor(content)(images), mxnet_predictor(net, *params)(images)
+    content = exporter.to_onnx(net, *params).SerializeToString()
+    return exporter.onnx_predictor(content)(images), output_of(net, *params, images)
 
 
 def assert_same(nodes, weights=None, shape=(4, 6, 5), opset=OPSET, batch=None, low=-3, back=True):

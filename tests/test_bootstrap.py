@@ -7,8 +7,7 @@ from scipy import stats
 from sklearn import metrics
 
 from common.metrics import average_precision, baselines
-from evaluation.bootstrap import bootstrap
-from evaluation.evaluation import Evaluation
+from evaluation.evaluation import Evaluation, bootstrap
 
 RULES = ("mAP", "AP", ("0.5", "CF1"), ("0.5", "OF1"))
 

@@ -16,7 +16,7 @@ from evaluation.classifier import Classifier
 from evaluation.pictures import COLOURS, OPACITY, PhotoMaps, draw, intensities
 from lst_iter import LstIter
 from network import checkpoint
-from network.fine_tune import get_fine_tune_model
+from network.fine_tune import get_fine_tune_model, has_feature_map
 from network.forward_pass import ForwardPass
 from predict_multilabel import main
 from reading.read_options import ReadOptions
@@ -244,6 +244,14 @@ def test_features_without_positions_are_refused():
     net = mx.sym.FullyConnected(net, num_hidden=10, name="last")
     with pytest.raises(InputError, match="--head attention wants features with positions"):
         get_fine_tune_model(net, {}, 8, attention=0.3)
+
+
+@pytest.mark.parametrize("layer, has", [
+    ("features", True), ("features_output", True), ("last", False), ("absent", False)])
+def test_whether_a_layer_has_a_feature_map_is_asked_of_any_name(layer, has):
+    net = mx.sym.Pooling(mx.sym.Variable("data"), kernel=(16, 16), stride=(16, 16), name="features")
+    net = mx.sym.FullyConnected(net, num_hidden=2, name="last")
+    assert has_feature_map(net, layer, (3, 64, 64)) == has
 
 
 def test_an_attention_network_can_be_fine_tuned_to_other_classes(trained):

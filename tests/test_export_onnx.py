@@ -17,12 +17,11 @@ from conftest import script
 
 from common.cli import InputError
 from common.mx_compat import mx
-from convert import efficientnet_lite
-from convert.export import mxnet_predictor, sample_images
+from convert import torch_networks
 from convert.gluon_zoo import import_gluon
-from convert.onnx.exporter import onnx_predictor, to_onnx
 from network import checkpoint
 from network.fine_tune import ATTENTION, in_float32
+from network.graph import output_of
 from reading.image_reader import ReadOptions, read_image
 from train_multilabel import get_fine_tune_model
 
@@ -58,8 +57,8 @@ numpy.save("floats.npy", block(mx.nd.array(pixels, dtype="float32")).asnumpy())
 
 def network(name):
     """A "pretrained" network."""
-    if name in efficientnet_lite.SIZES:
-        return efficientnet_lite.network(name)[0]
+    if name in torch_networks.SIZES:
+        return torch_networks.efficientnet_lite(name)[0]
     if name != "tiny":
         return import_gluon(name, random=True)[0]
     net = mx.sym.Convolution(mx.sym.Variable("data"), num_filter=8, kernel=(5, 5), stride=(4, 4),
@@ -88,8 +87,7 @@ def fine_tuned(prefix, name, dtype="float32", attention=None, **says):
                   for name, shape in zip(net.list_auxiliary_states(), aux_shapes)}
     features = net.get_internals()[f"{ATTENTION if attention else 'fc'}_output"]
     pixels = random.randint(0, 256, (4, *says["image_shape"])).astype(np.uint8)
-    logits = mxnet_predictor(
-        *in_float32(features, arg_params, aux_params))(pixels)
+    logits = output_of(*in_float32(features, arg_params, aux_params), pixels)
     arg_params["fc_weight"] /= float(logits.std())
     arg_params["fc_bias"] -= mx.nd.array(logits.mean(axis=0))
     arg_params["fc_bias"] /= float(logits.std())
@@ -142,18 +140,16 @@ def tiny(folder):
 
 
 @pytest.fixture(scope="module")
-def exported(folder, tiny):
+def exporter():
+    """The module that writes ONNX, which needs packages that are optional."""
+    return pytest.importorskip("convert.onnx.exporter")
+
+
+@pytest.fixture(scope="module")
+def exported(folder, tiny, exporter):
     """Its ONNX file."""
-    pytest.importorskip("onnx")
-    pytest.importorskip("onnxruntime")
     export(tiny, "--out", folder / "tiny.onnx")
     return folder / "tiny.onnx"
-
-
-@pytest.fixture
-def needs_onnx():
-    pytest.importorskip("onnx")
-    pytest.importorskip("onnxruntime")
 
 
 @pytest.fixture
@@ -177,7 +173,7 @@ def run_elsewhere(code, folder, status=0):
 
 @pytest.mark.parametrize("name, attention", [
     *((name, None) for name in NETWORKS), ("efficientnet_lite0", 0.3), ("resnet18_v2", 0.3)])
-def test_onnxruntime_gives_the_checkpoints_probabilities(name, attention, tmp_path, needs_onnx):
+def test_onnxruntime_gives_the_checkpoints_probabilities(name, attention, tmp_path, exporter):
     import onnxruntime
     prefix = fine_tuned(tmp_path / "net", name, attention=attention)
     export(prefix, "--out", tmp_path / "net.onnx")
@@ -195,20 +191,20 @@ def test_onnxruntime_gives_the_checkpoints_probabilities(name, attention, tmp_pa
     ((None, 1, 5, None), (None, 3, 2, None), (None, 1, -1, -2)),
     ((None, 0, -2, -7), (None, 2, -6, -1), (1, 1, -2, 3)),
     ((None, 1), (None, 3), ())])
-def test_slices_are_those_of_numpy(begin, end, step, needs_onnx):
+def test_slices_are_those_of_numpy(begin, end, step, exporter):
     net = mx.sym.slice(mx.sym.Variable("data"), begin=begin, end=end, step=step)
     net = mx.sym.Flatten(mx.sym.Cast(net, dtype="float32"))
-    model = to_onnx(checkpoint.set_attributes(net, image_shape=[3, 9, 11]), {}, {})
+    model = exporter.to_onnx(checkpoint.set_attributes(net, image_shape=[3, 9, 11]), {}, {})
     pixels = np.random.RandomState(0).randint(0, 256, (2, 3, 9, 11)).astype(np.uint8)
     expected = pixels[tuple(map(slice, begin, end, step or [None] * len(begin)))]
-    np.testing.assert_array_equal(onnx_predictor(model.SerializeToString())(pixels),
+    np.testing.assert_array_equal(exporter.onnx_predictor(model.SerializeToString())(pixels),
                                   expected.reshape(2, -1))
 
 
-def test_sizes_at_which_pooling_rounds_up_are_right(tmp_path, needs_onnx):
+def test_sizes_at_which_pooling_rounds_up_are_right(tmp_path, exporter):
     prefix = fine_tuned(tmp_path / "net", "squeezenet1.1", image_shape=[3, 100, 100])
     export(prefix, "--out", tmp_path / "net.onnx")
-    predict = onnx_predictor((tmp_path / "net.onnx").read_bytes())
+    predict = exporter.onnx_predictor((tmp_path / "net.onnx").read_bytes())
     pixels = random_pixels(2, side=100)
     np.testing.assert_allclose(predict(pixels), probabilities(prefix, pixels), rtol=0, atol=1e-5)
 
@@ -267,14 +263,14 @@ def test_thresholds_of_another_epoch_are_left_out(tiny, tmp_path, capsys):
     assert not {"thresholds", "thresholds_epoch"} & set(checkpoint.get_attributes(net))
 
 
-def test_a_float16_checkpoint_is_exported_in_float32(tiny, tmp_path, capsys, needs_onnx):
+def test_a_float16_checkpoint_is_exported_in_float32(tiny, tmp_path, capsys, exporter):
     prefix = fine_tuned(tmp_path / "half", "tiny", dtype="float16")
     export(prefix, "--out", tmp_path / "half.onnx", "--deploy", tmp_path / "plain")
     assert "computes in float16; is compared and exported in float32" in capsys.readouterr().out
     _, arg_params, _ = checkpoint.load(str(tmp_path / "plain"), 0)
     assert {value.dtype for value in arg_params.values()} == {np.float32}
     # MXNet itself does not compute all of it in float16 on every CPU.
-    predict = onnx_predictor((tmp_path / "half.onnx").read_bytes())
+    predict = exporter.onnx_predictor((tmp_path / "half.onnx").read_bytes())
     pixels = random_pixels(2)
     np.testing.assert_allclose(predict(pixels), probabilities(tiny, pixels), rtol=0,
                                atol=0.02)
@@ -288,16 +284,16 @@ def test_the_comparison_is_told_and_reads_images(tiny, tmp_path, photo, capsys):
 
 
 def test_images_are_read_as_the_checkpoint_says(photo):
-    samples = sample_images({**SAYS, "fit": "squash"}, [str(photo)])
+    samples = export_onnx.sample_images({**SAYS, "fit": "squash"}, [str(photo)])
     expected = np.empty((3, 64, 64), np.uint8)
     read_image(str(photo), expected, ReadOptions(resize=73, fit="squash"))
     np.testing.assert_array_equal(samples["images"], expected[None])
 
 
 @pytest.mark.parametrize("wrong", [lambda p: p + 2e-4, lambda p: p * np.nan])
-def test_a_model_that_differs_is_not_written(wrong, tiny, tmp_path, monkeypatch, needs_onnx):
-    predictor = onnx_predictor
-    monkeypatch.setattr(export_onnx, "onnx_predictor",
+def test_a_model_that_differs_is_not_written(wrong, tiny, tmp_path, monkeypatch, exporter):
+    predictor = exporter.onnx_predictor
+    monkeypatch.setattr(exporter, "onnx_predictor",
                         lambda model: lambda pixels: wrong(predictor(model)(pixels)))
     out = tmp_path / "net.onnx"
     out.write_text("earlier")
@@ -338,7 +334,7 @@ def squashing(folder):
 
 
 @pytest.mark.smoke
-def test_the_onnxruntime_example_answers_as_predict_multilabel(squashing, real_photo, needs_onnx):
+def test_the_onnxruntime_example_answers_as_predict_multilabel(squashing, real_photo, exporter):
     export(squashing, "--out", real_photo.parent / "model.onnx")
     assert_same_answer(run_elsewhere(ONNXRUNTIME_EXAMPLE, real_photo.parent), squashing, real_photo,
                        1e-4, "--full-decode")
@@ -410,7 +406,7 @@ def test_a_foreign_checkpoint_gets_its_normalisation_and_size_by_flags(tmp_path)
     net, arg_params, _ = checkpoint.load(str(prefix), 2)
     executor = net.bind(mx.cpu(), {**arg_params, "data": mx.nd.array(normalised),
                                    "softmax_label": mx.nd.zeros((2, 2))}, grad_req="null")
-    np.testing.assert_allclose(mxnet_predictor(*plain)(pixels),
+    np.testing.assert_allclose(output_of(*plain, pixels),
                                executor.forward(is_train=False)[0].asnumpy(), rtol=0, atol=1e-5)
     assert checkpoint.get_attributes(plain[0])["image_shape"] == [3, 32, 32]
 
@@ -448,13 +444,13 @@ def test_mistakes_are_told(flags, flag, says, tiny, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_results_folders_are_made(tiny, tmp_path, needs_onnx):
+def test_the_results_folders_are_made(tiny, tmp_path, exporter):
     export(tiny, "--out", tmp_path / "a/net.onnx", "--deploy", tmp_path / "b/c/plain")
     assert (tmp_path / "a/net.onnx").is_file()
     assert (tmp_path / "b/c/plain-0000.params").is_file()
 
 
-def test_a_folder_that_cannot_serve_is_told_before_any_work(tmp_path, needs_onnx):
+def test_a_folder_that_cannot_serve_is_told_before_any_work(tmp_path, exporter):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="is a folder") as error:
         export(tmp_path / "no such", "--out", tmp_path)
@@ -486,7 +482,7 @@ def test_a_network_that_does_not_end_in_a_sigmoid_is_refused(tmp_path):
     assert error.value.file == str(tmp_path / "net-symbol.json")
 
 
-def test_an_operator_that_onnx_export_lacks_is_named(tmp_path, needs_onnx):
+def test_an_operator_that_onnx_export_lacks_is_named(tmp_path, exporter):
     pixels, constants = checkpoint.normalised_data((0, 0, 0), (1, 1, 1))
     net = mx.sym.FullyConnected(mx.sym.erfinv(pixels * 0.001, name="odd"), num_hidden=2, name="fc")
     net = mx.sym.Custom(mx.sym.sigmoid(net), name="softmax", op_type="CrossEntropyLoss")

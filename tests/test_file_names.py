@@ -4,6 +4,7 @@ import unicodedata
 from pathlib import Path
 
 import cv2
+import import_pretrained
 import make_lst
 import numpy as np
 import pytest
@@ -11,7 +12,6 @@ from conftest import script
 
 from common.cli import InputError
 from common.files import existing_path
-from convert.onnx import importer
 from convert.torch_file import read_tensors
 from datasets.json_sources import read_coco
 from datasets.label_table import BadInput
@@ -118,7 +118,8 @@ def test_a_suffix_is_added_to_names_without_an_ending(photos, suffix, names):
 
 @pytest.mark.parametrize("pointer, command", [(POINTER, "git lfs pull"), (ANNEX, "git annex get")])
 @pytest.mark.parametrize("read", [
-    read_lst, read_class_names, read_tensors, importer.convert,
+    read_lst, read_class_names, read_tensors,
+    lambda path: import_pretrained.main(["--onnx", path, "--prefix", "net"]),
     lambda path: list(read_lines(path)),
     lambda path: read_coco(path, BadInput(skip=True)),
     lambda path: read_image(path, np.empty((3, 8, 8), np.uint8)),

@@ -22,8 +22,8 @@ def trained_params(result, number):
 
 
 def test_the_stages_of_an_inverted_residual_network_end_where_it_is_narrow():
-    from convert.efficientnet_lite import network
-    symbol, _ = get_fine_tune_model(network("efficientnet_lite0")[0], {}, 8)
+    from convert.torch_networks import efficientnet_lite
+    symbol, _ = get_fine_tune_model(efficientnet_lite("efficientnet_lite0")[0], {}, 8)
     stages = find_stages(symbol, (3, 224, 224))
     assert [shape for _, shape in stages] == EFFICIENTNET_STAGES
     assert stages[3][0] == "block5_3_add"

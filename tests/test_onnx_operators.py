@@ -8,8 +8,6 @@ from onnx_files import assert_same, model_of, ours, theirs
 from common.cli import InputError
 from convert.onnx import graph_to_symbol
 
-pytest.importorskip("onnx", reason="onnx and onnxruntime are optional")
-pytest.importorskip("onnxruntime", reason="onnx and onnxruntime are optional")
 QUICK = settings(max_examples=15, deadline=None, derandomize=True,
                  suppress_health_check=list(HealthCheck))
 draw = np.random.RandomState(1)
@@ -410,11 +408,13 @@ def test_functions_of_the_model_are_inlined():
     (("Relu", "x c c", "y", {}), "node 'y'"),
     (("Expand", "c huge", "y", {}), "would fill the memory"),
     (("Resize", "square   huge", "y", {}), "would fill the memory"),
+    (("Resize", "x  tiny", "y", {}), "or to nothing"),
     (("Gather", "x x", "y", {}), "indices are computed from the image")])
 def test_what_is_not_understood_names_the_node(node, says):
     model = model_of([node], {"scales": np.ones(4, np.float32), "c": weights(4),
                               "line": weights(4, 4, 3), "shape": ints(2, 59),
-                              "huge": ints(2**40, 4), "square": weights(2, 2)})
+                              "huge": ints(2**40, 4), "square": weights(2, 2),
+                              "tiny": np.array([1, 1, 0.01, 1], np.float32)})
     with pytest.raises(InputError, match=says) as error:
         ours(model, weights(2, 4, 6, 5))
     assert str(error.value).startswith("node 'y' (")

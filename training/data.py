@@ -11,7 +11,7 @@ from common.cli import InputError
 from common.progress import Progress
 from lst_iter import LstIter
 from multilabel_metric import Accuracy, Loss, MeanAveragePrecision
-from network.own_normalisation import variance_ratio
+from network.fine_tune import variance_ratio
 from reading.image_reader import ImageError, read_image
 
 logger = logging.getLogger("train_multilabel")

@@ -1,21 +1,21 @@
 """An MXNet network as an ONNX model, by MXNet's own exporter and what it leaves to do.
 
-    model = to_onnx(net, arg_params, aux_params)
-    predict = onnx_predictor(model.SerializeToString())
-    probability = predict(pixels)
+The first part converts layers for which MXNet's exporter has no converter or a wrong one.
 """
+import ast
 import contextlib
 import json
 import types
 from unittest import mock
 
 import numpy as np
+import onnx
+import onnxruntime
+from onnx.helper import make_node
 
 from common.cli import InputError
 from common.mx_compat import mx
-from convert.onnx import import_onnx
-from convert.onnx.layers_to_nodes import CONVERTERS
-from convert.onnx.operators.table import BATCH
+from convert.onnx.operators.values import BATCH
 from network import checkpoint
 from network.graph import Graph
 
@@ -23,8 +23,80 @@ from network.graph import Graph
 # of the installed onnx, in which Pad and the reductions are written differently.
 OPSET = 13
 IR_VERSION = 7  # the file format that came with operator set 13
+MXNetGraph = mx.onnx.mx2onnx._export_onnx.MXNetGraph  # export_model cannot set the operator set
+mxnets = mx.onnx.mx2onnx._op_translations._op_translations_opset12
 TYPES = ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16",
          "uint32", "uint64", "bool")
+
+
+def _add_constant(name, values, kwargs):
+    """Store integers, and return their name."""
+    mxnets.create_tensor(values, name, kwargs["initializer"])
+    return name
+
+
+@MXNetGraph.register("erf", OPSET)
+def _erf(node, **kwargs):
+    return mxnets.create_basic_op_node("Erf", node, kwargs)
+
+
+@MXNetGraph.register("broadcast_maximum", OPSET)
+def _maximum(node, **kwargs):
+    return mxnets.create_basic_op_node("Max", node, kwargs)
+
+
+@MXNetGraph.register("GroupNorm", OPSET)
+def _group_norm(node, **kwargs):
+    name, inputs, attributes = mxnets.get_inputs(node, kwargs)
+    groups = int(attributes.get("num_groups", 1))
+    shape = _add_constant(f"{name}_groups", [0, groups, -1], kwargs)
+    return [
+        make_node("Shape", inputs[:1], [f"{name}_shape"]),
+        make_node("Reshape", [inputs[0], shape], [f"{name}_grouped"]),
+        make_node("InstanceNormalization", [f"{name}_grouped", *inputs[1:]],
+                  [f"{name}_normalised"], epsilon=float(attributes.get("eps", 1e-5))),
+        make_node("Reshape", [f"{name}_normalised", f"{name}_shape"], [name], name=name)]
+
+
+@MXNetGraph.register("LeakyReLU", OPSET)
+def _leaky_relu(node, **kwargs):
+    name, inputs, attributes = mxnets.get_inputs(node, kwargs)
+    if attributes.get("act_type") != "prelu":
+        return mxnets.convert_leakyrelu(node, **kwargs)
+    # MXNet has one slope per channel, ONNX one that broadcasts.
+    shape = [-1] + [1] * (int(attributes["__rank__"]) - 2)
+    shape = _add_constant(f"{name}_shape", shape, kwargs)
+    return [make_node("Reshape", [inputs[1], shape], [f"{name}_slope"]),
+            make_node("PRelu", [inputs[0], f"{name}_slope"], [name], name=name)]
+
+
+@MXNetGraph.register("_contrib_BilinearResize2D", OPSET)
+def _bilinear_resize(node, **kwargs):
+    nodes = mxnets.convert_contrib_BilinearResize2D(node, **kwargs)
+    _, _, attributes = mxnets.get_inputs(node, kwargs)
+    if attributes.get("align_corners", "True") in ("False", "0"):  # which MXNet's overlooks
+        for option in nodes[-1].attribute:
+            if option.name == "coordinate_transformation_mode":
+                option.s = b"half_pixel"
+    return nodes
+
+
+@MXNetGraph.register("slice", OPSET)
+def _slice(node, **kwargs):
+    # MXNet's own converter refuses negative steps, which ONNX has.
+    name, inputs, attributes = mxnets.get_inputs(node, kwargs)
+    begin, end, step = (ast.literal_eval(attributes.get(key, "()"))
+                        for key in ("begin", "end", "step"))
+    steps = [by or 1 for by in step] or [1] * len(begin)
+    last = np.iinfo(np.int64).max
+    for what, values in (
+            ("starts", [at if at is not None else 0 if by > 0 else last
+                        for at, by in zip(begin, steps)]),
+            ("ends", [at if at is not None else last if by > 0 else -last
+                      for at, by in zip(end, steps)]),
+            ("axes", list(range(len(begin)))), ("steps", steps)):
+        inputs.append(_add_constant(f"{name}_{what}", values, kwargs))
+    return [make_node("Slice", inputs, [name], name=name)]
 
 
 def to_onnx(net, arg_params, aux_params):
@@ -33,23 +105,18 @@ def to_onnx(net, arg_params, aux_params):
     `net` takes uint8 pixels as `data`, says its `image_shape`, and has one output; its parameters
     are float32. The model's input is `data`, uint8 (batch, 3, height, width); its output is
     `probability`, float32 (batch, classes); batch is free. The weights are initializers only, so
-    that a runtime may fold them. `metadata_props` has the symbol's attributes, as JSON.
-
-    Raises
-    ------
-    InputError
-        When onnx is not installed, or MXNet cannot write the network as ONNX.
+    that a runtime may fold them. `metadata_props` has the symbol's attributes, as JSON. An
+    InputError says what MXNet cannot write as ONNX.
     """
-    onnx, _ = import_onnx("--out")
-    from mxnet.onnx.mx2onnx._export_onnx import MXNetGraph  # export_model cannot set the opset
-
     attributes = checkpoint.get_attributes(net)
     shape = attributes["image_shape"]
     _, ((_, classes),), _ = net.infer_shape(data=(1, *shape))
     net = _with_shapes(net, shape)
     nodes = Graph(net).nodes
-    arg_params = _with_fixed_gammas(nodes, arg_params)  # MXNet's exporter overlooks fix_gamma
-    MXNetGraph.registry_[OPSET].update(CONVERTERS)
+    for node in nodes:  # MXNet's exporter overlooks fix_gamma
+        if node.op == "BatchNorm" and node.flag("fix_gamma", "True"):
+            gamma = node.input(1).name
+            arg_params = {**arg_params, gamma: mx.nd.ones_like(arg_params[gamma])}
     known = {op for opset, ops in MXNetGraph.registry_.items() if opset <= OPSET for op in ops}
     unknown = sorted({node.op for node in nodes} - known)
     if unknown:
@@ -84,8 +151,6 @@ def mapping_for_mxnet():
     `onnx.mapping` is there, which onnx 1.18 removed; and the check of a graph, which takes it for
     one of onnx's newest operator set, does nothing.
     """
-    import onnx
-
     numbers = {np.dtype(name): int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(name)))
                for name in TYPES}
     mapping = types.SimpleNamespace(
@@ -136,13 +201,5 @@ def onnx_predictor(model):
 
     `model` is the content of an ONNX file.
     """
-    _, onnxruntime = import_onnx("--out")
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     return lambda pixels: session.run(["probability"], {"data": pixels})[0]
-
-
-def _with_fixed_gammas(nodes, arg_params):
-    """arg_params with ones where BatchNorm takes ones (fix_gamma), whatever has been stored."""
-    gammas = [node.input(1).name for node in nodes
-              if node.op == "BatchNorm" and node.flag("fix_gamma", "True")]
-    return {**arg_params, **{name: mx.nd.ones_like(arg_params[name]) for name in gammas}}

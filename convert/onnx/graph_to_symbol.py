@@ -1,24 +1,26 @@
 """An ONNX graph as an MXNet symbol with its parameters.
 
-    tensors = {"x": Tensor(mx.sym.Variable("data"), (BATCH, 3, 224, 224), trained=False)}
-    symbol, arg_params, aux_params = convert_graph(model, tensors, batch=1)
-
-Nodes of constants, and those that only compute with shapes, are folded. Each other node becomes
-layers by its function in the table of operators.
+Exporters write LayerNormalization before operator set 17 and Gelu before 20 as several nodes each.
+MXNet has a layer for each, which is faster: such groups become one node first. A bias after a
+MatMul becomes its third input, and a transposition before one its attribute transB, neither of
+which ONNX has. Nodes of constants, and those that only compute with shapes, are folded. Each other
+node becomes layers by its function in the table of operators.
 """
+import collections
 import contextlib
 import io
 import json
 import math
 
 import numpy as np
+import onnx
+import onnx.inliner
+from onnx.reference import ReferenceEvaluator
 
 from common.cli import InputError
 from common.mx_compat import mx, mxnet_errors
-from convert.onnx.node_patterns import simplified
 from convert.onnx.operators import OPERATORS
-from convert.onnx.operators.batch_shapes import batch_axis
-from convert.onnx.operators.table import BATCH, Constant, Layer, Tensor, attributes_of
+from convert.onnx.operators.values import BATCH, Constant, Layer, Tensor, attributes_of
 from network.untrusted import checked_graph
 
 OLDEST_OPSET = 7
@@ -35,67 +37,65 @@ FOLDED_NAMES = """
 FOLDED = frozenset(FOLDED_NAMES.split())
 SHAPE_INPUT = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1, "Tile": 1}  # number of the input
 
+# Templates of what a group computes: an operator and its inputs, or a list of alternatives. A text
+# names an input of the group, the same one wherever it stands; a number is a constant of that
+# value. Mean is ReduceMean over the last axis, which is kept.
+ERF = ("Add", ("Erf", [("Div", "x", 2**0.5), ("Mul", "x", 0.5**0.5)]), 1)
+GELU = [("Mul", ("Mul", ERF, "x"), 0.5), ("Mul", ("Mul", ERF, 0.5), "x"),
+        ("Mul", ERF, ("Mul", "x", 0.5))]
+CENTRED = ("Sub", "x", ("Mean", "x"))
+VARIANCE = ("Mean", [("Pow", CENTRED, 2), ("Mul", CENTRED, CENTRED)])
+NORMALISED = ("Div", CENTRED, ("Sqrt", ("Add", VARIANCE, "epsilon")))
+LAYER_NORMALIZATION = ("Add", ("Mul", NORMALISED, "gamma"), "beta")
+
 
 def convert_graph(model, tensors, batch):
     """The symbol of a model's only output, arg_params and aux_params.
 
-    An InputError names the node and the operator that are not understood.
-
-    Parameters
-    ----------
-    model : onnx.ModelProto
-        Is changed. Functions of its own are inlined.
-    tensors : dict of str to Tensor
-        The image input, by its name.
-    batch : int
-        The batch size that the exporter wrote into the graph; 1 where it left it free.
+    `model`, an onnx.ModelProto, is changed; functions of its own are inlined. `tensors` has the
+    image input, a Tensor, by its name. `batch` is the batch size that the exporter wrote into the
+    graph; 1 where it left it free. An InputError names the node and the operator that are not
+    understood.
     """
-    opset = _operator_set(model)
+    versions = {entry.domain: entry.version for entry in model.opset_import}
+    opset = versions.get("", versions.get("ai.onnx", 0))
+    if opset < OLDEST_OPSET:
+        raise InputError(f"it has operator set {opset}; those from {OLDEST_OPSET} on are read")
     if model.functions:
-        import onnx.inliner
-
         model = onnx.inliner.inline_local_functions(model)
     if len(model.graph.node) > MOST_NODES:
         raise InputError(f"{len(model.graph.node)} nodes; at most {MOST_NODES} are read")
     converter = _Converter(opset, batch)
     converter.values.update(tensors)
     for tensor in model.graph.initializer:
-        converter.values[tensor.name] = Constant(converter.stored(tensor), tensor.name)
+        converter.add_weight(tensor)
     name = model.graph.output[0].name
-    for node in simplified(model.graph.node, name, converter.values):
+    for node in _simplified(model.graph.node, name, converter.values):
         converter.convert(node)
     result = converter.values.get(name)
     if not isinstance(result, Tensor):
         raise InputError(f"its output {name!r:.100} does not depend on the image")
-    return result, converter.arg_params, converter.aux_params
-
-
-def _operator_set(model):
-    versions = {entry.domain: entry.version for entry in model.opset_import}
-    opset = versions.get("", versions.get("ai.onnx", 0))
-    if opset < OLDEST_OPSET:
-        raise InputError(f"it has operator set {opset}; those from {OLDEST_OPSET} on are read")
-    return opset
+    return result, *({name: mx.nd.array(value) for name, value in params.items()}
+                     for params in (converter.arg_params, converter.aux_params))
 
 
 class _Converter:
     """Values by their names, as one node after the other adds them."""
 
     def __init__(self, opset, batch):
-        import onnx
-
-        self._onnx, self._opset, self._batch = onnx, opset, batch
+        self._opset, self._batch = opset, batch
         self.values, self.arg_params, self.aux_params = {}, {}, {}
-        self._names, self._variables, self._num_layers = {}, {}, 0
-        self._folding = _Folding(opset)
+        self._names, self._variables = {}, {}
+        self._num_layers = self._num_folded = 0
 
-    def stored(self, tensor):
-        """The array of a stored weight."""
+    def add_weight(self, tensor):
+        """Add a stored weight to the values."""
         try:
-            return self._onnx.numpy_helper.to_array(tensor)
+            array = onnx.numpy_helper.to_array(tensor)
         except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
             raise InputError(f"its weight {tensor.name!r:.100} cannot be read: {error!s:.200}"
                              ) from None
+        self.values[tensor.name] = Constant(array, tensor.name)
 
     def convert(self, node):
         """Add the outputs of a node to the values."""
@@ -115,7 +115,7 @@ class _Converter:
                 sides = sides[options.get("start"):options.get("end")]
             results = [Constant(sides)]
         elif node.op_type in FOLDED and not any(isinstance(v, Tensor) for v in inputs):
-            results = self._folding.fold(layer, node, inputs)
+            results = self._fold(layer, node, inputs)
         else:
             results = self._layers(layer, node, inputs)
         self.values.update(zip(node.output, results))
@@ -146,27 +146,20 @@ class _Converter:
             with contextlib.redirect_stdout(io.StringIO()):  # it prints the shapes before it raises
                 _, shapes, _ = group.infer_shape(**{name: v.shape for name, v in used.items()})
             # A weight that several nodes take is one variable.
-            shared = {name: self._variables.setdefault(name, variable)
-                      for name, variable in layer.variables.items() if name in known}
-            group = group(**{name: v.symbol for name, v in used.items()}, **shared)
+            weights = {name: self._variables.setdefault(name, variable)
+                       for name, variable in layer.variables.items() if name in known}
+            group = group(**{name: v.symbol for name, v in used.items()}, **weights)
         self.arg_params.update(layer.parameters)
         self.aux_params.update(layer.statistics)
         trained = bool(layer.parameters) or any(value.trained for value in used.values())
         inner = inner[0] if inner else any(value.inner for value in used.values())
-        return [Tensor(group[i], shape, trained, inner and _is_multiple(shape))
+        # Where the batch shares an axis with another number.
+        shared = [any(side > BATCH and side % BATCH == 0 for side in shape) for shape in shapes]
+        return [Tensor(group[i], shape, trained, inner and shared[i])
                 for i, shape in enumerate(shapes)]
 
-
-class _Folding:
-    """Computes nodes whose inputs are Constants, as long as the results fit into memory."""
-
-    def __init__(self, opset):
-        self._opset, self._count = opset, 0
-
-    def fold(self, layer, node, inputs):
+    def _fold(self, layer, node, inputs):
         """Constants that a node of constants computes."""
-        import onnx
-
         number = SHAPE_INPUT.get(node.op_type)
         arrays = [value and value.value for value in inputs]
         if number is not None and number < len(arrays):
@@ -182,8 +175,6 @@ class _Folding:
             graph, opset_imports=[onnx.helper.make_opsetid("", self._opset)])
         self._count_values(layer, model)
         try:
-            from onnx.reference import ReferenceEvaluator
-
             results = ReferenceEvaluator(model).run(None, {})
         except Exception as error:  # of any kind: each operator of the evaluator raises its own
             raise layer.error(f"its constants cannot be computed: {error!s:.200}") from None
@@ -195,8 +186,6 @@ class _Folding:
 
     def _count_values(self, layer, model):
         """Refuse constants that would fill the memory, before they are computed."""
-        import onnx
-
         try:
             graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
         except onnx.shape_inference.InferenceError as error:
@@ -206,12 +195,154 @@ class _Folding:
             if not tensor.HasField("shape") or not all(
                     dim.HasField("dim_value") for dim in tensor.shape.dim):
                 raise layer.error("the shape of its constants cannot be found")
-            self._count += math.prod(dim.dim_value for dim in tensor.shape.dim)
-        if self._count > MOST_FOLDED:
+            self._num_folded += math.prod(dim.dim_value for dim in tensor.shape.dim)
+        if self._num_folded > MOST_FOLDED:
             raise layer.error("its constants would fill the memory")
 
 
-def _is_multiple(shape):
-    """Whether the batch shares an axis with another number."""
-    axis = batch_axis(shape)
-    return axis is not None and shape[axis] > BATCH
+def _simplified(nodes, output, constants):
+    """The nodes that the value `output` needs, in their order, with patterns replaced.
+
+    `constants` has the stored weights, as Constants, by name.
+    """
+    graph = _Graph(nodes, output, constants)
+    for node in graph.nodes:
+        if node.op_type == "Mul":
+            _gelu(graph, node)
+        elif node.op_type == "Add":
+            _layer_normalization(graph, node)
+        elif node.op_type == "Transpose":
+            _one_transposition(graph, node)
+    for node in graph.nodes:
+        if node.op_type == "MatMul":
+            _transposed_factor(graph, node)
+        elif node.op_type == "Add":
+            _bias(graph, node)
+    return graph.needed(output)
+
+
+class _Graph:
+    """Nodes by what they compute and by what they take."""
+
+    def __init__(self, nodes, output, constants):
+        self.nodes, self._constants = list(nodes), constants
+        self._producers = {name: node for node in nodes for name in node.output}
+        self.uses = collections.Counter(name for node in nodes for name in node.input)
+        self.uses[output] += 1
+
+    def producer(self, name, operator):
+        """The node that computes a value, if it is this operator."""
+        node = self._producers.get(name)
+        return node if node is not None and node.op_type == operator else None
+
+    def constant(self, name):
+        """A stored constant, or that of a Constant node, or None."""
+        node = self.producer(name, "Constant")
+        if node is not None:
+            value = attributes_of(node).get("value")
+            return Constant(onnx.numpy_helper.to_array(value)) if value is not None else None
+        value = self._constants.get(name)
+        return value if isinstance(value, Constant) else None
+
+    def number(self, name):
+        """The value of a constant of one number, or None."""
+        value = self.constant(name)
+        return value.value.item() if value is not None and value.value.size == 1 else None
+
+    def match(self, template, name, names):
+        """`names` and those of the inputs of a group that computes the value `name`, or None."""
+        if isinstance(template, list):
+            found = (self.match(each, name, names) for each in template)
+            return next((each for each in found if each is not None), None)
+        if isinstance(template, str):
+            return {**names, template: name} if names.get(template, name) == name else None
+        if not isinstance(template, tuple):
+            number = self.number(name)
+            same = number is not None and np.isclose(number, template, rtol=1e-3, atol=0)
+            return names if same else None
+        operator, *parts = template
+        node = self.producer(name, "ReduceMean" if operator == "Mean" else operator)
+        if node is None or (operator == "Mean" and not self._keeps_last_axis(node)):
+            return None
+        inputs = list(node.input[:1] if operator == "Mean" else node.input)
+        orders = [inputs, inputs[::-1]] if operator in ("Add", "Mul") else [inputs]
+        for order in orders:
+            found = names if len(order) == len(parts) else None
+            for part, value in zip(parts, order):
+                found = None if found is None else self.match(part, value, found)
+            if found is not None:
+                return found
+        return None
+
+    def _keeps_last_axis(self, node):
+        """Whether a reduction is over the last axis, which it keeps."""
+        options = attributes_of(node)
+        axes = self.constant(node.input[1]) if len(node.input) > 1 else None
+        axes = axes.value.tolist() if axes else options.get("axes")
+        return axes == [-1] and bool(options.get("keepdims", 1))
+
+    def replace(self, node, operator, inputs, **options):
+        """Turn a node into another one of the same output."""
+        self.uses.subtract(node.input)
+        self.uses.update(inputs)
+        node.op_type = operator
+        del node.input[:], node.attribute[:]
+        node.input.extend(inputs)
+        node.attribute.extend(onnx.helper.make_attribute(*item) for item in options.items())
+
+    def needed(self, output):
+        waiting, names = [output], set()
+        while waiting:
+            name = waiting.pop()
+            if name and name not in names and name in self._producers:
+                node = self._producers[name]
+                names.update(node.output)
+                waiting.extend(node.input)
+        return [node for node in self.nodes if names & set(node.output)]
+
+
+def _gelu(graph, product):
+    """x * (1 + erf(x / sqrt(2))) * 0.5, multiplied in any order."""
+    names = graph.match(GELU, product.output[0], {})
+    if names and graph.number(names["x"]) is None:
+        graph.replace(product, "Gelu", [names["x"]])
+
+
+def _layer_normalization(graph, total):
+    """(x - mean) / sqrt(mean((x - mean)**2) + epsilon) * gamma + beta over the last axis."""
+    names = graph.match(LAYER_NORMALIZATION, total.output[0], {})
+    if names and graph.number(names["epsilon"]) is not None and all(
+            graph.constant(names[role]) is not None
+            and graph.constant(names[role]).value.ndim == 1 for role in ("gamma", "beta")):
+        graph.replace(total, "LayerNormalization", [names[key] for key in ("x", "gamma", "beta")],
+                      epsilon=graph.number(names["epsilon"]))
+
+
+def _one_transposition(graph, node):
+    """Two transpositions, one after the other, as one."""
+    first = graph.producer(node.input[0], "Transpose")
+    order = first and attributes_of(first).get("perm")
+    after = attributes_of(node).get("perm")
+    if order and after:
+        graph.replace(node, "Transpose", list(first.input), perm=[order[axis] for axis in after])
+
+
+def _transposed_factor(graph, node):
+    """A transposition of the last two axes of a product's second factor."""
+    swap = graph.producer(node.input[1], "Transpose")
+    order = swap and attributes_of(swap).get("perm")
+    rank = len(order or ())
+    if rank > 2 and list(order) == [*range(rank - 2), rank - 1, rank - 2]:
+        graph.replace(node, "MatMul", [node.input[0], *swap.input], transB=1)
+
+
+def _bias(graph, total):
+    """A bias that is added to the product with a weight."""
+    for place, name in enumerate(total.input):
+        product, bias = graph.producer(name, "MatMul"), graph.constant(total.input[1 - place])
+        weight = product and graph.constant(product.input[1])
+        if weight and bias and graph.uses[name] == 1 and weight.value.ndim == 2 \
+                and bias.value.shape == weight.value.shape[1:]:
+            graph.replace(total, "MatMul", [*product.input, total.input[1 - place]])
+            total.name = product.name
+            return

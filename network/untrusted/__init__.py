@@ -3,11 +3,12 @@
 Files that MXNet reads, attributes of checkpoints, snapshots, and whether a network works on images
 of a size. The rest of the project imports from here alone.
 """
-from network.untrusted.arrays import DAMAGED, read_arrays
-from network.untrusted.attributes import NO_THRESHOLDS, check_attribute, read_attributes
-from network.untrusted.params import check_params
-from network.untrusted.shapes import check_shapes
-from network.untrusted.symbols import checked_graph, checked_symbol
-
-__all__ = ["DAMAGED", "NO_THRESHOLDS", "check_attribute", "check_params", "check_shapes",
-           "checked_graph", "checked_symbol", "read_arrays", "read_attributes"]
+from network.untrusted.stored_arrays import DAMAGED, check_params, read_arrays  # noqa: F401
+from network.untrusted.symbols import (  # noqa: F401
+    NO_THRESHOLDS,
+    check_attribute,
+    check_shapes,
+    checked_graph,
+    checked_symbol,
+    read_attributes,
+)

@@ -1,21 +1,27 @@
-"""What a symbol file may contain: checked before MXNet, which trusts it, builds the graph.
+"""What a symbol file may contain: its graph, its shapes, and what a checkpoint says of itself.
 
-    sym = mx.sym.load_json(checked_symbol("net-symbol.json"))
-
-The text returned is written anew from what was checked, so that MXNet sees nothing else.
+MXNet trusts the file. So the graph that it gets is written anew from what has been checked. What
+the checkpoint says of itself are attributes of `data`, each stored as JSON text under
+`__rgb_NAME__`. One set of rules serves writing and reading.
 """
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import math
 import os
 import re
-from typing import Any
+from typing import Any, Mapping, Sequence
+
+import numpy as np
 
 from common.cli import InputError
 from common.files import open_regular_file
 from common.json_text import parse_json
+from common.mx_compat import mx, mxnet_errors
 from crossentropy_op import loss_options
-from network.graph import integers
+from network.graph import Graph, Node, integers
 
 MOST_BYTES = 1 << 25
 MOST_NODES = 10000  # MXNet frees a chain of nodes recursively. ResNet-152 has about 1,400.
@@ -77,6 +83,14 @@ RANGES = {name: limits for limits, names in {
 NUMBER = r"\s*(?:-?\d{1,12}L?|None)\s*"
 NUMBERS = re.compile(rf"\s*[(\[]?\s*({NUMBER}(?:,{NUMBER})*,?)?\s*[)\]]?\s*")
 ASCII = re.compile(r"[ -~]{1,500}")
+# Values that one layer may give for one image, and as how many such layers all may count. At
+# 1024x1024 pixels VGG-16 gives 67 million in its largest layer, ResNet-152 1.6 billion in all.
+LARGEST_LAYER = 1 << 26
+LARGEST_LAYERS = 32
+IMAGES = 2  # in the batch that shapes are inferred for
+SOFTMAXES = ("softmax", "log_softmax", "softmin")
+MOST_CLASSES = 1_000_000
+LARGEST_SIDE = 1 << 15
 
 
 def checked_symbol(path: str) -> str:
@@ -87,12 +101,10 @@ def checked_symbol(path: str) -> str:
     try:
         if os.path.getsize(path) > MOST_BYTES:
             raise InputError(f"it has more than {MOST_BYTES} bytes")
-        with open_regular_file(path, "r", encoding="utf-8") as file:
+        with open_regular_file(path) as file:
             graph = parse_json(file.read())
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", file=path) from None
-    except UnicodeDecodeError:
-        raise InputError("not an MXNet symbol file, or cut short", file=path) from None
     except InputError as error:
         raise InputError(f"not an MXNet symbol file, or cut short: {error}", file=path) from None
     try:
@@ -210,3 +222,159 @@ def _text(node, key):
         raise InputError(f"the {key} of a node is {value!r:.80}; 1 to 500 ASCII characters are "
                          "allowed")
     return value
+
+
+def check_shapes(symbol: mx.sym.Symbol, arg_params: Mapping[str, Any],
+                 aux_params: Mapping[str, Any], image_shape: Sequence[int], file: str,
+                 largest_layer: float = LARGEST_LAYER) -> tuple[int, ...]:
+    """Check shapes and types of all layers and parameters, without computing anything.
+
+    Returns the shape of the network's first output, without the batch. An InputError, about
+    `file`, is raised when the network does not work on images of this shape (3, height, width), a
+    parameter has another shape, or the image or a layer has more than `largest_layer` values
+    (math.inf where the user chose the size). There may be fewer or more parameters than the network
+    has.
+    """
+    layers = symbol.get_internals()
+    raw = "rgb_mean" in symbol.list_arguments()
+    what = f"the network does not work on images of {list(image_shape)}"
+    # infer_shape prints the shapes given before it raises.
+    with mxnet_errors(what, file), contextlib.redirect_stdout(io.StringIO()):
+        shapes, outputs, aux_shapes = layers.infer_shape(data=(IMAGES, *image_shape))
+        if shapes is None:
+            raise InputError("shapes of the network's layers do not follow from its input's",
+                             file=file)
+        if layers.infer_type(data=np.uint8 if raw else np.float32)[0] is None:
+            raise InputError("types of the network's layers do not follow from its input's",
+                             file=file)
+    known = [*zip(symbol.list_arguments(), shapes),
+             *zip(symbol.list_auxiliary_states(), aux_shapes)]
+    for name, shape in known:
+        value = arg_params.get(name, aux_params.get(name))
+        # A label that was saved among the parameters is not used.
+        if value is not None and not name.endswith("label") and value.shape != shape:
+            raise InputError(f"{what}: {name} is {value.shape}, but has to be {shape}; is it "
+                             "another network's?", file=file)
+    graph, sizes = Graph(layers), [0.0]
+    shapes = {(node, number): shape for (node, number, *_), shape in zip(graph.outputs, outputs)}
+    for (node, _), shape in shapes.items():
+        if not node.is_variable or node.name == "data":
+            sizes.append(math.prod(shape) / IMAGES if min(shape, default=1) > 0 else math.inf)
+        if node.op in SOFTMAXES:  # MXNet checks their axis only when it computes
+            axis = int(node.attrs.get("axis", -1))
+            if not -len(shape) <= axis < len(shape):
+                raise InputError(f"{what}: {node.name} has {len(shape)} dimensions, and no axis "
+                                 f"{axis}", file=file)
+        if node.op == "where":  # MXNet divides by the ratio of the sizes, and may read beyond them
+            condition = shapes[node.inputs[0][:2]]
+            if condition not in (shape, shape[:1]):
+                raise InputError(f"{what}: the condition of {node.name} is {condition}, but has to "
+                                 f"be {shape} or {shape[:1]}", file=file)
+    if max(sizes) > largest_layer or sum(sizes) > LARGEST_LAYERS * largest_layer:
+        raise InputError(f"{what}: the largest layer has {max(sizes):.3g} values per image, and "
+                         f"all layers together {sum(sizes):.3g}; at most {largest_layer:.3g} and "
+                         f"{LARGEST_LAYERS * largest_layer:.3g} are allowed", file=file)
+    _check_overwritten(graph, shapes, what, file)
+    with mxnet_errors(what, file), contextlib.redirect_stdout(io.StringIO()):
+        images, *shape = symbol.infer_shape(data=(1, *image_shape))[1][0] or [0]
+    if images != 1:
+        raise InputError(f"{what}: it gives {images} rows for one image", file=file)
+    return tuple(shape)
+
+
+def _check_overwritten(graph, shapes, what, file):
+    """Check the shapes of layers that are another layer's second input or a later one.
+
+    Some operators, GroupNorm and InstanceNorm for instance, replace what MXNet has inferred of such
+    a layer by what they want as gamma, and then write beyond the end of its memory. So the shape
+    is inferred again from the layer's own inputs.
+    """
+    for node, number in {(source, number) for user in graph.nodes
+                         for source, number, *_ in user.inputs[1:] if not source.is_variable}:
+        names = [f"input{place}" for place in range(len(node.inputs))]
+        alone = Graph(mx.sym.Variable("unused"))
+        alone.outputs = [(Node(node.op, node.name, [Node("null", name) for name in names],
+                               **node.attrs), number, 0)]
+        with mxnet_errors(what, file), contextlib.redirect_stdout(io.StringIO()):
+            symbol = alone.symbol()
+            given = {name: shapes[source, place] for name, (source, place, *_)
+                     in zip(names, node.inputs) if name in symbol.list_arguments()}
+            _, found, _ = symbol.infer_shape_partial(**given)
+        if found != [shapes[node, number]]:
+            raise InputError(f"{what}: {node.name} gives {found[0]}, but what takes it wants "
+                             f"{shapes[node, number]}", file=file)
+
+
+def _is_number(value, least, most, kinds=(int,)):
+    return type(value) in kinds and math.isfinite(value) and least <= value <= most
+
+
+def _is_list(value, is_valid, least=1, most=MOST_CLASSES):
+    return (isinstance(value, (list, tuple)) and least <= len(value) <= most
+            and all(is_valid(item) for item in value))
+
+
+def _is_text(value, most=1000):
+    # Python's JSON accepts lone surrogates, which cannot be encoded.
+    return (isinstance(value, str) and len(value) <= most and "\0" not in value
+            and not any("\ud800" <= character <= "\udfff" for character in value))
+
+
+LIST_RULE = (lambda v: _is_list(v, _is_text, 2, 2),
+             "the name and the checksum of a list, texts of at most 1,000 characters")
+# By name: whether a value is valid, and what is expected in words.
+RULES = {
+    "image_shape": (lambda v: _is_list(v, lambda side: _is_number(side, 1, LARGEST_SIDE), 3, 3)
+                    and v[0] == 3, f"3, height and width, both 1 to {LARGEST_SIDE}"),
+    "resize": (lambda v: _is_number(v, 0, LARGEST_SIDE), f"a whole number, 0 to {LARGEST_SIDE}"),
+    "full_decode": (lambda v: type(v) is bool, "true or false"),
+    "fit": (lambda v: v in ("crop", "pad", "squash"), "crop, pad or squash"),
+    "background": (lambda v: _is_list(v, lambda part: _is_number(part, 0, 255), 3, 3),
+                   "red, green and blue, each 0 to 255"),
+    "class_names": (lambda v: _is_list(v, _is_text),
+                    "a list of texts of at most 1,000 characters"),
+    "thresholds": (lambda v: _is_list(v, lambda t: _is_number(t, -1, 1, (int, float))),
+                   "a list of numbers from -1 to 1"),
+    "thresholds_list": LIST_RULE,
+    "thresholds_epoch": (lambda v: _is_number(v, 0, 1 << 31), "the number of an epoch"),
+    "thresholds_objective": (
+        lambda v: isinstance(v, str) and re.fullmatch(r"f1|of1|precision [01]\.\d{6}", v),
+        "f1, of1, or precision and a number from 0 to 1"),
+    "training_list": LIST_RULE,
+    "training": (lambda v: isinstance(v, dict) and len(v) <= 20
+                 and all(_is_text(text) for item in v.items() for text in item),
+                 "at most 20 texts of at most 1,000 characters, by names"),
+    "version": (lambda v: _is_text(v, 100), "text of at most 100 characters"),
+}
+
+# What a checkpoint says of chosen thresholds, for `checkpoint.set_attributes` to take away.
+NO_THRESHOLDS = dict.fromkeys(
+    ("thresholds", "thresholds_list", "thresholds_epoch", "thresholds_objective"))
+
+
+def check_attribute(name: str, value: Any, file: str | None = None) -> None:
+    """Raise an InputError, about `file`, where an attribute cannot have this value."""
+    if name not in RULES:
+        raise InputError(f"attribute {name!r:.80} is not known; known are {', '.join(RULES)}",
+                         file=file)
+    is_valid, expected = RULES[name]
+    if not is_valid(value):
+        raise InputError(f"attribute {name} is {value!r:.80}; expected is {expected}", file=file)
+
+
+def read_attributes(texts: Mapping[str, str], file: str | None = None) -> dict[str, Any]:
+    """Parse the attributes of `data`, `texts`, that are called `__rgb_NAME__`: values by NAME.
+
+    An InputError, about `file`, is raised where an attribute is not known, is not JSON, or has a
+    value that it cannot have.
+    """
+    values = {}
+    for key, text in texts.items():
+        if key.startswith("__rgb_") and key.endswith("__"):  # others are MXNet's own
+            name = key[len("__rgb_"):-2]
+            try:
+                values[name] = parse_json(text)
+            except InputError as error:
+                raise InputError(f"attribute {name}: its JSON: {error}", file=file) from None
+            check_attribute(name, values[name], file)
+    return values

@@ -4,10 +4,8 @@ import math
 import numpy as np
 
 from common.mx_compat import mx
-from convert.onnx.operators.batch_shapes import batch_axis, resolve
-from convert.onnx.operators.elementwise import as_symbol, axes_of, combined, of_one_image, reshaped
-from convert.onnx.operators.layers import broadcast
-from convert.onnx.operators.table import BATCH, Constant, Tensor, ints, numbers, operator
+from convert.onnx.operators.computing import combined
+from convert.onnx.operators.values import BATCH, Constant, Tensor, ints, numbers, operator, resolve
 
 MOST_PIECES = 64  # of a Gather
 
@@ -17,7 +15,7 @@ def _in_shape(layer, x, target, allowzero=0):
     if found is None:
         raise layer.error(f"shape {_shape_text(x.shape)} does not fit into {_shape_text(target)}")
     shape, inner = found
-    return x if shape == tuple(x.shape) else Tensor(reshaped(x, shape), shape, inner=inner)
+    return x if shape == tuple(x.shape) else Tensor(x.reshaped(shape), shape, inner=inner)
 
 
 def _shape_text(shape):
@@ -38,22 +36,22 @@ def flatten(layer, x, axis=1):
         raise layer.error(f"axis {axis} of a value with {rank} dimensions")
     if axis == 1:
         return x if rank == 2 else mx.sym.Flatten(x.symbol)
-    return reshaped(x, (math.prod(x.shape[:axis]), math.prod(x.shape[axis:])))
+    return x.reshaped((math.prod(x.shape[:axis]), math.prod(x.shape[axis:])))
 
 
 @operator("Squeeze")
 def squeeze(layer, x, axes=None):
     if axes is None:
         axes = [axis for axis, side in enumerate(x.shape) if side == 1]
-    axes = axes_of(layer, ints(axes), len(x.shape))
-    return reshaped(x, [side for axis, side in enumerate(x.shape) if axis not in axes])
+    axes = layer.axes(ints(axes), len(x.shape))
+    return x.reshaped([side for axis, side in enumerate(x.shape) if axis not in axes])
 
 
 @operator("Unsqueeze")
 def unsqueeze(layer, x, axes):
     rank = len(x.shape) + len(ints(axes))
-    axes, sides = axes_of(layer, ints(axes), rank), iter(x.shape)
-    return reshaped(x, [1 if axis in axes else next(sides) for axis in range(rank)])
+    axes, sides = layer.axes(ints(axes), rank), iter(x.shape)
+    return x.reshaped([1 if axis in axes else next(sides) for axis in range(rank)])
 
 
 @operator("Transpose")
@@ -65,19 +63,18 @@ def transpose(layer, x, perm=None):
 @operator("Concat")
 def concat(layer, *values, axis):
     tensor = next(v for v in values if isinstance(v, Tensor))
-    axis, = axes_of(layer, [axis], len(tensor.shape))
+    axis, = layer.axes([axis], len(tensor.shape))
     symbols = []
     for value in values:
         # A constant, such as the class token, is the same for each image.
         wanted = (*tensor.shape[:axis], value.shape[axis], *tensor.shape[axis + 1:])
-        value = of_one_image(layer, value, wanted)
-        symbols.append(broadcast(as_symbol(layer, value), value.shape, wanted, tensor))
+        symbols.append(layer.broadcast(layer.of_one_image(value, wanted), wanted, tensor))
     return mx.sym.Concat(*symbols, dim=axis)
 
 
 @operator("Split")
 def split(layer, x, split=None, axis=0, num_outputs=None):
-    axis, = axes_of(layer, [axis], len(x.shape))
+    axis, = layer.axes([axis], len(x.shape))
     size, count = x.shape[axis], num_outputs or layer.outputs
     sizes = ints(split) or [min(-(-size // count), size - start)
                             for start in range(0, size, -(-size // count))]
@@ -94,7 +91,7 @@ def split(layer, x, split=None, axis=0, num_outputs=None):
 @operator("Slice")
 def slice_(layer, x, starts, ends, axes=None, steps=None):
     starts, ends = ints(starts), ints(ends)
-    axes = axes_of(layer, ints(axes) or range(len(starts)), len(x.shape))
+    axes = layer.axes(ints(axes) or range(len(starts)), len(x.shape))
     begin, end, step = ([None] * len(x.shape) for _ in range(3))
     for axis, first, last, by in zip(axes, starts, ends, ints(steps) or [1] * len(starts)):
         size = x.shape[axis]
@@ -122,13 +119,13 @@ def slice_(layer, x, starts, ends, axes=None, steps=None):
 def gather(layer, x, indices, axis=0):
     if not isinstance(x, Tensor) or not isinstance(indices, Constant):
         raise layer.error("its indices are computed from the image")
-    axis, = axes_of(layer, [axis], len(x.shape))
+    axis, = layer.axes([axis], len(x.shape))
     size = x.shape[axis]
     if len(x.shape) == 1 and indices.value.size in (size, size // BATCH * layer.batch) \
             and np.array_equal(indices.value.ravel(), np.arange(indices.value.size)):
         # PyTorch's as_strided of a whole value.
         return _in_shape(layer, x, ints(indices.shape))
-    taken = axes_of(layer, ints(indices), size)
+    taken = layer.axes(ints(indices), size)
     runs = []  # of indices that follow each other
     for number in taken:
         if runs and number == runs[-1][1]:
@@ -140,24 +137,21 @@ def gather(layer, x, indices, axis=0):
     parts = [mx.sym.slice_axis(x.symbol, axis=axis, begin=begin, end=end) for begin, end in runs]
     symbol = mx.sym.Concat(*parts, dim=axis) if len(parts) > 1 else parts[0]
     result = Tensor(symbol, (*x.shape[:axis], len(taken), *x.shape[axis + 1:]))
-    return reshaped(result, (*x.shape[:axis], *indices.value.shape, *x.shape[axis + 1:]))
+    return result.reshaped((*x.shape[:axis], *indices.value.shape, *x.shape[axis + 1:]))
 
 
 @operator("Expand")
 def expand(layer, x, shape):
-    target, axis = ints(shape), batch_axis(x.shape)
+    target = ints(shape)
     rank = max(len(target), len(x.shape))
-    shape = (1,) * (rank - len(x.shape)) + tuple(x.shape)
-    target = [1] * (rank - len(target)) + target
-    target = [old if new == 1 or (axis is not None and old % BATCH == 0) else new
-              for old, new in zip(shape, target)]
-    return broadcast(reshaped(x, shape), shape, target, x)
+    olds, news = ([1] * (rank - len(sides)) + [*sides] for sides in (x.shape, target))
+    target = [old if new == 1 or old % BATCH == 0 else new for old, new in zip(olds, news)]
+    return layer.broadcast(x, target, x)
 
 
 @operator("Tile")
 def tile(layer, x, repeats):
-    repeats = ints(repeats)
-    return mx.sym.tile(x.symbol, reps=tuple(repeats)) if set(repeats) != {1} else x
+    return mx.sym.tile(x.symbol, reps=tuple(ints(repeats)))
 
 
 @operator("Where")
@@ -178,7 +172,7 @@ def where(layer, condition, x, y):
 @operator("Pad")
 def pad(layer, x, pads, constant_value=None, axes=None, mode="constant", value=0.0):
     rank = len(x.shape)
-    axes = axes_of(layer, ints(axes) or range(rank), rank)
+    axes = layer.axes(ints(axes) or range(rank), rank)
     pads = ints(pads)
     width = {axis: (pads[i], pads[i + len(axes)]) for i, axis in enumerate(axes)
              if pads[i] or pads[i + len(axes)]}
@@ -193,7 +187,7 @@ def pad(layer, x, pads, constant_value=None, axes=None, mode="constant", value=0
     padded = [axis + 4 - rank for axis in width]
     kept = [axis for axis in range(4) if axis not in padded]
     order = [*kept[:4 - len(padded)], *padded]
-    symbol = reshaped(x, shape)
+    symbol = x.reshaped(shape)
     if order != sorted(order):
         symbol = mx.sym.transpose(symbol, axes=tuple(order))
     number = value if constant_value is None else numbers(constant_value)[0]
@@ -202,7 +196,7 @@ def pad(layer, x, pads, constant_value=None, axes=None, mode="constant", value=0
     if order != sorted(order):
         symbol = mx.sym.transpose(symbol, axes=tuple(int(i) for i in np.argsort(order)))
     result = [side + sum(width.get(axis, ())) for axis, side in enumerate(x.shape)]
-    return reshaped(Tensor(symbol, (1,) * (4 - rank) + tuple(result)), result)
+    return Tensor(symbol, (1,) * (4 - rank) + tuple(result)).reshaped(result)
 
 
 @operator("DepthToSpace")
@@ -230,15 +224,15 @@ def resize(layer, x, roi=None, scales=None, sizes=None, *, axes=None, mode="near
         coordinate_transformation_mode, nearest_mode = "asymmetric", "floor"
     rank = len(x.shape)
     factors, goal = [1.0] * rank, list(x.shape)
-    for number, axis in enumerate(axes_of(layer, axes or range(rank), rank)):
+    for number, axis in enumerate(layer.axes(axes or range(rank), rank)):
         if sizes is None:
             factors[axis] = numbers(scales)[number]
             goal[axis] = math.floor(x.shape[axis] * factors[axis])
         elif axis > 0:
             goal[axis] = ints(sizes)[number]
             factors[axis] = goal[axis] / x.shape[axis]
-    if rank != 4 or goal[:2] != list(x.shape[:2]):
-        raise layer.error("it resizes other axes than the height and width")
+    if rank != 4 or goal[:2] != list(x.shape[:2]) or min(goal) < 1:
+        raise layer.error("it resizes other axes than the height and width, or to nothing")
     if mode == "nearest":
         return _nearest(layer, x, goal, factors, (coordinate_transformation_mode, nearest_mode))
     if mode != "linear" or coordinate_transformation_mode not in (
@@ -266,10 +260,9 @@ def _nearest(layer, x, goal, factors, rules):
             symbol = mx.sym.repeat(symbol, repeats=factor, axis=axis)
         elif step and len(taken) and np.array_equal(
                 taken, taken[0] + step * np.arange(goal[axis])):
-            cut = {"begin": [None] * 4, "end": [None] * 4, "step": [None] * 4}
-            cut["begin"][axis], cut["step"][axis] = int(taken[0]), step
-            cut["end"][axis] = min(int(taken[-1]) + 1, x.shape[axis])
-            symbol = mx.sym.slice(symbol, **{key: tuple(value) for key, value in cut.items()})
+            before = (None,) * axis
+            symbol = mx.sym.slice(symbol, begin=(*before, int(taken[0])), step=(*before, step),
+                                  end=(*before, int(taken[-1]) + 1))
         else:
             raise layer.error(f"nearest pixels from {x.shape[axis]} to {goal[axis]} do not repeat "
                               "evenly")

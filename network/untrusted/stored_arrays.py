@@ -1,18 +1,22 @@
-"""What a .params file may contain: its own header, checked against the length of the file.
+"""Files of arrays that a stranger may have written: MXNet's .params, and .npz of numpy.
 
-    check_params("net-0000.params")   # before mx.nd.load, which believes each length that it reads
-
-The layout, little-endian: 8 bytes of magic number, 8 reserved, the number of arrays (8), the
-arrays, the number of names (8), and each name as its length (8) and UTF-8 text. An array is its
-magic number (4), the kind of storage (4; from MXNet 1.0 on), the number of dimensions (4), the
-dimensions (8 bytes each), device type and number (4, 4), type of values (4), and the values.
-Before MXNet 0.11 the magic number was missing and a dimension had 4 bytes.
+MXNet believes each length that it reads in a .params file. The layout, little-endian: 8 bytes of
+magic number, 8 reserved, the number of arrays (8), the arrays, the number of names (8), and each
+name as its length (8) and UTF-8 text. An array is its magic number (4), the kind of storage (4;
+from MXNet 1.0 on), the number of dimensions (4), the dimensions (8 bytes each), device type and
+number (4, 4), type of values (4), and the values. Before MXNet 0.11 the magic number was missing
+and a dimension had 4 bytes.
 """
 from __future__ import annotations
 
+import io
 import math
 import os
 import struct
+import tokenize
+import zipfile
+
+import numpy as np
 
 from common.cli import InputError
 from common.files import open_regular_file
@@ -25,6 +29,9 @@ MOST_NAME_BYTES = 1000
 # By MXNet's numbers of types: float32, float64, float16, uint8, int32, int8, int64, bool.
 VALUE_BYTES = (4, 8, 2, 1, 4, 1, 8, 1)
 DEVICE_TYPES = (1, 2, 3, 5)  # CPU, GPU, and two kinds of shared CPU memory
+# What reading a broken .npz file raises.
+DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, MemoryError,
+           OverflowError, SyntaxError, struct.error, tokenize.TokenError, zipfile.BadZipFile)
 
 
 def check_params(path: str) -> None:
@@ -91,3 +98,26 @@ def _check(file, size):
         raise InputError("duplicate array name")
     if file.tell() != size:
         raise InputError(f"{size - file.tell()} bytes follow its end")
+
+
+def read_arrays(path):
+    """The arrays of an untrusted .npz file; raises one of DAMAGED where it is none.
+
+    They take no more memory than the file is long, because nothing in it may be compressed.
+    """
+    arrays = {}
+    with open_regular_file(path) as file, zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        if (any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+                or sum(entry.file_size for entry in entries) > os.fstat(file.fileno()).st_size):
+            raise ValueError("compressed entries")
+        for entry in entries:
+            content = io.BytesIO(archive.read(entry))  # compares the checksum
+            if np.lib.format.read_magic(content) != (1, 0):
+                raise ValueError("not a plain array")
+            shape, transposed, dtype = np.lib.format.read_array_header_1_0(content)
+            if dtype.kind not in "fiu":
+                raise ValueError("not an array of plain numbers")
+            arrays[entry.filename[:-len(".npy")]] = np.ndarray(
+                shape, dtype, content.getbuffer(), content.tell(), order="F" if transposed else "C")
+    return arrays
