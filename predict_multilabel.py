@@ -122,8 +122,8 @@ def warn_of_training_images(args, classifier, lst):
     The checkpoint has the name and the checksum of its training list. The images are compared where
     that list is beside --data.
     """
-    name, checksum = classifier.training_list or (None, None)
-    if checksum == lst.checksum:
+    name, checksum = classifier.training_list or (None, "")
+    if lst.checksum in checksum.split():
         shared = "all"
     else:
         path = os.path.join(os.path.dirname(args.data), name or "")
@@ -132,7 +132,7 @@ def warn_of_training_images(args, classifier, lst):
         train = read_lst(path, lst.num_classes, args.label_format)
         count = np.count_nonzero(shared_rows(
             SampleList(train, args.image), SampleList(lst, args.image)))
-        if train.checksum != checksum or not count:
+        if train.checksum not in checksum.split() or not count:
             return
         shared = f"{count} of {len(lst)}"
     logger.warning("warning: %s: the network was trained on %s of these images (%s): metrics are "

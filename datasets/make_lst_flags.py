@@ -1,4 +1,4 @@
-"""The flags of tools/make_lst.py: a subcommand per source format, and check, suspects, shard."""
+"""The flags of tools/make_lst.py: a subcommand per source format, and others."""
 import argparse
 
 from common.cli import ArgumentParser, CheckpointPrefix, at_least
@@ -56,20 +56,27 @@ def build_parser(description):
     add("--max-pixels", type=at_least(1), metavar="N", default=ReadOptions.max_pixels,
         help="refuse images with more pixels (default: %(default)s)")
 
-    add = command(
-        "suspects", "list the labels that are likely wrong: those that a classifier trained on the "
-        "other images contradicts most", seed, reading, more=" Confident learning (Northcutt et "
-        "al., JAIR 2021) on the predictions of logistic regressions, trained on --folds parts in "
-        "turn, on the features of a frozen network.").add_argument
+    network = ArgumentParser(add_help=False)
+    add = network.add_argument
     add("--model", required=True, metavar="PREFIX", action=CheckpointPrefix,
-        help="pretrained checkpoint: its path before -symbol.json")
+        help="pretrained or fine-tuned checkpoint: its path before -symbol.json")
     add("--epoch", type=at_least(0), default=0, metavar="N",
         help="number of its .params file (default: %(default)s)")
     for name in ("--rgb-mean", "--rgb-std"):
         add(name, metavar="R,G,B", help="as train_multilabel.py's, for a checkpoint that does not "
             "say how it normalises its pixels")
-    add("--data", required=True, metavar="LST")
+    add("--frozen-precision", choices=["auto", "float32", "int8"], default="auto",
+        help="what the network computes in, as train_multilabel.py's (default: %(default)s)")
+    add("--gpus", metavar="LIST",
+        help="GPUs by number; '' for the CPU (default: all visible GPUs, else the CPU)")
+    add("--data", required=True, metavar="LST", help="labelled images")
     add("--image", required=True, metavar="DIR", help="image root")
+
+    add = command(
+        "suspects", "list the labels that are likely wrong: those that a classifier trained on the "
+        "other images contradicts most", seed, reading, network, more=" Confident learning "
+        "(Northcutt et al., JAIR 2021) on the predictions of logistic regressions, trained on "
+        "--folds parts in turn, on the features of a frozen network.").add_argument
     add("--out", required=True, metavar="FILE",
         help="CSV to write: row, name, class, label, probability of the class")
     add("--num", type=at_least(1), metavar="N",
@@ -77,8 +84,18 @@ def build_parser(description):
     add("--show", metavar="PNG", help=f"sheet of the first {SUSPECTS_SHOWN} images to write")
     add("--folds", type=at_least(2), default=5, metavar="K",
         help="parts of the images (default: %(default)s)")
-    add("--gpus", metavar="LIST",
-        help="GPUs by number; '' for the CPU (default: all visible GPUs, else the CPU)")
+
+    add = command(
+        "next", "choose the unlabelled images to label next: uncertain ones that differ from each "
+        "other", seed, reading, network, more=" The images are chosen by logistic regressions on "
+        "the features of a frozen network, trained on the labelled images. Each is printed with "
+        "its most uncertain classes.").add_argument
+    add("--candidates", metavar="PATH",
+        help="folder in the image root, or .lst: its images without a known label, those that "
+        "--data labels left out (default: --data)")
+    add("--num", type=at_least(1), required=True, metavar="N", help="images to choose")
+    add("--out", required=True, metavar="LST",
+        help=".lst to write, to be filled in: every label is -1, unknown")
 
     shard = command("shard", "deal the rows of a .lst out to machines", seed, label_format)
     add = shard.add_argument

@@ -1,6 +1,6 @@
 """Predictions for each image by a classifier that was trained without it.
 
-    features, labels = extract_features(args, read_lst(args.data))
+    features, labels, readable = extract_features(args, read_lst(args.data))
     prob = out_of_fold(features, labels)
 
 The features are those of a frozen network, which each image passes once; the classifiers are
@@ -16,7 +16,7 @@ from common.mx_compat import choose_devices
 from lst_iter import LstIter
 from network import checkpoint
 from network.fine_tune import get_fine_tune_model, in_float32, load_pretrained, split_head
-from network.forward_pass import ForwardPass
+from network.forward_pass import choose_forward_pass
 from network.untrusted import check_shapes
 from reading.read_options import ReadOptions
 
@@ -33,9 +33,10 @@ STEPS = 100
 def extract_features(args, lst):
     """The features of the images of an LstFile, whole (squashed), and their labels.
 
-    `args` has model (prefix), epoch, rgb_mean, rgb_std, image (folder), gpus and data_nthreads.
-    Returns (images, values) and (images, classes), float32; the labels of images that cannot be
-    used are -1.
+    `args` has model (prefix), epoch, rgb_mean, rgb_std, frozen_precision, image (folder), gpus and
+    data_nthreads.
+    Returns (images, values) and (images, classes), float32, and whether each image can be used,
+    (images,), bool; the labels of those that cannot are -1.
     """
     mean, std = (parse_numbers(flag, value, float, 3) for flag, value in (
         ("--rgb-mean", args.rgb_mean), ("--rgb-std", args.rgb_std)))
@@ -50,18 +51,26 @@ def extract_features(args, lst):
     attributes = checkpoint.get_attributes(symbol)
     shape = attributes.get("image_shape", (3, 224, 224))
     check_shapes(*network, shape, f"{args.model}-symbol.json")
-    features, labels = [], []
+    features, labels, readable = [], [], []
     with LstIter(min(BATCH_SIZE, len(lst)), shape, lst, args.image, num_threads=args.data_nthreads,
                  bad_images="report",
                  read_options=ReadOptions.of_checkpoint(attributes, fit="squash")) as batches, \
             tqdm(total=len(lst), desc="Features", unit="image", disable=None) as bar:
-        forward = ForwardPass(*network, batches.provide_data[0], devices)
+        def read_sample():
+            sample = batches.next().data[0]
+            batches.seek(0, 0)
+            return sample
+
+        forward, reason = choose_forward_pass(network, batches.provide_data[0], devices,
+                                              args.frozen_precision, len(lst), read_sample)
+        logger.warning("Features in %s%s", forward.precision, reason and f": {reason}")
         for batch in batches:
             count = batches.batch_size - batch.pad
             features.append(forward(batch.data[0], count).values())
             labels.append(batch.label[0].asnumpy()[:count])
+            readable += [slot not in batch.bad for slot in range(count)]
             bar.update(count)
-    return np.concatenate(features), np.concatenate(labels)
+    return np.concatenate(features), np.concatenate(labels), np.array(readable)
 
 
 def out_of_fold(features, labels, folds=5, seed=0):
@@ -73,11 +82,16 @@ def out_of_fold(features, labels, folds=5, seed=0):
     fold = np.random.RandomState(seed).permutation(len(features)) % folds
     for number in range(folds):
         train, held_out = fold != number, fold == number
-        mean, deviation = features[train].mean(axis=0), features[train].std(axis=0)
-        scale = 1 / np.maximum(deviation, 1e-3 * deviation.max() + 1e-12)
-        weight, bias = train_logistic((features[train] - mean) * scale, labels[train])
-        prob[held_out] = _sigmoid((features[held_out] - mean) * scale @ weight + bias)
+        scaled = standardised(features, train)
+        weight, bias = train_logistic(scaled[train], labels[train])
+        prob[held_out] = sigmoid(scaled[held_out] @ weight + bias)
     return prob
+
+
+def standardised(features, rows):
+    """The features, shifted and scaled to mean 0 and deviation 1 over some of the rows."""
+    mean, deviation = features[rows].mean(axis=0), features[rows].std(axis=0)
+    return (features - mean) / np.maximum(deviation, 1e-3 * deviation.max() + 1e-12)
 
 
 def train_logistic(features, labels):
@@ -92,7 +106,7 @@ def train_logistic(features, labels):
     weight = last = np.zeros((features.shape[1], labels.shape[1]), np.float32)
     step = 1 / (0.25 * _largest_eigenvalue(features) / len(features) + WEIGHT_DECAY)
     for number in range(STEPS):
-        error = (_sigmoid(features @ weight + bias) - labels) * known
+        error = (sigmoid(features @ weight + bias) - labels) * known
         new = weight - step * (features.T @ error + WEIGHT_DECAY * weight)
         weight, last = new + number / (number + 3) * (new - last), new
         bias = bias - error.sum(axis=0)
@@ -107,5 +121,6 @@ def _largest_eigenvalue(features):
     return np.linalg.norm(vector)
 
 
-def _sigmoid(logit):
+def sigmoid(logit):
+    """The probability of a logit; extreme ones are taken as 30 or -30."""
     return 1 / (1 + np.exp(-np.clip(logit, -30, 30)))

@@ -294,8 +294,7 @@ class MergedMetrics(Metrics):
 
     def samples(self):
         """As Metrics'; only rank 0 has them, once all have asked for the global values."""
-        return next((metric.state() for metric in self._totals
-                     if hasattr(metric, "per_class")), {})
+        return Metrics(self._totals).samples()
 
     def _merge(self):
         """The metrics over the samples of all workers; none at ranks above 0."""

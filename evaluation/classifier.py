@@ -38,7 +38,8 @@ class Classifier:
         checksum of the .lst, objective (see evaluation.thresholds).
     training_list, training, version
         How it was trained, as far as the checkpoint says: name and checksum of the .lst, a dict of
-        words, this project's version.
+        words, this project's version. Of several workers' lists it is the first one's name, and
+        their checksums with spaces between them.
     """
 
     def __init__(self, prefix, epoch, precision="float32"):
@@ -172,8 +173,8 @@ class Classifier:
         self._read_thresholds({"thresholds": [threshold] * len(self.class_names)})
 
     def fitted_on(self, lst):
-        """Whether the thresholds were chosen on an LstFile of this content."""
-        return bool(self.thresholds_list) and self.thresholds_list[1] == lst.checksum
+        """Whether the thresholds were chosen on an LstFile of this content, or on more of them."""
+        return bool(self.thresholds_list) and lst.checksum in self.thresholds_list[1].split()
 
 
 def _in_int8(plain, network, batches, devices):

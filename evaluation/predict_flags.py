@@ -53,14 +53,14 @@ def parse_args(argv=None):
              "tab or a carriage return has an apostrophe put in front, so that no spreadsheet runs "
              "it as a formula; remove one leading apostrophe to get the text back")
     add("--top", type=int, metavar="K",
-        help="short form: the K most probable classes of an image")
+        help="short form: the K most probable classes of an image, and which are predicted")
     add("--above", metavar="P",
         help="short form: the classes whose probability is above P, or, with the word thresholds, "
              "above each class's own. P decides in the evaluation and the report too (default "
              "there: the checkpoint's thresholds, if it has any, else 0.5)")
     add("--maps", metavar="DIR",
-        help="draw where each predicted class was seen: DIR/IMAGE-CLASS.jpg, of networks trained "
-             "with --head attention")
+        help="draw where each predicted class was seen: DIR/ROW-IMAGE-CLASS.jpg, of networks "
+             "trained with --head attention")
 
     add = parser.add_argument_group("evaluation (with --data)").add_argument
     add("--measures", metavar="FILE", help="write all metrics as JSON")

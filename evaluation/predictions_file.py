@@ -14,6 +14,7 @@ from common.files import atomic_file
 from common.text import encodable, no_formula, printable
 
 FORMATS = ("csv", "jsonl")
+SHORT = "class", "probability", "predicted"  # columns of the short form
 
 
 class PredictionsFile:
@@ -21,11 +22,11 @@ class PredictionsFile:
 
     CSV: `name`, a column for each class with its probability, and `error`, which is empty unless
     the image could not be used; the column of a class called `error` is `error (2)`. In its
-    short form a row is one class of an image: `name`, `class`, `probability`, `error`; an image
-    without a class to list has one row with an empty class.
+    short form a row is one class of an image: `name`, `class`, `probability`, `predicted` (1 or 0),
+    `error`; an image without a class to list has one row with an empty class.
     JSON lines: an object per image, with `name` and either `error` or `probabilities` (an object
     by class name) and `labels`, the predicted classes. In its short form `labels` has objects of
-    `class` and `probability` instead.
+    `class`, `probability` and `predicted` (true or false) instead.
 
     Bytes of a name that are not UTF-8 appear as \\xNN, and on a terminal so do control characters.
     In CSV, a text cell that a spreadsheet could take for a formula has an apostrophe in front (see
@@ -44,7 +45,7 @@ class PredictionsFile:
         self._short = top is not None or above
         taken = ("name", "error") if file_format == "csv" and not self._short else ()
         self._names = unique_columns(map(self._text, class_names), taken)
-        self._columns = ["class", "probability"] if self._short else self._names
+        self._columns = SHORT if self._short else self._names
         self._csv = None
         if file_format == "csv":
             # With line ends of \r\n the writer quotes cells that hold either of the two.
@@ -59,11 +60,14 @@ class PredictionsFile:
             rows, values = [[""] * len(self._columns)], {"error": problem}
         elif self._short:
             order = np.argsort(-prob, kind="stable")
+            predicted = prob > self._thresholds
             if self._above:
-                order = order[(prob > self._thresholds)[order]]
-            listed = [(self._names[c], _rounded(prob[c])) for c in order[:self._top]]
-            rows = listed or [("", "")]
-            values = {"labels": [{"class": c, "probability": p} for c, p in listed]}
+                order = order[predicted[order]]
+            listed = [(self._names[c], _rounded(prob[c]), bool(predicted[c]))
+                      for c in order[:self._top]]
+            rows = [(c, p, int(is_predicted)) for c, p, is_predicted in listed]
+            rows = rows or [[""] * len(SHORT)]
+            values = {"labels": [dict(zip(SHORT, row)) for row in listed]}
         else:
             rows = [list(map(_rounded, prob))]
             values = {"labels": [self._names[c] for c in np.flatnonzero(prob > self._thresholds)],

@@ -74,9 +74,9 @@ def write_report(folder, classifier, evaluation, samples, options=pictures.DEFAU
         data["mapColours"] = pictures.MAP_COLOURS
     hidden = {"metrics": not known.any(), "by-class": not known.any(),
               "calibration": not known.any(), "charts": not evaluation.support.any(),
-              "training": not history}
+              "training": not history, "decided": not evaluation.fitted_here}
     template = _read("report_page.html")
-    for name in filter(hidden.get, hidden):  # the section, and the links to it
+    for name in filter(hidden.get, hidden):  # the section or note, and the links to it
         template = re.sub(rf'(id="|href="#){name}"', r"\g<0> hidden", template)
     script = "".join(map(_read, ("report_charts.js", "report_maps.js", "report_page.js")))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

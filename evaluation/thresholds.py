@@ -6,16 +6,15 @@
 An objective is a text: "f1", the highest F1 of each class; "of1", one threshold for all classes,
 with the highest F1 over all decisions; "precision 0.9", the highest recall of each class at this
 precision or a higher one. The best F1 of a class with two present labels says little, and may
-predict it on most images: so under "f1" a class is predicted on at most MOST_PREDICTED times as
-many samples as carry it, and its threshold is averaged, as logits, with that of "of1", which weighs
-as much as SHARED_LABELS present labels. docs/recipes.md has what was measured.
+predict it on most images: so under "f1" its threshold is the best of those that predict it on at
+most MOST_PREDICTED times as many samples as carry it; and it is averaged, as logits, with that of
+"of1", which weighs as much as SHARED_LABELS present labels. docs/recipes.md has what was measured.
 """
 import os
 
 import numpy as np
 
 from common.cli import InputError, require
-from common.metrics import ranking
 from common.text import printable
 from network import checkpoint
 
@@ -65,19 +64,48 @@ def choose_threshold(label, prob, min_precision=None, most=np.inf):
     >>> choose_threshold(np.array([1, 1, 0, 0]), np.array([.9, .5, .25, .1]))
     0.375
     """
-    if not (label > 0.5).any():
-        return None
-    prob, true_positives, predicted = ranking(label, prob.astype(np.float64))
+    threshold, = _best_without(label, prob, np.zeros(len(label), int), [1], min_precision, most)
+    return None if np.isnan(threshold) else float(threshold)
+
+
+def _best_without(label, prob, fold, left_out, min_precision=None, most=np.inf):
+    """The `choose_threshold` of one class on all samples but those of a fold, for several folds.
+
+    `fold`, (samples,), is the number of each sample's, `left_out` a sequence of such numbers.
+    Returns (len(left_out),), float64, NaN where no label is present.
+    """
+    known, rows = label >= 0, max(left_out) + 1
+    present, prob, fold = label[known] > 0.5, prob[known].astype(np.float64), fold[known]
+    if not present.any():
+        return np.full(len(left_out), np.nan)
+    # Of two thresholds with no present sample between them the higher one is as good or better: so
+    # a threshold is right below a present sample, or, if these are too low, below the highest one.
+    highest = [prob[fold == number].max(initial=0) for number in range(rows)]
+    candidates = np.unique(np.append(prob[present], highest))
+    place = len(candidates) - np.searchsorted(candidates, prob, side="right")
+    candidates = candidates[::-1]
+
+    def count(chosen):
+        """How many of the chosen samples reach each candidate: (len(left_out), candidates)."""
+        cells = np.bincount((fold * (len(candidates) + 1) + place)[chosen],
+                            minlength=rows * (len(candidates) + 1)).reshape(rows, -1)[:, :-1]
+        return np.cumsum(cells.sum(axis=0) - cells[left_out], axis=1)
+
+    true_positives, predicted = count(present), count(slice(None))
+    labelled = true_positives[:, -1:]
     if min_precision is None:
-        allowed = predicted <= most * true_positives[-1]
-        score = true_positives / (predicted + true_positives[-1])  # half the F1
+        allowed = predicted <= most * labelled
+        score = true_positives / np.maximum(predicted + labelled, 1)  # half the F1
     else:
-        allowed, score = true_positives / predicted >= min_precision, true_positives
-    if not allowed.any():
-        return NEVER
-    best = np.argmax(np.where(allowed, score, -1))
-    lowest, below = np.append(prob, 0)[best:best + 2]
-    return float((lowest + below) / 2) if lowest > 0 else ALWAYS
+        allowed = true_positives / np.maximum(predicted, 1) >= min_precision
+        score = true_positives
+    allowed &= predicted > 0
+    lowest = candidates[np.argmax(np.where(allowed, score, -1), axis=1)]
+    below = [prob[(prob < least) & (fold != number)].max(initial=0)
+             for least, number in zip(lowest, left_out)]
+    threshold = np.where(lowest > 0, (lowest + below) / 2, ALWAYS)
+    threshold[~allowed.any(axis=1)] = NEVER
+    return np.where(labelled[:, 0] > 0, threshold, np.nan)
 
 
 def choose_thresholds(label, prob, objective="f1"):
@@ -86,19 +114,41 @@ def choose_thresholds(label, prob, objective="f1"):
     A class without a present label gets that of "of1" (0.5 where no class has any); under
     "precision" it is never predicted, nor is one that reaches the precision nowhere.
     """
+    return _choose_without(label, prob, np.zeros(len(label), int), [1], objective)[0]
+
+
+def _choose_without(label, prob, fold, left_out, objective):
+    """The `choose_thresholds` of all samples but those of a fold: (len(left_out), classes)."""
+    def of_each_class(**limit):
+        return np.array([_best_without(y, p, fold, left_out, **limit)
+                         for y, p in zip(label.T, prob.T)]).T
+
     name, _, least = objective.partition(" ")
     if name == "precision":
-        chosen = (choose_threshold(y, p, float(least)) for y, p in zip(label.T, prob.T))
-        return np.array([NEVER if threshold is None else threshold for threshold in chosen])
-    rows = slice(None, None, max(1, label.size // MOST_DECISIONS))
-    shared = choose_threshold(label[rows].ravel(), prob[rows].ravel())
-    if shared is None or name == "of1":
-        return np.full(label.shape[1], DEFAULT if shared is None else shared)
-    chosen = (choose_threshold(y, p, most=MOST_PREDICTED) for y, p in zip(label.T, prob.T))
-    chosen = np.array([shared if threshold is None else threshold for threshold in chosen])
-    present = np.count_nonzero(label > 0.5, axis=0)
-    logit = (present * _logit(chosen) + SHARED_LABELS * _logit(shared)) / (present + SHARED_LABELS)
+        chosen = of_each_class(min_precision=float(least))
+        return np.where(np.isnan(chosen), NEVER, chosen)
+    shared = np.array([[_choose_shared(label, prob, np.flatnonzero(fold != number))]
+                       for number in left_out])
+    if name == "of1":
+        return np.repeat(shared, label.shape[1], axis=1)
+    chosen = of_each_class(most=MOST_PREDICTED)
+    present = np.array([np.count_nonzero(label[fold != number] > 0.5, axis=0)
+                        for number in left_out])
+    logit = ((present * _logit(np.where(np.isnan(chosen), shared, chosen))
+              + SHARED_LABELS * _logit(shared)) / (present + SHARED_LABELS))
     return 1 / (1 + np.exp(-logit))
+
+
+def _choose_shared(label, prob, rows):
+    """The threshold of all classes together, on about MOST_DECISIONS decisions in these rows.
+
+    More of them where these hold no present label; 0.5 where no row has one.
+    """
+    threshold, step = None, max(1, len(rows) * label.shape[1] // MOST_DECISIONS)
+    while threshold is None and step:
+        part = rows[::step]
+        threshold, step = choose_threshold(label[part].ravel(), prob[part].ravel()), step // 2
+    return DEFAULT if threshold is None else threshold
 
 
 def _logit(probability):
@@ -113,10 +163,10 @@ def cross_fitted(label, prob, objective="f1"):
     not. Bool, (samples, classes).
     """
     fold = np.random.RandomState(0).permutation(len(label)) % FOLDS
+    thresholds = _choose_without(label, prob, fold, range(FOLDS), objective)
     predicted = np.empty(label.shape, bool)
     for number in range(FOLDS):
-        own = fold == number
-        predicted[own] = prob[own] > choose_thresholds(label[~own], prob[~own], objective)
+        predicted[fold == number] = prob[fold == number] > thresholds[number]
     return predicted
 
 

@@ -96,7 +96,7 @@ class ReadOptions:
     @property
     def random(self) -> bool:
         """Whether any augmentation is random."""
-        return bool(self.random_crop or self.random_mirror or not self.only_mirrors)
+        return self.random_mirror or not self.only_mirrors
 
 
 def sample_rng(seed: int, epoch: int, row: int) -> random.Random:

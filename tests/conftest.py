@@ -6,11 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from common.cli import InputError
 from common.mx_compat import mx
 from network import checkpoint
+from reading.lst_file import read_lst
 
 ROOT = Path(__file__).resolve().parents[1]
 CCP = ROOT.parent / "shared" / "data" / "ccp"
@@ -77,6 +79,14 @@ def script(path, *args, status=0, **options):
                           env={**os.environ, **options.pop("env", {})}, **options)
     assert done.returncode == status, done.stdout
     return done.stdout
+
+
+def predictions(classifier, lst, folder):
+    """Labels and probabilities by a Classifier of all images of a .lst: both (images, classes)."""
+    with classifier.open(read_lst(str(lst), len(classifier.class_names)), str(folder)) as batches:
+        return tuple(np.concatenate(part) for part in zip(*(
+            (batch.label[0].asnumpy()[:len(prob)], prob)
+            for batch, prob in classifier.predict(batches, [mx.cpu()]))))
 
 
 RUN_ALL = """

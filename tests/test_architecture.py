@@ -23,7 +23,7 @@ DOORS = ("distributed/", "evaluation/decisions.py", "network/stages.py",
          "reading/contact_sheet.py", "reading/equal_files.py", "reading/image_shape.py",
          "training/frozen_stages.py", "training/resuming.py", "training/warm_head.py")
 # Wanted are 5,200 and 16,000; until then the numbers only fall.
-CLOSURE_LINES, ALL_LINES = 6490, 17725
+CLOSURE_LINES, ALL_LINES = 6490, 17450
 
 
 def name(path):

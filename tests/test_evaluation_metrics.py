@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 from sklearn import metrics
 from sklearn.calibration import calibration_curve
 
-from common.metrics import precision_recall_curve
+from common.metrics import precision_recall_curve, ranking
 from evaluation import thresholds
 from evaluation.decisions import (
     best_and_worst,
@@ -23,6 +23,8 @@ from evaluation.decisions import (
 from evaluation.evaluation import Evaluation
 from evaluation.thresholds import (
     ALWAYS,
+    FOLDS,
+    MOST_DECISIONS,
     MOST_PREDICTED,
     NEVER,
     choose_threshold,
@@ -176,6 +178,48 @@ def test_no_threshold_keeps_the_precision_at_a_better_recall(sample, least):
     assert metrics.recall_score(label, prob > chosen) == max(recalls, default=0)
     if chosen != NEVER:
         assert metrics.precision_score(label, prob > chosen) >= least
+
+
+def by_sorting(label, prob, min_precision=None, most=np.inf):
+    """choose_threshold from the counts at every threshold of the sorted samples."""
+    if not (label > 0.5).any():
+        return None
+    prob, true_positives, predicted = ranking(label, prob.astype(np.float64))
+    if min_precision is None:
+        allowed = predicted <= most * true_positives[-1]
+        score = true_positives / (predicted + true_positives[-1])
+    else:
+        allowed, score = true_positives / predicted >= min_precision, true_positives
+    if not allowed.any():
+        return NEVER
+    best = np.argmax(np.where(allowed, score, -1))
+    lowest, below = np.append(prob, 0)[best:best + 2]
+    return float((lowest + below) / 2) if lowest > 0 else ALWAYS
+
+
+@settings(max_examples=200, deadline=None)
+@given(scored(lowest_label=-1), st.sampled_from([
+    {}, {"most": 1}, {"most": 2}, {"min_precision": 0.0}, {"min_precision": 0.6}]))
+def test_a_threshold_is_to_the_bit_that_of_sorting_all_samples(sample, limit):
+    label, prob = sample[0][:, 0], sample[1][:, 0]
+    assert choose_threshold(label, prob, **limit) == by_sorting(label, prob, **limit)
+
+
+@pytest.mark.parametrize("objective", ["f1", "of1", "precision 0.5"])
+def test_cross_fitted_decisions_are_those_of_choosing_anew_without_each_fold(objective):
+    label, prob = classes_of_many_and_few_labels()
+    fold = np.random.RandomState(0).permutation(len(label)) % FOLDS
+    expected = np.empty(label.shape, bool)
+    for own in (fold == number for number in range(FOLDS)):
+        expected[own] = prob[own] > choose_thresholds(label[~own], prob[~own], objective)
+    assert np.array_equal(cross_fitted(label, prob, objective), expected)
+
+
+def test_the_few_labels_of_a_large_list_choose_a_threshold():
+    label, prob = np.zeros((1000, 1000), np.int8), np.full((1000, 1000), 0.125)
+    label[1, 3], prob[1, 3] = 1, 0.375
+    assert label.size > MOST_DECISIONS
+    assert choose_thresholds(label, prob, "of1") == pytest.approx(0.25)
 
 
 def test_threshold_of_constant_and_of_extreme_probabilities():

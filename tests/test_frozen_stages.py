@@ -3,10 +3,12 @@ import re
 
 import numpy as np
 import pytest
-from conftest import script, train_all, training_flags
+from conftest import predictions, script, train_all, training_flags
 
 from common.cli import InputError
 from common.mx_compat import mx
+from evaluation.classifier import Classifier
+from evaluation.thresholds import choose_thresholds
 from network import checkpoint
 from network.fine_tune import get_fine_tune_model
 from network.stages import find_last_frozen_layer, find_stages
@@ -95,6 +97,10 @@ def test_a_run_in_int8_says_so_and_is_resumed_in_int8(tiny_network, small_demo, 
         symbol, *_ = checkpoint.load(str(tmp_path / name / "tiny"), 2)
         assert f"frozen layers, in {precision}: " in log
         assert precision in checkpoint.get_attributes(symbol)["training"]["frozen layers"]
+        # What validates and chooses thresholds is the checkpoint's float32.
+        classifier = Classifier(str(tmp_path / name / "tiny"), 2)
+        label, prob = predictions(classifier, small_demo / "val.lst", small_demo / "images")
+        np.testing.assert_allclose(classifier.thresholds, choose_thresholds(label, prob), atol=1e-5)
 
 
 def test_random_crops_pass_through_the_frozen_stages_in_each_epoch(

@@ -239,6 +239,16 @@ def test_the_list_that_thresholds_were_fitted_on_is_known_again(predict, model, 
         "val.lst")
 
 
+def test_a_workers_part_of_the_list_that_thresholds_were_chosen_on_is_known(predict, photos,
+                                                                            tmp_path):
+    part = "f" * 32 + " " + read_lst(str(photos / "val.lst")).checksum
+    model = small_checkpoint(tmp_path / "net", thresholds=[0.4, 0.4, 0.4], thresholds_epoch=2,
+                             thresholds_list=["val_0.lst", part], training_list=["x_0.lst", part])
+    _, err = predict("--model", model, "--epoch", 2, "--data", photos / "val.lst", "--image",
+                     photos, "--out", os.devnull)
+    assert "folds" in err and "trained on all of these images" in err
+
+
 def test_a_threshold_of_the_command_line_decides_in_place_of_the_checkpoints(
         predict, model, photos, tmp_path):
     common = ("--model", model, "--epoch", 2, "--data", photos / "val.lst", "--image", photos)
@@ -304,12 +314,23 @@ def test_short_forms():
         out.write("y.jpg", None, "gone")
         return file.getvalue().splitlines()
 
-    assert written(top=2) == ["name,class,probability,error", "x.jpg,b,0.75,", "x.jpg,c,0.5,",
-                              "y.jpg,,,gone"]
-    assert written(0.9, above=True)[1] == "x.jpg,,,"
-    assert written(0.3, above=True, top=1)[1:2] == ["x.jpg,b,0.75,"]
-    assert json.loads(written(file_format="jsonl", above=True)[0]) == {
-        "name": "x.jpg", "labels": [{"class": "b", "probability": 0.75}]}
+    assert written(top=2) == ["name,class,probability,predicted,error", "x.jpg,b,0.75,1,",
+                              "x.jpg,c,0.5,0,", "y.jpg,,,,gone"]
+    assert written(0.9, above=True)[1] == "x.jpg,,,,"
+    assert written(0.3, above=True, top=1)[1:2] == ["x.jpg,b,0.75,1,"]
+    assert json.loads(written(file_format="jsonl", top=2)[0]) == {
+        "name": "x.jpg", "labels": [{"class": "b", "probability": 0.75, "predicted": True},
+                                    {"class": "c", "probability": 0.5, "predicted": False}]}
+
+
+def test_the_most_probable_classes_are_marked_by_thresholds(predict, photos, tmp_path):
+    """By the checkpoint's, and by --above P where that is given."""
+    model = small_checkpoint(tmp_path / "net", thresholds=[0.0, 1.0, 1.0], thresholds_epoch=2)
+    for flags, expected in ((), ["0", "0", "1"]), (("--above", 0), ["1", "1", "1"]):
+        out, _ = predict("--model", model, "--epoch", 2, photos / "01.png", "--top", 3, *flags)
+        rows = sorted(csv.DictReader(io.StringIO(out)), key=lambda row: row["class"])
+        assert [row["class"] for row in rows] == sorted(NAMES)
+        assert [row["predicted"] for row in rows] == expected
 
 
 def test_class_names_that_occur_twice_stay_apart():

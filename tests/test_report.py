@@ -61,10 +61,10 @@ def samples(tmp_path_factory):
 
 
 def write(folder, samples, class_names=HOSTILE, thresholds=None, prefix="net", version="0.9",
-          **options):
+          predicted=None, **options):
     classifier = SimpleNamespace(prefix=str(folder / prefix), epoch=3, version=version,
                                  thresholds_list=["fit.lst", ""], training={"recipe": "<b>2</b>"})
-    evaluation = Evaluation(class_names, samples.label, samples.prob, thresholds)
+    evaluation = Evaluation(class_names, samples.label, samples.prob, thresholds, predicted)
     path = write_report(str(folder), classifier, evaluation, samples, **options)
     with open(path, encoding="utf-8") as file:
         return file.read()
@@ -186,15 +186,22 @@ def test_what_is_not_finite_in_a_history_is_left_out(tmp_path):
     assert read_history(str(tmp_path / "net")) == [{"epoch": 1, "val-mAP": 0.5}]
 
 
+def test_the_page_says_where_photos_and_metrics_go_by_other_thresholds(tmp_path, samples):
+    thresholds = np.full(4, 0.4)
+    for predicted, is_shown in ((None, False), (samples.prob > 0.45, True)):
+        page = write(tmp_path, samples, thresholds=thresholds, predicted=predicted)
+        assert ('id="decided" class' in page) == is_shown
+
+
 def test_a_report_where_nothing_can_be_measured(tmp_path, samples):
     nothing = replace(samples, label=np.full_like(samples.label, -1))
     page = Page(write(tmp_path, nothing))
     hidden = {attrs.get("id", attrs.get("href")) for _, attrs in page.elements if "hidden" in attrs}
     sections = {"metrics", "by-class", "calibration", "training"}
-    assert hidden == {"charts", "tip"} | sections | {f"#{name}" for name in sections}
+    assert hidden == {"charts", "decided", "tip"} | sections | {f"#{name}" for name in sections}
     hidden = {attrs.get("id", attrs.get("href"))
               for _, attrs in Page(write(tmp_path, samples)).elements if "hidden" in attrs}
-    assert hidden == {"tip", "training", "#training"}
+    assert hidden == {"decided", "tip", "training", "#training"}
     correct = replace(samples, prob=samples.label.clip(0, 1).astype(np.float32))
     sheets = embedded(write(tmp_path, correct))["sheets"]
     assert sheets["wrong"] == sheets["false_negatives"] == sheets["false_positives"] == []

@@ -1,4 +1,4 @@
-"""Suspect labels: the rule against a loop, the classifiers against scikit-learn, the command."""
+"""Suspect labels and images to label next: the rules against loops, and the commands."""
 import csv
 import doctest
 from types import SimpleNamespace
@@ -14,6 +14,7 @@ from common import label_errors
 from common.cli import InputError
 from common.label_errors import suspects
 from common.mx_compat import mx
+from datasets.next_images import choose_next
 from datasets.out_of_fold import WEIGHT_DECAY, extract_features, out_of_fold, train_logistic
 from network import checkpoint
 from network.graph import replaced
@@ -71,6 +72,25 @@ def test_no_image_is_predicted_by_a_classifier_that_has_seen_it():
         again = out_of_fold(features, changed, folds=30)
         assert again[row] == prob[row]
         assert (np.delete(again, row) != np.delete(prob, row)).all()
+
+
+def test_images_to_label_next_are_the_centres_of_k_means_on_gradients():
+    random = np.random.RandomState(0)
+    features, new = random.normal(size=(2, 40, 6)).astype(np.float32)
+    labels = (features[:, :2] > 0).astype(np.float32)
+    labels[:5, 1] = -1
+    new[7] = new[6]  # is not chosen beside its equal
+    chosen, prob = choose_next(features, labels, new, 40, seed=3)
+    assert len(set(chosen)) == len(chosen) == 39
+    scaled = np.concatenate([features, new])
+    scaled = ((scaled - scaled.mean(axis=0)) / scaled.std(axis=0))[40:].astype(np.float64)
+    gradients = [np.outer(p - np.round(p), x).ravel() for p, x in zip(prob.astype(float), scaled)]
+    assert chosen[0] == np.argmax([np.linalg.norm(gradient) for gradient in gradients])
+    draws = np.random.RandomState(3)
+    for count in range(1, 20):
+        distance = np.array([min(np.sum((gradient - gradients[c]) ** 2) for c in chosen[:count])
+                             for gradient in gradients])
+        assert chosen[count] == draws.choice(40, p=distance / distance.sum())
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +169,48 @@ def test_a_network_that_does_not_say_its_normalisation_takes_flags(coloured, sma
     assert "127/127/127, deviation 128/128/128 (--rgb-mean" in said and "ImageNet" in said
 
 
+def next_images(network, *flags):
+    main(["next", "--model", network, "--image", ".", "--num", "30", "--out", "next.lst",
+          "--gpus", "", *flags])
+
+
+def test_images_without_labels_are_listed_to_be_filled_in(coloured, small_network, capsys):
+    rows = (coloured / "data_train.lst").read_text().splitlines()
+    unknown = [f"{row.split()[0]}\t-1\t-1\t{row.split()[3]}" for row in rows[20:]]
+    for name, content in (("some", rows[:20]), ("new", unknown), ("all", rows[:20] + unknown)):
+        (coloured / f"{name}.lst").write_text("\n".join(content) + "\n")
+    texts = []
+    for flags in (["--data", "all.lst"], ["--data", "some.lst", "--candidates", "new.lst"],
+                  ["--data", "some.lst", "--candidates", "."]):
+        next_images(small_network, *flags, "--labels", "data_labels.txt")
+        lst = read_lst("next.lst", 2)
+        names = [lst.name(row) for row in range(len(lst))]
+        assert 1 <= len(names) == len(set(names))
+        assert set(names) <= {f"{number}.png" for number in range(20, 39)}  # 39.png is broken
+        assert (lst.labels(range(len(lst))) == -1).all() and lst.ids.min() > 19
+        out = capsys.readouterr().out.splitlines()
+        assert [line.split(": ")[0] for line in out[:-2]] == names
+        assert all("=red 0." in line and "blue 0." in line for line in out[:-2])
+        assert f"{len(names)} of 20 images" in out[-2] and out[-1].endswith("cannot be read: 1")
+        texts.append((coloured / "next.lst").read_text().splitlines())
+    assert [row.split("\t", 1)[1] for row in texts[0]] == [
+        row.split("\t", 1)[1] for row in texts[1]]
+
+
+@pytest.mark.parametrize("flags, says", [
+    (["--data", "unknown.lst"], "unknown.lst: has no known label"),
+    (["--data", "data_train.lst"], "data_train.lst: has no image without a known label"),
+    (["--data", "data_train.lst", "--candidates", "/"], "/: is not in --image"),
+    (["--data", "data_train.lst", "--candidates", "none.lst"], "none.lst: no such file"),
+    (["--data", "data_train.lst", "--candidates", "three.lst"], "2 labels per row, but another list has 3")])
+def test_images_to_label_next_need_labels_and_images(coloured, small_network, flags, says):
+    (coloured / "unknown.lst").write_text("0\t-1\t-1\t0.png\n")
+    (coloured / "three.lst").write_text("0\t-1\t-1\t-1\t0.png\n")
+    with pytest.raises(InputError, match=says):
+        next_images(small_network, *flags)
+    assert not (coloured / "next.lst").exists()
+
+
 @pytest.mark.parametrize("flags, says", [
     (["--folds", "41"], "40 images, fewer than --folds 41"),
     (["--image", "nowhere"], "nowhere: no such folder"),
@@ -168,8 +230,9 @@ def test_half_of_the_first_suspects_of_real_photos_are_flipped_labels(ccp, tmp_p
     (tmp_path / "all.lst").write_text((ccp / "train.lst").read_text()
                                       + (ccp / "val.lst").read_text())
     args = SimpleNamespace(model=str(tmp_path / "net"), epoch=0, image=str(ccp / "photos"),
-                           gpus="", data_nthreads=None, rgb_mean=None, rgb_std=None)
-    features, labels = extract_features(args, read_lst(str(tmp_path / "all.lst")))
+                           gpus="", data_nthreads=None, rgb_mean=None, rgb_std=None,
+                           frozen_precision="float32")
+    features, labels, _ = extract_features(args, read_lst(str(tmp_path / "all.lst")))
     for seed in range(2):
         flipped = np.random.RandomState(seed).uniform(size=labels.shape) < 0.05
         given = np.where(flipped, 1 - labels, labels)

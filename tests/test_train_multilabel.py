@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, expect_error, script, train_all, training_flags
+from conftest import ROOT, expect_error, predictions, script, train_all, training_flags
 from sklearn.metrics import average_precision_score
 
 from common.cli import InputError
@@ -468,10 +468,7 @@ def test_the_checkpoints_have_thresholds_of_their_own_validation(trained, small_
         classifier = Classifier(str(result / name), epoch)
         assert classifier.thresholds_epoch == epoch
         assert classifier.thresholds_list == ["val.lst", lst.checksum]
-        with classifier.open(lst, str(small_demo / "images")) as batches:
-            label, prob = (np.concatenate(part) for part in zip(*(
-                (batch.label[0].asnumpy()[:len(prob)], prob)
-                for batch, prob in classifier.predict(batches, [mx.cpu()]))))
+        label, prob = predictions(classifier, small_demo / "val.lst", small_demo / "images")
         np.testing.assert_allclose(classifier.thresholds, choose_thresholds(label, prob),
                                    atol=1e-4)
         rates = decision_metrics(count_decisions(label, cross_fitted(label, prob)))
@@ -483,11 +480,7 @@ def test_training_chooses_thresholds_for_an_objective(tiny_network, small_demo, 
     script("train_multilabel.py", *training_flags(tiny_network, small_demo, tmp_path, num_epoch=1,
                                                   min_precision=0.9))
     classifier = Classifier(str(tmp_path / "tiny"), 1)
-    with classifier.open(read_lst(str(small_demo / "val.lst"), 8),
-                         str(small_demo / "images")) as batches:
-        label, prob = (np.concatenate(part) for part in zip(*(
-            (batch.label[0].asnumpy()[:len(prob)], prob)
-            for batch, prob in classifier.predict(batches, [mx.cpu()]))))
+    label, prob = predictions(classifier, small_demo / "val.lst", small_demo / "images")
     expected = choose_thresholds(label, prob, "precision 0.9")
     np.testing.assert_allclose(classifier.thresholds, expected, atol=1e-4)
     assert not np.allclose(expected, choose_thresholds(label, prob), atol=1e-4)

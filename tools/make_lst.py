@@ -4,6 +4,8 @@
     python tools/make_lst.py check data/photos_train.lst data/photos_val.lst --path-root photos
     python tools/make_lst.py suspects --model pretrained/efficientnet_lite0 \\
         --data data/photos_train.lst --image photos --out suspects.csv
+    python tools/make_lst.py next --model pretrained/efficientnet_lite0 \\
+        --data labelled.lst --image photos --candidates photos/new --num 100 --out next.lst
 
 From CSV, JSON lines, SageMaker's manifests, .rec, Pascal VOC, COCO or one folder per class, writes
 PREFIX_train.lst, PREFIX_val.lst and PREFIX_labels.txt, and prints how often each class occurs.
@@ -32,10 +34,12 @@ from datasets.text_sources import read_csv  # noqa: E402
 from reading import contact_sheet  # noqa: E402
 from reading.classes import ListCounts, absent_warning, names_beside, read_class_names  # noqa: E402
 from reading.image_file import IMAGE_ENDINGS  # noqa: E402
+from reading.image_list import ImageList, walk_images  # noqa: E402
 from reading.image_reader import ReadOptions, read_image  # noqa: E402
 from reading.lst_file import read_lst  # noqa: E402
 
 SUSPECT_SIDE = 200  # pixels of an image on the sheet of --show
+UNCERTAIN_SHOWN = 3  # classes beside an image to label next
 
 
 def make(args):
@@ -159,7 +163,7 @@ def run_suspects(args):
         raise InputError(f"{len(lst)} images, fewer than {{flag}} {args.folds}", file=args.data,
                          flag="--folds")
     make_parent_folder(args.out)
-    features, labels = extract_features(args, lst)
+    features, labels, _ = extract_features(args, lst)
     prob = out_of_fold(features, labels, args.folds, args.seed)
     samples, classes = suspects(labels, prob)
     places = list(zip(samples.tolist(), classes.tolist()))
@@ -184,6 +188,76 @@ def run_suspects(args):
     bad = np.count_nonzero((labels < 0).all(axis=1))
     if bad:
         print(f"images without a known label, or that cannot be read: {bad}")
+
+
+def _show_suspects(args, suspect_images):
+    """Write --show: a sheet of images, of which there are names and captions."""
+    names, captions = zip(*suspect_images)
+    pixels = np.empty((len(names), 3, SUSPECT_SIDE, SUSPECT_SIDE), np.uint8)
+    for name, image in zip(names, pixels):
+        read_image(os.path.join(args.image, name), image, ReadOptions(fit="pad"))
+    make_parent_folder(args.show)
+    contact_sheet.save(args.show, pixels, captions)
+    print(f"{args.show}: the first {len(names)}")
+
+
+def run_next(args):
+    """The subcommand `next`."""
+    from datasets.next_images import choose_next  # imports MXNet, which is slow
+    from datasets.out_of_fold import extract_features
+
+    candidates = args.candidates or args.data
+    is_folder = os.path.isdir(candidates)
+    (lst, *other), class_names = _read_lists([args.data] + [candidates] * (not is_folder), args)
+    if not (lst.positives + lst.negatives).any():
+        raise InputError("has no known label to learn from", file=args.data)
+    images = _candidates(args, lst, *other)
+    make_parent_folder(args.out)
+    features, labels, _ = extract_features(args, lst)
+    labelled = (labels >= 0).any(axis=1)
+    found, _, readable = extract_features(args, images)
+    chosen, prob = choose_next(features[labelled], labels[labelled], found[readable], args.num,
+                               args.seed)
+    rows = np.flatnonzero(readable)[chosen]
+    names = [os.path.relpath(images.name(row), os.path.abspath(args.image)) for row in rows]
+    first = int(lst.ids.max()) + 1
+    unknown = np.full((len(rows), len(class_names)), -1)
+    label_table.write_together([
+        label_table.lst_file(args.out, range(first, first + len(rows)), unknown, names)])
+    for name, row in zip(names, prob[chosen]):
+        print(printable(name, None) + ": " + ", ".join(
+            f"{printable(class_names[c])} {row[c]:.2f}"
+            for c in np.argsort(np.abs(row - 0.5), kind="stable")[:UNCERTAIN_SHOWN]))
+    print(f"{args.out}: {len(rows)} of {len(images)} images to label next, each above with the "
+          "probabilities of its most uncertain classes")
+    if not readable.all():
+        print(f"images that cannot be read: {np.count_nonzero(~readable)}")
+
+
+def _candidates(args, lst, others=None):
+    """The images that `next` chooses from: those of the LstFile `others`, or of a folder.
+
+    Returns an ImageList of absolute paths.
+    """
+    root = os.path.abspath(args.image)
+
+    def paths(lst, is_wanted):
+        known = (lst.labels(range(len(lst))) >= 0).any(axis=1)
+        return [os.path.join(root, lst.name(row)) for row in np.flatnonzero(known == is_wanted)]
+
+    source = args.candidates or args.data
+    if others is None:
+        if os.path.commonpath([root, os.path.abspath(source)]) != root:
+            raise InputError("is not in {flag}, where the names of images start",
+                             file=source, flag="--image")
+        found = list(walk_images(os.path.abspath(source)))
+    else:
+        found = paths(others, False)
+    labelled = set(map(os.path.normpath, paths(lst, True)))
+    found = [path for path in found if os.path.normpath(path) not in labelled]
+    if not found:
+        raise InputError("has no image without a known label", file=source)
+    return ImageList(found, lst.num_classes)
 
 
 def _read_lists(paths, args):
@@ -242,7 +316,7 @@ def main(argv=None):
     log_to_stderr(logging.WARNING)
     sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal cannot show
     args = build_parser(__doc__.splitlines()[0]).parse_args(argv)
-    commands = {"check": run_check, "suspects": run_suspects, "shard": run_shard}
+    commands = {"check": run_check, "suspects": run_suspects, "next": run_next, "shard": run_shard}
     return commands.get(args.command, make)(args)
 
 

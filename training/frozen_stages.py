@@ -16,7 +16,7 @@ from common.cli import InputError
 from common.mx_compat import mx
 from common.progress import Progress
 from network.fine_tune import split_head
-from network.forward_pass import choose_forward_pass
+from network.forward_pass import ForwardPass, choose_forward_pass
 from network.graph import layers_up_to, params_of
 from network.int8 import multiplies_exactly
 from network.stages import FEATURES, layers_after
@@ -33,9 +33,10 @@ ROWS_PER_MESSAGE = 4096
 def pass_images(settings, network, compute, this_run):
     """Pass each image, and its mirror image where one is needed, once through the frozen layers.
 
-    Of several workers each passes its own images, and rank 0 gets what all of them give. A signal
-    ends the pass. Returns, each by the lists, for the warm head and for the stages that are
-    trained, (values, labels); None where they are not needed, or there is no list.
+    Training images may pass in int8, validation images pass in float32. Of several workers each
+    passes its own images, and rank 0 gets what all of them give. A signal ends the pass. Returns,
+    each by the lists, for the warm head and for the stages that are trained, (values, labels); None
+    where they are not needed, or there is no list.
     """
     flags, lists, workers = settings.flags, this_run.lists, compute.workers
     outputs = {"features": split_head(network.symbol)[0]}
@@ -52,20 +53,24 @@ def pass_images(settings, network, compute, this_run):
         return None, None
     network = network._replace(symbol=mx.sym.Group([*outputs.values()]))
     iterators = [lst and open_iterator(settings, lst) for lst in lists]
-    num_images = sum(lst.num_rows for lst in lists if lst)
-    num_passes = num_images + any(mirrors.values()) * lists.train.num_rows
+    num_passes = (1 + any(mirrors.values())) * lists.train.num_rows
     forward, reason = _open_forward_pass(settings, network, lists.train, num_passes, compute,
                                          this_run)
-    logger.info("Passing %d images once through the frozen layers, in %s: %s", num_images,
-                forward.precision, reason)
+    logger.info("Passing %d images once through the frozen layers, in %s: %s",
+                sum(lst.num_rows for lst in lists if lst), forward.precision, reason)
+    passes = [forward, forward]
+    if lists.val and forward.precision != "float32":
+        # The best epoch and the thresholds are the checkpoint's, which predicts in float32.
+        passes[1] = ForwardPass(*network, iterators[1].provide_data[0], compute.contexts)
 
     def stop_if_asked():
         this_run.stops.stop_unsaved(
             WARM_HEAD_STOPPED if "features" in mirrors else
-            " in the frozen stages: --resume goes on from what was saved before")
+            " in the frozen stages: --resume goes on from the snapshot" if this_run.snapshot else
+            " in the frozen stages, before anything was saved: the same command starts anew")
 
     stored = {name: [] for name in ("features", "stages")}
-    for lst, iterator in zip(lists, iterators):
+    for lst, iterator, forward in zip(lists, iterators, passes):
         wanted = [None if name not in mirrors else mirrors[name] and lst is lists.train
                   for name in outputs]
         storage = flags.save_result, flags.feature_memory * 1e6

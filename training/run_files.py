@@ -329,10 +329,11 @@ class RunFiles:
             row = next((row for row in self.record.history if row.get("epoch") == best["number"]),
                        {})
             if val_lst and {"val-CF1", "val-OF1"} <= set(row):
-                logger.info("At thresholds that it keeps, one per class: F1 averaged over classes "
-                            "(CF1) %.4f, over all decisions (OF1) %.4f; %s: %.4f and %.4f",
-                            row["val-CF1"], row["val-OF1"], BASELINES["CF1"], every["CF1"],
-                            every["OF1"])
+                logger.info("At thresholds that it keeps, one %s: F1 averaged over classes (CF1) "
+                            "%.4f, over all decisions (OF1) %.4f; %s: %.4f and %.4f",
+                            "for all classes" if self.flags.threshold_objective == "of1"
+                            else "per class", row["val-CF1"], row["val-OF1"],
+                            BASELINES["CF1"], every["CF1"], every["OF1"])
         elif last:
             logger.info("Done: %s-%04d.params", self.prefix, last[0])
         with atomic_file(f"{self.prefix}-result.json") as name:
