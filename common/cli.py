@@ -56,11 +56,20 @@ class InputError(ValueError):
         return InputError(self.what, file=file, line=self.line, flag=self.flag)
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the default of each flag that has one."""
+
+    def _get_help_string(self, action):
+        if action.default in (None, "") or action.default is False:
+            return action.help
+        return super()._get_help_string(action)
+
+
 class ArgumentParser(argparse.ArgumentParser):
-    """An argparse.ArgumentParser with --version, whose errors take one line."""
+    """An argparse.ArgumentParser with --version, HelpFormatter, and errors of one line."""
 
     def __init__(self, *args, **options):
-        super().__init__(*args, **options)
+        super().__init__(*args, **{"formatter_class": HelpFormatter, **options})
         if self.add_help:
             self.add_argument("--version", action="version", version=f"%(prog)s {VERSION}",
                               help="show the version and exit")
@@ -117,15 +126,6 @@ def at_least(least, bits=None):
 
     number.__name__ = "int"  # what argparse calls it when the text is no number
     return number
-
-
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows the default of each flag that has one."""
-
-    def _get_help_string(self, action):
-        if action.default is None or action.default is False:
-            return action.help
-        return super()._get_help_string(action)
 
 
 def parse_numbers(flag, text, kind, count=None):

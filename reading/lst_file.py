@@ -100,12 +100,10 @@ class LstFile:
                         row = start.rstrip(b"\t ")
                     if not row.strip():
                         continue
-                    if len(row.split()) > 2 and b"\t" not in row:
-                        raise self._wrong(number, f"{SPACES}: ID, labels and file name need tabs "
-                                          "between them")
                     if b"\t" not in row:
-                        raise self._wrong(number, f"no tab in {quoted(row)}: a row is ID, labels "
-                                          "and file name, with tabs between them")
+                        what = SPACES if len(row.split()) > 2 else f"no tab in {quoted(row)}"
+                        raise self._wrong(number, f"{what}: a row is ID, labels and file name, "
+                                          "with tabs between them")
                 head, tail = row.find(b"\t"), row.rfind(b"\t")
                 try:
                     if b"_" in row[:head]:
