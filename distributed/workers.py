@@ -252,11 +252,9 @@ class PaddedLst:
         return labels
 
     def name(self, row):
-        """File name in a row."""
         return self._lst.name(int(self._real(row)))
 
     def line(self, row):
-        """Line number of a row."""
         return self._lst.line(int(self._real(row)))
 
     def _real(self, rows):

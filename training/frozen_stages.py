@@ -152,7 +152,6 @@ class FeatureIter(SampledIter):
             self._turns = draw.randint(2, size=self.num_rows)
 
     def next(self):
-        """The next batch."""
         self._begun = True
         rows, _, pad = next(self._batches)
         if self.mirror:

@@ -217,7 +217,6 @@ class Run(Uninterrupted):
                                     "with --resume goes on there")
 
     def _save_snapshot(self, module, metrics):
-        """Save everything at the record's position."""
         record = self.record
         record.seconds = self._seconds()
         arg_params, aux_params = module.get_params()

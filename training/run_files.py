@@ -34,7 +34,6 @@ from common.cli import InputError
 from common.files import atomic_file, remove_unfinished
 from common.metrics import BASELINES, average_precision, baselines
 from evaluation.history import history_files, write_history
-from evaluation.thresholds import choose_thresholds, cross_fitted, with_thresholds
 from network import checkpoint
 
 logger = logging.getLogger("train_multilabel")
@@ -208,9 +207,11 @@ class RunFiles:
 
     def _symbol_with(self, thresholds, epoch):
         """The symbol with thresholds for the .params of this number; None: without any."""
-        return self.symbol if thresholds is None else with_thresholds(
-            self.symbol, thresholds, epoch, self.val_lst.lst.path, self.val_lst.checksum,
-            self.flags.threshold_objective)
+        if thresholds is None:
+            return self.symbol
+        from evaluation.thresholds import with_thresholds  # not needed without validation
+        return with_thresholds(self.symbol, thresholds, epoch, self.val_lst.lst.path,
+                               self.val_lst.checksum, self.flags.threshold_objective)
 
     def close_epoch(self, number, row, training, validation, samples, params):
         """Add an epoch to the history, keep the best, and log a line; epoch 0 is the warm head.
@@ -220,7 +221,9 @@ class RunFiles:
         """
         thresholds = None
         if samples:
+            # Not needed without validation.
             from evaluation.decisions import count_decisions, decision_metrics
+            from evaluation.thresholds import choose_thresholds, cross_fitted
             self._samples = samples
             label, prob = samples["labels"], samples["scores"]
             objective = self.flags.threshold_objective

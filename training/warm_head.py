@@ -151,5 +151,4 @@ class WarmHeadLog(logging.LoggerAdapter):
     """Logs "Warm head[" for "Epoch[", to tell its epochs from those of fine-tuning."""
 
     def process(self, msg, kwargs):
-        """The message, renamed."""
         return msg.replace("Epoch[", "Warm head["), kwargs
