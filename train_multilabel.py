@@ -10,7 +10,7 @@ import logging
 
 import numpy as np
 
-from common.cli import InputError, log_to_stderr, run
+from common.cli import InputError, is_out_of_memory, log_to_stderr, run
 from common.mx_compat import error_line, is_mxnet_error, mx
 from network.fine_tune import (  # noqa: F401  the first is for others to import
     get_fine_tune_model,
@@ -36,7 +36,7 @@ def main(argv=None):
         try:
             return train(flags, compute)
         except (MemoryError, RuntimeError) as error:
-            if isinstance(error, MemoryError) or "Failed to allocate" in str(error):
+            if is_out_of_memory(error):
                 raise InputError("out of memory: a smaller --batch-size or --image-shape takes "
                                  "less") from None
             if is_mxnet_error(error):

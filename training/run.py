@@ -52,7 +52,7 @@ def open_run(settings, symbol, lists, data, metrics, workers):
             if not snapshot:
                 move_aside(prefix)
             with contextlib.suppress(FileNotFoundError):  # a finished run with further epochs
-                os.unlink(result_file(prefix))
+                os.unlink(f"{prefix}-result.json")
         yield run
 
 
