@@ -223,31 +223,28 @@ class _Rewriting:
         weight[0].attrs["__shape__"] = str(tuple(shape))
         stopped = Node("BlockGrad", f"{name}_constant", [weight])
         zero = Node("elemwise_sub", f"{name}_zero", [weight, stopped])
+        blank = self._constant((filters, 1, rows, -columns % 3), 0)
+        zero = Node("concat", f"{name}_zeros", [zero, blank], num_args=2, dim=3)
         features = Node("BlockGrad", f"{name}_features", [data])
 
-        def part(start, end):
-            """Zeros, of which the gradient is that of the columns from `start` to `end`."""
-            kernel = [Node("slice_axis", f"{name}_columns{start}", [zero], axis=3, begin=start,
-                           end=end)]
-            if end - start < 3:
-                blank = self._constant((filters, 1, rows, 3 - end + start), 0)
-                kernel = [Node("concat", f"{name}_kernel{start}", [*kernel, blank], num_args=2,
-                               dim=3)]
+        def part(start):
+            """Zeros, of which the gradient is that of three columns of the weight."""
+            kernel = Node("slice_axis", f"{name}_columns{start}", [zero], axis=3, begin=start,
+                          end=start + 3)
             # Shifted so that each place and the two after it are those under these columns.
-            shift = [int(column == start + 1) for column in range(columns)]
+            shift = [int(column == start + 2) for column in range(columns + 2)]
             shifted = Node("Convolution", f"{name}_shifted{start}", [
-                features, self._constant((filters, 1, 1, columns), [[shift]])],
-                kernel=(1, columns), pad=(0, columns // 2 + 1), num_filter=filters,
+                features, self._constant((filters, 1, 1, columns + 2), [[shift]])],
+                kernel=(1, columns + 2), pad=(0, columns // 2 + 2), num_filter=filters,
                 num_group=filters, no_bias=True)
-            own_bias = bias if start == 0 else []
-            return Node("Convolution", f"{name}_part{start}", [shifted, *kernel, *own_bias], **{
+            own_bias = [] if start else bias
+            return Node("Convolution", f"{name}_part{start}", [shifted, kernel, *own_bias], **{
                 **attrs, "kernel": (rows, 3), "pad": (pad[0], 0), "no_bias": not own_bias})
 
         # Without a bias MXNet computes the gradient of the weight even if nothing needs it.
         value = Node("Convolution", f"{name}_value", [data, stopped, self._constant((filters,), 0)],
                      **{**attrs, "no_bias": False})
-        starts = [0, 2] if columns == 5 else [0, 3, 4]
-        parts = [part(*each) for each in zip(starts, [*starts[1:], columns])]
+        parts = [part(start) for start in range(0, columns, 3)]
         return Node("add_n", name, [value, *parts], num_args=1 + len(parts))
 
     def _constant(self, shape, value):
