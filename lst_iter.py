@@ -268,13 +268,12 @@ def main(argv: Sequence[str] | None = None) -> None:
                         help="folder that image names in the .lst file start from")
     parser.add_argument("--show", required=True, metavar="PNG", help="image to write")
     parser.add_argument("--image-shape", default="3,224,224", metavar="3,H,W",
-                        help="shape of a sample; auto: as training finds it for these images "
-                             "(default: %(default)s)")
+                        help="shape of a sample; auto: as training finds it for these images")
     parser.add_argument("--labels", metavar="FILE",
                         help="file of class names, one per line (default: PREFIX_labels.txt beside "
                              "PREFIX_train.lst, if it is there)")
     parser.add_argument("--num-images", type=at_least(1), default=24, metavar="N",
-                        help="samples to draw (default: %(default)s)")
+                        help="samples to draw")
     parser.add_argument("--seed", type=int, default=0, help="random seed")
     add_data_args(parser)
     args = parser.parse_args(argv)

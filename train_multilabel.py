@@ -10,7 +10,7 @@ import logging
 
 import numpy as np
 
-from common.cli import InputError, run
+from common.cli import InputError, is_out_of_memory, log_to_stderr, run
 from common.mx_compat import error_line, is_mxnet_error, mx
 from network.fine_tune import (  # noqa: F401  the first is for others to import
     get_fine_tune_model,
@@ -36,7 +36,7 @@ def main(argv=None):
         try:
             return train(flags, compute)
         except (MemoryError, RuntimeError) as error:
-            if isinstance(error, MemoryError) or "Failed to allocate" in str(error):
+            if is_out_of_memory(error):
                 raise InputError("out of memory: a smaller --batch-size or --image-shape takes "
                                  "less") from None
             if is_mxnet_error(error):
@@ -48,6 +48,7 @@ def main(argv=None):
 def train(flags, compute):
     """Data, network, warm head, fine-tuning; as one of the workers. Returns the exit status."""
     workers = compute.workers
+    log_to_stderr(logging.WARNING if workers.rank else logging.INFO)  # until it has its folder
     *pretrained, normalisation = load_pretrained(flags.model, flags.epoch, flags.rgb_mean,
                                                  flags.rgb_std, flags.dtype)
     lists = read_lists(flags, workers)

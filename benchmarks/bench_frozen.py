@@ -9,7 +9,7 @@ import time
 
 from turns import photos, print_speeds, take_turns
 
-from common.cli import ArgumentParser, HelpFormatter, at_least, parse_image_shape, run
+from common.cli import ArgumentParser, at_least, parse_image_shape, run
 from common.mx_compat import mx
 from lst_iter import LstIter
 from network.fine_tune import get_fine_tune_model, load_pretrained, split_head
@@ -23,7 +23,7 @@ BATCH_SIZE = 32
 
 def main(argv=None):
     """Print the speed of each, and the cosine of their features."""
-    parser = ArgumentParser(description=__doc__.splitlines()[0], formatter_class=HelpFormatter)
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True, metavar="PREFIX", help="pretrained checkpoint")
     parser.add_argument("--photos", metavar="DIR", help="images (default: makes its own)")
     parser.add_argument("--image-shape", default="3,480,320", metavar="3,H,W",

@@ -13,7 +13,7 @@ import io
 
 from turns import photos, print_speeds, take_turns
 
-from common.cli import ArgumentParser, HelpFormatter, InputError, at_least, run
+from common.cli import ArgumentParser, InputError, at_least, run
 from common.machine import physical_cores
 from common.mx_compat import choose_devices, mx
 from evaluation.classifier import Classifier
@@ -50,8 +50,7 @@ def forward_all(classifier, network, batch, num_batches, devices):
 
 def main(argv=None):
     """Print the speed of each side."""
-    parser = ArgumentParser(description=__doc__.splitlines()[0],
-                            formatter_class=HelpFormatter)
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True, metavar="PREFIX", help="fine-tuned checkpoint")
     parser.add_argument("--epoch", type=int, default=0, metavar="N",
                         help="number of its .params file")

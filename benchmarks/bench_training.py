@@ -50,9 +50,9 @@ def train(args, flags, seed):
                    "--image-train", str(images), "--save-result", result, *shape, "--squash",
                    "--batch-size", "32", "--checkpoint-minutes", "0", "--gpus", "",
                    "--seed", str(seed), "--save-name", "multilabel", *flags.split()]
-        start = time.time()
+        start = time.monotonic()
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        seconds = time.time() - start
+        seconds = time.monotonic() - start
         if done.returncode:
             raise InputError(f"{' '.join(command)}: {done.stdout.splitlines()[-1]}")
         reached = json.loads(Path(result, "multilabel-result.json").read_text())

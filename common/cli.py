@@ -24,6 +24,8 @@ MAY_PASS = 75  # exit status: the same command may succeed later (sysexits.h: EX
 PASSING_ERRORS = {getattr(errno, name) for name in (
     "EIO", "ESTALE", "EREMOTEIO", "ENOMEM", "ENFILE", "EMFILE", "EBUSY", "ETIMEDOUT", "ENETDOWN",
     "ENETUNREACH", "EHOSTDOWN", "EHOSTUNREACH", "ECONNRESET", "ENOTCONN") if hasattr(errno, name)}
+# How MXNet, the loader of libraries and Python say that memory or address space is exhausted.
+NO_MEMORY = ("Failed to allocate", "failed to map segment", "can't start new thread")
 
 
 class InputError(ValueError):
@@ -56,11 +58,20 @@ class InputError(ValueError):
         return InputError(self.what, file=file, line=self.line, flag=self.flag)
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the default of each flag that has one."""
+
+    def _get_help_string(self, action):
+        if action.default in (None, "") or action.default is False:
+            return action.help
+        return super()._get_help_string(action)
+
+
 class ArgumentParser(argparse.ArgumentParser):
-    """An argparse.ArgumentParser with --version, whose errors take one line."""
+    """An argparse.ArgumentParser with --version, HelpFormatter, and errors of one line."""
 
     def __init__(self, *args, **options):
-        super().__init__(*args, **options)
+        super().__init__(*args, **{"formatter_class": HelpFormatter, **options})
         if self.add_help:
             self.add_argument("--version", action="version", version=f"%(prog)s {VERSION}",
                               help="show the version and exit")
@@ -119,15 +130,6 @@ def at_least(least, bits=None):
     return number
 
 
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows the default of each flag that has one."""
-
-    def _get_help_string(self, action):
-        if action.default is None or action.default is False:
-            return action.help
-        return super()._get_help_string(action)
-
-
 def parse_numbers(flag, text, kind, count=None):
     """Parse the value of a flag such as 0,1 into a list of `count` numbers; None stays None."""
     if text is None:
@@ -157,11 +159,16 @@ def log_to_stderr(level):
     logging.basicConfig(level=level, handlers=[handler], force=True)
 
 
+def is_out_of_memory(error):
+    """Whether an exception says that there is too little memory."""
+    return isinstance(error, MemoryError) or any(text in str(error) for text in NO_MEMORY)
+
+
 def exit_status(error):
     """75 after an InputError that a passing fault of the machine led to, 2 after any other."""
     while error:
-        if (isinstance(error, MemoryError) or "Failed to allocate" in str(error)  # MXNet's
-                or isinstance(error, OSError) and error.errno in PASSING_ERRORS):
+        if is_out_of_memory(error) or (
+                isinstance(error, OSError) and error.errno in PASSING_ERRORS):
             return MAY_PASS
         error = error.__cause__ or error.__context__
     return 2
@@ -170,24 +177,28 @@ def exit_status(error):
 def run(main, argv=None):
     """Call `main(argv)` and end the process with the exit status that a shell expects.
 
-    It is what `main` returned (None: 0), that of `exit_status` after an InputError, which takes one
-    line on standard error, 130 after Ctrl-C, and 141 when the reader of standard output has ended.
-    Standard streams that are closed, as cron and daemons do it, are /dev/null.
+    It is what `main` returned (None: 0), that of `exit_status` after an InputError or where memory
+    is exhausted, which takes one line on standard error, 130 after Ctrl-C, and 141 when the reader
+    of standard output has ended. Standard streams that are closed, as cron and daemons do it, are
+    /dev/null.
     """
     _open_closed_streams()
     try:
         status = main(argv)
         sys.stdout.flush()
-    except InputError as error:
-        line = printable(" ".join(str(error).split()), MAX_LINE)
-        with contextlib.suppress(OSError):
-            print(f"{os.path.basename(sys.argv[0])}: error: {line}", file=sys.stderr)
-        status = exit_status(error)
     except KeyboardInterrupt:
         status = 130
     except BrokenPipeError:
         silence(sys.stdout)
         status = 141
+    except Exception as error:
+        what = "" if isinstance(error, InputError) else "out of memory: "
+        if what and not is_out_of_memory(error):
+            raise
+        line = printable(what + " ".join(str(error).split()), MAX_LINE)
+        with contextlib.suppress(OSError):
+            print(f"{os.path.basename(sys.argv[0])}: error: {line}", file=sys.stderr)
+        status = exit_status(error)
     if _is_decoding():
         gc.collect()  # ends the threads of iterators without references
     if _is_decoding():

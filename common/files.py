@@ -14,12 +14,8 @@ from common.cli import InputError
 # a stale handle), and the waits before the second and the third try.
 TRANSIENT = (errno.EIO, errno.ESTALE)
 RETRY_SECONDS = (0.2, 2.0)
-# How files begin that stand in for others which have not been fetched yet, and what to do then.
-POINTERS = {
-    b"version https://git-lfs": "is a pointer of git lfs, not the file itself: `git lfs pull` "
-                                "fetches it",
-    b"/annex/objects/": "is a pointer of git-annex, not the file itself: `git annex get` fetches "
-                        "it"}
+# How files begin that stand in for others, and what fetches those.
+POINTERS = {b"version https://git-lfs": "git lfs pull", b"/annex/objects/": "git annex get"}
 
 logger = logging.getLogger(__name__)
 
@@ -114,9 +110,10 @@ def open_regular_file(path, mode="rb", **options):
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "is not a regular file, but a pipe or a device")
         start = os.pread(file.fileno(), max(map(len, POINTERS)), 0)
-        for pointer, reason in POINTERS.items():
+        for pointer, command in POINTERS.items():
             if start.startswith(pointer):
-                raise OSError(errno.EINVAL, reason)
+                raise OSError(errno.EINVAL, "is a pointer that stands in for the file itself: "
+                                            f"`{command}` fetches it")
     except OSError:
         file.close()
         raise

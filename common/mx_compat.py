@@ -11,6 +11,8 @@ import mmap
 import os
 import sys
 import threading
+import time
+from types import SimpleNamespace
 
 from common.cli import MAY_PASS, InputError, parse_numbers
 from common.machine import physical_cores
@@ -46,6 +48,13 @@ def missing_resource():
     return None
 
 
+def error_line(error):
+    """What an MXNetError says, without its stack."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if not line.startswith(("Traceback", "  File"))]
+    return next((line for line in told if "Error" in line), told[0] if told else str(error))
+
+
 if missing := missing_resource():
     print(f"error: MXNet cannot be loaded: {missing}", file=sys.stderr)
     raise SystemExit(MAY_PASS)
@@ -56,6 +65,14 @@ except (ModuleNotFoundError, OSError) as error:
     remedy = MISSING_LIBRARY if isinstance(error, OSError) else MISSING_PACKAGE
     print(f"error: MXNet cannot be loaded: {error} ({remedy})", file=sys.stderr)
     raise SystemExit(2) from None
+except RuntimeError as error:  # MXNet's own: a scheduler runs while it is imported
+    if "bind failed" not in str(error):
+        raise
+    print(f"error: MXNet: {error_line(error)} (another process may have taken the port)",
+          file=sys.stderr)
+    raise SystemExit(MAY_PASS) from None
+# That of Speedometer, whose speeds a clock that is set in mid-run would make negative.
+mx.callback.time = SimpleNamespace(time=time.monotonic)
 
 
 def choose_devices(gpus):
@@ -88,10 +105,3 @@ def is_mxnet_error(error: BaseException) -> bool:
     Symbol.simple_bind replaces an MXNetError by a plain RuntimeError.
     """
     return isinstance(error, mx.MXNetError) or isinstance(error.__context__, mx.MXNetError)
-
-
-def error_line(error):
-    """What an MXNetError says, without its stack."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    told = [line for line in lines if not line.startswith(("Traceback", "  File"))]
-    return next((line for line in told if "Error" in line), told[0] if told else str(error))

@@ -12,6 +12,12 @@ UPDATES_BEFORE_ESTIMATE = 4
 logger = logging.getLogger(__name__)
 
 
+class _Bar(tqdm):
+    """tqdm's bar, by a clock that nobody sets: set back, it would stand still and count down."""
+
+    _time = property(lambda self: time.monotonic, lambda self, clock: None)
+
+
 class Progress(contextlib.AbstractContextManager):
     """A bar with speed and time left, for a `with` block; without a terminal lines in the log.
 
@@ -21,7 +27,7 @@ class Progress(contextlib.AbstractContextManager):
 
     def __init__(self, what, total, unit, start=0):
         self.what, self.unit = what, unit
-        self.bar = tqdm(total=total, desc=what, unit=" " + unit, initial=start, leave=False,
+        self.bar = _Bar(total=total, desc=what, unit=" " + unit, initial=start, leave=False,
                         disable=not sys.stderr.isatty())
         self.total, self.done, self.start = total, start, start
         self.began = self.told = time.monotonic()

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from common.cli import ArgumentParser, HelpFormatter, InputError, at_least, run  # noqa: E402
+from common.cli import ArgumentParser, InputError, at_least, run  # noqa: E402
 
 # How often each class is asked for.
 CLASSES = {"ring": 0.55, "star": 0.45, "triangle": 0.38, "stripes": 0.31,
@@ -200,7 +200,7 @@ def is_kept(out, settings):
 
 
 def main(argv=None):
-    parser = ArgumentParser(description=__doc__.splitlines()[0], formatter_class=HelpFormatter)
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", default="demo/data", help="folder to make")
     parser.add_argument("--num-train", type=at_least(1), default=800, help="training images")
     parser.add_argument("--num-val", type=at_least(1), default=200, help="validation images")

@@ -16,7 +16,7 @@ def parse_args(argv=None):
     parser = cli.ArgumentParser(
         description="Predict with a fine-tuned checkpoint, evaluate it against labels, and write "
                     "a report. Exit status 1: some images could not be used.",
-        allow_abbrev=False, formatter_class=cli.HelpFormatter)
+        allow_abbrev=False)
     add = parser.add_argument_group("images").add_argument
     add("images", nargs="*", metavar="IMAGE", help="image files and folders")
     add("--data", metavar="LST", help=".lst with labels, instead of IMAGE")

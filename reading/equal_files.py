@@ -12,6 +12,7 @@ import numpy as np
 
 from common.cli import InputError
 from common.files import existing_path
+from common.progress import Progress
 from reading.image_list import SampleList
 
 THREADS = 8  # a network file system answers several small questions at once
@@ -54,7 +55,7 @@ def shared_rows(train: SampleList, val: SampleList) -> np.ndarray:
     """Rows of `val` whose images, by their content, are in `train` too: bool, (rows of `val`,)."""
     if train.checksum == val.checksum and train.folder == val.folder:
         return np.ones(len(val.lst), bool)
-    paths = [existing_path(os.path.join(each.folder, each.lst.name(row)))
+    paths = [os.path.join(each.folder, each.lst.name(row))
              for each in (train, val) for row in range(len(each.lst))]
     count = len(train.lst)
     return first_equal(paths, count)[count:] < count
@@ -90,13 +91,18 @@ def _each(pool, read, paths):
     def read_some(start):
         return [_or_none(read, path) for path in paths[start:start + AT_ONCE]]
 
-    for values in pool.map(read_some, range(0, len(paths), AT_ONCE)):
-        yield from values
+    with Progress("Looking for equal images", len(paths), "files") as progress:
+        for values in pool.map(read_some, range(0, len(paths), AT_ONCE)):
+            yield from values
+            progress.update(len(values))
 
 
 def _or_none(read, path):
     try:
-        return read(path)
+        try:
+            return read(path)
+        except FileNotFoundError:
+            return read(existing_path(path))
     except OSError:
         return None  # reading it for training names it
 

@@ -168,8 +168,7 @@ def _decode_by_pillow(picture, background):
 
 def _exif_orientation(block):
     """The orientation, 1 to 8, that an EXIF block names; 1 where it is damaged or empty."""
-    if block.startswith(b"Exif\0"):
-        block = block[6:]
+    block = block[6 * block.startswith(b"Exif\0"):]
     if block[:4] in (b"II*\0", b"MM\0*"):
         with contextlib.suppress(struct.error, BadImage):
             for _, tag, value, _ in _tiff_entries(block):

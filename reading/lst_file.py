@@ -100,12 +100,10 @@ class LstFile:
                         row = start.rstrip(b"\t ")
                     if not row.strip():
                         continue
-                    if len(row.split()) > 2 and b"\t" not in row:
-                        raise self._wrong(number, f"{SPACES}: ID, labels and file name need tabs "
-                                          "between them")
                     if b"\t" not in row:
-                        raise self._wrong(number, f"no tab in {quoted(row)}: a row is ID, labels "
-                                          "and file name, with tabs between them")
+                        what = SPACES if len(row.split()) > 2 else f"no tab in {quoted(row)}"
+                        raise self._wrong(number, f"{what}: a row is ID, labels and file name, "
+                                          "with tabs between them")
                 head, tail = row.find(b"\t"), row.rfind(b"\t")
                 try:
                     if b"_" in row[:head]:
@@ -300,6 +298,16 @@ class IndexLabels:
 
     def add(self, rows: list[bytes]) -> None:
         """Append rows, each the text of its class numbers with a tab after each."""
+        numbers, counts = _parse_class_numbers(rows, self.expected or MAX_CLASSES)
+        if len(numbers):
+            self.num_classes = max(self.num_classes, int(numbers.max()) + 1)
+            self.classes.frombytes(numbers.astype(np.int32).tobytes())
+            self.ends.frombytes((self.ends[-1] + counts.cumsum()).tobytes())
+        else:
+            self.add_slowly(rows)
+
+    def add_slowly(self, rows):
+        """Append rows of any spelling, or say what is wrong in one of them."""
         limit = self.expected or MAX_CLASSES
         for place, row in enumerate(rows):
             fields = row.split(b"\t")[:-1]
@@ -341,6 +349,24 @@ class IndexLabels:
         """Positives and negatives: int64, (num_classes,) each, over all `num_rows` rows."""
         positives = np.bincount(self.classes, minlength=self.num_classes).astype(np.int64)
         return positives, num_rows - positives
+
+
+def _parse_class_numbers(rows, limit):
+    """Class numbers of all rows, int64, and how many each row has, int64, (rows,).
+
+    No numbers where some may be spelled otherwise, are not below the limit, or stand twice in a
+    row.
+    """
+    counts = np.array([row.count(b"\t") for row in rows], np.int64)
+    text = b"".join(rows)
+    nothing = np.empty(0, np.int64)
+    if text.translate(None, b"0123456789\t") or b"\t\t" in text or text[:1] in (b"", b"\t"):
+        return nothing, counts
+    numbers = np.fromstring(text, np.int64, sep="\t")
+    if not (len(numbers) == counts.sum() and numbers.max() < limit):
+        return nothing, counts
+    places = np.sort(np.repeat(np.arange(len(rows)), counts) * limit + numbers)
+    return (numbers if (places[1:] > places[:-1]).all() else nothing), counts
 
 
 def _parse_plain(rows, num_classes):

@@ -128,12 +128,12 @@ def add_data_args(parser: argparse.ArgumentParser) -> None:
     reading = parser.add_argument_group("reading images")
     reading.add_argument("--label-format", choices=LABEL_FORMATS, default="multi-hot",
                          help="each .lst row has one 1 or 0 per class, the numbers of the classes "
-                              "present, or (signed) one 1 or -1 per class (default: %(default)s)")
+                              "present, or (signed) one 1 or -1 per class")
     reading.add_argument("--data-nthreads", type=at_least(1), metavar="N",
                          help="threads that decode images (default: one per core, at most 16)")
     reading.add_argument("--bad-images", choices=BAD_IMAGES, default="fail",
                          help="stop at an image that cannot be used, or leave it out of loss and "
-                              "metrics (default: %(default)s)")
+                              "metrics")
     reading.add_argument("--resize", type=int, metavar="PIXELS",
                          help="short side before the crop (default: as small as the crop allows)")
     whole = reading.add_mutually_exclusive_group()
@@ -144,18 +144,17 @@ def add_data_args(parser: argparse.ArgumentParser) -> None:
     reading.add_argument("--full-decode", action="store_true",
                          help="decode JPEGs at full size even where less would do (slower)")
     reading.add_argument("--max-pixels", type=int, default=ReadOptions.max_pixels, metavar="N",
-                         help="refuse images of more pixels (default: %(default)s)")
+                         help="refuse images of more pixels")
     reading.add_argument("--background", default="255,255,255", metavar="R,G,B",
-                         help="colour behind what is transparent (default: %(default)s)")
+                         help="colour behind what is transparent")
     random = parser.add_argument_group("random augmentation in training")
     random.add_argument("--random-crop", type=int, choices=(0, 1), default=1,
-                        help="crop anywhere, not in the middle (default: %(default)s)")
+                        help="crop anywhere, not in the middle")
     random.add_argument("--random-mirror", type=int, choices=(0, 1), default=1,
-                        help="mirror every other image (default: %(default)s)")
+                        help="mirror every other image")
     for name, text in RANDOM_AMOUNTS.items():
         random.add_argument("--" + name.replace("_", "-"), type=float, metavar="X",
-                            default=getattr(ReadOptions, name),
-                            help=text + " (default: %(default)s)")
+                            default=getattr(ReadOptions, name), help=text)
 
 
 def read_options_from_args(args: argparse.Namespace, train: bool = True) -> ReadOptions:

@@ -65,7 +65,7 @@ def tiny_network(tmp_path_factory):
 def expect_error(*, file=None, line=None, flag=None):
     """Expect an InputError of one line with these fields; None: without the field."""
     with pytest.raises(InputError) as caught:
-        yield
+        yield caught
     error = caught.value
     assert (error.file and str(error.file), error.line, error.flag) == (
         file and str(file), line, flag)

@@ -1,9 +1,11 @@
 """Flags: what a misspelt one may mean, and what --model takes; how commands end."""
 import errno
 import os
+import subprocess
+import sys
 
 import pytest
-from conftest import expect_error
+from conftest import ROOT, expect_error
 
 from common.cli import ArgumentParser, CheckpointPrefix, InputError, run
 from common.files import atomic_file
@@ -104,3 +106,19 @@ def test_too_little_memory_may_pass(cause):
     with pytest.raises(SystemExit) as end:
         run(main)
     assert end.value.code == 75
+
+
+def test_a_library_for_which_no_memory_is_left_is_told_in_one_line():
+    done = subprocess.run([sys.executable, "-c", """
+import resource
+from common.cli import run
+def main(argv):
+    with open("/proc/self/statm") as file:
+        size = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + (1 << 20), ) * 2)
+    import cv2
+import numpy
+run(main)
+"""], cwd=ROOT, text=True, check=False, stderr=subprocess.PIPE)
+    assert done.returncode == 75 and done.stderr.count("\n") == 1
+    assert "error: out of memory: " in done.stderr

@@ -1,8 +1,11 @@
+import logging
 import os
 
 import pytest
 
+from common import progress
 from common.cli import InputError
+from reading import equal_files
 from reading.equal_files import check_validation, first_equal, shared_rows
 from reading.image_list import SampleList
 from reading.lst_file import read_lst
@@ -38,6 +41,14 @@ def test_only_files_of_both_lists_are_compared_when_asked_for(tmp_path):
     assert first_equal(paths, 3).tolist() == [0, 0, 2, 0, 0]
     assert first_equal([*paths[:2], paths[2], paths[2]], 2).tolist() == [0, 1, 2, 2]
     assert first_equal([paths[0], paths[1], paths[2]], 2).tolist() == [0, 1, 2]
+
+
+def test_a_long_search_says_how_far_it_is(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(equal_files, "AT_ONCE", 1)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0)
+    caplog.set_level(logging.INFO)
+    first_equal([tmp_path / str(number) for number in range(9)])
+    assert "Looking for equal images: 8 of 9 files" in caplog.text
 
 
 def test_what_cannot_be_read_equals_nothing(tmp_path):

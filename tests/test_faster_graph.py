@@ -49,6 +49,21 @@ def depthwise(kernel, filters=32, **options):
     return {"filters": filters, "num_group": filters, "kernel": kernel, **options}
 
 
+def multiplied(gate):
+    """An activation: what it is given, times a function of it."""
+    return lambda data, name: mx.sym.elemwise_mul(data, gate(data), name=name)
+
+
+def squeeze_and_excitation(data, name):
+    data = SILU(data, name)
+    gate = mx.sym.Pooling(data, global_pool=True, pool_type="avg", kernel=(1, 1))
+    gate = mx.sym.sigmoid(convolution(gate, f"{name}_gate", data.infer_shape(
+        data=(4, 3, 23, 18))[1][0][1]))
+    return data * mx.sym.broadcast_like(gate, data, lhs_axes=(2, 3), rhs_axes=(2, 3))
+
+
+SILU = multiplied(lambda data: mx.sym.Activation(data, act_type="sigmoid"))
+HARD_SWISH = multiplied(lambda data: mx.sym.hard_sigmoid(data, alpha=1 / 6, beta=0.5))
 DATA = mx.sym.Variable("data")
 STEM = layer(DATA, "stem", clip, filters=32, kernel=(3, 3))
 SHARED = mx.sym.Variable("shared_weight")
@@ -73,6 +88,13 @@ NETWORKS = {
     "one weight in two layers": layer(
         layer(STEM, "one", clip, weight=SHARED, **depthwise((5, 5))), "two", clip, weight=SHARED,
         **depthwise((5, 5))),
+    "SiLU": layer(STEM, "silu", SILU),
+    "SiLU of a convolution": SILU(convolution(STEM, "wide", **depthwise((5, 5))), "silu"),
+    "hard-swish": layer(STEM, "swish", HARD_SWISH),
+    "hard-swish as written out": layer(
+        STEM, "swish", multiplied(lambda data: mx.sym.clip(data + 3, 0, 6) / 6)),
+    "squeeze and excitation": layer(STEM, "gated", squeeze_and_excitation),
+    "mean of class maps": convolution(STEM, "maps", filters=5),
     "several of one size": layer(layer(STEM, "one", clip, **depthwise((5, 5))), "two", clip,
                                  **depthwise((5, 5))),
 }
@@ -132,10 +154,32 @@ def test_batch_norm_and_activation_are_one_operator(name, fused):
 
 @on_x86
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name.startswith("depthwise")])
-def test_no_wide_depthwise_kernel_is_left(name):
+def test_no_wide_depthwise_kernel_needs_a_gradient(name):
     nodes = json.loads(rewritten(network(NETWORKS[name])).tojson())["nodes"]
-    kernels = {node["attrs"]["kernel"] for node in nodes if node["op"] == "Convolution"}
-    assert all(kernel.endswith(", 3)") for kernel in kernels), kernels
+    weights = [nodes[node["inputs"][1][0]] for node in nodes if node["op"] == "Convolution"
+               and not node["attrs"]["kernel"].endswith(", 3)")]
+    assert weights
+    assert all(weight["op"] == "BlockGrad" or faster_graph.is_constant(weight["name"])
+               for weight in weights)
+
+
+@on_x86
+@pytest.mark.parametrize(("name", "op"), [
+    ("SiLU", "Activation"), ("SiLU of a convolution", "Activation"),
+    ("hard-swish", "hard_sigmoid"), ("hard-swish as written out", "_plus_scalar")])
+def test_what_is_multiplied_by_its_function_is_in_the_plain_layout(name, op):
+    nodes = json.loads(rewritten(network(NETWORKS[name])).tojson())["nodes"]
+    product = next(node for node in nodes if node["op"] == "elemwise_mul")
+    gate = next(node for node in nodes if node["op"] == op)
+    assert product["inputs"][0] == gate["inputs"][0]
+    assert nodes[product["inputs"][0][0]]["op"] == "Reshape"
+
+
+@on_x86
+@pytest.mark.parametrize(("name", "pooled"), [
+    ("squeeze and excitation", 1), ("mean of class maps", 0), ("SiLU", 1)])
+def test_no_mean_that_is_slow_is_left(name, pooled):
+    assert operators(rewritten(network(NETWORKS[name])))["Pooling"] == pooled
 
 
 def two_users(data):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from common.cli import InputError
 from reading import lst_file
 from reading.classes import read_class_names
-from reading.lst_file import read_lst
+from reading.lst_file import IndexLabels, WrongLabel, read_lst
 
 PLAIN = b"5\t1.000000\t0.000000\t1.000000\ta.jpg\n"
 ANY_SETTINGS = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -363,3 +363,19 @@ def test_a_hundred_thousand_rows_load_within_seconds(write):
     path = write(b"".join(b"%d\t%s\t%08d.jpg\n" % (n, row, n) for n in range(100_000)))
     lst = read_lst(path)
     assert len(lst) == 100_000 and lst.negatives.tolist() == [100_000] * 80
+
+
+@given(st.lists(st.lists(st.sampled_from(
+    ["0", "1", "2", "7", "8", "11", "03", "4.0", "-1", "-0", "1.5", "1e1", "x", ""]),
+    max_size=4), min_size=1, max_size=6), st.sampled_from([None, 8]))
+def test_class_numbers_are_parsed_together_as_they_are_one_by_one(rows, num_classes):
+    rows = ["".join(field + "\t" for field in row).encode() for row in rows]
+    results = []
+    for add in (IndexLabels.add, IndexLabels.add_slowly):
+        labels = IndexLabels(num_classes)
+        try:
+            add(labels, rows)
+            results.append((labels.classes, labels.ends, labels.num_classes))
+        except WrongLabel as wrong:
+            results.append((wrong.position, str(wrong)))
+    assert results[0] == results[1]

@@ -1,6 +1,9 @@
 """FineTuningModule.fit, held to mx.mod.Module.fit itself."""
 import contextlib
+import itertools
 import logging
+import re
+import time
 
 import numpy as np
 import pytest
@@ -75,6 +78,15 @@ def test_fit_is_mxnets_own_bit_for_bit(network, optimizer, contexts, caplog, mon
         assert np.array_equal(value, mxnets[0][name]), name
     assert told == mxnets[1] and len(told) == 3 * (5 + 1 + 3 + 1)
     assert lines == mxnets[2] and len(lines) == 3 * (2 + 2 + 1)
+
+
+def test_a_clock_that_is_set_back_makes_no_time_negative(network, caplog, monkeypatch):
+    now, days = time.time(), itertools.count()
+    monkeypatch.setattr(time, "time", lambda: now - 86400 * next(days))
+    fitted(FineTuningModule, network, SGD, [mx.cpu()], caplog)
+    numbers = [float(number) for record in caplog.records for number in re.findall(
+        r"(?:Time cost=|Speed: )(\S+)", record.getMessage())]
+    assert len(numbers) == 3 * (2 + 1) and min(numbers) > 0
 
 
 class Stopping(Uninterrupted):

@@ -1,12 +1,13 @@
 """How MXNet is loaded: with which threads, under which numpy, and what is said where it fails."""
 import math
 import os
+import socket
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, script
 
 from common.machine import cgroup_quota, physical_cores, processors
 from common.mx_compat import is_mxnet_error, mx
@@ -160,3 +161,13 @@ def test_an_error_of_mxnet_is_told_from_others(fail):
         fail()
     assert is_mxnet_error(error.value)
     assert not is_mxnet_error(RuntimeError("MXNetError: in the text only"))
+
+
+def test_a_scheduler_whose_port_is_taken_says_so_in_one_line():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        text = script("train_multilabel.py", status=75, env={
+            "DMLC_ROLE": "scheduler", "DMLC_PS_ROOT_URI": "127.0.0.1",
+            "DMLC_PS_ROOT_PORT": str(server.getsockname()[1]), "DMLC_NUM_WORKER": "1",
+            "DMLC_NUM_SERVER": "1", "DMLC_NODE_HOST": "127.0.0.1"})
+    assert "bind failed (another process may have taken the port)" in text.splitlines()[-1]
+    assert "Traceback" not in text

@@ -1,5 +1,10 @@
 """Progress of work: lines without a terminal."""
+import io
+import itertools
 import logging
+import time
+
+import tqdm
 
 from common import progress
 from common.progress import Progress
@@ -19,3 +24,16 @@ def test_lines_tell_the_time_that_is_left(monkeypatch, caplog):
     assert lines[1] == "Reading: 50 of 300 images, 5/s, 50 s left, loss 1.5"
     assert lines[2] == "Reading: 100 of 300 images, 5/s, 40 s left, loss 1.5"
     assert len(lines) == 6
+
+
+def test_a_bar_goes_on_where_the_clock_is_set_back(monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(progress.sys, "stderr", terminal)
+    days = itertools.count()
+    monkeypatch.setattr(tqdm.std, "time", lambda: -86400 * next(days))
+    with Progress("Reading", 10, "images") as reading:
+        for _ in range(4):
+            time.sleep(0.15)  # a bar is drawn ten times a second at most
+            reading.update(1)
+    assert "4/10" in terminal.getvalue() and "-" not in terminal.getvalue().replace("-image", "")

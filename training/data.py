@@ -82,11 +82,11 @@ def check_normalisation(network, lst, image_shape, read_options):
 
 def measure_reading(train):
     """Read one epoch and log how fast that went."""
-    start = time.time()
+    start = time.monotonic()
     with Progress("Reading", train.num_rows, "images") as progress:
         for batch in train:
             progress.update(train.batch_size - batch.pad)
-    seconds = time.time() - start
+    seconds = time.monotonic() - start
     logger.info("Read %d images in %.1f s: %.0f samples/sec", progress.done, seconds,
                 progress.done / seconds)
 

@@ -13,9 +13,14 @@ gradients, so that checkpoints keep the original one.
   the sign and adds c, which gives relu(min(x, c)). A clip right after a convolution does, too:
   files from other libraries often have no BatchNorm there. Where a value is exactly 0 or c, the
   gradient is 0; clip itself would pass it on.
-- A depthwise convolution whose kernel is 5 or 7 columns wide becomes the sum of three that are 3
-  wide, two of them on the feature map shifted left and right. oneDNN finds the gradient of wider
-  kernels by multiplying matrices, which takes up to a hundred times as long.
+- A depthwise convolution whose kernel is 5 or 7 columns wide is computed by weights that get no
+  gradient, because oneDNN finds that of wide kernels by multiplying matrices, which takes up to a
+  hundred times as long. To the result are added convolutions of the shifted feature map whose
+  kernels are 3 wide and 0, written w - w, of which one w gets its gradient.
+- What is multiplied by a function of itself (SiLU, hard-swish), for which oneDNN has no operator,
+  is converted to the plain layout once, not for each operator and again for the gradient.
+- The average over all positions that squeeze-and-excitation begins with becomes a product with a
+  constant vector: for some layouts oneDNN finds its gradient in quadratic time.
 """
 import json
 import platform
@@ -96,20 +101,47 @@ class _Rewriting:
         self._everywhere = everywhere
         self._graph = Graph(symbol)
         self._users, self._constants = self._graph.users(), {}
-        shapes, _, _ = symbol.infer_shape(**{data.name: data.shape})
-        self._shapes = dict(zip(symbol.list_arguments(), shapes))
+        layers = symbol.get_internals()
+        _, shapes, _ = layers.infer_shape(**{data.name: data.shape})
+        self._shapes = dict(zip(layers.list_outputs(), shapes))
 
     def symbol(self):
         """The new network, or None if no layer is another."""
         rewritings = {"Convolution": self._convolution, "Activation": self._relu,
-                      "relu": self._relu, "clip": self._clip}
-        new = {node: rewritings[node.op](node) for node in self._graph.nodes
-               if node.op in rewritings}
-        new = {node: better for node, better in new.items() if better}
+                      "relu": self._relu, "clip": self._clip, "Pooling": self._pooling}
+        new = {}
+        for node in self._graph.nodes:
+            better = rewritings[node.op](node) if node.op in rewritings else None
+            if self._is_multiplied(node):
+                better = better or Node(node.op, node.name, node.inputs, **node.attrs)
+                better = Node("Reshape", f"{node.name}_plain", [better], shape=(0, 0, 0, 0))
+            if better:
+                new[node] = better
         if not new:
             return None
         self._graph.substitute(new)
         return self._graph.symbol()
+
+    def _is_multiplied(self, node):
+        """Whether it is a layer whose output is multiplied, and used elsewhere, too."""
+        users = self._users[node]
+        return (node.op in ("BatchNorm", "Convolution") and len(users) > 1
+                and any(user.op == "elemwise_mul" for user in users))
+
+    def _pooling(self, node):
+        source, users = node.input(), self._users[node]
+        shape = self._shapes.get(f"{source.name}_output", ())
+        if (len(shape) != 4 or not node.flag("global_pool") or node.attrs.get("pool_type") != "avg"
+                # Before a classifier oneDNN is fast, unless it pools class maps.
+                or all(user.op != "Convolution" for user in users)
+                and (source.op != "Convolution" or shape[1] % BLOCK == 0)):
+            return None
+        _, channels, height, width = shape
+        rows = Node("Reshape", f"{node.name}_rows", [source], shape=(-3, -3))
+        vector = self._constant((1, height * width), 1 / (height * width))
+        mean = Node("FullyConnected", f"{node.name}_mean", [rows, vector], num_hidden=1,
+                    no_bias=True)
+        return Node("Reshape", node.name, [mean], shape=(-4, -1, channels, 1, 1))
 
     def _relu(self, node):
         norm = self._batch_norm(node)
@@ -187,34 +219,33 @@ class _Rewriting:
                 or int(attrs.get("num_group", 1)) != filters):
             return None
         data, weight, *bias = node.inputs
-        side = columns // 2 - 1  # columns on each side of the three in the middle
         # MXNet does not find the shape of a parameter that is sliced first.
         weight[0].attrs["__shape__"] = str(tuple(shape))
+        stopped = Node("BlockGrad", f"{name}_constant", [weight])
+        zero = Node("elemwise_sub", f"{name}_zero", [weight, stopped])
+        blank = self._constant((filters, 1, rows, -columns % 3), 0)
+        zero = Node("concat", f"{name}_zeros", [zero, blank], num_args=2, dim=3)
+        features = Node("BlockGrad", f"{name}_features", [data])
 
-        def columns_of(begin, end):
-            return Node("slice_axis", f"{name}_columns{begin}", [weight], axis=3, begin=begin,
-                        end=end)
+        def part(start):
+            """Zeros, of which the gradient is that of three columns of the weight."""
+            kernel = Node("slice_axis", f"{name}_columns{start}", [zero], axis=3, begin=start,
+                          end=start + 3)
+            # Shifted so that each place and the two after it are those under these columns.
+            shift = [int(column == start + 2) for column in range(columns + 2)]
+            shifted = Node("Convolution", f"{name}_shifted{start}", [
+                features, self._constant((filters, 1, 1, columns + 2), [[shift]])],
+                kernel=(1, columns + 2), pad=(0, columns // 2 + 2), num_filter=filters,
+                num_group=filters, no_bias=True)
+            own_bias = [] if start else bias
+            return Node("Convolution", f"{name}_part{start}", [shifted, kernel, *own_bias], **{
+                **attrs, "kernel": (rows, 3), "pad": (pad[0], 0), "no_bias": not own_bias})
 
-        def shifted(direction, kernel):
-            kernel, source = self._constant((filters, 1, 1, 3), [[kernel]]), data
-            for step in range(side):
-                source = Node("Convolution", f"{name}_{direction}{step}", [source, kernel],
-                              kernel=(1, 3), pad=(0, 1), num_filter=filters, num_group=filters,
-                              no_bias=True)
-            return source
-
-        def part(place, source, columns, bias=()):
-            if len(columns) > 1:
-                columns = [Node("concat", f"{name}_kernel_{place}", columns, num_args=2, dim=3)]
-            return Node("Convolution", f"{name}_{place}", [source, *columns, *bias], **{
-                **attrs, "kernel": (rows, 3), "pad": (pad[0], 1), "no_bias": not bias})
-
-        blank = self._constant((filters, 1, rows, 3 - side), 0)
-        return Node("add_n", name, [
-            part("left", shifted("right", [1, 0, 0]), [columns_of(0, side), blank]),
-            part("middle", data, [columns_of(side, side + 3)], bias),
-            part("right", shifted("left", [0, 0, 1]), [blank, columns_of(side + 3, columns)])],
-            num_args=3)
+        # Without a bias MXNet computes the gradient of the weight even if nothing needs it.
+        value = Node("Convolution", f"{name}_value", [data, stopped, self._constant((filters,), 0)],
+                     **{**attrs, "no_bias": False})
+        parts = [part(start) for start in range(0, columns, 3)]
+        return Node("add_n", name, [value, *parts], num_args=1 + len(parts))
 
     def _constant(self, shape, value):
         """An input that MXNet's initializers set to a value: a number or nested lists."""

@@ -68,7 +68,7 @@ class FineTuningModule(mx.mod.Module):
             self.pull_params()
         run.begin(self, train_data)
         for epoch in range(run.epoch, num_epoch):
-            began = time.time()
+            began = time.monotonic()
             metrics.reset()
             if run.begin_epoch(metrics):
                 for nbatch, batch in enumerate(train_data):
@@ -81,7 +81,8 @@ class FineTuningModule(mx.mod.Module):
                     run.after_batch(self, metrics)
                 for name, value in metrics.get_global_name_value():
                     self.logger.info("Epoch[%d] Train-%s=%f", epoch, name, value)
-                self.logger.info("Epoch[%d] Time cost=%.3f", epoch, time.time() - began)
+                self.logger.info("Epoch[%d] Time cost=%.3f", epoch,
+                                 time.monotonic() - began)
                 params = self.get_params()
                 self.set_params(*params)  # the mean of the devices' running statistics
                 _call(epoch_end_callback, epoch, self.symbol, *params)

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.cli import InputError
+from common.cli import MAY_PASS, InputError, exit_status
+from common.files import retry_transient_errors
 from common.mx_compat import mx
 from evaluation.history import COLUMNS
 from network.untrusted import DAMAGED, check_shapes, read_arrays
@@ -75,14 +76,19 @@ def _read_newest(prefix):
     damaged = None
     for name in snapshot_files(prefix):
         try:
-            arrays = {**read_arrays(name), "source": np.array(name)}
+            arrays = retry_transient_errors(lambda name=name: read_arrays(name))
         except FileNotFoundError:
             continue
-        except DAMAGED:
+        except DAMAGED as error:
+            # The machine failed: the snapshot may be good, and the one before must not replace it.
+            if exit_status(error) == MAY_PASS:
+                reason = getattr(error.__context__ or error, "strerror", None) or "out of memory"
+                raise InputError(f"cannot be read: {reason}", file=name) from error
             arrays = {}
         if "state" not in arrays:
             damaged = name
             continue
+        arrays["source"] = np.array(name)
         if damaged:
             logger.warning("warning: %s: cut short or damaged: going on from the snapshot before",
                            damaged)

@@ -51,6 +51,8 @@ def open_run(settings, symbol, lists, data, metrics, workers):
             _log_beginning(settings, lists.train, snapshot)
             if not snapshot:
                 move_aside(prefix)
+            with contextlib.suppress(FileNotFoundError):  # a finished run with further epochs
+                os.unlink(f"{prefix}-result.json")
         yield run
 
 

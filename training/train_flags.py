@@ -36,7 +36,7 @@ def parse_args(argv=None):
     """
     parser = cli.ArgumentParser(
         description="Fine-tune a pretrained MXNet network to multi-label classification.",
-        allow_abbrev=False, formatter_class=cli.HelpFormatter)
+        allow_abbrev=False)
     groups = {}
 
     def group(title):
