@@ -94,9 +94,9 @@ def build_parser(description):
     flags.description += (
         " The images are chosen by logistic regressions on the features of a frozen network, "
         "trained on the labelled images. Each is printed with its most uncertain classes.")
-    flags.add_argument("--candidates", metavar="PATH",
-                       help="folder in the image root, or .lst: its images without a known label, "
-                       "those that --data labels left out (default: --data)")
+    flags.add_argument("--candidates", metavar="DIR",
+                       help="folder in the image root: the images there that have no label in "
+                       "--data (default: the images of --data whose labels are all unknown)")
     flags.add_argument("--num", type=at_least(1), required=True, metavar="N",
                        help="images to choose")
     flags.add_argument("--out", required=True, metavar="LST",

@@ -1,7 +1,4 @@
-"""Which unlabelled images to label next: those that the classifier is unsure of, each for its own
-reason.
-
-    chosen, prob = choose_next(features, labels, candidates, 100)
+"""Which unlabelled images to label next: those that a classifier is unsure of, for many reasons.
 
 BADGE: Ash et al., "Deep Batch Active Learning by Diverse, Uncertain Gradient Lower Bounds", ICLR
 2020 (https://arxiv.org/abs/1906.03671). docs/labels.md has what was measured.
@@ -11,40 +8,29 @@ import numpy as np
 from datasets.out_of_fold import sigmoid, standardised, train_logistic
 
 
-def choose_next(features, labels, candidates, count, seed=0):
-    """The candidates to label next, and the probabilities of the classes in all candidates.
+def choose_next(features, labels, count, seed=0):
+    """Choose images without a known label, and predict them: rows, and (chosen, classes).
 
-    An image is represented by the gradient that its loss would have at the classifier's weights if
-    its labels were as predicted: (prob - predicted) times the features. It is long where the
-    classifier is unsure. Images are drawn as the centres of k-means++ are: with probabilities
-    proportional to the squared distance from the nearest one that was drawn before, the longest
-    first. One that equals a drawn one is not drawn, so that there may be fewer than `count`.
-
-    Parameters
-    ----------
-    features, labels : np.ndarray, (labelled, values) and (labelled, classes)
-        Labels are 1, 0, or -1 for unknown.
-    candidates : np.ndarray, (images, values)
-
-    Returns
-    -------
-    chosen : list of int, in the order of drawing
-    prob : np.ndarray, (images, classes)
+    An image stands for the gradient that its loss would have at the classifier's weights if it were
+    labelled as predicted, (prob - predicted) times the features: it is long where the classifier is
+    unsure. Images are drawn as k-means++ draws its centres: the longest first, then by the squared
+    distance from the nearest one drawn. None that equals a drawn one is, so that there may be fewer
+    than `count`. `features` are (images, values), `labels` (images, classes), -1 for unknown.
     """
-    scaled = standardised(np.concatenate([features, candidates]), slice(None))
-    known, new = scaled[:len(features)], scaled[len(features):]
-    weight, bias = train_logistic(known, labels)
+    scaled = standardised(features, slice(None))
+    known = (labels >= 0).any(axis=1)
+    new = scaled[~known]
+    weight, bias = train_logistic(scaled[known], labels[known])
     prob = sigmoid(new @ weight + bias)
     error = prob - (prob > 0.5)
     square = (error ** 2).sum(axis=1) * (new ** 2).sum(axis=1)
-    random = np.random.RandomState(seed)
     chosen, distance = [int(np.argmax(square))], np.full(len(new), np.inf)
+    random = np.random.RandomState(seed)
     while True:
         last = chosen[-1]
-        # Of outer products, which would be (images, classes * values).
-        product = (error @ error[last]) * (new @ new[last])
-        distance = np.minimum(distance, np.maximum(square + square[last] - 2.0 * product, 0))
+        product = (error @ error[last]) * (new @ new[last])  # of the gradients, never made
+        distance = np.minimum(distance, np.maximum(square + square[last] - 2 * product, 0))
         distance[last] = 0
         if len(chosen) == count or not distance.any():
-            return chosen, prob
+            return np.flatnonzero(~known)[chosen], prob[chosen]
         chosen.append(int(random.choice(len(new), p=distance / distance.sum())))

@@ -208,52 +208,32 @@ def run_next(args):
     from datasets.out_of_fold import extract_features
 
     lst, class_names = _read_named_list(args)
-    if not (lst.positives + lst.negatives).any():
-        raise InputError("has no known label to learn from", file=args.data)
-    images = _candidates(args, lst)
+    root = os.path.abspath(args.image)
+    labels = lst.labels(range(len(lst)))
+    paths, known = [os.path.join(root, lst.name(row)) for row in range(len(lst))], labels >= 0
+    labelled = [paths[row] for row in np.flatnonzero(known.any(axis=1))]
+    candidates = list(walk_images(os.path.abspath(args.candidates))) if args.candidates else paths
+    candidates = [path for path in candidates if path not in set(labelled)]
+    if not labelled or not candidates:
+        raise InputError("has no known label to learn from" if not labelled else
+                         "has no image without a known label",
+                         file=(labelled and args.candidates) or args.data)
     make_parent_folder(args.out)
-    features, labels, _ = extract_features(args, lst)
-    labelled = (labels >= 0).any(axis=1)
-    found, _, readable = extract_features(args, images)
-    chosen, prob = choose_next(features[labelled], labels[labelled], found[readable], args.num,
-                               args.seed)
-    rows = np.flatnonzero(readable)[chosen]
-    names = [os.path.relpath(images.name(row), os.path.abspath(args.image)) for row in rows]
-    first = int(lst.ids.max()) + 1
-    write_together([lst_file(args.out, range(first, first + len(rows)),
-                             np.full((len(rows), len(class_names)), -1), names)])
-    for name, row in zip(names, prob[chosen]):
+    images = ImageList(labelled + candidates, lst.num_classes)
+    features, _, readable = extract_features(args, images)
+    labels = np.concatenate([labels[known.any(axis=1)], images.labels(candidates)])[readable]
+    chosen, prob = choose_next(features[readable], labels, args.num, args.seed)
+    names = [os.path.relpath(images.name(row), root) for row in np.flatnonzero(readable)[chosen]]
+    ids = range(int(lst.ids.max()) + 1, int(lst.ids.max()) + 1 + len(names))
+    write_together([lst_file(args.out, ids, np.full((len(names), lst.num_classes), -1), names)])
+    for name, row in zip(names, prob):
+        unsure = np.argsort(np.abs(row - 0.5), kind="stable")[:UNCERTAIN_SHOWN]
         print(printable(name, None) + ": " + ", ".join(
-            f"{printable(class_names[c])} {row[c]:.2f}"
-            for c in np.argsort(np.abs(row - 0.5), kind="stable")[:UNCERTAIN_SHOWN]))
-    print(f"{args.out}: {len(rows)} of {len(images)} images to label next, each above with the "
-          "probabilities of its most uncertain classes")
+            f"{printable(class_names[c])} {row[c]:.2f}" for c in unsure))
+    print(f"{args.out}: {len(names)} of {len(candidates)} images to label next, each above with "
+          "the probabilities of the classes that are least certain")
     if not readable.all():
         print(f"images that cannot be read: {np.count_nonzero(~readable)}")
-
-
-def _candidates(args, lst):
-    """The images that `next` chooses from, an ImageList of absolute paths."""
-    root = os.path.abspath(args.image)
-
-    def paths(lst, is_wanted):
-        known = (lst.labels(range(len(lst))) >= 0).any(axis=1)
-        return [os.path.join(root, lst.name(row)) for row in np.flatnonzero(known == is_wanted)]
-
-    source = args.candidates or args.data
-    if os.path.isdir(source):
-        if os.path.commonpath([root, os.path.abspath(source)]) != root:
-            raise InputError("is not in {flag}, where the names of images start",
-                             file=source, flag="--image")
-        found = list(walk_images(os.path.abspath(source)))
-    else:
-        found = paths(lst if source == args.data else _read_lists(
-            [source], range(lst.num_classes), args.label_format)[0], False)
-    labelled = set(map(os.path.normpath, paths(lst, True)))
-    found = [path for path in found if os.path.normpath(path) not in labelled]
-    if not found:
-        raise InputError("has no image without a known label", file=source)
-    return ImageList(found, lst.num_classes)
 
 
 def _read_named_list(args):
