@@ -1,4 +1,4 @@
-"""The flags of tools/make_lst.py: a subcommand per source format, and others."""
+"""The flags of tools/make_lst.py: a subcommand per source format, check, suspects, next, shard."""
 import argparse
 
 from common.cli import ArgumentParser, CheckpointPrefix, at_least
@@ -89,11 +89,11 @@ def build_parser(description):
     flags.add_argument("--folds", type=at_least(2), default=5, metavar="K",
                        help="parts of the images (default: %(default)s)")
 
-    flags = command("next", "choose the unlabelled images to label next: uncertain ones that "
-                    "differ from each other", [seed, reading, network])
+    flags = command("next", "choose the unlabelled images to label next: those that seem to show "
+                    "the classes with few labels", [reading, network])
     flags.description += (
         " The images are chosen by logistic regressions on the features of a frozen network, "
-        "trained on the labelled images. Each is printed with its most uncertain classes.")
+        "trained on the labelled images. Each is printed with the classes that it is chosen for.")
     flags.add_argument("--candidates", metavar="DIR",
                        help="folder in the image root: the images there that have no label in "
                        "--data (default: the images of --data whose labels are all unknown)")

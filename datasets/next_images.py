@@ -1,36 +1,33 @@
-"""Which unlabelled images to label next: those that a classifier is unsure of, for many reasons.
+"""Which unlabelled images to label next: those that seem to show the classes with few labels.
 
-BADGE: Ash et al., "Deep Batch Active Learning by Diverse, Uncertain Gradient Lower Bounds", ICLR
-2020 (https://arxiv.org/abs/1906.03671). docs/labels.md has what was measured.
+Bengar et al., "Class-Balanced Active Learning for Image Classification", WACV 2022
+(https://arxiv.org/abs/2110.04543), argue for balance; docs/labels.md has what was measured, also of
+methods that choose by uncertainty alone.
 """
 import numpy as np
 
 from datasets.out_of_fold import sigmoid, standardised, train_logistic
 
 
-def choose_next(features, labels, count, seed=0):
-    """Choose images without a known label, and predict them: rows, and (chosen, classes).
+def choose_next(features, labels, count):
+    """Choose images without a known label: their rows, gains and probabilities.
 
-    An image stands for the gradient that its loss would have at the classifier's weights if it were
-    labelled as predicted, (prob - predicted) times the features: it is long where the classifier is
-    unsure. Images are drawn as k-means++ draws its centres: the longest first, then by the squared
-    distance from the nearest one drawn. None that equals a drawn one is, so that there may be fewer
-    than `count`. `features` are (images, values), `labels` (images, classes), -1 for unknown.
+    The image is next for which the sum over classes of prob / (labels + 1) is largest, where the
+    labels are the present ones and those to be expected of the images chosen before: so each is
+    chosen for other classes than the one before. The probabilities are those of logistic
+    regressions. `features` are (images, values), `labels` (images, classes), -1 for unknown.
+    Returns at most `count` rows, in the order of choice; the terms of their sums and the
+    probabilities of the classes, both (rows, classes).
     """
-    scaled = standardised(features, slice(None))
     known = (labels >= 0).any(axis=1)
-    new = scaled[~known]
+    scaled = standardised(features, slice(None))
     weight, bias = train_logistic(scaled[known], labels[known])
-    prob = sigmoid(new @ weight + bias)
-    error = prob - (prob > 0.5)
-    square = (error ** 2).sum(axis=1) * (new ** 2).sum(axis=1)
-    chosen, distance = [int(np.argmax(square))], np.full(len(new), np.inf)
-    random = np.random.RandomState(seed)
-    while True:
-        last = chosen[-1]
-        product = (error @ error[last]) * (new @ new[last])  # of the gradients, never made
-        distance = np.minimum(distance, np.maximum(square + square[last] - 2 * product, 0))
-        distance[last] = 0
-        if len(chosen) == count or not distance.any():
-            return np.flatnonzero(~known)[chosen], prob[chosen]
-        chosen.append(int(random.choice(len(new), p=distance / distance.sum())))
+    prob = sigmoid(scaled[~known] @ weight + bias)
+    expected = 1 + np.count_nonzero(labels > 0.5, axis=0).astype(float)
+    chosen, gains, left = [], [], np.ones(len(prob), bool)
+    while left.any() and len(chosen) < count:
+        row = int(np.argmax(np.where(left, prob @ (1 / expected), -1)))
+        chosen.append(row)
+        gains.append(prob[row] / expected)
+        expected, left[row] = expected + prob[row], False
+    return np.flatnonzero(~known)[chosen], np.array(gains), prob[chosen]

@@ -74,23 +74,20 @@ def test_no_image_is_predicted_by_a_classifier_that_has_seen_it():
         assert (np.delete(again, row) != np.delete(prob, row)).all()
 
 
-def test_images_to_label_next_are_the_centres_of_k_means_on_gradients():
-    features = np.random.RandomState(0).normal(size=(80, 6)).astype(np.float32)
-    labels = np.where(np.arange(80)[:, None] < 40, features[:, :2] > 0, -1).astype(np.float32)
-    features[47] = features[46]  # is not chosen beside its equal
-    chosen, prob = choose_next(features, labels, 40, seed=3)
-    assert len(set(chosen)) == len(chosen) == 39 and min(chosen) >= 40
-    scaled = (features - features.mean(axis=0)) / features.std(axis=0)
-    weight, bias = train_logistic(scaled[:40], labels[:40])
-    every = 1 / (1 + np.exp(-(scaled[40:] @ weight + bias)))
-    np.testing.assert_allclose(prob, every[chosen - 40], rtol=1e-5)
-    gradients = [np.outer(p - np.round(p), x).ravel() for p, x in zip(every, scaled[40:])]
-    assert chosen[0] == 40 + np.argmax([np.linalg.norm(gradient) for gradient in gradients])
-    draws = np.random.RandomState(3)
-    for count in range(1, 20):
-        distance = np.array([min(np.sum((gradient - gradients[c - 40]) ** 2)
-                                 for c in chosen[:count]) for gradient in gradients], float)
-        assert chosen[count] == 40 + draws.choice(40, p=distance / distance.sum())
+def test_each_image_to_label_next_has_most_of_the_labels_that_are_few():
+    random = np.random.RandomState(0)
+    features = random.normal(size=(90, 6)).astype(np.float32)
+    labels = (features[:, :3] > [-0.5, 0.5, 1]).astype(np.float32)
+    labels[5:9, 1], labels[42:] = -1, -1
+    chosen, gains, prob = choose_next(features, labels, 90)
+    assert sorted(chosen) == list(range(42, 90))
+    expected = 1 + np.count_nonzero(labels == 1, axis=0).astype(float)
+    for place, gain in enumerate(gains):
+        np.testing.assert_allclose(gain, prob[place] / expected)
+        assert gain.sum() >= (prob[place:] / expected).sum(axis=1).max() - 1e-6
+        expected += prob[place]
+    assert np.corrcoef(prob[:, 2], features[chosen, 2])[0, 1] > 0.7
+    np.testing.assert_array_equal(choose_next(features, labels, 7)[0], chosen[:7])
 
 
 @pytest.fixture(scope="module")

@@ -43,7 +43,7 @@ from reading.image_reader import ReadOptions, read_image  # noqa: E402
 from reading.lst_file import read_lst  # noqa: E402
 
 SUSPECT_SIDE = 200  # pixels of an image on the sheet of --show
-UNCERTAIN_SHOWN = 3  # classes beside an image to label next
+REASONS_SHOWN = 3  # classes beside an image to label next
 
 
 def make(args):
@@ -222,16 +222,16 @@ def run_next(args):
     images = ImageList(labelled + candidates, lst.num_classes)
     features, _, readable = extract_features(args, images)
     labels = np.concatenate([labels[known.any(axis=1)], images.labels(candidates)])[readable]
-    chosen, prob = choose_next(features[readable], labels, args.num, args.seed)
+    chosen, gains, prob = choose_next(features[readable], labels, args.num)
     names = [os.path.relpath(images.name(row), root) for row in np.flatnonzero(readable)[chosen]]
     ids = range(int(lst.ids.max()) + 1, int(lst.ids.max()) + 1 + len(names))
     write_together([lst_file(args.out, ids, np.full((len(names), lst.num_classes), -1), names)])
-    for name, row in zip(names, prob):
-        unsure = np.argsort(np.abs(row - 0.5), kind="stable")[:UNCERTAIN_SHOWN]
+    for name, gain, row in zip(names, gains, prob):
         print(printable(name, None) + ": " + ", ".join(
-            f"{printable(class_names[c])} {row[c]:.2f}" for c in unsure))
+            f"{printable(class_names[c])} {row[c]:.2f}"
+            for c in np.argsort(-gain, kind="stable")[:REASONS_SHOWN]))
     print(f"{args.out}: {len(names)} of {len(candidates)} images to label next, each above with "
-          "the probabilities of the classes that are least certain")
+          "the classes that it was chosen for and their probabilities")
     if not readable.all():
         print(f"images that cannot be read: {np.count_nonzero(~readable)}")
 
