@@ -1,6 +1,5 @@
 """LstIter: the images and labels of a .lst, as batches for MXNet.
 
-    python lst_iter.py demo/data/train.lst --path-root demo/data --show sheet.png
     python lst_iter.py train.lst --path-root photos --squash --brightness 0.4 --show sheet.png
 
 The command draws the first samples of an epoch as the network gets them in training, with labels.
@@ -16,13 +15,13 @@ from typing import Any, Sequence
 import numpy as np
 
 from common.cli import ArgumentParser, InputError, at_least, parse_image_shape, require, run
+from common.machine import processors
 from common.mx_compat import mx
-from common.processors import processors
 from common.text import printable
 from reading.batch_sampler import BatchSampler, SampledIter
-from reading.image_list import LabelledImages
+from reading.image_list import ImageList
 from reading.image_reader import NEUTRAL, ImageError, read_image
-from reading.lst_file import read_lst
+from reading.lst_file import LstFile, read_lst
 from reading.prefetch import Batch, Prefetcher
 from reading.read_options import BAD_IMAGES, ReadOptions, sample_rng
 
@@ -41,8 +40,8 @@ class LstIter(SampledIter):
     ----------
     data_shape : tuple of int
         (3, height, width).
-    path_imglist : str or LabelledImages
-        Path of the .lst file, or one that has been read, or other LabelledImages.
+    path_imglist : str, LstFile or ImageList
+        Path of the .lst file, or what has been read already.
     path_root : str
         Folder that relative image names in the .lst file start from.
     label_width : int, optional
@@ -92,7 +91,7 @@ class LstIter(SampledIter):
     """
 
     def __init__(self, batch_size: int, data_shape: Sequence[int],
-                 path_imglist: str | os.PathLike[str] | LabelledImages, path_root: str = "",
+                 path_imglist: str | os.PathLike[str] | LstFile | ImageList, path_root: str = "",
                  label_width: int | None = None, shuffle: bool = False, part_index: int = 0,
                  num_parts: int = 1, data_name: str = "data", label_name: str = "softmax_label",
                  last_batch_handle: str = "pad", seed: int = 0, num_threads: int | None = None,
@@ -107,8 +106,8 @@ class LstIter(SampledIter):
                 "data_shape", "(3, height, width)", data_shape)
         if num_threads is None:
             num_threads = min(processors(), MAX_DEFAULT_THREADS)
-        for name, value in (("num_threads", num_threads), ("prefetch", prefetch)):
-            require(value >= 1, name, "at least 1", value)
+        require(num_threads >= 1, "num_threads", "at least 1", num_threads)
+        require(prefetch >= 1, "prefetch", "at least 1", prefetch)
         require(dtype in ("uint8", "float32"), "dtype", "uint8 or float32", dtype)
         require(bad_images in (*BAD_IMAGES, "report"), "bad_images", "fail, skip or report",
                 bad_images)
@@ -287,12 +286,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         shape = parse_image_shape(args.image_shape)
     names = (read_class_names(args.labels, lst.num_classes) if args.labels
-             else names_beside(args.lst, lst.num_classes)
-             or list(map(str, range(lst.num_classes))))
-    batches = LstIter(min(args.num_images, len(lst)), shape, lst, args.path_root, shuffle=True,
-                      seed=args.seed, num_threads=args.data_nthreads, prefetch=1,
-                      read_options=read_options_from_args(args), bad_images=args.bad_images)
-    with batches:
+             else names_beside(args.lst, lst.num_classes) or [*map(str, range(lst.num_classes))])
+    with LstIter(min(args.num_images, len(lst)), shape, lst, args.path_root, shuffle=True,
+                 seed=args.seed, num_threads=args.data_nthreads, prefetch=1,
+                 read_options=read_options_from_args(args), bad_images=args.bad_images) as batches:
         batch = batches.next()
     captions = [f"{lst.ids[row]}: " + ", ".join(
         names[c] if label[c] == 1 else f"{names[c]} {label[c]:g}" for c in np.flatnonzero(label > 0)

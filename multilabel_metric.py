@@ -162,15 +162,7 @@ class Accuracy(_Mean):
 
 
 class Metrics(mx.metric.CompositeEvalMetric):
-    """Several of these metrics, whose samples can be saved and resumed together.
-
-    Example
-    -------
-    >>> metrics = Metrics([Loss(), MeanAveragePrecision()])
-    >>> metrics.update([mx.nd.array([[1, 0]])], [mx.nd.array([[.5, .5]])])
-    >>> [(name, round(value, 2)) for name, value in metrics.get_global_name_value()]
-    [('loss', 1.39), ('mAP', 1.0)]
-    """
+    """Several of these metrics, whose samples can be saved and resumed together."""
 
     def get_name_value(self):
         """Names and values since reset_local, for a Speedometer's lines.

@@ -7,7 +7,6 @@
     python train_multilabel.py --help
 """
 import logging
-import time
 
 import numpy as np
 
@@ -18,19 +17,13 @@ from network.fine_tune import (  # noqa: F401  the first is for others to import
     load_pretrained,
     training_symbol,
 )
-from training.compute import Alone, open_compute
-from training.data import measure_reading, open_data, read_lists
+from training.compute import check_limits, open_compute
+from training.data import check_normalisation, make_metrics, measure_reading, open_data, read_lists
 from training.faster_graph import faster_training
-from training.limits import check_limits
 from training.log import log_to
-from training.metrics import make_metrics
-from training.module import FineTuningModule
-from training.normalisation import check_normalisation
-from training.optimizer import INITIALIZER, optimizer_params
-from training.run import open_run
+from training.module import INITIALIZER, FineTuningModule, optimizer_params
+from training.run import Stopped, open_run
 from training.settings import Network, resolve_settings
-from training.snapshot import with_prefix
-from training.stop_requests import Stopped
 from training.train_flags import parse_args
 
 logger = logging.getLogger("train_multilabel")
@@ -82,6 +75,7 @@ def train(flags, compute):
                 from training.frozen_stages import pass_images  # which most runs do not need
                 features, outputs = pass_images(settings, network, compute, this_run)
             if features:
+                from training.warm_head import train_warm_head
                 network = train_warm_head(settings, network, features, compute, this_run)
                 del features  # frees their memory
             if flags.num_epoch:
@@ -90,27 +84,6 @@ def train(flags, compute):
             return stopped.status
         this_run.files.write_summary()
         return 0
-
-
-def train_warm_head(settings, network, features, compute, this_run):
-    """The network with a classifier trained on the frozen backbone's features: checkpoint 0."""
-    from training.frozen_stages import WARM_HEAD_STOPPED  # which most runs do not need
-    from training.warm_head import train_head
-    files = this_run.files
-    # Rank 0 trains on the features of all workers.
-    metrics = make_metrics(settings.loss, this_run.lists.train.num_classes, Alone())
-    head, scores = train_head(
-        network, features, metrics, compute, settings.flags,
-        lambda: this_run.stops.stop_unsaved(WARM_HEAD_STOPPED))
-    network = network._replace(arg_params={**network.arg_params, **head})
-    _, arg_params, aux_params = network
-    files.check_finite(arg_params)
-    files.save_checkpoint(0, arg_params, aux_params)
-    files.close_epoch(0, {"seconds": time.monotonic() - this_run.began},
-                      dict(metrics.train.get_global_name_value()), scores, metrics.val.samples(),
-                      (arg_params, aux_params))
-    files.save_snapshot({}, with_prefix("arg", arg_params), [with_prefix("aux", aux_params)])
-    return network
 
 
 def fit(settings, network, data, outputs, metrics, compute, this_run):

@@ -14,8 +14,8 @@ import io
 from turns import photos, print_speeds, take_turns
 
 from common.cli import ArgumentParser, HelpFormatter, InputError, at_least, run
+from common.machine import physical_cores
 from common.mx_compat import choose_devices, mx
-from common.processors import physical_cores
 from convert.onnx.exporter import onnx_predictor, to_onnx
 from evaluation.classifier import Classifier
 from evaluation.predictions_file import PredictionsFile
@@ -39,14 +39,12 @@ def forward_all(classifier, network, batch, num_batches, devices):
     module.set_params(classifier.arg_params, classifier.aux_params, allow_extra=True)
 
     def forward():
-        waiting = None
+        outputs = []  # each is waited for while the next is computed
         for _ in range(num_batches):
             module.forward(mx.io.DataBatch([batch]), is_train=False)
-            output = module.get_outputs()[0].copy()
-            if waiting is not None:
-                waiting.asnumpy()
-            waiting = output
-        waiting.asnumpy()
+            outputs.append(module.get_outputs()[0].copy())
+            outputs[max(0, len(outputs) - 2)].asnumpy()
+        outputs[-1].asnumpy()
 
     return forward
 

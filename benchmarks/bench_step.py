@@ -20,35 +20,34 @@ import turns  # noqa: F401  finds the modules below
 import make_demo
 
 from common.cli import ArgumentParser, InputError, parse_numbers, run
+from common.machine import physical_cores
 from common.mx_compat import mx
-from common.processors import physical_cores
 from lst_iter import LstIter
 from network import checkpoint
 from network.fine_tune import frozen_parameters, get_fine_tune_model, training_symbol
 from training.compute import Compute
 from training.faster_graph import faster_training
-from training.module import FineTuningModule
-from training.optimizer import INITIALIZER
+from training.module import INITIALIZER, FineTuningModule
 
 SGD = {"learning_rate": 0.001, "momentum": 0.9, "wd": 0}
 
 
-class InMXNet:
-    """A network that a Module trains on batches that are described as by an iterator."""
+class InMXNet(FineTuningModule):
+    """A Module that trains a network on batches that are described as by an iterator."""
 
     def __init__(self, symbol, batches, params):
-        self._module = FineTuningModule(symbol, fixed_param_names=[*checkpoint.NORMALISATION])
-        self._module.bind(batches.provide_data, batches.provide_label)
-        self._module.init_params(INITIALIZER, *params, allow_missing=True, allow_extra=True)
-        self._module.init_optimizer(optimizer_params=SGD)
+        super().__init__(symbol, fixed_param_names=[*checkpoint.NORMALISATION])
+        self.bind(batches.provide_data, batches.provide_label)
+        self.init_params(INITIALIZER, *params, allow_missing=True, allow_extra=True)
+        self.init_optimizer(optimizer_params=SGD)
 
     def step(self, batch):
-        self._module.forward_backward(batch)
-        self._module.update()
+        self.forward_backward(batch)
+        self.update()
         mx.nd.waitall()
 
     def params(self):
-        return {name: value.asnumpy() for name, value in self._module.get_params()[0].items()}
+        return {name: value.asnumpy() for name, value in self.get_params()[0].items()}
 
 
 def change_last_bit(params):
@@ -56,12 +55,6 @@ def change_last_bit(params):
     random = np.random.RandomState(0)
     return {name: mx.nd.array(value.asnumpy() * (
         1 + 1.2e-7 * random.choice([-1, 1], value.shape))) for name, value in params.items()}
-
-
-def drawn_batch(folder, shape, batch_size):
-    """An iterator over a single batch of the demo's images."""
-    make_demo.main(["--out", folder, "--num-train", str(batch_size), "--num-val", "1"])
-    return LstIter(batch_size, shape, f"{folder}/train.lst", f"{folder}/images", shuffle=False)
 
 
 def difference(params, others):
@@ -84,7 +77,8 @@ def main(argv=None):
         raise InputError(f"{args.steps}, but two turns of two steps are the least", flag="--steps")
     shape = parse_numbers("--image-shape", args.image_shape, int, 3)
     with tempfile.TemporaryDirectory() as folder:
-        batches = drawn_batch(folder, shape, args.batch_size)
+        make_demo.main(["--out", folder, "--num-train", str(args.batch_size), "--num-val", "1"])
+        batches = LstIter(args.batch_size, shape, f"{folder}/train.lst", f"{folder}/images")
         batch = next(batches)
     symbol, arg_params, aux_params = checkpoint.load(args.model, args.epoch)
     symbol, arg_params = get_fine_tune_model(symbol, arg_params, batches.num_classes)
@@ -97,8 +91,7 @@ def main(argv=None):
     rounded = InMXNet(symbol, batches, (change_last_bit(arg_params), aux_params))
     for _ in range(args.steps // 2 * 2):
         rounded.step(batch)
-    results = {"rounding": rounded.params()}
-    del rounded  # and its memory, which the other sides take
+    rounded = rounded.params()  # frees the memory that the other sides take
 
     faster = faster_training(symbol, batches.provide_data[0], batches.provide_label[0],
                              Compute([mx.cpu()], "local"))
@@ -112,20 +105,17 @@ def main(argv=None):
                 side.step(batch)
                 if step:  # the first finds the memory of another side
                     seconds[name].append(time.perf_counter() - began)
-    results.update((name, side.params()) for name, side in sides.items())
 
     print(f"{args.model}: {args.batch_size} images of {shape[2]}x{shape[1]} pixels, "
           f"{physical_cores()} cores, {args.steps} steps")
     print("| | s per step | images/s | ratio | difference |")
     print("|---|--:|--:|--:|--:|")
-    own = results["the network as it is"]
-    medians = {name: np.median(values) for name, values in seconds.items()}
-    for name, params in results.items():
-        cells = ["", "", ""]
-        if name in medians:
-            cells = [f"{medians[name]:.2f}", f"{args.batch_size / medians[name]:.1f}",
-                     f"{medians['the network as it is'] / medians[name]:.2f}"]
-        print(f"| {name} | {' | '.join(cells)} | {difference(params, own):.0e} |")
+    own, first = module.params(), np.median(seconds["the network as it is"])
+    print(f"| rounding | | | | {difference(rounded, own):.0e} |")
+    for name, side in sides.items():
+        median = np.median(seconds[name])
+        print(f"| {name} | {median:.2f} | {args.batch_size / median:.1f} | {first / median:.2f} | "
+              f"{difference(side.params(), own):.0e} |")
 
 
 if __name__ == "__main__":

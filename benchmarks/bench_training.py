@@ -20,7 +20,7 @@ from pathlib import Path
 from turns import ROOT
 
 from common.cli import ArgumentParser, InputError, run
-from common.processors import physical_cores
+from common.machine import physical_cores
 
 SMALL = "--image-shape 3,224,224"
 WARM = "--warm-head-epochs 5 --warm-head-mirror"

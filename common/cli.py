@@ -29,26 +29,13 @@ PASSING_ERRORS = {getattr(errno, name) for name in (
 class InputError(ValueError):
     """A user's mistake: what is wrong, where, and what to do, in one line.
 
-    Parameters
-    ----------
-    what : str
-        What is wrong and what to do. Where it holds `{flag}`, the flag's name stands there.
-    file : str, optional
-        Path of the file in which the mistake is.
-    line : int, optional
-        Its line, from 1.
-    flag : str, optional
-        The flag (`--num-classes`) or parameter (`num_classes`) that is wrong, or says otherwise.
+    `flag` is the flag (`--num-classes`) or parameter (`num_classes`) that is wrong or says
+    otherwise. It stands where `what` holds `{flag}`, or before it; the file and its line, from 1,
+    stand in front. All are attributes, too.
 
-    They are attributes too; `with_flag` and `with_file` give the same error with another one.
-
-    Example
-    -------
     >>> str(InputError("57 labels, but {flag} is 58", file="train.lst", line=17,
     ...                flag="--num-classes"))
     'train.lst:17: 57 labels, but --num-classes is 58'
-    >>> str(InputError("must be 1 or more, not 0", flag="--batch-size"))
-    '--batch-size: must be 1 or more, not 0'
     """
 
     def __init__(self, what, *, file=None, line=None, flag=None):
@@ -61,7 +48,7 @@ class InputError(ValueError):
         super().__init__(": ".join(parts))
 
     def with_flag(self, flag):
-        """The same error under another name of its flag: the one that this command's user knows."""
+        """The same error under the name of its flag that this command's user knows."""
         return InputError(self.what, file=self.file, line=self.line, flag=flag)
 
     def with_file(self, file):
@@ -85,7 +72,11 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message):
         """Raise an InputError; argparse itself would print all flags."""
-        known = self._flags()
+        known = list(self._option_string_actions)
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for name in set(self._given) & set(action.choices):
+                    known += action.choices[name]._option_string_actions
         for text in self._given:
             flag = text.partition("=")[0]
             if flag.startswith("--") and not any(name.startswith(flag) for name in known):
@@ -97,15 +88,6 @@ class ArgumentParser(argparse.ArgumentParser):
         names = getattr(caught, "argument_name", None)  # such as -n/--num-workers
         raise InputError(f"{caught.message if names else message} (--help shows all flags)",
                          flag=names and names.split("/")[-1])
-
-    def _flags(self):
-        """All flags, those of the subcommand that was given included."""
-        flags = list(self._option_string_actions)
-        for action in self._actions:
-            if isinstance(action, argparse._SubParsersAction):
-                for name in set(self._given) & set(action.choices):
-                    flags += action.choices[name]._option_string_actions
-        return flags
 
 
 class CheckpointPrefix(argparse.Action):
@@ -147,10 +129,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def parse_numbers(flag, text, kind, count=None):
-    """Parse the value of a flag such as 0,1 into `count` numbers (None: any number of them).
-
-    A `text` of None, where the flag was not given, stays None.
-    """
+    """Parse the value of a flag such as 0,1 into a list of `count` numbers; None stays None."""
     if text is None:
         return None
     try:
@@ -179,7 +158,7 @@ def log_to_stderr(level):
 
 
 def exit_status(error):
-    """The exit status after an InputError: 75 where a passing fault of the machine led to it."""
+    """75 after an InputError that a passing fault of the machine led to, 2 after any other."""
     while error:
         if (isinstance(error, MemoryError) or "Failed to allocate" in str(error)  # MXNet's
                 or isinstance(error, OSError) and error.errno in PASSING_ERRORS):
@@ -191,9 +170,9 @@ def exit_status(error):
 def run(main, argv=None):
     """Call `main(argv)` and end the process with the exit status that a shell expects.
 
-    The status is what `main` returned (None: 0); after an InputError, which is printed in one line
-    on standard error, that of `exit_status`; 130 after Ctrl-C; 141 when the reader of standard
-    output has ended. Standard streams that are closed, as cron and daemons do it, are /dev/null.
+    It is what `main` returned (None: 0), that of `exit_status` after an InputError, which takes one
+    line on standard error, 130 after Ctrl-C, and 141 when the reader of standard output has ended.
+    Standard streams that are closed, as cron and daemons do it, are /dev/null.
     """
     _open_closed_streams()
     try:
@@ -209,9 +188,9 @@ def run(main, argv=None):
     except BrokenPipeError:
         silence(sys.stdout)
         status = 141
-    if _decoding_threads():
+    if _is_decoding():
         gc.collect()  # ends the threads of iterators without references
-    if _decoding_threads():
+    if _is_decoding():
         # A thread that returns to an interpreter that has ended would abort the process, and
         # waiting for a large image would delay the end after Ctrl-C.
         for stream in (sys.stdout, sys.stderr):
@@ -222,10 +201,7 @@ def run(main, argv=None):
 
 
 def silence(stream):
-    """Let a standard stream that cannot be written any more write to /dev/null.
-
-    Python would write what is left in its buffer once more at exit, and fail again.
-    """
+    """Let a stream write to /dev/null: Python would write its buffer once more at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
@@ -241,6 +217,6 @@ def _open_closed_streams():
                 os.dup2(stream.fileno(), number)
 
 
-def _decoding_threads():
-    """The living threads of `LstIter`."""
-    return [thread for thread in threading.enumerate() if thread.name.startswith("LstIter-")]
+def _is_decoding():
+    """Whether threads of an LstIter live."""
+    return any(thread.name.startswith("LstIter-") for thread in threading.enumerate())

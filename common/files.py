@@ -26,10 +26,10 @@ logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def atomic_file(path):
-    """A temporary file in the same folder, flushed to disk and renamed to `path` at the end.
+    """Yields the name of a temporary file, flushed to disk and renamed to `path` at the end.
 
-    Yields the name of the file to write the content to. Another process sees the earlier file or
-    the new one, never a part. An OSError becomes an InputError, and `path` is then as it was.
+    Another process sees the earlier file or the new one, never a part. An OSError becomes an
+    InputError, and `path` is then as it was.
     """
     path = os.path.abspath(path)
     temporary = None
@@ -94,10 +94,7 @@ def require_regular_file(path):
 
 
 def retry_transient_errors(read):
-    """Return what `read()` returns, calling it up to three times while it raises a transient error.
-
-    An OSError that is not in TRANSIENT is raised at once, otherwise that of the last call.
-    """
+    """Return what `read()` returns, called up to three times while its OSError is in TRANSIENT."""
     for wait in RETRY_SECONDS:
         try:
             return read()
@@ -109,10 +106,7 @@ def retry_transient_errors(read):
 
 
 def open_regular_file(path, mode="rb", **options):
-    """`open` a file for reading; an OSError says at once where it is no regular file.
-
-    Also where it is a pointer of Git LFS that stands in for the file.
-    """
+    """`open` a file for reading; an OSError says where it is no regular file, or in POINTERS."""
     nonblocking = getattr(os, "O_NONBLOCK", 0)
     file = open(path, mode, **options,  # noqa: SIM115
                 opener=lambda name, flags: os.open(name, flags | nonblocking))
@@ -132,24 +126,14 @@ def open_regular_file(path, mode="rb", **options):
 def existing_path(path):
     """The path, or where there is no such file that of the one which was meant.
 
-    Each part of it may have blanks around it, the other normal form of Unicode (as names from
-    macOS), or backslashes where slashes belong. Where that finds nothing it is the path as given.
+    What follows the folders that exist may have blanks around its parts, the other normal form of
+    Unicode (as names from macOS), or backslashes where slashes belong.
     """
-    if os.path.lexists(path):
-        return path
-    found = "/" if os.path.isabs(path) else ""
-    parts = [part for part in os.fspath(path).split("/") if part]
-    while parts:
-        part = parts.pop(0)
-        stripped = part.strip()
-        names = [part, stripped, *(unicodedata.normalize(form, stripped)
-                                   for form in ("NFC", "NFD"))]
-        name = next((name for name in names
-                     if name and os.path.lexists(os.path.join(found, name))), None)
-        if name is None and "\\" in part:
-            parts[:0] = part.split("\\")
-        elif name is None:
-            return path
-        else:
-            found = os.path.join(found, name)
-    return found or path
+    path = folder = os.fspath(path)
+    while folder and not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    rest = path[len(folder):]
+    rests = [rest, rest.replace("\\", "/")]
+    rests += ["/".join(part.strip() for part in rest.split("/")) for rest in rests]
+    rests += [unicodedata.normalize(form, rest) for form in ("NFC", "NFD") for rest in rests]
+    return next((folder + rest for rest in rests if os.path.lexists(folder + rest)), path)

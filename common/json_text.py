@@ -1,7 +1,4 @@
-"""JSON that came from outside.
-
-    parse_json('{"fit": "squash"}')       # {"fit": "squash"}
-"""
+"""JSON that came from outside."""
 import json
 import re
 
@@ -26,14 +23,12 @@ def parse_json(text, **options):
             refuse(digits, f"a number of more than {MAX_DIGITS} digits")
         return int(digits)
 
-    def refuse_constant(name):
-        refuse(name, "NaN and Infinity are no JSON")
-
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8-sig")
-        return json.loads(text, **{"parse_int": parse_int, "parse_constant": refuse_constant,
-                                   **options})
+        return json.loads(text, **{
+            "parse_int": parse_int,
+            "parse_constant": lambda name: refuse(name, "NaN and Infinity are no JSON"), **options})
     except UnicodeDecodeError as error:
         raise InputError("broken JSON: not UTF-8 text",
                          line=1 + text.count(b"\n", 0, error.start)) from None

@@ -1,7 +1,5 @@
 """Labels that predictions contradict, by confident learning.
 
-    samples, classes = suspects(label, prob)      # the most contradicted first
-
 Northcutt, Jiang and Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels", JAIR
 2021 (https://arxiv.org/abs/1911.00068), each class on its own. The probabilities must come from a
 network that was not trained on these labels; one that was has learnt their errors too.
@@ -17,13 +15,9 @@ def suspects(label, prob):
     is confident, and likelier (as in cleanlab's filter: otherwise most suspects of a rare class are
     samples that the network itself takes for absent). Unknown labels are none.
 
-    Returns
-    -------
-    samples, classes : np.ndarray of int
-        In the order of the probability of the label as it stands, the lowest first.
+    Returns two arrays of int, samples and classes, in the order of the probability of the label as
+    it stands, the lowest first.
 
-    Example
-    -------
     >>> suspects(np.array([[1], [1], [0], [0]]), np.array([[0.9], [0.1], [0.2], [0.1]]))
     (array([1]), array([0]))
     """

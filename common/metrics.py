@@ -1,8 +1,5 @@
 """Rankings in numpy, and what they reach without the images.
 
-    average_precision(label[:, 0], prob[:, 0])
-    baselines(positives, negatives)["mAP"]
-
 multilabel_metric.py offers mAP as mx.metric.EvalMetric; metrics of decisions are in
 evaluation/decisions.py. A label above 0.5 is present, one below 0 unknown, any other absent.
 Unknown labels count nowhere.

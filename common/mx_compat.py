@@ -1,7 +1,5 @@
 """MXNet 1.9.1, its last release, on today's machines.
 
-    from common.mx_compat import mx
-
 crossentropy_op.py makes it import under the numpy and Python releases that came later. MXNet
 computes on half of the processors, taking the other half for hyperthreads; where they are cores of
 their own that nearly halves the speed, so the number of cores is set before it is imported. Its
@@ -15,7 +13,7 @@ import sys
 import threading
 
 from common.cli import MAY_PASS, InputError, parse_numbers
-from common.processors import physical_cores
+from common.machine import physical_cores
 
 os.environ.setdefault("OMP_NUM_THREADS", str(physical_cores()))
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # turns of waiting before a thread sleeps

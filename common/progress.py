@@ -12,15 +12,11 @@ UPDATES_BEFORE_ESTIMATE = 4
 logger = logging.getLogger(__name__)
 
 
-class Progress:
-    """A bar with speed and time left; without a terminal lines in the log.
+class Progress(contextlib.AbstractContextManager):
+    """A bar with speed and time left, for a `with` block; without a terminal lines in the log.
 
-    One says after a few updates how long it will take, others follow every 5 s of work.
-
-        with Progress("Reading", 480, "images") as progress:
-            progress.update(32)
-
-    `start` of the `total` were done before.
+    One says after a few updates how long it will take, others follow every 5 s of work. `start` of
+    the `total` were done before.
     """
 
     def __init__(self, what, total, unit, start=0):
@@ -30,12 +26,6 @@ class Progress:
         self.total, self.done, self.start = total, start, start
         self.began = self.told = time.monotonic()
         self.updates = 0
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
 
     def update(self, count, note=""):
         """So many more are done; `note` stands beside the speed."""
@@ -59,6 +49,9 @@ class Progress:
             logger.info("%s: %d of %d %s, %.3g/s, %.0f s left%s", self.what, self.done,
                         self.total, self.unit, speed, seconds_left,
                         note and f", {note}")
+
+    def __exit__(self, *_):
+        self.close()
 
     def close(self):
         """Take the bar away."""

@@ -31,9 +31,8 @@ def counted(count, noun, plural=None):
 def printable(text, max_length=MAX_NAME):
     """The text (str, bytes or path) in one line, unsafe characters as escapes such as \\x1b.
 
-    Bytes that are not UTF-8 appear as \\xNN, also those that Python keeps in a str. Text longer
-    than `max_length` (None: of any length) is cut in the middle, where three dots then stand.
-    Made printable once more it is the same.
+    Bytes that are not UTF-8 appear as \\xNN. Text longer than `max_length` (None: of any length) is
+    cut in the middle, where three dots then stand. Made printable once more it is the same.
     """
     text = UNSAFE.sub(_escape, os.fsdecode(text))
     if max_length is not None and len(text) > max_length:

@@ -1,11 +1,7 @@
-"""From samples to a matrix of labels, and its statistics.
-
-    bad_input = BadInput(skip=False)
-    source = Source(None, [Sample("a.jpg", {"cat"}, set(), "labels.csv:2")])
-    table = build_table(source, bad_input)
-    table.labels            # int8, (images, classes): 1 present, 0 absent, -1 unknown
-"""
+"""From samples to a matrix of labels, its statistics, and the .lst files that hold it."""
 import contextlib
+import csv
+import io
 import logging
 import os
 from array import array
@@ -15,9 +11,8 @@ from typing import NamedTuple, Optional
 import numpy as np
 
 from common.cli import InputError
-from common.files import existing_path
-from common.text import printable
-from datasets.lst_writer import name_problem
+from common.files import atomic_file, existing_path
+from common.text import encodable, no_formula, printable
 from reading.classes import ListCounts, class_problem
 from reading.image_file import IMAGE_ENDINGS
 
@@ -25,6 +20,9 @@ MAX_LABEL_BYTES = 4_000_000_000  # bytes that the matrix may take
 PAIR = 1 << 32  # above every class number
 MISSING_SHOWN = 5  # names of images that do not exist
 FEW = 20  # images of a class in all lists, below which the table names it
+# How im2rec spells a label, by its value (-1 is the last row); zero bytes fill the columns up.
+SPELLING = np.array([[*b"0.000000\t\0"], [*b"1.000000\t\0"], [*b"-1.000000\t"]], np.uint8)
+BLOCK_LABELS = 1 << 20
 
 logger = logging.getLogger(__name__)
 
@@ -83,12 +81,14 @@ class BadInput:
 
     @contextlib.contextmanager
     def rejecting(self, where):
-        """Reject what is at `where` if the block raises a ValueError.
+        """Reject what is at `where` if the block raises a ValueError or OSError.
 
         An InputError about a file passes: it says itself where the mistake is.
         """
         try:
             yield
+        except OSError as error:
+            self.reject(where, (error.strerror or str(error)).lower())
         except ValueError as error:
             if isinstance(error, InputError) and error.file:
                 raise
@@ -116,34 +116,26 @@ def build_table(source, bad_input, listed=None, drop_unlisted=False, min_count=0
     all_unknown, missing, groups = [], [], []
     allowed = None if listed is None or drop_unlisted else set(listed)
     for sample in source.samples:
-        name = sample.name
-        if suffix and not name.lower().endswith(IMAGE_ENDINGS):
-            name += suffix
-        if path_root:
-            found = existing_path(os.path.join(path_root, name))
-            if os.path.isabs(name) or found != os.path.join(path_root, name):
-                name = os.path.relpath(found, path_root)
-        problem = (_path_problem(name, sample.name) or name_problem(name)
-                   or _class_problem(sample, numbers, allowed))
-        if problem:
-            bad_input.reject(sample.where, problem)
-            continue
-        if path_root and not os.path.isfile(os.path.join(path_root, name)):
-            missing.append((sample.where, name))
-            continue
-        # ./b.jpg is b.jpg: as two images, one might come into training and one into validation.
-        row = rows_of_names.setdefault(os.path.normpath(name), len(rows_of_names))
-        if row == len(groups):
-            groups.append(sample.group)
-        elif groups[row] != sample.group:
-            bad_input.reject(sample.where, f"{name} is of group {sample.group}, but on an earlier "
-                             f"line of {groups[row]}")
-            continue
-        if sample.unknown is None:
-            all_unknown.append(row)
-        for value, names in ((1, sample.present), (0, sample.absent), (-1, sample.unknown or ())):
-            for class_name in names:
-                pairs[value].append(row * PAIR + numbers.setdefault(class_name, len(numbers)))
+        with bad_input.rejecting(sample.where):
+            name = _image_name(sample.name, path_root, suffix)
+            for class_name in sample.present | (sample.unknown or NOTHING):
+                _check_class(class_name, numbers, allowed)
+            if path_root and not os.path.isfile(os.path.join(path_root, name)):
+                missing.append((sample.where, name))
+                continue
+            # ./b.jpg is b.jpg: as two images, one might come into training and one into validation.
+            row = rows_of_names.setdefault(os.path.normpath(name), len(rows_of_names))
+            if row == len(groups):
+                groups.append(sample.group)
+            elif groups[row] != sample.group:
+                raise ValueError(f"{name} is of group {sample.group}, but on an earlier line of "
+                                 f"{groups[row]}")
+            if sample.unknown is None:
+                all_unknown.append(row)
+            for value, names in ((1, sample.present), (0, sample.absent),
+                                 (-1, sample.unknown or NOTHING)):
+                for class_name in names:
+                    pairs[value].append(row * PAIR + numbers.setdefault(class_name, len(numbers)))
     if missing:
         bad_input.reject(path_root, f"{len(missing)} images are not there: "
                          + ", ".join(f"{where}: {name!r:.200}"
@@ -154,7 +146,12 @@ def build_table(source, bad_input, listed=None, drop_unlisted=False, min_count=0
         raise InputError("no images were found" + ", only bad ones" * bool(bad_input.count))
 
     pairs = {value: np.unique(np.asarray(cells, np.int64)) for value, cells in pairs.items()}
-    _refuse_contradictions(pairs, list(rows_of_names), list(numbers), bad_input)
+    both = np.intersect1d(pairs[1], pairs[0])
+    if len(both):
+        row, column = divmod(int(both[0]), PAIR)
+        bad_input.reject(list(rows_of_names)[row], f"{list(numbers)[column]} is both present and "
+                         "absent there" + f", and so are {len(both) - 1} other labels"
+                         * (len(both) > 1), len(both))
     counts = np.bincount(pairs[1] % PAIR, minlength=len(numbers)).tolist()
     counts = Counter(dict(zip(numbers, counts)))
     order = listed or source.classes or sorted(numbers, key=_natural)
@@ -171,24 +168,12 @@ def build_table(source, bad_input, listed=None, drop_unlisted=False, min_count=0
     left_out = Counter({name: counts[name] for name in numbers if name not in new_columns})
     column = np.array([new_columns.get(name, -1) for name in numbers], np.int64)
     labels[all_unknown] = -1
-    for value in (-1, 0, 1):  # known outweighs unknown
-        rows, columns = np.divmod(pairs[value], PAIR)
+    # Known outweighs unknown, but what is both present and absent is unknown.
+    for value, cells in ((-1, pairs[-1]), (0, pairs[0]), (1, pairs[1]), (-1, both)):
+        rows, columns = np.divmod(cells, PAIR)
         columns = column[columns]
         labels[rows[columns >= 0], columns[columns >= 0]] = value
     return Table(list(rows_of_names), classes, labels, left_out, groups)
-
-
-def _refuse_contradictions(pairs, names, classes, bad_input):
-    """Make unknown what is said to be both present and absent, or raise an InputError."""
-    both = np.intersect1d(pairs[1], pairs[0])
-    if len(both):
-        row, column = divmod(int(both[0]), PAIR)
-        bad_input.reject(names[row], f"{classes[column]} is both present and absent there"
-                         + f", and so are {len(both) - 1} other labels" * (len(both) > 1),
-                         len(both))
-        for value in (1, 0):
-            pairs[value] = np.setdiff1d(pairs[value], both)
-        pairs[-1] = np.union1d(pairs[-1], both)
 
 
 def part(title, labels):
@@ -227,13 +212,23 @@ def format_table(classes, parts):
     return "\n".join(lines)
 
 
-def _path_problem(name, given):
+def _image_name(given, path_root, suffix):
+    """An image's name as the .lst has it, relative to the image root; or a ValueError."""
+    name = given
+    if suffix and not name.lower().endswith(IMAGE_ENDINGS):
+        name += suffix
+    if path_root:
+        found = existing_path(os.path.join(path_root, name))
+        if os.path.isabs(name) or found != os.path.join(path_root, name):
+            name = os.path.relpath(found, path_root)
     if os.path.isabs(name):
-        return f"{given} is an absolute name: --path-root says which folder it is under"
-    if os.path.normpath(name).split(os.sep)[0] == os.pardir:
-        return (f"{given} is not under --path-root" if os.path.isabs(given)
-                else f"{given!r:.200} leads out of the image root")
-    return None
+        raise ValueError(f"{given} is an absolute name: --path-root says which folder it is under")
+    if leads_out(name):
+        raise ValueError(f"{given} is not under --path-root" if os.path.isabs(given)
+                         else f"{given!r:.200} leads out of the image root")
+    if name_problem(name):
+        raise ValueError(name_problem(name))
+    return name
 
 
 def _suffix_hint(name, path_root):
@@ -245,16 +240,94 @@ def _suffix_hint(name, path_root):
     return ""
 
 
-def _class_problem(sample, numbers, allowed):
-    for name in sample.present | (sample.unknown or set()):
-        if name not in numbers and class_problem(name):
-            return class_problem(name)
-        if allowed is not None and name not in allowed:
-            return (f"class {name} is not in the file of --classes; --drop-unlisted leaves "
-                    "such classes out")
-    return None
+def _check_class(name, numbers, allowed):
+    if name not in numbers and class_problem(name):
+        raise ValueError(class_problem(name))
+    if allowed is not None and name not in allowed:
+        raise ValueError(f"class {name} is not in the file of --classes; --drop-unlisted leaves "
+                         "such classes out")
 
 
 def _natural(name):
     """Class numbers by value, then names in alphabetical order."""
     return (0, int(name), name) if name.isdecimal() and len(name) < 10 else (1, 0, name)
+
+
+def name_problem(name):
+    """Why a file name cannot stand in a .lst, or None when it can."""
+    if not name.strip():
+        return "the file name is empty"
+    for character, words in (("\t", "a tab"), ("\n", "a line end"), ("\r", "a line end"),
+                             ("\0", "a zero byte")):
+        if character in name:
+            return f"the file name {name!r:.200} holds {words}, which a .lst cannot hold"
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return f"the file name {name!r:.200} is not valid Unicode"
+    return None
+
+
+def leads_out(name):
+    """Whether a file name is absolute, or leads out of the folder in which it is looked for."""
+    return os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == os.pardir
+
+
+def lst_file(path, ids, labels, names, label_format="multi-hot"):
+    """A .lst file for `write_together`: its path, and its content as an iterable of bytes.
+
+    `ids` and `names` are sequences; `labels` are (rows, classes): 1 present, 0 absent, -1 unknown,
+    or a soft value in between. `label_format` is "multi-hot" or "indices", the numbers of the
+    classes present; an InputError is raised where that would lose unknown or soft labels.
+    """
+    num_others = np.count_nonzero(~np.isin(labels, (0, 1))) if label_format == "indices" else 0
+    if num_others:
+        raise InputError("{flag} indices can say neither unknown (-1) nor soft labels, and "
+                         f"{num_others} labels are: use multi-hot", file=path,
+                         flag="--label-format")
+    spell = _class_numbers if label_format == "indices" else _multi_hot
+    step = 1 + BLOCK_LABELS // max(1, labels.shape[1])
+    return path, (b"%d\t%s%s\n" % (number, text, os.fsencode(name))
+                  for start in range(0, len(names), step)
+                  for number, text, name in zip(ids[start:start + step],
+                                                spell(labels[start:start + step]),
+                                                names[start:start + step]))
+
+
+def lines_file(path, lines):
+    """A text file of one item per line, for `write_together`, as `lst_file`."""
+    return path, (os.fsencode(line) + b"\n" for line in lines)
+
+
+def csv_file(path, head, rows):
+    """A CSV file for `write_together`, as `lst_file`; spreadsheets see no formula in it."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(
+        [no_formula(encodable(str(cell))) for cell in row] for row in [head, *rows])
+    return path, [text.getvalue().encode()]
+
+
+def write_together(files):
+    """Write files from `lst_file`, `lines_file` and `csv_file`.
+
+    An InputError is raised when one of them cannot be written, for example on a full disk. All are
+    then as they were.
+    """
+    for path, _ in files:
+        if os.path.isdir(path):  # the one thing that renaming stumbles over
+            raise InputError("cannot be written: is a folder", file=path)
+    with contextlib.ExitStack() as stack:  # renames at its end, when all have been written
+        for path, content in files:
+            with open(stack.enter_context(atomic_file(path)), "wb") as file:
+                file.writelines(content)
+
+
+def _multi_hot(labels):
+    whole = labels.astype(np.int8)
+    if np.array_equal(whole, labels):
+        return [row.tobytes().replace(b"\0", b"") for row in SPELLING[whole]]
+    return [b"".join(b"%.6f\t" % value for value in row) for row in labels]
+
+
+def _class_numbers(labels):
+    return [b"".join(b"%d\t" % number for number in np.flatnonzero(row)) for row in labels]

@@ -21,9 +21,9 @@ def build_parser(description):
     parser = ArgumentParser(description=description)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name, text, parents):
-        return commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".",
-                                   parents=parents)
+    def command(name, text, *parents, more=""):
+        return commands.add_parser(
+            name, help=text, description=text[0].upper() + text[1:] + "." + more, parents=parents)
 
     seed = ArgumentParser(add_help=False)
     seed.add_argument("--seed", type=at_least(0, bits=32), default=0,
@@ -34,186 +34,178 @@ def build_parser(description):
         help="a row has a 1 or 0 per class, the numbers of the classes present, or (signed) a 1 or "
         "-1 per class (default: %(default)s)")
     reading = ArgumentParser(add_help=False, parents=[label_format])
-    reading.add_argument("--labels", metavar="FILE",
-                         help="class names in column order, one a line (default: PREFIX_labels.txt "
-                         "beside PREFIX_train.lst, if it is there)")
+    reading.add_argument(
+        "--labels", metavar="FILE", help="class names in column order, one a line (default: "
+        "PREFIX_labels.txt beside PREFIX_train.lst, if it is there)")
     reading.add_argument("--data-nthreads", type=at_least(1), metavar="N",
                          help="threads that read images (default: one per processor)")
-    _add_sources(command, [_output_flags(), seed])
+    _add_sources(command, _output_flags(seed))
 
-    flags = command("check", "open every image of some .lst files; exit status 1 when there are "
-                    "problems", [reading])
-    flags.description += (
-        " An image is broken when training could not decode it, cut short for example. Damage that "
-        "a decoder passes over is not seen: changed bytes inside a JPEG may still decode, and "
-        "give a picture with a grey or shifted part.")
-    flags.add_argument("lst", nargs="+", metavar="LST", help="several: compared with each other")
-    flags.add_argument("--path-root", nargs="+", required=True, metavar="DIR",
-                       help="image root, one for all lists or one for each")
-    flags.add_argument("--fix", nargs="+", metavar="OUT",
-                       help="write lists without the problems, one file per LST; of images in "
-                       "several lists that are or look nearly the same, those of the last stay")
-    flags.add_argument("--all", action="store_true",
-                       help=f"show all problems, not {SHOWN_PER_KIND} of a kind")
-    flags.add_argument("--max-pixels", type=at_least(1), metavar="N",
-                       default=ReadOptions.max_pixels,
-                       help="refuse images with more pixels (default: %(default)s)")
+    add = command(
+        "check", "open every image of some .lst files; exit status 1 when there are problems",
+        reading, more=" An image is broken when training could not decode it, cut short for "
+        "example. Damage that a decoder passes over is not seen: changed bytes inside a JPEG may "
+        "still decode, and give a picture with a grey or shifted part.").add_argument
+    add("lst", nargs="+", metavar="LST", help="several: compared with each other")
+    add("--path-root", nargs="+", required=True, metavar="DIR",
+        help="image root, one for all lists or one for each")
+    add("--fix", nargs="+", metavar="OUT",
+        help="write lists without the problems, one file per LST; of images in several lists that "
+        "are or look nearly the same, those of the last stay")
+    add("--all", action="store_true", help=f"show all problems, not {SHOWN_PER_KIND} of a kind")
+    add("--max-pixels", type=at_least(1), metavar="N", default=ReadOptions.max_pixels,
+        help="refuse images with more pixels (default: %(default)s)")
 
     network = ArgumentParser(add_help=False)
-    network.add_argument("--model", required=True, metavar="PREFIX", action=CheckpointPrefix,
-                         help="pretrained or fine-tuned checkpoint: its path before -symbol.json")
-    network.add_argument("--epoch", type=at_least(0), default=0, metavar="N",
-                         help="number of its .params file (default: %(default)s)")
-    for name in ("mean", "std"):
-        network.add_argument(f"--rgb-{name}", metavar="R,G,B", help="as train_multilabel.py's, for "
-                             "a checkpoint that does not say how it normalises its pixels")
-    network.add_argument("--frozen-precision", choices=["auto", "float32", "int8"], default="auto",
-                         help="what the network computes in, as train_multilabel.py's (default: "
-                         "%(default)s)")
-    network.add_argument("--gpus", metavar="LIST", help="GPUs by number; '' for the CPU (default: "
-                         "all visible GPUs, else the CPU)")
-    network.add_argument("--data", required=True, metavar="LST", help="labelled images")
-    network.add_argument("--image", required=True, metavar="DIR", help="image root")
+    add = network.add_argument
+    add("--model", required=True, metavar="PREFIX", action=CheckpointPrefix,
+        help="pretrained or fine-tuned checkpoint: its path before -symbol.json")
+    add("--epoch", type=at_least(0), default=0, metavar="N",
+        help="number of its .params file (default: %(default)s)")
+    for name in ("--rgb-mean", "--rgb-std"):
+        add(name, metavar="R,G,B", help="as train_multilabel.py's, for a checkpoint that does not "
+            "say how it normalises its pixels")
+    add("--frozen-precision", choices=["auto", "float32", "int8"], default="auto",
+        help="what the network computes in, as train_multilabel.py's (default: %(default)s)")
+    add("--gpus", metavar="LIST",
+        help="GPUs by number; '' for the CPU (default: all visible GPUs, else the CPU)")
+    add("--data", required=True, metavar="LST", help="labelled images")
+    add("--image", required=True, metavar="DIR", help="image root")
 
-    flags = command("suspects", "list the labels that are likely wrong: those that a classifier "
-                    "trained on the other images contradicts most", [seed, reading, network])
-    flags.description += (
-        " Confident learning (Northcutt et al., JAIR 2021) on the predictions of logistic "
-        "regressions, trained on --folds parts in turn, on the features of a frozen network.")
-    flags.add_argument("--out", required=True, metavar="FILE",
-                       help="CSV to write: row, name, class, label, probability of the class")
-    flags.add_argument("--num", type=at_least(1), metavar="N",
-                       help="labels to list at most (default: all that are likely wrong)")
-    flags.add_argument("--show", metavar="PNG",
-                       help=f"sheet of the first {SUSPECTS_SHOWN} images to write")
-    flags.add_argument("--folds", type=at_least(2), default=5, metavar="K",
-                       help="parts of the images (default: %(default)s)")
+    add = command(
+        "suspects", "list the labels that are likely wrong: those that a classifier trained on the "
+        "other images contradicts most", seed, reading, network, more=" Confident learning "
+        "(Northcutt et al., JAIR 2021) on the predictions of logistic regressions, trained on "
+        "--folds parts in turn, on the features of a frozen network.").add_argument
+    add("--out", required=True, metavar="FILE",
+        help="CSV to write: row, name, class, label, probability of the class")
+    add("--num", type=at_least(1), metavar="N",
+        help="labels to list at most (default: all that are likely wrong)")
+    add("--show", metavar="PNG", help=f"sheet of the first {SUSPECTS_SHOWN} images to write")
+    add("--folds", type=at_least(2), default=5, metavar="K",
+        help="parts of the images (default: %(default)s)")
 
-    flags = command("next", "choose the unlabelled images to label next: those that seem to show "
-                    "the classes with few labels", [reading, network])
-    flags.description += (
-        " The images are chosen by logistic regressions on the features of a frozen network, "
-        "trained on the labelled images. Each is printed with the classes that it is chosen for.")
-    flags.add_argument("--candidates", metavar="DIR",
-                       help="folder in the image root: the images there that have no label in "
-                       "--data (default: the images of --data whose labels are all unknown)")
-    flags.add_argument("--num", type=at_least(1), required=True, metavar="N",
-                       help="images to choose")
-    flags.add_argument("--out", required=True, metavar="LST",
-                       help=".lst to write, to be filled in: every label is -1, unknown")
+    add = command(
+        "next", "choose the unlabelled images to label next: those that seem to show the classes "
+        "with few labels", reading, network, more=" The images are chosen by logistic regressions "
+        "on the features of a frozen network, trained on the labelled images. Each is printed with "
+        "the classes that it is chosen for.").add_argument
+    add("--candidates", metavar="DIR",
+        help="folder in the image root: the images there that have no label in --data (default: "
+        "the images of --data whose labels are all unknown)")
+    add("--num", type=at_least(1), required=True, metavar="N", help="images to choose")
+    add("--out", required=True, metavar="LST",
+        help=".lst to write, to be filled in: every label is -1, unknown")
 
-    flags = command("shard", "deal the rows of a .lst out to machines", [seed, label_format])
-    flags.add_argument("lst", metavar="LST")
-    flags.add_argument("--num-parts", type=at_least(1), required=True, metavar="N",
-                       help="number of machines")
-    flags.add_argument("--prefix", required=True,
-                       help="writes PREFIX_0.lst and, for rsync --files-from, PREFIX_0_files.txt, "
-                       "and so on")
-    flags.add_argument("--path-root", metavar="DIR", help="image root, to place images from")
-    place = flags.add_mutually_exclusive_group()
-    place.add_argument("--copy-to", metavar="DIR", help="copy the images to DIR/0, DIR/1, ...")
-    place.add_argument("--link-to", metavar="DIR", help="hard-link them there: takes no space")
+    shard = command("shard", "deal the rows of a .lst out to machines", seed, label_format)
+    add = shard.add_argument
+    add("lst", metavar="LST")
+    add("--num-parts", type=at_least(1), required=True, metavar="N", help="number of machines")
+    add("--prefix", required=True, help="writes PREFIX_0.lst and, for rsync --files-from, "
+        "PREFIX_0_files.txt, and so on")
+    add("--path-root", metavar="DIR", help="image root, to place images from")
+    add = shard.add_mutually_exclusive_group().add_argument
+    add("--copy-to", metavar="DIR", help="copy the images to DIR/0, DIR/1, ...")
+    add("--link-to", metavar="DIR", help="hard-link them there: takes no space")
     return parser
 
 
-def _output_flags():
-    parser = ArgumentParser(add_help=False)
-    output = parser.add_argument_group("output")
-    output.add_argument("--prefix", required=True,
-                        help="writes PREFIX_train.lst, PREFIX_val.lst and PREFIX_labels.txt")
-    output.add_argument("--label-format", choices=("multi-hot", "indices"), default="multi-hot",
-                        help="a row has a 1 or 0 per class, or the numbers of the classes present "
-                        "(default: %(default)s)")
-    output.add_argument("--val-fraction", type=float, default=0.2, metavar="F",
-                        help="share of the images for validation, stratified by class; 0: none, "
-                        "and no PREFIX_val.lst (default: %(default)s)")
-    output.add_argument("--test-fraction", type=float, default=0, metavar="F",
-                        help="share of the images for a third list, PREFIX_test.lst; 0: none "
-                        "(default: %(default)s)")
-    output.add_argument("--group-regex", metavar="REGEX",
-                        help="images in whose names it finds the same stay in one list: with "
-                        r"'^(\d+)-' those of one number before the first -")
-    classes = parser.add_argument_group("classes")
-    classes.add_argument("--classes", metavar="FILE",
-                         help="the classes to have, in this order, one a line; others in the data "
-                         "are an error")
-    classes.add_argument("--drop-unlisted", action="store_true",
-                         help="leave out, and count, classes that are not in that file")
-    classes.add_argument("--min-count", type=at_least(0), default=0, metavar="N",
-                         help="leave out classes that fewer than N images carry (default: none)")
+def _output_flags(seed):
+    """The parent parser of all sources."""
+    parser = ArgumentParser(add_help=False, parents=[seed])
+    add = parser.add_argument_group("output").add_argument
+    add("--prefix", required=True,
+        help="writes PREFIX_train.lst, PREFIX_val.lst and PREFIX_labels.txt")
+    add("--label-format", choices=("multi-hot", "indices"), default="multi-hot",
+        help="a row has a 1 or 0 per class, or the numbers of the classes present (default: "
+        "%(default)s)")
+    add("--val-fraction", type=float, default=0.2, metavar="F",
+        help="share of the images for validation, stratified by class; 0: none, and no "
+        "PREFIX_val.lst (default: %(default)s)")
+    add("--test-fraction", type=float, default=0, metavar="F",
+        help="share of the images for a third list, PREFIX_test.lst; 0: none (default: "
+        "%(default)s)")
+    add("--group-regex", metavar="REGEX",
+        help="images in whose names it finds the same stay in one list: with "
+        r"'^(\d+)-' those of one number before the first -")
+    add = parser.add_argument_group("classes").add_argument
+    add("--classes", metavar="FILE",
+        help="the classes to have, in this order, one a line; others in the data are an error")
+    add("--drop-unlisted", action="store_true",
+        help="leave out, and count, classes that are not in that file")
+    add("--min-count", type=at_least(0), default=0, metavar="N",
+        help="leave out classes that fewer than N images carry (default: none)")
     parser.add_argument_group("input").add_argument(
         "--skip-bad", action="store_true", help="leave out what is broken, say so, and go on")
     return parser
 
 
-def _add_sources(command, parents):
-    listed = ArgumentParser(add_help=False)
-    listed.add_argument("file", metavar="FILE")
-    listed.add_argument("--path-root", metavar="DIR",
-                        help="image root: absolute names become relative to it, and each image "
-                        "is looked for in it")
-    listed.add_argument("--suffix", default="", metavar="TEXT",
-                        help="what names get that lack the ending of an image, such as .jpg")
+def _add_sources(command, output):
+    listed = ArgumentParser(add_help=False, parents=[output])
+    add = listed.add_argument
+    add("file", metavar="FILE")
+    add("--path-root", metavar="DIR", help="image root: absolute names become relative to it, and "
+        "each image is looked for in it")
+    add("--suffix", default="", metavar="TEXT",
+        help="what names get that lack the ending of an image, such as .jpg")
     lists = ArgumentParser(add_help=False)
-    lists.add_argument("--absent", choices=("-1",),
-                       help="columns and lists hold 1 and -1, and -1 is absent (default: 0 is "
-                       "absent and -1 unknown)")
-    lists.add_argument("--list-format", choices=("multi-hot", "indices"),
-                       help="what lists of numbers such as [0, 1] are: a 1 or 0 per class, or the "
-                       "numbers of the classes present (default: found out where it can be)")
-    text = ArgumentParser(add_help=False, parents=[lists])
-    text.add_argument("--group-column", metavar="COLUMN",
-                      help="column (JSON lines: key) of the patient, place or day that an image "
-                      "belongs to: images of one group stay in one list")
+    lists.add_argument(
+        "--absent", choices=("-1",), help="columns and lists hold 1 and -1, and -1 is absent "
+        "(default: 0 is absent and -1 unknown)")
+    lists.add_argument(
+        "--list-format", choices=("multi-hot", "indices"), help="what lists of numbers such as "
+        "[0, 1] are: a 1 or 0 per class, or the numbers of the classes present (default: found "
+        "out where it can be)")
+    text = ArgumentParser(add_help=False, parents=[listed, lists])
+    text.add_argument(
+        "--group-column", metavar="COLUMN", help="column (JSON lines: key) of the patient, place "
+        "or day that an image belongs to: images of one group stay in one list")
 
-    flags = command("csv", "from a table with a column of file names",
-                    [*parents, listed, text])
-    form = flags.add_argument_group("form", "Columns are named as in the header, or numbered "
-                                    "from 1.")
-    form.add_argument("--delimiter", type=_one_character, metavar="CHARACTER",
-                      help="between columns (default: a comma, tab for .tsv)")
-    form.add_argument("--no-header", action="store_true",
-                      help="the first row is an image already; columns are called 1, 2, ...")
-    form.add_argument("--name-column", metavar="COLUMN", help="file names (default: the first)")
-    form.add_argument("--labels-column", nargs="+", metavar="COLUMN", default=[],
-                      help="columns with an image's classes, as names or lists such as "
-                      "['cat', 'dog']; empty: no class, -1 or NaN: all classes unknown (default: "
-                      "the other one, when there are two)")
-    form.add_argument("--separator", metavar="TEXT",
-                      help="between those names (default: ;)")
-    form.add_argument("--confidence-column", metavar="COLUMN",
-                      help="how sure the labels of a row are: from 0.5 to 1 they are present, 0: "
-                      "verified absent, between: unknown, and so is what no row of an image names")
-    form.add_argument("--class-columns", nargs="+", metavar="COLUMN", default=[],
-                      help="one column per class: 1 or True present, 0 or False absent, -1, "
-                      "empty, NaN or NA unknown (default: all but the file names, when there are "
-                      "more than two)")
+    form = command("csv", "from a table with a column of file names", text).add_argument_group(
+        "form", "Columns are named as in the header, or numbered from 1.")
+    add = form.add_argument
+    add("--delimiter", type=_one_character, metavar="CHARACTER",
+        help="between columns (default: a comma, tab for .tsv)")
+    add("--no-header", action="store_true",
+        help="the first row is an image already; columns are called 1, 2, ...")
+    add("--name-column", metavar="COLUMN", help="file names (default: the first)")
+    add("--separator", metavar="TEXT", help="between class names in a column (default: ;)")
+    add("--confidence-column", metavar="COLUMN",
+        help="how sure the labels of a row are: from 0.5 to 1 they are present, 0: verified "
+        "absent, between: unknown, and so is what no row of an image names")
+    add = form.add_mutually_exclusive_group().add_argument
+    add("--labels-column", nargs="+", metavar="COLUMN", default=[],
+        help="columns with an image's classes, as names or lists such as ['cat', 'dog']; empty: no "
+        "class, -1 or NaN: all classes unknown (default: the other one, when there are two)")
+    add("--class-columns", nargs="+", metavar="COLUMN", default=[],
+        help="one column per class: 1 or True present, 0 or False absent, -1, empty, NaN or NA "
+        "unknown (default: all but the file names, when there are more than two)")
 
-    command("jsonl", 'from lines of {"image": "a.jpg", "labels": ["cat"]}; "unknown" may list '
-            "more classes", [*parents, listed, text])
-    command("coco", "from a COCO instances or panoptic file, or LVIS", [*parents, listed])
-    flags = command("manifest", "from an augmented manifest of SageMaker or Ground Truth",
-                    [*parents, listed, lists])
-    flags.add_argument("--attribute", metavar="KEY",
-                       help="key of the labels (default: the one that there is beside source-ref)")
+    command("jsonl", 'from lines of {"image": "a.jpg", "labels": ["cat"]}; "unknown" may list more '
+            "classes", text)
+    command("coco", "from a COCO instances or panoptic file, or LVIS", listed)
+    command("manifest", "from an augmented manifest of SageMaker or Ground Truth", listed,
+            lists).add_argument(
+        "--attribute", metavar="KEY",
+        help="key of the labels (default: the one that there is beside source-ref)")
 
-    flags = command("rec", "from a .rec file of MXNet, whose images become files",
-                    [*parents, lists])
-    flags.add_argument("file", metavar="FILE")
-    flags.add_argument("--images", required=True, metavar="DIR", dest="path_root",
-                       help="folder to write the images to, under their IDs; the image root then")
+    add = command("rec", "from a .rec file of MXNet, whose images become files", output,
+                  lists).add_argument
+    add("file", metavar="FILE")
+    add("--images", required=True, metavar="DIR", dest="path_root",
+        help="folder to write the images to, under their IDs; the image root then")
 
-    flags = command("voc", "from a Pascal VOC folder, which is the image root then", parents)
-    flags.add_argument("root", metavar="ROOT")
-    flags.add_argument("--image-set", metavar="SET",
-                       help="only images of ImageSets/Main/SET.txt, such as trainval")
-    flags.add_argument("--labels-from", choices=("xml", "sets"),
-                       help="Annotations/*.xml or ImageSets/Main/CLASS_SET.txt (default: XML "
-                       "where there is some)")
+    add = command("voc", "from a Pascal VOC folder, which is the image root then",
+                  output).add_argument
+    add("root", metavar="ROOT")
+    add("--image-set", metavar="SET",
+        help="only images of ImageSets/Main/SET.txt, such as trainval")
+    add("--labels-from", choices=("xml", "sets"),
+        help="Annotations/*.xml or ImageSets/Main/CLASS_SET.txt (default: XML where there is some)")
 
-    flags = command("folders", "from one folder per class, whose parent is the image root then; "
-                    "an image in several carries all of them", parents)
-    flags.add_argument("root", metavar="ROOT")
-    flags.add_argument("--split-names", metavar="TEXT",
-                       help="a folder's name holds several classes, with this between them: with _ "
-                       "black_jeans stands for black and jeans")
+    add = command("folders", "from one folder per class, whose parent is the image root then; an "
+                  "image in several carries all of them", output).add_argument
+    add("root", metavar="ROOT")
+    add("--split-names", metavar="TEXT",
+        help="a folder's name holds several classes, with this between them: with _ black_jeans "
+        "stands for black and jeans")

@@ -7,7 +7,6 @@ Kinds differ in form alone: colour, size, place and rotation are random, so that
 to look at shapes. A label is 1 when at least 60 % of the shape can be seen: what is drawn
 over it and what lies outside the picture does not count.
 """
-import argparse
 import json
 import sys
 import tempfile
@@ -20,7 +19,7 @@ import cv2
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from common.cli import ArgumentParser, InputError, at_least, run  # noqa: E402
+from common.cli import ArgumentParser, HelpFormatter, InputError, at_least, run  # noqa: E402
 
 # How often each class is asked for.
 CLASSES = {"ring": 0.55, "star": 0.45, "triangle": 0.38, "stripes": 0.31,
@@ -160,7 +159,7 @@ def draw(rng):
 
 
 def draw_set(folder, settings):
-    """Draw all images into folder/images and list them in folder/train.lst and folder/val.lst."""
+    """Draw all images into folder/images and list them beside it; returns the folder."""
     def write(split, row):
         # Seeded by the image, not by the run: other counts give the same images.
         picture, seen = draw(np.random.default_rng([settings["seed"], split == "val", row]))
@@ -177,6 +176,7 @@ def draw_set(folder, settings):
             (folder / f"{split}.lst").write_text("".join(rows))
     (folder / "labels.txt").write_text("".join(f"{kind}\n" for kind in CLASSES))
     (folder / MARK).write_text(json.dumps(settings, indent=2) + "\n")
+    return folder
 
 
 def is_kept(out, settings):
@@ -200,8 +200,7 @@ def is_kept(out, settings):
 
 
 def main(argv=None):
-    parser = ArgumentParser(description=__doc__.splitlines()[0],
-                            formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = ArgumentParser(description=__doc__.splitlines()[0], formatter_class=HelpFormatter)
     parser.add_argument("--out", default="demo/data", help="folder to make")
     parser.add_argument("--num-train", type=at_least(1), default=800, help="training images")
     parser.add_argument("--num-val", type=at_least(1), default=200, help="validation images")
@@ -217,13 +216,7 @@ def main(argv=None):
         out.parent.mkdir(parents=True, exist_ok=True)
         # Drawn beside its place and renamed: `out` is whole or not there at all.
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
-            folder = Path(temporary, "set")
-            draw_set(folder, settings)
-            try:
-                folder.replace(out)
-            except OSError:
-                if not is_kept(out, settings):  # else another run drew the same set meanwhile
-                    raise
+            draw_set(Path(temporary, "set"), settings).replace(out)
     except OSError as error:
         raise InputError(f"cannot be written: {error}", file=args.out) from error
     print(f"{args.out}: drew {args.num_train} training and {args.num_val} validation images "

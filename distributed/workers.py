@@ -44,7 +44,10 @@ def open_worker(kind):
     except BaseException as error:
         if os.environ.get("DMLC_ROLE") != "worker":
             raise
-        os._exit(_report(error))
+        status = _report(error)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def create_kvstore(kind):
@@ -67,20 +70,17 @@ def _report(error):
     def fail(argv):
         raise error
 
-    status = 1
     try:
         run(fail)
     except LostWorker:
         time.sleep(SECONDS_BEFORE_REPORTING_LOSS)
         print(error, file=sys.stderr)
-        status = MAY_PASS
+        return MAY_PASS
     except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else 1
+        return end.code if isinstance(end.code, int) else 1
     except BaseException:
         traceback.print_exc()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    return status
+    return 1
 
 
 class Workers:
@@ -156,6 +156,15 @@ class Workers:
             name: np.mean([part[name] for part in parts], axis=0, dtype=np.float64).astype(
                 parts[0][name].dtype) for name in params})
         return {name: mx.nd.array(value, dtype=value.dtype) for name, value in means.items()}
+
+    def merge_params(self, module):
+        """Give all workers' Modules the same parameters, and the mean of their statistics."""
+        if not self.synchronous:
+            # Once all are here, nobody changes the servers' parameters any more.
+            self.sum([])
+            module.pull_params()
+        arg_params, aux_params = module.get_params()
+        module.set_params(arg_params, self.mean(aux_params))
 
     def read_list(self, path, folder, num_classes=None, label_format="multi-hot"):
         """The SampleList of this worker, whose totals are over all workers.

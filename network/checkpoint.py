@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from pathlib import Path
 from typing import Any, Dict, Sequence, Tuple
 
@@ -213,8 +212,3 @@ def save_symbol(prefix: str, sym: mx.sym.Symbol) -> None:
     """Write PREFIX-symbol.json atomically."""
     with atomic_file(f"{prefix}-symbol.json") as name:
         Path(name).write_text(sym.tojson())
-
-
-def is_checkpoint_file(name: str, prefix: str) -> bool:
-    """Whether a file name is that of a checkpoint `prefix` (a name without a folder)."""
-    return re.fullmatch(re.escape(prefix) + r"-(symbol\.json|\d{4,}\.params)", name) is not None

@@ -107,10 +107,9 @@ class BatchSampler:
 
 
 class SampledIter(mx.io.DataIter):
-    """A DataIter over the epochs of the BatchSampler `_sampler`; `_begun` once a batch was read.
+    """A DataIter over the epochs of the BatchSampler `_sampler`.
 
-    The attribute `epoch` is the number of this epoch, from 0. A subclass adds
-    `seek(epoch, batch)`, which sets `epoch` and `_begun`.
+    A subclass's `seek(epoch, batch)` sets `epoch`, from 0, and `_begun`: whether a batch was read.
     """
 
     @property

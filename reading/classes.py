@@ -32,10 +32,7 @@ def class_problem(name: str) -> str | None:
 
 
 def names_beside(path: str | os.PathLike[str], num_classes: int) -> list[str] | None:
-    """The class names in the labels file beside a list, None where there is none that fits.
-
-    It is PREFIX_labels.txt for PREFIX_train.lst and PREFIX_val.lst, labels.txt for train.lst.
-    """
+    """The class names beside a list: PREFIX_labels.txt for PREFIX_train.lst, or None."""
     prefix = re.sub(r"(train|val|)\.lst$", "", os.fspath(path))
     file = f"{prefix}labels.txt"
     if not os.path.isfile(file):
@@ -47,9 +44,8 @@ def names_beside(path: str | os.PathLike[str], num_classes: int) -> list[str] | 
 def read_class_names(path: str | os.PathLike[str], num_classes: int | None = None) -> list[str]:
     """The list of class names in a UTF-8 text file.
 
-    Spaces around names and blank lines at the end are ignored. An InputError with file and line
-    is raised when the file cannot be read, a name is missing or repeated, or there are not
-    `num_classes` of them.
+    Spaces around names and blank lines at the end are ignored. An InputError is raised when a name
+    is missing or repeated, or there are not `num_classes` of them.
     """
     try:
         with open_regular_file(path, "r", encoding="utf-8-sig") as file:
@@ -72,16 +68,12 @@ def read_class_names(path: str | os.PathLike[str], num_classes: int | None = Non
 
 
 class ListCounts(NamedTuple):
-    """The labels of one list, counted; over all workers where each has a list of its own.
-
-    `positives` and `negatives`, int64 (classes,), are the rows with each class present and absent;
-    in the others it is unknown.
-    """
+    """The labels of one list, counted; over all workers where each has a list of its own."""
 
     title: str
     num_rows: int
-    positives: np.ndarray
-    negatives: np.ndarray
+    positives: np.ndarray  # int64 (classes,): rows with each class present
+    negatives: np.ndarray  # absent; in the others it is unknown
 
 
 def require_present(counts):
@@ -94,8 +86,9 @@ def require_present(counts):
 def label_warnings(counts, class_names):
     """Lines that name the classes without a present label, and those without an absent one."""
     without = [name for name, count in zip(class_names, counts.positives) if not count]
-    lines = [f"{counts.title}: without a present label: {_named(without)}"] if without else []
-    return lines + [line for line in [absent_warning(counts, class_names)] if line]
+    lines = [f"{counts.title}: without a present label: {_named(without)}" if without else None,
+             absent_warning(counts, class_names)]
+    return list(filter(None, lines))
 
 
 def absent_warning(counts, class_names, flag="--label-format signed"):

@@ -22,8 +22,7 @@ def save(path: str, images: np.ndarray, captions: Sequence[str]) -> None:
     The path may have any ending. OpenCV's font has ASCII only; "?" stands for other characters.
     """
     count, _, height, width = images.shape
-    letters = max(8, int(width / LETTER))
-    texts = [textwrap.wrap(caption, letters) or [""] for caption in captions]
+    texts = [textwrap.wrap(caption, max(8, int(width / LETTER))) or [""] for caption in captions]
     columns = min(COLUMNS, count)
     lines = max(len(text) for text in texts)
     step_x, step_y = width + MARGIN, height + LINE * lines + 2 * MARGIN

@@ -92,7 +92,7 @@ def read_header(data: bytes) -> Header:
         header = _jpeg_header(data) if data.startswith(b"\xff\xd8") else _open_by_pillow(data)
     except (struct.error, IndexError, OverflowError):
         raise BadImage("is cut short: it ends within its header") from None
-    if header.width < 1 or header.height < 1:
+    if min(header.width, header.height) < 1:
         raise BadImage(f"its header says {header.width}x{header.height} pixels")
     return header
 
@@ -107,10 +107,10 @@ def decode(data: bytes, header: Header, reduction: int, background: Sequence[int
     if header.picture is not None:
         with _pillow_errors(header.format):
             image = _decode_by_pillow(header.picture, background)
-            orientation = 1  # Pillow turns a TIFF itself; other EXIF may follow the pixels
-            if header.format in ("PNG", "WebP"):
-                orientation = _exif_orientation(header.picture.info.get("exif", b""))
-        return TURNS[orientation](image)
+        # Pillow turns a TIFF itself; other EXIF may follow the pixels.
+        has_exif = header.format in ("PNG", "WebP")
+        exif = header.picture.info.get("exif", b"") if has_exif else b""
+        return TURNS[_exif_orientation(exif)](image)
     # OpenCV does not find the orientation in every place.
     flags = REDUCED[reduction] | cv2.IMREAD_IGNORE_ORIENTATION
     try:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from typing import Iterable, Iterator, Protocol, Sequence
+from typing import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -16,30 +16,11 @@ FOREIGN = frozenset(["__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Inform
                      "lost+found"])
 
 
-class LabelledImages(Protocol):
-    """What LstIter needs of a list of images, be it an LstFile or an ImageList."""
-
-    path: str  # for messages
-    num_classes: int
-
-    def __len__(self) -> int:
-        """Number of images."""
-
-    def name(self, row: int) -> str:
-        """Path of an image, relative to the folder of the images."""
-
-    def line(self, row: int) -> int:
-        """Number of an image in messages, from 1."""
-
-    def labels(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Labels of some images: float32, (len(rows), num_classes)."""
-
-
 class ImageList:
-    """Image files with any ending, and those in folders and their subfolders.
+    """Image files, without labels, with the methods that LstIter needs of an LstFile.
 
-    Of a folder those are taken that `walk_images` finds. An InputError is raised when a folder
-    cannot be read or holds no images.
+    Files may have any ending; of a folder those are taken that `walk_images` finds. An InputError
+    is raised when a folder cannot be read or holds no images.
     """
 
     path = "the images given"
@@ -58,11 +39,10 @@ class ImageList:
         return len(self._names)
 
     def name(self, row: int) -> str:
-        """Path of an image."""
         return self._names[row]
 
     def line(self, row: int) -> int:
-        """Number of an image, from 1."""
+        """Number of an image in messages, from 1."""
         return row + 1
 
     def labels(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -71,11 +51,10 @@ class ImageList:
 
 
 class SampleList:
-    """Samples of a run, and their totals.
+    """Samples of a run: `lst` (LstFile), whose images are in `folder`, and their totals.
 
-    An iterator reads `lst` (LstFile), whose images are in `folder`; of several workers each reads
-    its `shard`, (number, count). `num_rows`, `num_classes`, `checksum`, `positives` and `negatives`
-    are as those of an LstFile, but over all workers' lists.
+    Of several workers each reads its `shard`, (number, count). The totals are as those of an
+    LstFile, but over all workers' lists.
     """
 
     def __init__(self, lst, folder, shard=(0, 1)):
@@ -85,10 +64,10 @@ class SampleList:
 
 
 def walk_images(folder: str, others: Counter | None = None) -> Iterator[str]:
-    """Yield the paths of the images in a folder and below, those of each folder sorted.
+    """Yield the paths of the files in a folder and below that have an ending in IMAGE_ENDINGS.
 
-    They are the files with an ending in IMAGE_ENDINGS. Other files are counted by their ending in
-    `others`; what `is_passed_over` is not. An InputError names a folder that cannot be read.
+    Those of each folder are sorted. Other files are counted by their ending in `others`; what
+    `is_passed_over` is not. An InputError names a folder that cannot be read.
     """
     def refuse(error):
         raise InputError(error.strerror.lower(), file=printable(error.filename))

@@ -1,10 +1,5 @@
 """Reading one image file into the pixels that the network gets.
 
-    out = np.empty((3, 224, 224), np.uint8)
-    read_image("photo.jpg", out)                                  # centre crop
-    read_image("photo.jpg", out, ReadOptions(random_crop=True, random_mirror=True),
-               sample_rng(seed=0, epoch=3, row=17))               # the same for the same numbers
-
 The size is read from the header, JPEGs are decoded at 1/2, 1/4 or 1/8 of it where that still covers
 the result, and images are cropped before they are resized.
 """
@@ -34,8 +29,7 @@ class ImageError(InputError):
 
     def __init__(self, path, reason):
         super().__init__(f"{printable(path)}: {reason}")
-        self.path = path
-        self.reason = reason
+        self.path, self.reason = path, reason
 
 
 def read_image(path: str | os.PathLike[str], out: np.ndarray, options: ReadOptions | None = None,
@@ -86,10 +80,7 @@ def sample_area(full: tuple[int, int], size: tuple[int, int],
 
 
 def read_file(path: str | os.PathLike[str], max_pixels: int) -> bytes:
-    """The bytes of a regular file that is not too long for an image; OSError or BadImage.
-
-    Where there is no such file, of the one that `existing_path` finds.
-    """
+    """The bytes of the file that `existing_path` finds; OSError, or BadImage if it is too long."""
     try:
         file = open_regular_file(path, buffering=0)
     except FileNotFoundError:
@@ -143,7 +134,7 @@ def _crop_and_resize(data, size, options, draws):
 def _layout(full, size, options, draws):
     """The part of the full image that is shown (x, y, width, height), and its size in the sample.
 
-    Sizes are (width, height). The part's size in the sample is `size` unless it is padded.
+    Sizes are (width, height).
     """
     (full_width, full_height), (width, height) = full, size
     if options.fit == "squash":
@@ -178,7 +169,6 @@ def _span(start, length, grid, limit):
 
 
 def _resize_between_pixels(image, box, size):
-    """Resize a part of the image whose edges lie between pixels."""
     columns, fractions_x = _positions(box[0], box[2], size[0])
     rows, fractions_y = _positions(box[1], box[3], size[1])
     # Positions in OpenCV's own fixed point, because what it makes of others (and of warpAffine's)

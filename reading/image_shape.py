@@ -8,14 +8,15 @@ import os
 import numpy as np
 
 from reading.image_file import BadImage, read_header
-from reading.image_list import LabelledImages
+from reading.image_list import ImageList
 from reading.image_reader import read_file
+from reading.lst_file import LstFile
 
 SAMPLE = 200  # images whose headers are read
 MULTIPLE = 32  # pixels that one position of the usual networks' last features stands for
 
 
-def median_size(images: LabelledImages, folder: str,
+def median_size(images: LstFile | ImageList, folder: str,
                 max_pixels: int) -> tuple[float, float] | None:
     """Median width and height, upright, of a sample of the images; None where none is readable."""
     sizes = []

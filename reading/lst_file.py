@@ -14,12 +14,12 @@ up to 350 MB with soft labels.
 """
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import math
 import os
 import re
-import warnings
 from array import array
 from functools import cached_property
 from typing import Sequence
@@ -188,10 +188,7 @@ read_lst = LstFile  # for callers: read_lst(path)
 
 
 class WrongLabel(Exception):
-    """What is wrong with the labels of a row; `position` is its place among the rows added.
-
-    `{flag}` in it stands for what says how many classes there are.
-    """
+    """What is wrong with the labels of a row; `position` is its place among the rows added."""
 
     def __init__(self, position, reason):
         super().__init__(reason)
@@ -239,19 +236,16 @@ class MultiHotLabels:
         self.num_rows += len(rows)
 
     def parse_any(self, rows):
-        """The labels of rows in any spelling, float32."""
-        values = None
-        if all(row.count(b"\t") == self.num_classes for row in rows):
-            values = _parse_together(b"".join(rows))
-        if values is None:
-            return np.stack([self.parse(place, row) for place, row in enumerate(rows)])
-        values = values.reshape(-1, self.num_classes)
-        for place in np.flatnonzero(~_allowed(values).all(axis=1)):
-            self.parse(int(place), rows[place])  # raises
-        return values.astype(np.float32)
+        """The labels of rows in any spelling, float32, (rows, num_classes)."""
+        text = b"".join(rows)
+        if b"_" not in text and all(row.count(b"\t") == self.num_classes for row in rows):
+            with contextlib.suppress(ValueError):
+                values = np.array(list(map(float, text.split(b"\t")[:-1])))
+                if _allowed(values).all():
+                    return values.astype(np.float32).reshape(-1, self.num_classes)
+        return np.stack([self.parse(place, row) for place, row in enumerate(rows)])
 
     def parse(self, place, row):
-        """The labels of one row in any spelling, float32."""
         fields = row.split(b"\t")[:-1]
         if len(fields) != self.num_classes:
             for field in fields:
@@ -273,7 +267,7 @@ class MultiHotLabels:
         return np.array(values, np.float32)
 
     def dense(self, rows: np.ndarray) -> np.ndarray:
-        """Labels of some rows (int64 numbers): float32, (len(rows), num_classes)."""
+        """Labels of some rows, int64 numbers: float32, (len(rows), num_classes)."""
         labels = np.empty((len(rows), self.num_classes), np.float32)
         blocks = np.searchsorted(np.frombuffer(self.starts, np.int64), rows, "right") - 1
         for number in np.unique(blocks):
@@ -404,23 +398,6 @@ def _blocks(path, digest):
 def _allowed(values):
     """Whether each value is one that a label may have."""
     return (values >= 0) & (values <= 1) | (values == -1)
-
-
-def _parse_together(text):
-    """The numbers of a text of fields with a tab after each, by numpy's parser: float64.
-
-    None where a field may be something else.
-    """
-    # numpy takes any white space for a tab, and an empty field for none.
-    if text.translate(None, b"0123456789.-+eE\t") or b"\t\t" in text or text[:1] == b"\t":
-        return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # numpy warns where it stops before the end
-        try:
-            values = np.fromstring(text, np.float64, sep="\t")
-        except (ValueError, DeprecationWarning):
-            return None
-    return values if len(values) == text.count(b"\t") else None
 
 
 def _float_or_none(field):

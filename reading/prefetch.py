@@ -58,9 +58,8 @@ def shared_array(shape: tuple[int, ...]) -> tuple[mx.nd.NDArray, np.ndarray]:
 class Prefetcher:
     """Fills a sequence of batches, `ahead` of them in advance of the one that is taken.
 
-    `fill(batch, slot)` writes one sample; what it raises is kept in `batch.errors[slot]`. The
-    iterator `batches` is advanced in the consumer's thread. Threads refer to this object and
-    never to the LstIter, so that its garbage collection ends them.
+    `fill(batch, slot)` writes one sample; what it raises is kept in `batch.errors[slot]`. Threads
+    refer to this object and never to the LstIter, so that its garbage collection ends them.
     """
 
     def __init__(self, batches: Iterator[Batch], fill: Callable[[Batch, int], None],

@@ -159,10 +159,9 @@ def add_data_args(parser: argparse.ArgumentParser) -> None:
 
 
 def read_options_from_args(args: argparse.Namespace, train: bool = True) -> ReadOptions:
-    """The ReadOptions that the flags of `add_data_args` ask for.
+    """The ReadOptions, or an InputError, for the flags of `add_data_args`.
 
-    Without `train`, nothing is random, as in validation. An InputError is raised when a value is
-    out of its range or two contradict each other.
+    Without `train`, nothing is random, as in validation.
     """
     names = ["resize", "full_decode", "max_pixels"]
     if train:

@@ -115,6 +115,11 @@ def test_a_bad_line_of_a_manifest_is_named_and_can_be_left_out(bad):
     assert make("manifest", file, "--skip-bad") == {"1.jpg": [1]}
 
 
+@pytest.mark.parametrize("items", [[], [[]]])
+def test_a_manifest_without_any_good_line_is_told(items):
+    assert "no images were found" in refused("manifest", manifest(*items), "--skip-bad").what
+
+
 @pytest.mark.parametrize("root, names", [
     (None, ["a/1.jpg", "2.jpg"]), ("photos", ["a/1.jpg", "2.jpg"]),
     ("project", ["photos/a/1.jpg", "photos/2.jpg"]), (".", ["project/photos/a/1.jpg",

@@ -3,8 +3,8 @@ import json
 import pytest
 
 from common.cli import InputError
-from datasets import coco_file
-from datasets.coco_file import read_coco
+from datasets import json_sources
+from datasets.json_sources import read_coco
 from datasets.label_table import BadInput, build_table
 
 CLASSES = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}, {"id": 3, "name": "bird"}]
@@ -113,7 +113,7 @@ def test_segments_of_panoptic_files_are_objects(read):
 def test_a_file_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch, text):
     path = tmp_path / "t.json"
     path.write_text(text)
-    monkeypatch.setattr(coco_file, "available_memory", lambda: 19_000)
+    monkeypatch.setattr(json_sources, "available_memory", lambda: 19_000)
     with pytest.raises(InputError) as caught:
         read_coco(path, BadInput(skip=True))
     assert "memory" in caught.value.what and caught.value.file == path

@@ -13,7 +13,7 @@ from common.cli import InputError
 from common.files import existing_path
 from convert.onnx import importer
 from convert.torch_file import read_tensors
-from datasets.coco_file import read_coco
+from datasets.json_sources import read_coco
 from datasets.label_table import BadInput
 from datasets.text_sources import read_lines
 from evaluation.evaluation import read_measures

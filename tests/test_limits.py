@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from common.cli import InputError
-from common.memory import available_memory
+from common.machine import available_memory
 from common.mx_compat import mx
-from training.limits import check_disk, check_memory, choose_batch_size
+from training.compute import check_disk, check_memory
+from training.settings import choose_batch_size
 
 GB = 1 << 30
 

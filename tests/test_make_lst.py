@@ -343,7 +343,7 @@ def test_a_disk_that_gets_full_leaves_the_earlier_files(here, monkeypatch):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return path, content()
 
-    monkeypatch.setattr(make_lst, "lines_file", full)
+    monkeypatch.setattr(make_lst.label_table, "lines_file", full)
     assert "No space left" in refusal("csv", "labels.csv", "--prefix", "out", "--seed", 3)
     assert {path.name: path.read_bytes() for path in here.iterdir()} == before
 
@@ -505,6 +505,7 @@ def test_coco_in_utf_16_is_told(here, encoding):
     assert "is UTF-16 text" in refusal("coco", "t.json", "--prefix", "out")
 
 
+@pytest.mark.slow
 def test_four_times_as_many_boxes_take_about_four_times_as_long(here):
     rng, seconds = np.random.RandomState(0), []
     for images in (2_500, 10_000):

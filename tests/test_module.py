@@ -9,7 +9,7 @@ from common.mx_compat import mx
 from multilabel_metric import Accuracy, Loss, MeanAveragePrecision
 from network.fine_tune import get_fine_tune_model, load_pretrained
 from training.module import FineTuningModule, Uninterrupted
-from training.stop_requests import Stopped
+from training.run import Stopped
 
 SGD = "sgd", {"learning_rate": 0.05, "momentum": 0.9, "wd": 1e-3}
 ADAM = "adam", {"learning_rate": 0.01}

@@ -11,7 +11,7 @@ import multilabel_metric
 from common.mx_compat import mx
 from multilabel_metric import Accuracy, Loss, MeanAveragePrecision, average_precision
 from training.compute import Alone
-from training.metrics import make_metrics
+from training.data import make_metrics
 
 
 def updated(metric, label, prob, batch=7):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+from common.machine import cgroup_quota, physical_cores, processors
 from common.mx_compat import is_mxnet_error, mx
-from common.processors import cgroup_quota, physical_cores, processors
 
 # Ends the process where MXNet is about to be loaded.
 PROBE = """

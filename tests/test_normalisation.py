@@ -15,7 +15,7 @@ from network.own_normalisation import find_own_normalisation, variance_ratio
 from reading.image_list import SampleList
 from reading.lst_file import read_lst
 from reading.read_options import ReadOptions
-from training.normalisation import check_normalisation
+from training.data import check_normalisation
 
 RAW, UNIT, SIGNED, IMAGENET = ((0,) * 3, (1,) * 3), ((0,) * 3, (255,) * 3), ((127.5,) * 3,) * 2, (
     checkpoint.IMAGENET_MEAN, checkpoint.IMAGENET_STD)

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from common.mx_compat import mx
-from training.optimizer import optimizer_params
+from training.module import optimizer_params
 from training.train_flags import parse_args
 
 NEEDED = ["--model", "m", "--data-train", "t.lst", "--image-train", ".", "--mom", "0.9"]

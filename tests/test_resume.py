@@ -18,8 +18,7 @@ from conftest import ROOT, script, train_all, training_flags
 from common.cli import InputError
 from common.mx_compat import mx
 from network import checkpoint
-from training.run_files import RunFiles, locked, move_aside
-from training.snapshot import RunRecord
+from training.run_files import RunFiles, RunRecord, locked, move_aside
 from training.train_flags import parse_args
 
 EPOCHS = 3
@@ -167,13 +166,15 @@ def test_frozen_stages_stay_the_snapshots_whatever_model_is_named(
 
 
 def kill_and_resume(flags, result, times):
-    """Start a run again and again and kill it at a random moment of its training."""
+    """Start a run again and again and kill it at a random moment after its first snapshot."""
     chance, log = random.Random(0), result / "train.log"
     kills = 0
     for _ in range(times):
         logged = log.stat().st_size if log.exists() else 0
         process = start(flags(result, resume=True))
-        while process.poll() is None and not (log.exists() and log.stat().st_size > logged):
+        while process.poll() is None and not (
+                log.exists() and log.stat().st_size > logged
+                and (result / "tiny-resume.npz").exists()):
             time.sleep(0.005)
         try:
             process.wait(chance.uniform(0, 0.5))
@@ -326,7 +327,7 @@ def test_a_restart_refuses_another_runs_snapshot(flags, copied):
 
 
 def test_a_second_signal_of_the_other_kind_ends_the_process_at_once():
-    code = ("import signal; from training.stop_requests import StopRequests; "
+    code = ("import signal; from training.run import StopRequests; "
             "from training.compute import Alone; requests = StopRequests(Alone()); "
             "signal.raise_signal(signal.SIGTERM); signal.raise_signal(signal.SIGINT)")
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == -signal.SIGINT
@@ -334,7 +335,7 @@ def test_a_second_signal_of_the_other_kind_ends_the_process_at_once():
 
 def test_nohup_keeps_sighup_from_the_run():
     code = ("import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); "
-            "from training.stop_requests import StopRequests; "
+            "from training.run import StopRequests; "
             "from training.compute import Alone; requests = StopRequests(Alone()); "
             "signal.raise_signal(signal.SIGHUP); assert requests.received is None")
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
@@ -406,7 +407,7 @@ def test_a_run_that_starts_anew_moves_the_earlier_one_aside(flags, copied):
 
 
 def test_no_room_for_mapped_features_is_told(tmp_path):
-    code = ("import resource; from training.stored_features import allocate; "
+    code = ("import resource; from training.frozen_stages import allocate; "
             "from common.cli import run; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); "
             f"run(lambda argv: allocate(1000, (1000,), {str(tmp_path)!r}, 1) and None)")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True,

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.cli import InputError
-from datasets.stratify import join_groups, split
+from datasets.divide import join_groups, split
 from reading.lst_file import read_lst
 
 
@@ -116,6 +116,7 @@ def test_groupings_are_joined_along_chains():
     assert same[4].tolist() == [False, False, False, False, True, False]
 
 
+@pytest.mark.slow
 def test_four_times_as_many_rows_take_about_four_times_as_long():
     labels = (np.random.RandomState(0).rand(100_000, 80) < 0.04).astype(np.int8)
     seconds = []

@@ -193,6 +193,7 @@ def test_images_without_labels_are_listed_to_be_filled_in(coloured, small_networ
     (["--data", "unknown.lst"], "unknown.lst: has no known label"),
     (["--data", "data_train.lst"], "data_train.lst: has no image without a known label"),
     (["--data", "data_train.lst", "--candidates", "."], "^.: has no image without a known label"),
+    (["--data", "data_train.lst", "--candidates", "/usr"], "/usr: is not in --image"),
     (["--data", "data_train.lst", "--candidates", "none"], "none: no such file")])
 def test_images_to_label_next_need_labels_and_images(coloured, small_network, flags, says):
     (coloured / "unknown.lst").write_text("0\t-1\t-1\t0.png\n")

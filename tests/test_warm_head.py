@@ -15,8 +15,8 @@ from network.fine_tune import split_head
 from network.forward_pass import ForwardPass
 from train_multilabel import get_fine_tune_model
 from training.compute import Alone, Compute
+from training.frozen_stages import FeatureIter, extract
 from training.settings import Network
-from training.stored_features import FeatureIter, extract
 from training.warm_head import train_head
 
 

@@ -25,18 +25,14 @@ from common.cli import InputError, log_to_stderr, require, run  # noqa: E402
 from common.files import make_parent_folder  # noqa: E402
 from common.label_errors import suspects  # noqa: E402
 from common.text import MAX_LINE, printable  # noqa: E402
-from datasets.check_lst import KINDS, check, clean_rows, summarise  # noqa: E402
-from datasets.coco_file import read_coco  # noqa: E402
-from datasets.csv_file import read_csv  # noqa: E402
-from datasets.folder_sources import read_folders, read_voc  # noqa: E402
-from datasets.groups import split_table  # noqa: E402
-from datasets.label_table import BadInput, build_table, format_table, part  # noqa: E402
-from datasets.lst_writer import csv_file, lines_file, lst_file, write_together  # noqa: E402
+from datasets import divide, label_table  # noqa: E402
+from datasets.check_lst import check, clean_rows, summarise  # noqa: E402
+from datasets.image_sources import read_folders, read_rec, read_voc  # noqa: E402
+from datasets.json_sources import read_coco, read_jsonl, read_manifest  # noqa: E402
 from datasets.make_lst_flags import SHOWN_PER_KIND, SUSPECTS_SHOWN, build_parser  # noqa: E402
-from datasets.shard_lst import deal, place_images, write_parts  # noqa: E402
-from datasets.text_sources import read_jsonl, read_manifest  # noqa: E402
+from datasets.text_sources import read_csv  # noqa: E402
 from reading import contact_sheet  # noqa: E402
-from reading.classes import ListCounts, absent_warning, names_beside, read_class_names  # noqa: E402  # noqa: E402
+from reading.classes import ListCounts, absent_warning, names_beside, read_class_names  # noqa: E402
 from reading.image_file import IMAGE_ENDINGS  # noqa: E402
 from reading.image_list import ImageList, walk_images  # noqa: E402
 from reading.image_reader import ReadOptions, read_image  # noqa: E402
@@ -48,32 +44,32 @@ REASONS_SHOWN = 3  # classes beside an image to label next
 
 def make(args):
     """The subcommands that turn a source into .lst files."""
-    bad_input = BadInput(args.skip_bad)
+    bad_input = label_table.BadInput(args.skip_bad)
     listed = read_class_names(args.classes) if args.classes else None
     if args.drop_unlisted and not listed:
         raise InputError("{flag} goes with --classes FILE", flag="--drop-unlisted")
     _check_fractions(args)
     # voc and folders found the images themselves, and folders has merged equal ones.
     path_root = getattr(args, "path_root", "")
-    table = build_table(SOURCES[args.command](args, bad_input), bad_input, listed,
-                        args.drop_unlisted, args.min_count, path_root,
-                        getattr(args, "suffix", ""))
+    table = label_table.build_table(
+        SOURCES[args.command](args, bad_input), bad_input, listed, args.drop_unlisted,
+        args.min_count, path_root, getattr(args, "suffix", ""))
     labels = table.labels
-    if args.label_format == "indices" and (labels < 0).any():
-        raise InputError(f"{{flag}} indices cannot say unknown, and {np.count_nonzero(labels < 0)} "
-                         "labels are: use multi-hot", flag="--label-format")
     image_root = getattr(args, "root", path_root)
-    lists, notes = split_table(table, {"val": args.val_fraction, "test": args.test_fraction},
-                               args.seed, image_root, args.group_regex)
+    lists, notes = divide.split_table(
+        table, {"val": args.val_fraction, "test": args.test_fraction}, args.seed, image_root,
+        args.group_regex)
     files = {title: f"{args.prefix}_{title}.lst" for title in lists}
     names_file = f"{args.prefix}_labels.txt"
     make_parent_folder(args.prefix)
-    write_together([
-        *(lst_file(files[title], rows, labels[rows], [table.names[row] for row in rows],
-                   args.label_format) for title, rows in lists.items()),
-        lines_file(names_file, table.classes)])
+    label_table.write_together([
+        *(label_table.lst_file(files[title], rows, labels[rows],
+                               [table.names[row] for row in rows], args.label_format)
+          for title, rows in lists.items()),
+        label_table.lines_file(names_file, table.classes)])
 
-    print(format_table(table.classes, [part(title, labels[rows]) for title, rows in lists.items()]))
+    parts = [label_table.part(title, labels[rows]) for title, rows in lists.items()]
+    print(label_table.format_table(table.classes, parts))
     if table.left_out:
         notes.append(f"left out: {len(table.left_out)} classes, {sum(table.left_out.values())} "
                      "labels: " + ", ".join(f"{printable(name)} {count}"
@@ -85,9 +81,8 @@ def make(args):
                      "--path-root DIR checks it")
         if not any(name.lower().endswith(IMAGE_ENDINGS) for name in table.names):
             notes.append("no name ends as those of images do: --suffix .jpg adds an ending")
-    train = part(files["train"], labels[lists["train"]])
     flag = "--absent -1" if getattr(args, "absent", "-1") is None else None
-    notes.append(absent_warning(train, table.classes, flag))
+    notes.append(absent_warning(parts[0]._replace(title=files["train"]), table.classes, flag))
     for note in filter(None, notes):
         print(f"\n{note}")
     print(f"\nwritten: {', '.join([*files.values(), names_file])}\nnext: "
@@ -109,13 +104,12 @@ def _check_fractions(args):
 def _next_command(files, names_file, image_root, label_format):
     """The command that trains on new lists; run_train.sh works in the project's folder."""
     def path(name):
-        return shlex.quote(name if Path.cwd() == ROOT else os.path.abspath(name))
+        return shlex.quote(os.path.abspath(name))
 
     images = "DIR_OF_IMAGES" if image_root is None else path(image_root)
     val = path(files["val"]) if "val" in files else ""
-    script = path("run_train.sh") if Path.cwd() == ROOT else shlex.quote(str(ROOT / "run_train.sh"))
     return (f"DATA_TRAIN={path(files['train'])} IMAGE_TRAIN={images} DATA_VAL={val} "
-            f"IMAGE_VAL={images} LABELS={path(names_file)} sh {script}"
+            f"IMAGE_VAL={images} LABELS={path(names_file)} sh {path(ROOT / 'run_train.sh')}"
             + " --label-format indices" * (label_format == "indices"))
 
 
@@ -132,41 +126,39 @@ def run_check(args):
     for root in roots:
         if not os.path.isdir(root):
             raise InputError("no such folder ({flag})", file=root, flag="--path-root")
-    class_names = read_class_names(args.labels) if args.labels else None
-    lists = _read_lists(args.lst, class_names, args.label_format)
-    names = class_names or _names_beside(lists[0])
+    lists, names = _read_lists(args.lst, args)
     findings = check(lists, roots, names, args.data_nthreads, args.max_pixels)
 
-    for kind in KINDS:
-        texts = [problem.text for problem in findings.problems if problem.kind == kind]
+    for kind, texts in findings.problems.items():
         shown = texts if args.all else texts[:SHOWN_PER_KIND]
         for text in shown:
             print(printable(f"{text} [{kind}]", MAX_LINE))
         if len(shown) < len(texts):
             print(f"... and {len(texts) - len(shown)} more [{kind}] (--all shows them)")
-    print("\n" * bool(findings.problems) + summarise(findings), end="\n\n")
+    has_problems = any(findings.problems.values())
+    print("\n" * has_problems + summarise(findings), end="\n\n")
     counts = [ListCounts(os.path.basename(lst.path), len(lst), lst.positives, lst.negatives)
               for lst in lists]
-    print(format_table(names, counts))
+    print(label_table.format_table(names, counts))
     for warning in filter(None, (absent_warning(count, names) for count in counts)):
         print(f"\n{warning}")
     if args.fix:
         # All of them before the first is written, so that an error leaves none behind.
         clean = [clean_rows(lists, findings, number) for number in range(len(lists))]
-        write_together([lst_file(path, *content, lst.label_format)
-                        for path, content, lst in zip(args.fix, clean, lists)])
+        label_table.write_together([label_table.lst_file(path, *content, lst.label_format)
+                                    for path, content, lst in zip(args.fix, clean, lists)])
         for path, (ids, _, _), lst in zip(args.fix, clean, lists):
             print(f"{path}: {len(ids)} of {len(lst)} rows")
-    elif findings.problems:
+    elif has_problems:
         print(f"\n--fix writes lists without them: a file for each of the {len(lists)}")
-    return 1 if findings.problems else 0
+    return int(has_problems)
 
 
 def run_suspects(args):
     """The subcommand `suspects`."""
     from datasets.out_of_fold import extract_features, out_of_fold  # imports MXNet, which is slow
 
-    lst, names = _read_named_list(args)
+    (lst,), names = _read_lists([args.data], args)
     if len(lst) < args.folds:
         raise InputError(f"{len(lst)} images, fewer than {{flag}} {args.folds}", file=args.data,
                          flag="--folds")
@@ -176,16 +168,23 @@ def run_suspects(args):
     samples, classes = suspects(labels, prob)
     places = list(zip(samples.tolist(), classes.tolist()))
     listed = places[:args.num]
-    write_together([csv_file(args.out, ["row", "name", "class", "label", "probability"], [
-        [lst.line(s), lst.name(s), names[c], f"{labels[s, c]:g}", f"{prob[s, c]:.4f}"]
-        for s, c in listed])])
+    cells = [[lst.line(s), lst.name(s), names[c], f"{labels[s, c]:g}", f"{prob[s, c]:.4f}"]
+             for s, c in listed]
+    label_table.write_together([label_table.csv_file(
+        args.out, ["row", "name", "class", "label", "probability"], cells)])
     print(f"{args.out}: {len(places)} of {np.count_nonzero(labels >= 0)} labels are likely wrong; "
           + (f"the {len(listed)} most contradicted" if listed != places else
              "most contradicted first"))
     if args.show and listed:
-        _show_suspects(args, [
-            (lst.name(s), f"row {lst.line(s)}: {names[c]} {labels[s, c]:g}, probability "
-                          f"{prob[s, c]:.2f}") for s, c in listed[:SUSPECTS_SHOWN]])
+        shown = listed[:SUSPECTS_SHOWN]
+        pixels = np.empty((len(shown), 3, SUSPECT_SIDE, SUSPECT_SIDE), np.uint8)
+        for (s, _), image in zip(shown, pixels):
+            read_image(os.path.join(args.image, lst.name(s)), image, ReadOptions(fit="pad"))
+        make_parent_folder(args.show)
+        contact_sheet.save(args.show, pixels, [
+            f"row {lst.line(s)}: {names[c]} {labels[s, c]:g}, probability {prob[s, c]:.2f}"
+            for s, c in shown])
+        print(f"{args.show}: the first {len(shown)}")
     bad = np.count_nonzero((labels < 0).all(axis=1))
     if bad:
         print(f"images without a known label, or that cannot be read: {bad}")
@@ -207,25 +206,33 @@ def run_next(args):
     from datasets.next_images import choose_next  # imports MXNet, which is slow
     from datasets.out_of_fold import extract_features
 
-    lst, class_names = _read_named_list(args)
+    (lst,), class_names = _read_lists([args.data], args)
     root = os.path.abspath(args.image)
     labels = lst.labels(range(len(lst)))
     paths, known = [os.path.join(root, lst.name(row)) for row in range(len(lst))], labels >= 0
     labelled = [paths[row] for row in np.flatnonzero(known.any(axis=1))]
     candidates = list(walk_images(os.path.abspath(args.candidates))) if args.candidates else paths
-    candidates = [path for path in candidates if path not in set(labelled)]
+    taken = set(labelled)
+    candidates = [path for path in candidates if path not in taken]
     if not labelled or not candidates:
         raise InputError("has no known label to learn from" if not labelled else
                          "has no image without a known label",
                          file=(labelled and args.candidates) or args.data)
+    if os.path.commonpath([root, *map(os.path.abspath, candidates)]) != root:
+        raise InputError("is not in {flag}, where the names of images start", flag="--image",
+                         file=args.candidates or args.data)
     make_parent_folder(args.out)
     images = ImageList(labelled + candidates, lst.num_classes)
     features, _, readable = extract_features(args, images)
+    if not (readable[:len(labelled)].any() and readable[len(labelled):].any()):
+        raise InputError("the labelled images, or all others, cannot be read ({flag})",
+                         file=args.data, flag="--image")
     labels = np.concatenate([labels[known.any(axis=1)], images.labels(candidates)])[readable]
     chosen, gains, prob = choose_next(features[readable], labels, args.num)
     names = [os.path.relpath(images.name(row), root) for row in np.flatnonzero(readable)[chosen]]
     ids = range(int(lst.ids.max()) + 1, int(lst.ids.max()) + 1 + len(names))
-    write_together([lst_file(args.out, ids, np.full((len(names), lst.num_classes), -1), names)])
+    unknown = np.full((len(names), lst.num_classes), -1)
+    label_table.write_together([label_table.lst_file(args.out, ids, unknown, names)])
     for name, gain, row in zip(names, gains, prob):
         print(printable(name, None) + ": " + ", ".join(
             f"{printable(class_names[c])} {row[c]:.2f}"
@@ -236,21 +243,11 @@ def run_next(args):
         print(f"images that cannot be read: {np.count_nonzero(~readable)}")
 
 
-def _read_named_list(args):
-    """The LstFile of --data, and the names of its classes."""
+def _read_lists(paths, args):
+    """The LstFiles of some paths, which must have the same classes, and the names of these."""
     names = read_class_names(args.labels) if args.labels else None
-    lst, = _read_lists([args.data], names, args.label_format)
-    return lst, names or _names_beside(lst)
-
-
-def _names_beside(lst):
-    return names_beside(lst.path, lst.num_classes) or list(map(str, range(lst.num_classes)))
-
-
-def _read_lists(paths, names, label_format):
-    """The LstFiles of some paths, which must have as many classes as there are names, if any."""
     try:
-        lists = [read_lst(path, names and len(names), label_format) for path in paths]
+        lists = [read_lst(path, names and len(names), args.label_format) for path in paths]
     except InputError as error:
         if error.flag == "--num-classes":  # what the number of classes is called in training
             error = error.with_flag("the number of names in --labels")
@@ -259,11 +256,11 @@ def _read_lists(paths, names, label_format):
     for number, lst in enumerate(lists):
         if lst.num_classes == most:
             continue
-        if label_format != "indices":
+        if args.label_format != "indices":
             raise InputError(f"{lst.num_classes} labels per row, but another list has {most}",
                              file=lst.path)
-        lists[number] = read_lst(lst.path, most, label_format)  # its last classes do not occur
-    return lists
+        lists[number] = read_lst(lst.path, most, "indices")  # its last classes do not occur
+    return lists, names or names_beside(paths[0], most) or list(map(str, range(most)))
 
 
 def run_shard(args):
@@ -273,12 +270,13 @@ def run_shard(args):
         raise InputError("--copy-to or --link-to goes with {flag}, the image root",
                          flag="--path-root")
     lst = read_lst(args.lst, label_format=args.label_format)
-    parts = deal(len(lst), args.num_parts, args.seed)
+    parts = divide.deal(len(lst), args.num_parts, args.seed)
     if folder:
         # Lists last: none of them may name an image that is not there yet.
-        place_images(lst, parts, args.path_root, folder, "copy" if args.copy_to else "link")
+        divide.place_images(lst, parts, args.path_root, folder,
+                            "copy" if args.copy_to else "link")
     make_parent_folder(args.prefix)
-    write_parts(lst, parts, args.prefix)
+    divide.write_parts(lst, parts, args.prefix)
     for number, rows in enumerate(parts):
         print(f"{args.prefix}_{number}.lst: {len(rows)} rows of {len(lst)}")
     if len(parts[-1]) < len(parts[0]) and args.label_format == "indices":
@@ -286,21 +284,14 @@ def run_shard(args):
               "use --label-format multi-hot")
 
 
-def _read_rec(args, bad_input):
-    from datasets.rec_file import read_rec  # imports MXNet, which is slow
-
-    return read_rec(args, bad_input)
-
-
 SOURCES = {
     "csv": read_csv,
     "jsonl": read_jsonl,
     "coco": lambda args, bad_input: read_coco(args.file, bad_input),
     "manifest": read_manifest,
-    "rec": _read_rec,
-    "voc": lambda args, bad_input: read_voc(
-        args.root, bad_input, args.image_set, args.labels_from),
-    "folders": lambda args, bad_input: read_folders(args.root, bad_input, args.split_names),
+    "rec": read_rec,
+    "voc": read_voc,
+    "folders": read_folders,
 }
 
 

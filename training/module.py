@@ -1,11 +1,6 @@
-"""A Module whose `fit` is one readable loop, which can begin where an earlier run was stopped.
-
-    module = FineTuningModule(symbol, context=[mx.cpu()])
-    module.fit(batches, optimizer_params={"learning_rate": 0.01}, num_epoch=2)
-"""
+"""A Module whose `fit` is one loop, which can begin where an earlier run was stopped."""
+import sys
 import time
-
-import numpy as np
 
 from common.cli import InputError
 from common.mx_compat import mx
@@ -13,41 +8,31 @@ from training.faster_graph import is_constant
 
 # The numbers in which MXNet's optimizers count their updates.
 OPTIMIZER_COUNTERS = ("num_update", "m_schedule")
+# Of the new classifier's weights.
+INITIALIZER = mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2)
 
 
 class Uninterrupted:
     """A run that begins at its first batch, saves nothing, and is not stopped.
 
-    `fit` calls it between batches. What a method raises ends the training.
+    `fit` calls these methods between batches; what one raises ends the training. `begin` comes
+    once, after the optimizer was made, to take over an earlier run's, and `begin_epoch` takes over
+    the metrics of an epoch's first batches; it is False if no batch is left to train. Then come
+    `before_batch` and `after_batch`, before the epoch's validation `after_training`,
+    `after_validation_batch`, and `after_epoch`, which is True if the epoch shall be the last one.
+    `metrics` are training's, `validation_metrics` None without validation.
     """
 
     epoch = 0  # the one to begin with
 
-    def begin(self, module, train_data):
-        """Called once, after the optimizer was made: take over an earlier run's."""
-
     def begin_epoch(self, metrics):
-        """Take over the metrics of an epoch's first batches; False if no batch is left to train."""
         return True
 
-    def before_batch(self):
-        """Called before each batch of training."""
-
-    def after_batch(self, module, metrics):
-        """Called after each batch of training."""
-
-    def after_training(self, module, metrics):
-        """Called after the last batch of an epoch, before its validation."""
-
-    def after_validation_batch(self, module, metrics, nbatch):
-        """Called after each batch of validation; `metrics` are those of the epoch's training."""
-
-    def after_epoch(self, module, metrics, validation_metrics):
-        """Called at the end of an epoch; True if it shall be the last one.
-
-        `validation_metrics` are None without validation.
-        """
+    def _do_nothing(self, *args):
         return False
+
+    begin = before_batch = after_batch = _do_nothing
+    after_training = after_validation_batch = after_epoch = _do_nothing
 
 
 class FineTuningModule(mx.mod.Module):
@@ -175,45 +160,14 @@ class FineTuningModule(mx.mod.Module):
         counters = {name: getattr(optimizer, name) for name in OPTIMIZER_COUNTERS
                     if hasattr(optimizer, name)}
         arrays = {}
-        for name, weights in self._trained_weights():
+        for name, weights in self.trained_weights():
             # The same on every device.
             state = self.updater.states.get(next(iter(weights)))
             arrays.update((f"{name}:{number}", leaf.asnumpy())
-                          for number, leaf in enumerate(_leaves(state)))
+                          for number, leaf in enumerate(leaves(state)))
         return counters, arrays
 
-    def load_optimizer_state(self, snapshot):
-        """Take over the optimizer's state from a Snapshot, unless it is on servers.
-
-        An InputError says what of it is missing or does not fit.
-        """
-        if not self.updater or not snapshot.optimizer_counters:
-            return
-        optimizer, source = self.updater.optimizer, snapshot.source
-        for name in OPTIMIZER_COUNTERS:
-            if hasattr(optimizer, name):
-                value = snapshot.optimizer_counters.get(name)
-                if type(value) is not type(getattr(optimizer, name)) or not 0 <= value < 2 ** 31:
-                    raise InputError(f"the optimizer's {name} is missing or wrong", file=source)
-                setattr(optimizer, name, value)
-        # Counts of single parameters, of which a new optimizer has none, begin with this.
-        optimizer.begin_num_update = optimizer.num_update
-        if snapshot.optimizer is None or not optimizer.num_update:
-            return
-        for name, weights in self._trained_weights():
-            for key, weight in weights.items():
-                state = optimizer.create_state_multi_precision(key, weight)
-                for number, leaf in enumerate(_leaves(state)):
-                    value = snapshot.optimizer.get(f"{name}:{number}", np.empty(0))
-                    if (value.shape, value.dtype) != (leaf.shape, leaf.dtype):
-                        raise InputError(
-                            f"the optimizer's state of {name} is missing or does not fit; without "
-                            "--resume the run starts anew", file=source)
-                    leaf[:] = mx.nd.array(value, leaf.context, leaf.dtype)
-                self.updater.states[key] = state
-                self.updater.states_synced[key] = True
-
-    def _trained_weights(self):
+    def trained_weights(self):
         """Name of each parameter that is trained, and its weights by the updater's keys."""
         group = self._exec_group
         for number, (name, weights, gradients) in enumerate(
@@ -237,8 +191,52 @@ def _call(callbacks, *args):
             callback(*args)
 
 
-def _leaves(state):
+def leaves(state):
     """The arrays of an optimizer's state of one parameter."""
     if isinstance(state, (list, tuple)):
-        return [leaf for part in state for leaf in _leaves(part)]
+        return [leaf for part in state for leaf in leaves(part)]
     return [] if state is None else [state]
+
+
+class NAG(mx.optimizer.NAG):
+    """MXNet's, but the momentum is always of the weights before the update, as its text says.
+
+    In place, `nag_mom_update` takes those after it, but not in oneDNN's layout, after a validation.
+    """
+
+    def _update_impl(self, index, weight, grad, state, multi_precision=False):
+        if multi_precision or state is None:
+            super()._update_impl(index, weight, grad, state, multi_precision)
+            return
+        self._update_count(index)
+        mx.nd.nag_mom_update(
+            weight.copy(), grad, state, out=weight, lr=self._get_lr(index), wd=self._get_wd(index),
+            momentum=self.momentum, rescale_grad=self.rescale_grad,
+            clip_gradient=self.clip_gradient or -1)
+
+
+mx.optimizer.Optimizer.opt_registry["nag"] = NAG
+
+
+def optimizer_params(flags, batches_per_epoch):
+    """`optimizer_params` of Module.fit; an InputError says what MXNet has against --optimizer."""
+    warmup = {"base_lr": flags.lr, "warmup_steps": int(flags.warmup_epochs * batches_per_epoch)}
+    steps = sorted({int(epoch * batches_per_epoch) for epoch in flags.lr_step_epochs} - {0})
+    if flags.lr_schedule == "cosine":
+        scheduler = mx.lr_scheduler.CosineScheduler(
+            max(flags.num_epoch * batches_per_epoch, 1), **warmup)
+    elif flags.lr_schedule == "step" and steps:
+        scheduler = mx.lr_scheduler.MultiFactorScheduler(steps, flags.lr_factor, **warmup)
+    else:
+        scheduler = mx.lr_scheduler.FactorScheduler(sys.maxsize, 1, **warmup)
+    params = {"learning_rate": flags.lr, "wd": flags.wd, "lr_scheduler": scheduler,
+              "multi_precision": flags.dtype == "float16"}
+    if flags.optimizer in ("sgd", "nag"):
+        params["momentum"] = flags.mom
+    if flags.clip_gradient:
+        params["clip_gradient"] = flags.clip_gradient
+    try:
+        mx.optimizer.create(flags.optimizer, **params)
+    except (ValueError, TypeError, AssertionError) as error:
+        raise InputError(str(error), flag=f"--optimizer {flags.optimizer}") from None
+    return params

@@ -11,7 +11,8 @@ from common.cli import InputError
 from common.mx_compat import mx
 from evaluation.history import COLUMNS
 from network.untrusted import DAMAGED, check_shapes, read_arrays
-from training.snapshot import RUN_ID, VERSION, WORKER, RunRecord, snapshot_files
+from training.module import OPTIMIZER_COUNTERS, leaves
+from training.run_files import RUN_ID, VERSION, RunRecord, snapshot_files
 from training.train_flags import METRICS
 
 logger = logging.getLogger("train_multilabel")
@@ -59,7 +60,7 @@ def load_snapshot(prefix, workers):
     if os.environ.get(RUN_ID, run_id) != run_id:
         raise InputError(f"saved by another run than the one to be resumed ({RUN_ID} in the "
                          "environment says which); unset it, or leave out --resume", file=source)
-    start = WORKER.format(workers.rank)
+    start = f"worker{workers.rank}/"
     mine = {key[len(start):]: value for key, value in arrays.items() if key.startswith(start)}
     kinds = {kind: {} for kind in KINDS}
     # A worker without arrays of its own has the same as rank 0.
@@ -187,3 +188,34 @@ def _check_metrics(snapshot, train, metrics):
                          file=snapshot.source) from None
     finally:
         metrics.reset()
+
+
+def load_optimizer_state(module, snapshot):
+    """Take over the optimizer's state from a Snapshot, unless it is on servers.
+
+    An InputError says what of it is missing or does not fit.
+    """
+    if not module.updater or not snapshot.optimizer_counters:
+        return
+    optimizer, source = module.updater.optimizer, snapshot.source
+    for name in OPTIMIZER_COUNTERS:
+        if hasattr(optimizer, name):
+            value = snapshot.optimizer_counters.get(name)
+            if type(value) is not type(getattr(optimizer, name)) or not 0 <= value < 2 ** 31:
+                raise InputError(f"the optimizer's {name} is missing or wrong", file=source)
+            setattr(optimizer, name, value)
+    # Counts of single parameters, of which a new optimizer has none, begin with this.
+    optimizer.begin_num_update = optimizer.num_update
+    if snapshot.optimizer is None or not optimizer.num_update:
+        return
+    for name, weights in module.trained_weights():
+        for key, weight in weights.items():
+            state = optimizer.create_state_multi_precision(key, weight)
+            for number, leaf in enumerate(leaves(state)):
+                value = snapshot.optimizer.get(f"{name}:{number}", np.empty(0))
+                if (value.shape, value.dtype) != (leaf.shape, leaf.dtype):
+                    raise InputError(f"the optimizer's state of {name} is missing or does not "
+                                     f"fit; {WHAT_TO_DO}", file=source)
+                leaf[:] = mx.nd.array(value, leaf.context, leaf.dtype)
+            module.updater.states[key] = state
+            module.updater.states_synced[key] = True

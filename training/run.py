@@ -3,6 +3,7 @@ import contextlib
 import logging
 import math
 import os
+import signal
 import time
 
 from common.metrics import BASELINES, baselines
@@ -11,11 +12,12 @@ from common.progress import Progress
 from common.text import counted
 from training.log import IN_FILE
 from training.module import Uninterrupted
-from training.run_files import RunFiles, locked, move_aside, result_file
-from training.snapshot import RunRecord, snapshot_files, with_prefix
-from training.stop_requests import StopRequests
+from training.run_files import RunFiles, RunRecord, locked, move_aside, with_prefix
 
 logger = logging.getLogger("train_multilabel")
+
+# The first of them wins where several workers got different ones.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 @contextlib.contextmanager
@@ -35,7 +37,7 @@ def open_run(settings, symbol, lists, data, metrics, workers):
             if snapshot:
                 snapshot = check_snapshot(snapshot, settings, shared, symbol, data.train, metrics)
             elif is_writer:
-                logger.warning("--resume: there is no %s: starting anew", snapshot_files(prefix)[0])
+                logger.warning("--resume: there is no %s-resume.npz: starting anew", prefix)
         record = snapshot.record if snapshot else RunRecord()
         files = RunFiles(settings, symbol, lists.val, shared, record, is_writer)
         run = Run(settings, lists, data, files, snapshot, workers)
@@ -43,7 +45,7 @@ def open_run(settings, symbol, lists, data, metrics, workers):
             logger.info("--resume: %s has ended this run already, after epoch %d: nothing is left "
                         "to do", "--early-stop" if files.stopped_early else "--num-epoch",
                         record.epoch)
-            if not os.path.exists(result_file(prefix)):  # it was killed just before
+            if not os.path.exists(f"{prefix}-result.json"):  # it was killed just before
                 files.write_summary()
         elif is_writer:
             _log_beginning(settings, lists.train, snapshot)
@@ -92,7 +94,7 @@ class Run(Uninterrupted):
 
     @property
     def epoch(self):
-        """The epoch to begin with, from 0."""
+        """The epoch to begin with."""
         return self.record.epoch
 
     @property
@@ -107,8 +109,9 @@ class Run(Uninterrupted):
         self._epoch_began = self._saved_at - self.record.seconds
         self._training_seconds = self.record.seconds  # without the epoch's validation
         if self.snapshot:
+            from training.resuming import load_optimizer_state  # most runs start anew
             epoch, batch = self.record.epoch, self.record.batch
-            module.load_optimizer_state(self.snapshot)
+            load_optimizer_state(module, self.snapshot)
             train_data.seek(*((epoch + 1, 0) if batch == self.num_batches else (epoch, batch)))
 
     def begin_epoch(self, metrics):
@@ -123,7 +126,6 @@ class Run(Uninterrupted):
         mx.random.seed((place * 1000003 + self.workers.rank) % 2 ** 31)
 
     def after_batch(self, module, metrics):
-        """Look after the loss, the clock, and signals."""
         record, minutes = self.record, (time.monotonic() - self._saved_at) / 60
         number, snapshot_due = None, 0 < self.flags.checkpoint_minutes <= minutes
         loss = metrics.metrics[0].global_sum_metric
@@ -142,10 +144,8 @@ class Run(Uninterrupted):
             self._save_if_asked(module, metrics, number, snapshot_due)
 
     def after_training(self, module, metrics):
-        """Save a checkpoint."""
         self._training_seconds = self._seconds()
-        if self.workers.count > 1 or not self.workers.synchronous:
-            self._merge_params(module)
+        self.workers.merge_params(module)
         arg_params, aux_params = module.get_params()
         self.files.check_finite({**arg_params, **aux_params})
         number = self.record.epoch + 1
@@ -155,7 +155,6 @@ class Run(Uninterrupted):
             self._save_if_asked(module, metrics, self.stops.exchange()[0])
 
     def after_validation_batch(self, module, metrics, nbatch):
-        """Look after signals; the epoch's training is saved."""
         self._show_progress("Validation", nbatch + 1, self.num_validation_batches)
         self._save_if_asked(module, metrics, self.stops.exchange()[0])
 
@@ -195,17 +194,8 @@ class Run(Uninterrupted):
                 logger.warning("warning: validation %s %.4f does not beat the baseline %.4f",
                                name, scores[name], scored[name])
 
-    def _merge_params(self, module):
-        """Give all workers the same parameters, and the mean of their running statistics."""
-        if not self.workers.synchronous:
-            # Once all are here, nobody changes the servers' parameters any more.
-            self.workers.sum([])
-            module.pull_params()
-        arg_params, aux_params = module.get_params()
-        module.set_params(arg_params, self.workers.mean(aux_params))
-
     def _seconds(self):
-        """Time spent on the epoch so far."""
+        """Spent on the epoch so far."""
         return time.monotonic() - self._epoch_began
 
     def _show_progress(self, what, done, total, note=""):
@@ -242,3 +232,58 @@ class Run(Uninterrupted):
                 counters, {**with_prefix("arg", arg_params), **with_prefix("optimizer", optimizer)},
                 per_worker)
         self._saved_at = time.monotonic()
+
+
+class Stopped(Exception):
+    """A signal ends the run, with this exit status."""
+
+    def __init__(self, status):
+        super().__init__(status)
+        self.status = status
+
+
+class StopRequests:
+    """The signals that the workers got; all of them stop at the same batch.
+
+    From its construction on, a signal is noted, to let the batch end and be saved. A second SIGTERM
+    or Ctrl-C ends the process at once. SIGHUP is not noted where it was ignored before (nohup).
+    """
+
+    def __init__(self, workers):
+        self.workers = workers
+        self.received = None  # by this process
+        for number in SIGNALS:
+            if (number, signal.getsignal(number)) != (signal.SIGHUP, signal.SIG_IGN):
+                signal.signal(number, self._note)
+
+    def _note(self, number, frame):
+        self.received = signal.Signals(number)
+        for either in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(either, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closing terminal sends several
+        if self.workers.rank == 0:
+            # Not by way of sys.stderr, which the signal may have found in the middle of a line.
+            with contextlib.suppress(OSError):  # the terminal may be closed
+                os.write(2, f"\n{self.received.name}: finishing this batch, then saving; once more "
+                            "stops now, without saving\n".encode())
+
+    def exchange(self, snapshot_due=False, loss=0.0):
+        """The signal that a worker got, or None, rank 0's `snapshot_due`, and all losses' sum.
+
+        All workers call this together.
+        """
+        received = [self.received == number for number in SIGNALS]
+        snapshot_due, *received, loss = self.workers.sum(
+            [snapshot_due and self.workers.rank == 0, *received, loss])
+        number = next((number for number, count in zip(SIGNALS, received) if count), None)
+        return number, snapshot_due, loss
+
+    def stop(self, number, where):
+        """Log by which signal and `where` the run stops, and raise Stopped."""
+        logger.info("Stopped by %s%s", number.name, where)
+        raise Stopped(128 + number)
+
+    def stop_unsaved(self, where):
+        """Stop if this process got a signal; nothing is saved, and `where` says why."""
+        if self.received:
+            self.stop(self.received, where)

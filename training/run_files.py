@@ -1,42 +1,83 @@
 """The files of one run, by folder and name: its lock, checkpoints, history, result and snapshots.
 
-An earlier run's files of the name are moved aside, none is overwritten.
+An earlier run's files of the name are moved aside, none is overwritten. A snapshot, from which a
+run goes on as if never stopped (resuming.py reads it), is one file, PREFIX-resume.npz, of arrays
+and plain numbers; nothing in it is run.
+
+    state               JSON: the run's record, what a resumed run must share with its beginning
+                        (settings), and the optimizer's counters (progress)
+    arg:NAME            parameters
+    optimizer:NAME:N    what the optimizer keeps for a parameter, its momentum for instance
+    aux:NAME            running statistics
+    metric:NAME:KEY     the metrics of the epoch so far
+
+The snapshot before stays as PREFIX-resume-previous.npz. Of several workers rank 0 writes for all.
+In mid-epoch each has statistics and metrics of its own, which have the prefix "worker1/" and so on.
 """
 import contextlib
 import fcntl
+import io
 import json
 import logging
 import math
 import os
+import re
 import socket
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Optional
 
 import numpy as np
 
 from common.cli import InputError
 from common.files import atomic_file, remove_unfinished
 from common.metrics import BASELINES, average_precision, baselines
-from evaluation.decisions import best_and_worst, count_decisions, decision_metrics
 from evaluation.history import history_files, write_history
 from evaluation.thresholds import choose_thresholds, cross_fitted, with_thresholds
 from network import checkpoint
-from training.snapshot import save_snapshot, snapshot_files
 
 logger = logging.getLogger("train_multilabel")
 
+VERSION = 2
+RUN_ID = "MULTILABEL_RUN_ID"  # environment variable that tools/launch.py sets
 
-def result_file(prefix):
-    """Name of the file that says what a finished run has reached, for programs."""
-    return f"{prefix}-result.json"
+
+@dataclass
+class RunRecord:
+    """The position of a run and what it has reached: plain numbers."""
+
+    epoch: int = 0
+    batch: int = 0  # so many of the epoch's are done; after the last only validation is left
+    best: Optional[dict] = None  # "number" of the best checkpoint, "metric" and its "value"
+    since_best: int = 0  # validations since then
+    checkpoints: list = field(default_factory=list)  # numbers of those that are kept
+    history: list = field(default_factory=list)  # of dicts, a row per epoch; evaluation.history
+    seconds: float = 0.0  # spent on the epoch so far
+    frozen_precision: Optional[str] = None  # of the frozen layers' passes; None before any
+
+    @property
+    def position(self):
+        """Where the run is, as people count: the first epoch is 1."""
+        return f"epoch {self.epoch + 1}, batch {self.batch}"
+
+
+def snapshot_files(prefix):
+    """The newest snapshot's name, and that of the one before."""
+    return f"{prefix}-resume.npz", f"{prefix}-resume-previous.npz"
 
 
 def is_run_file(file, name):
     """Whether `file` is one that a run called `name` writes, its lock and train.log left out."""
-    return (file in {*snapshot_files(name), *history_files(name), result_file(name)}
-            or checkpoint.is_checkpoint_file(file, name)
-            or file in (f"{name}-best-symbol.json", f"{name}-best-0000.params"))
+    return re.fullmatch(
+        re.escape(name) + r"-(symbol\.json|\d{4,}\.params|best-symbol\.json|best-0000\.params|"
+        r"history\.(csv|png)|result\.json|resume(-previous)?\.npz)", file) is not None
+
+
+def with_prefix(kind, arrays):
+    """Arrays by their names in a snapshot, KIND:NAME; MXNet's as numpy's."""
+    return {f"{kind}:{name}": value if isinstance(value, (np.ndarray, np.generic))
+            else value.asnumpy() for name, value in arrays.items()}
 
 
 @contextlib.contextmanager
@@ -179,6 +220,7 @@ class RunFiles:
         """
         thresholds = None
         if samples:
+            from evaluation.decisions import count_decisions, decision_metrics
             self._samples = samples
             label, prob = samples["labels"], samples["scores"]
             objective = self.flags.threshold_objective
@@ -203,11 +245,30 @@ class RunFiles:
                     "; best {metric} {value:.4f} (epoch {number})".format(**best))
 
     def save_snapshot(self, optimizer_counters, arrays, per_worker):
-        """Write a snapshot at the record's position; see snapshot.save_snapshot."""
-        if self.is_writer:
-            save_snapshot(
-                self.prefix, {"record": asdict(self.record), "progress": optimizer_counters,
-                              "settings": self.shared}, arrays, per_worker)
+        """Write a snapshot at the record's position. Where that fails, the earlier one remains.
+
+        `arrays` is what all workers share, and `per_worker` a list, by rank, of what each has of
+        its own, or of rank 0's alone where all have the same: dicts by `with_prefix`.
+        """
+        if not self.is_writer:
+            return
+        arrays = dict(arrays)
+        for rank, own in enumerate(per_worker):
+            start = f"worker{rank}/" if rank else ""
+            arrays.update((start + name, value) for name, value in own.items())
+        state = {"version": VERSION, "run_id": os.environ.get(RUN_ID),
+                 "record": asdict(self.record), "progress": optimizer_counters,
+                 "settings": self.shared}
+        arrays["state"] = np.frombuffer(json.dumps(state).encode(), np.uint8)
+        # By way of memory: a zip file that cannot be finished complains once more when it is
+        # deleted.
+        content = io.BytesIO()
+        np.savez(content, **arrays)
+        newest, previous = snapshot_files(self.prefix)
+        with atomic_file(newest) as name:
+            Path(name).write_bytes(content.getbuffer())
+            if os.path.exists(newest):
+                os.replace(newest, previous)
 
     @property
     def stopped_early(self):
@@ -243,6 +304,7 @@ class RunFiles:
             return
         val_lst = self.val_lst
         if self._samples:
+            from evaluation.decisions import best_and_worst  # not needed without validation
             names = (checkpoint.get_attributes(self.symbol).get("class_names")
                      or [str(number) for number in range(val_lst.num_classes)])
             precision = [average_precision(label, score) for label, score in zip(
@@ -274,7 +336,7 @@ class RunFiles:
                             BASELINES["CF1"], every["CF1"], every["OF1"])
         elif last:
             logger.info("Done: %s-%04d.params", self.prefix, last[0])
-        with atomic_file(result_file(self.prefix)) as name:
+        with atomic_file(f"{self.prefix}-result.json") as name:
             Path(name).write_text(json.dumps(result, indent=1) + "\n", "utf-8")
 
 

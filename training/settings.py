@@ -1,7 +1,5 @@
 """What a run does, resolved once: from its flags, the pretrained network and the training list.
 
-    settings, network = resolve_settings(flags, pretrained, lists, workers)
-
 Nothing writes into flags or settings afterwards.
 """
 import hashlib
@@ -23,8 +21,7 @@ from network.graph import layers_up_to, params_of
 from network.untrusted import NO_THRESHOLDS, check_shapes
 from reading.classes import ListCounts, label_warnings, read_class_names, require_present
 from reading.read_options import ReadOptions, read_options_from_args
-from training.limits import choose_batch_size
-from training.optimizer import optimizer_params
+from training.module import optimizer_params
 from training.train_flags import loss_from_flags
 
 # Bounds of the weights that --pos-weight auto gives.
@@ -140,6 +137,14 @@ def resolve_settings(flags, pretrained, normalisation, lists, workers):
                                        **_attributes(settings, lists, normalisation))
     check_shapes(symbol, arg_params, aux_params, image_shape, flags.model, math.inf)
     return settings, Network(symbol, arg_params, aux_params)
+
+
+def choose_batch_size(batch_size, num_rows, num_workers=1):
+    """The batch size of each worker, at most its share of the rows, and lines for the log."""
+    most = -(-num_rows // num_workers)
+    if batch_size <= most:
+        return batch_size, []
+    return most, [f"Batch size {most}, not {batch_size}: there are no more images"]
 
 
 def choose_image_shape(flags, pretrained, lst, workers):

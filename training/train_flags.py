@@ -4,14 +4,8 @@ import os
 import re
 from collections import namedtuple
 
-from common.cli import (
-    ArgumentParser,
-    CheckpointPrefix,
-    HelpFormatter,
-    InputError,
-    parse_image_shape,
-    parse_numbers,
-)
+from common import cli
+from common.cli import InputError, parse_numbers
 from crossentropy_op import loss_options
 from evaluation.thresholds import add_objective_args, objective_from_args
 from reading.read_options import AREA, add_data_args
@@ -40,9 +34,9 @@ def parse_args(argv=None):
     `described` among them is for the log: the flags that are not as by default, as text, and the
     names of all by group.
     """
-    parser = ArgumentParser(
+    parser = cli.ArgumentParser(
         description="Fine-tune a pretrained MXNet network to multi-label classification.",
-        allow_abbrev=False, formatter_class=HelpFormatter)
+        allow_abbrev=False, formatter_class=cli.HelpFormatter)
     groups = {}
 
     def group(title):
@@ -69,7 +63,7 @@ def parse_args(argv=None):
     add_data_args(parser)
 
     add = group("model")
-    add("--model", required=True, metavar="PREFIX", action=CheckpointPrefix,
+    add("--model", required=True, metavar="PREFIX", action=cli.CheckpointPrefix,
         help="pretrained checkpoint: its path before -symbol.json")
     add("--epoch", type=int, default=0, metavar="N", help="number of the pretrained .params file")
     add("--layer-before-fullc", metavar="LAYER",
@@ -240,7 +234,7 @@ def check_args(args):
         if is_wrong:
             raise InputError(f"{{flag}} {problem}", flag=flag)
     if args.image_shape and args.image_shape != "auto":
-        args.image_shape = parse_image_shape(args.image_shape)
+        args.image_shape = cli.parse_image_shape(args.image_shape)
     args.rgb_mean = parse_numbers("--rgb-mean", args.rgb_mean, float, 3)
     args.rgb_std = parse_numbers("--rgb-std", args.rgb_std, float, 3)
     args.threshold_objective = objective_from_args(args)

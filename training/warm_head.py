@@ -7,6 +7,7 @@ Pretrained Features and Underperform Out-of-Distribution", ICLR 2022
 (https://arxiv.org/abs/2202.10054).
 """
 import logging
+import time
 
 import numpy as np
 
@@ -14,8 +15,11 @@ from common.mx_compat import mx
 from common.progress import Progress
 from network.fine_tune import split_head
 from network.stages import FEATURES, layers_after
-from training.module import FineTuningModule, Uninterrupted
-from training.stored_features import FeatureIter, channel_statistics
+from training.compute import Alone
+from training.data import make_metrics
+from training.frozen_stages import WARM_HEAD_STOPPED, FeatureIter
+from training.module import FineTuningModule
+from training.run_files import with_prefix
 
 logger = logging.getLogger("train_multilabel")
 
@@ -26,32 +30,37 @@ WARM_UP = 0.2  # share of the updates in which the learning rate rises
 INVERSE_PENALTY = 0.0003
 LEAST_RATE = 1e-3  # of a class's present labels that its first bias is set for
 STANDARDISATION = ("mean", "scale")
+ROWS_PER_SUM = 256
+
+
+def train_warm_head(settings, network, features, compute, this_run):
+    """The network with a head trained on `features` from pass_images: checkpoint 0 of the run."""
+    files = this_run.files
+    # Rank 0 trains on the features of all workers.
+    metrics = make_metrics(settings.loss, this_run.lists.train.num_classes, Alone())
+    head, scores = train_head(
+        network, features, metrics, compute, settings.flags,
+        lambda: this_run.stops.stop_unsaved(WARM_HEAD_STOPPED))
+    network = network._replace(arg_params={**network.arg_params, **head})
+    _, arg_params, aux_params = network
+    files.check_finite(arg_params)
+    files.save_checkpoint(0, arg_params, aux_params)
+    files.close_epoch(0, {"seconds": time.monotonic() - this_run.began},
+                      dict(metrics.train.get_global_name_value()), scores, metrics.val.samples(),
+                      (arg_params, aux_params))
+    files.save_snapshot({}, with_prefix("arg", arg_params), [with_prefix("aux", aux_params)])
+    return network
 
 
 def train_head(network, stored, metrics, compute, flags, check_stop=lambda: None):
-    """Train the classifier alone, on features that each image gives once.
+    """Train the classifier of a Network alone, for flags.warm_head_epochs over stored features.
 
-    Of several workers rank 0 trains it on the features of all. What `check_stop` raises after a
-    batch ends the training.
+    `stored` and `metrics` are pairs, of training and of validation: features and labels as
+    `extract` gives them (or None), and an EvalMetric. Of several workers rank 0 trains on what it
+    has of all. What `check_stop` raises after a batch ends the training.
 
-    Parameters
-    ----------
-    network : Network
-        From get_fine_tune_model, with the pretrained backbone's parameters.
-    stored : sequence of (np.ndarray, np.ndarray)
-        Features and labels of training, and of validation (or None), as `extract` gives them.
-    metrics : tuple of mx.metric.EvalMetric
-        Of training and of validation.
-    compute : Compute
-    flags : namedtuple
-        warm_head_epochs, passes over the stored features, and seed of the sample order.
-
-    Returns
-    -------
-    head : dict of str to mx.nd.NDArray
-        Weight and bias under their names in the network.
-    scores : dict of str to float
-        Last metrics of validation, empty without it.
+    Returns a dict of weight and bias, mx.nd.NDArray, by their names in the network, and one of the
+    last metrics of validation, empty without it.
     """
     workers = compute.workers
     features = split_head(network.symbol)[0].name
@@ -69,19 +78,25 @@ def _train(network, features, stored, metrics, compute, flags, check_stop):
                                                warmup_steps=int(WARM_UP * num_updates))
     head, params = _on_standardised_features(network, features, *stored[0])
     scores = {}
-    run = HeadRun(num_updates, check_stop)
+    progress = Progress("Warm head", num_updates, "batches")
+
+    def after_batch(param):
+        progress.update(1)
+        check_stop()
+
     module = FineTuningModule(head, data_names=[FEATURES], context=compute.contexts[0],
                               fixed_param_names=STANDARDISATION, logger=WarmHeadLog(logger, {}))
     module.fit(
         FeatureIter(*stored[0], BATCH_SIZE, flags.seed),
         eval_data=stored[1] and FeatureIter(*stored[1], BATCH_SIZE),
         eval_metric=metrics[0], validation_metric=metrics[1],
+        batch_end_callback=after_batch,
         eval_end_callback=lambda p: scores.update(p.eval_metric.get_global_name_value()),
         arg_params=params, optimizer="adam",
         optimizer_params={"learning_rate": LEARNING_RATE, "lr_scheduler": schedule,
                           "wd": 1 / (INVERSE_PENALTY * rows)},
-        num_epoch=flags.warm_head_epochs, run=run)
-    run.progress.close()
+        num_epoch=flags.warm_head_epochs)
+    progress.close()
     params = {name: value.asnumpy() for name, value in module.get_params()[0].items()}
     weight = params["standardised_weight"] * params["scale"]
     shift = (weight * params["mean"]).reshape(len(weight), -1).sum(axis=1)
@@ -117,16 +132,19 @@ def _on_standardised_features(network, features, values, labels):
     return head, {name: mx.nd.array(value) for name, value in params.items()}
 
 
-class HeadRun(Uninterrupted):
-    """Shows the progress of the warm head's training, and lets `check_stop` end it."""
+def channel_statistics(features):
+    """Mean and standard deviation over the rows of each channel's mean over its positions.
 
-    def __init__(self, num_updates, check_stop):
-        self.progress, self._check_stop = Progress("Warm head", num_updates, "batches"), check_stop
-
-    def after_batch(self, module, metrics):
-        """One more batch is done."""
-        self.progress.update(1)
-        self._check_stop()
+    Both are (channels,), float64.
+    """
+    total, squares = np.zeros((2, features.shape[1]))
+    for start in range(0, len(features), ROWS_PER_SUM):
+        rows = features[start:start + ROWS_PER_SUM]
+        rows = rows.reshape(*rows.shape[:2], -1).mean(axis=2, dtype=np.float64)
+        total += rows.sum(axis=0)
+        squares += (rows ** 2).sum(axis=0)
+    mean = total / max(len(features), 1)
+    return mean, np.sqrt(np.maximum(squares / max(len(features), 1) - mean ** 2, 0))
 
 
 class WarmHeadLog(logging.LoggerAdapter):

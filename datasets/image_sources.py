@@ -1,11 +1,13 @@
-"""Readers of folders that hold images and their labels: one folder per class, and Pascal VOC.
+"""Sources that hold the images, too: one folder per class, Pascal VOC, and MXNet's .rec files.
 
-Both return a Source, with names relative to the folder; its samples are read on the way.
+Each reader returns a Source, with names relative to the folder of the images; samples of folders
+are read on the way.
 """
 import functools
 import io
 import logging
 import os
+import struct
 from collections import Counter, defaultdict
 from pathlib import Path
 from xml.etree.ElementTree import ParseError
@@ -16,9 +18,9 @@ from defusedxml import DefusedXmlException
 from common.cli import InputError
 from common.files import open_regular_file
 from datasets.label_table import NOTHING, Place, Sample, Source
-from datasets.text_sources import read_error, read_lines
+from datasets.text_sources import ListRow, clean_list, read_errors, read_lines, samples_of_lists
 from reading.equal_files import first_equal
-from reading.image_file import IMAGE_ENDINGS
+from reading.image_file import IMAGE_ENDINGS, read_header
 from reading.image_list import is_passed_over, walk_images
 
 MAX_XML_BYTES = 4 << 20  # tens of thousands of boxes
@@ -30,13 +32,14 @@ SPLIT_NAMES = frozenset(["train", "training", "val", "valid", "validation", "dev
 logger = logging.getLogger(__name__)
 
 
-def read_folders(root, bad_input, separator=None):
+def read_folders(flags, bad_input):
     """Read one folder per class, with images at any depth; an image in several has all classes.
 
-    With a `separator`, a folder's name holds several classes. Files of other kinds are passed over
-    with a warning that counts them, hidden ones and those of other programs without. An InputError
-    names folders below `root` that hold the folders of classes, such as train/ and val/.
+    `flags` are those of `make_lst.py folders`. Files of other kinds are passed over with a warning
+    that counts them, hidden ones and those of other programs without. An InputError names folders
+    below the root that hold the folders of classes, such as train/ and val/.
     """
+    root, separator = flags.root, flags.split_names
     classes, images, others = {}, [], Counter()
     folders = [entry for entry in _entries(root) if entry.is_dir()]
     _refuse_splits(root, folders)
@@ -74,13 +77,10 @@ def _merged(root, images, bad_input):
     """Samples in the order of their names, one for each content, of (path, classes)."""
     good = []
     for path, present in images:
-        try:
-            if os.stat(path).st_size:
-                good.append((path, present))
-            else:
-                bad_input.reject(Place(path), "is empty")
-        except OSError as error:
-            bad_input.reject(Place(path), error.strerror.lower())
+        with bad_input.rejecting(Place(path)):
+            if not os.stat(path).st_size:
+                raise ValueError("is empty")
+            good.append((path, present))
     samples = {}
     for (path, present), first in zip(good, first_equal([path for path, _ in good]).tolist()):
         name = os.path.relpath(path, root)
@@ -93,38 +93,32 @@ def _merged(root, images, bad_input):
 
 def _entries(folder):
     """What is in a folder, sorted, without hidden files and those of other programs."""
-    try:
+    with read_errors(folder):
         return sorted((entry for entry in os.scandir(folder) if not is_passed_over(entry.name)),
                       key=lambda entry: entry.name)
-    except OSError as error:
-        raise read_error(folder, error) from None
 
 
-def read_voc(root, bad_input, image_set=None, labels_from=None):
+def read_voc(flags, bad_input):
     """Read a Pascal VOC folder; names are relative to it (`JPEGImages/000005.jpg`).
 
-    It has Annotations/*.xml and JPEGImages/, or the XML files beside their images. With an
-    `image_set`, only the images of ImageSets/Main/IMAGE_SET.txt are read. `labels_from` is
+    It has Annotations/*.xml and JPEGImages/, or the XML files beside their images. `flags` are
+    those of `make_lst.py voc`; --labels-from is
 
     - "xml": a class is present when an object of it is not difficult, unknown when all of its
       objects are. The default where there is XML.
     - "sets": ImageSets/Main/CLASS_IMAGE_SET.txt, where 1 is present, -1 absent and 0 (difficult)
       unknown.
     """
-    root = Path(root)
-    if not root.is_dir():
-        raise InputError("no such folder", file=root)
+    root, image_set, labels_from = Path(flags.root), flags.image_set, flags.labels_from
     if not any((root / name).is_dir() for name in ("Annotations", "ImageSets", "JPEGImages")):
         below = sorted(str(folder.parent) for folder in root.glob("*/JPEGImages"))
         if below:
-            raise InputError("holds Pascal VOC folders, but is none: give "
-                             f"{' or '.join(below)}", file=root)
+            raise InputError(f"holds Pascal VOC folders, but is none: give {' or '.join(below)}",
+                             file=root)
     notes = root / "Annotations" if (root / "Annotations").is_dir() else root
     sets = root / "ImageSets" / "Main"
-    if labels_from is None:
-        has_xml = next(notes.rglob("*.xml"), None) is not None
-        labels_from = "xml" if has_xml or not sets.is_dir() else "sets"
-    if labels_from == "sets":
+    if labels_from == "sets" or (
+            not labels_from and sets.is_dir() and not any(notes.rglob("*.xml"))):
         return _voc_sets(root, sets, image_set or "trainval", bad_input)
     if image_set:
         ids = [line.strip() for line in map(os.fsdecode, read_lines(sets / f"{image_set}.txt"))]
@@ -140,21 +134,18 @@ def _voc_samples(root, notes, files, bad_input):
     find_image = _image_finder(root)
     for file in files:
         where = Place(str(file))
-        try:
-            filename, present, difficult = _read_annotation(file)
+        with bad_input.rejecting(where):
+            try:
+                filename, present, difficult = _read_annotation(file)
+            except (ParseError, LookupError) as error:  # LookupError: an unknown encoding
+                line = error.position[0] if isinstance(error, ParseError) else None
+                bad_input.reject(where._replace(line=line), f"broken XML: {error}")
+                continue
+            except DefusedXmlException:
+                raise ValueError("declares a document type or entities, which no VOC annotation "
+                                 "needs") from None
             name = find_image(file.parent.relative_to(notes), file.stem, filename, file.parent)
             yield Sample(name, present, difficult - present, where)
-        except ParseError as error:
-            bad_input.reject(where._replace(line=error.position[0]), f"broken XML: {error}")
-        except LookupError as error:  # an encoding that there is not
-            bad_input.reject(where, f"broken XML: {error}")
-        except DefusedXmlException:
-            bad_input.reject(where, "declares a document type or entities, which no VOC "
-                             "annotation needs")
-        except OSError as error:
-            bad_input.reject(where, (error.strerror or str(error)).lower())
-        except ValueError as error:
-            bad_input.reject(where, str(error))
 
 
 def _read_annotation(file):
@@ -188,19 +179,19 @@ def _read_annotation(file):
 def _voc_sets(root, sets, image_set, bad_input):
     """The source that the files ImageSets/Main/CLASS_IMAGE_SET.txt describe."""
     ending = f"_{image_set}.txt"
-    files = [Path(entry.path) for entry in _entries(sets) if entry.name.endswith(ending)]
+    files = {entry.name[:-len(ending)]: entry.path for entry in _entries(sets)
+             if entry.name.endswith(ending)}
     if not files:
         raise InputError(f"no files called CLASS{ending}: {{flag}} names another set", file=sets,
                          flag="--image-set")
-    classes = [file.name[:-len(ending)] for file in files]
     stated = defaultdict(dict)
-    for class_name, file in zip(classes, files):
+    for class_name, file in files.items():
         for number, line in enumerate(map(os.fsdecode, read_lines(file)), 1):
             fields = line.rsplit(None, 1)
             if len(fields) == 2 and fields[1] in ("1", "0", "-1"):
                 stated[fields[0].strip()][class_name] = fields[1]
             elif fields:
-                bad_input.reject(Place(str(file), number),
+                bad_input.reject(Place(file, number),
                                  f"{line.strip()!r:.60} is not an image and 1, 0 or -1")
 
     def samples():
@@ -209,10 +200,10 @@ def _voc_sets(root, sets, image_set, bad_input):
             with bad_input.rejecting(f"{sets}: {name}"):
                 present = {c for c, value in values.items() if value == "1"}
                 # A class whose file does not name the image says nothing of it.
-                unknown = {c for c in classes if values.get(c, "0") == "0"}
+                unknown = {c for c in files if values.get(c, "0") == "0"}
                 yield Sample(find_image(Path(), name), present, unknown, f"{sets}: {name}")
 
-    return Source(classes, samples())
+    return Source(list(files), samples())
 
 
 def _image_finder(root):
@@ -248,3 +239,63 @@ def _image_finder(root):
         return os.path.relpath(images / below / found[0], root)
 
     return find
+
+
+def read_rec(flags, bad_input):
+    """Write the images of a .rec into the folder `flags.path_root`; their labels are the Source.
+
+    Images keep their bytes and are called by their IDs. A label that is no array is the number of a
+    class; an array is multi-hot or has such numbers, as `samples_of_lists` finds out. `flags` are
+    those of `make_lst.py rec`. An InputError names a file that is damaged, and an image that is
+    there already with other content.
+    """
+    from common.mx_compat import mx  # takes a second to import
+
+    rows, of_id = [], Counter()
+    for number, record in enumerate(_records(flags.file, mx)):
+        where = Place(f"{flags.file}: record {number}")
+        with bad_input.rejecting(where):
+            try:
+                header, image = mx.recordio.unpack(record)
+            except struct.error as error:
+                raise ValueError(str(error)) from None
+            values = (clean_list(header.label.tolist()) if header.flag
+                      else list(map(str, clean_list([float(header.label)]) or [])))
+            ending = read_header(image).format.lower().replace("jpeg", "jpg")
+            again = f"_{of_id[header.id]}" * (header.id in of_id)
+            of_id[header.id] += 1
+            name = f"{header.id}{again}.{ending}"
+            _write(Path(flags.path_root, name), image)
+            rows.append(ListRow(where, name, values or [], not values))
+    return samples_of_lists(rows, flags, bad_input)
+
+
+def _records(path, mx):
+    """Yield the records of a .rec file, bytes."""
+    with read_errors(path):
+        open_regular_file(path).close()
+    reader, number = mx.recordio.MXRecordIO(path, "r"), 0
+    try:
+        for record in iter(reader.read, None):
+            yield record
+            number += 1
+    except mx.MXNetError:
+        raise InputError(f"not a .rec file, damaged or cut short: record {number} cannot be read",
+                         file=path) from None
+    finally:
+        reader.close()
+
+
+def _write(path, data):
+    """Write a file, unless it is there with these bytes."""
+    temporary = path.with_name(f".{path.name}~")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if os.path.lexists(path):
+            if not path.is_file() or path.read_bytes() != data:
+                raise InputError("is there already, with other content", file=str(path))
+            return
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"cannot be written: {error.strerror.lower()}", file=str(path)) from None
