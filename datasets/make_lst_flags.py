@@ -1,4 +1,4 @@
-"""The flags of tools/make_lst.py: a subcommand per source format, and others."""
+"""The flags of tools/make_lst.py: a subcommand per source format, check, suspects, next, shard."""
 import argparse
 
 from common.cli import ArgumentParser, CheckpointPrefix, at_least
@@ -86,13 +86,13 @@ def build_parser(description):
         help="parts of the images (default: %(default)s)")
 
     add = command(
-        "next", "choose the unlabelled images to label next: uncertain ones that differ from each "
-        "other", seed, reading, network, more=" The images are chosen by logistic regressions on "
-        "the features of a frozen network, trained on the labelled images. Each is printed with "
-        "its most uncertain classes.").add_argument
-    add("--candidates", metavar="PATH",
-        help="folder in the image root, or .lst: its images without a known label, those that "
-        "--data labels left out (default: --data)")
+        "next", "choose the unlabelled images to label next: those that seem to show the classes "
+        "with few labels", reading, network, more=" The images are chosen by logistic regressions "
+        "on the features of a frozen network, trained on the labelled images. Each is printed with "
+        "the classes that it is chosen for.").add_argument
+    add("--candidates", metavar="DIR",
+        help="folder in the image root: the images there that have no label in --data (default: "
+        "the images of --data whose labels are all unknown)")
     add("--num", type=at_least(1), required=True, metavar="N", help="images to choose")
     add("--out", required=True, metavar="LST",
         help=".lst to write, to be filled in: every label is -1, unknown")

@@ -1,50 +1,33 @@
-"""Which unlabelled images to label next: those that the classifier is unsure of, each for its own
-reason.
+"""Which unlabelled images to label next: those that seem to show the classes with few labels.
 
-    chosen, prob = choose_next(features, labels, candidates, 100)
-
-BADGE: Ash et al., "Deep Batch Active Learning by Diverse, Uncertain Gradient Lower Bounds", ICLR
-2020 (https://arxiv.org/abs/1906.03671). docs/labels.md has what was measured.
+Bengar et al., "Class-Balanced Active Learning for Image Classification", WACV 2022
+(https://arxiv.org/abs/2110.04543), argue for balance; docs/labels.md has what was measured, also of
+methods that choose by uncertainty alone.
 """
 import numpy as np
 
 from datasets.out_of_fold import sigmoid, standardised, train_logistic
 
 
-def choose_next(features, labels, candidates, count, seed=0):
-    """The candidates to label next, and the probabilities of the classes in all candidates.
+def choose_next(features, labels, count):
+    """Choose images without a known label: their rows, gains and probabilities.
 
-    An image is represented by the gradient that its loss would have at the classifier's weights if
-    its labels were as predicted: (prob - predicted) times the features. It is long where the
-    classifier is unsure. Images are drawn as the centres of k-means++ are: with probabilities
-    proportional to the squared distance from the nearest one that was drawn before, the longest
-    first. One that equals a drawn one is not drawn, so that there may be fewer than `count`.
-
-    Parameters
-    ----------
-    features, labels : np.ndarray, (labelled, values) and (labelled, classes)
-        Labels are 1, 0, or -1 for unknown.
-    candidates : np.ndarray, (images, values)
-
-    Returns
-    -------
-    chosen : list of int, in the order of drawing
-    prob : np.ndarray, (images, classes)
+    The image is next for which the sum over classes of prob / (labels + 1) is largest, where the
+    labels are the present ones and those to be expected of the images chosen before: so each is
+    chosen for other classes than the one before. The probabilities are those of logistic
+    regressions. `features` are (images, values), `labels` (images, classes), -1 for unknown.
+    Returns at most `count` rows, in the order of choice; the terms of their sums and the
+    probabilities of the classes, both (rows, classes).
     """
-    scaled = standardised(np.concatenate([features, candidates]), slice(None))
-    known, new = scaled[:len(features)], scaled[len(features):]
-    weight, bias = train_logistic(known, labels)
-    prob = sigmoid(new @ weight + bias)
-    error = prob - (prob > 0.5)
-    square = (error ** 2).sum(axis=1) * (new ** 2).sum(axis=1)
-    random = np.random.RandomState(seed)
-    chosen, distance = [int(np.argmax(square))], np.full(len(new), np.inf)
-    while True:
-        last = chosen[-1]
-        # Of outer products, which would be (images, classes * values).
-        product = (error @ error[last]) * (new @ new[last])
-        distance = np.minimum(distance, np.maximum(square + square[last] - 2.0 * product, 0))
-        distance[last] = 0
-        if len(chosen) == count or not distance.any():
-            return chosen, prob
-        chosen.append(int(random.choice(len(new), p=distance / distance.sum())))
+    known = (labels >= 0).any(axis=1)
+    scaled = standardised(features, slice(None))
+    weight, bias = train_logistic(scaled[known], labels[known])
+    prob = sigmoid(scaled[~known] @ weight + bias)
+    expected = 1 + np.count_nonzero(labels > 0.5, axis=0).astype(float)
+    chosen, gains, left = [], [], np.ones(len(prob), bool)
+    while left.any() and len(chosen) < count:
+        row = int(np.argmax(np.where(left, prob @ (1 / expected), -1)))
+        chosen.append(row)
+        gains.append(prob[row] / expected)
+        expected, left[row] = expected + prob[row], False
+    return np.flatnonzero(~known)[chosen], np.array(gains), prob[chosen]

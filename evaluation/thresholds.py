@@ -51,24 +51,23 @@ def _best_without(label, prob, fold, left_out, min_precision=None):
     `fold`, (samples,), is the number of each sample's, `left_out` a sequence of such numbers.
     Returns (len(left_out),), float64, NaN where no label is present.
     """
-    known, rows = label >= 0, max(left_out) + 1
+    known, folds = label >= 0, max(left_out) + 1
     present, prob, fold = label[known] > 0.5, prob[known].astype(np.float64), fold[known]
     if not present.any():
         return np.full(len(left_out), np.nan)
     # Of two thresholds with no present sample between them the higher one is as good or better: so
     # a threshold is right below a present sample, or, if these are too low, below the highest one.
-    highest = [prob[fold == number].max(initial=0) for number in range(rows)]
-    candidates = np.unique(np.append(prob[present], highest))
-    place = len(candidates) - np.searchsorted(candidates, prob, side="right")
-    candidates = candidates[::-1]
+    highest = [prob[fold == number].max(initial=0) for number in range(folds)]
+    candidates = np.unique(np.append(prob[present], highest))[::-1]
+    place = np.searchsorted(-candidates, -prob) + fold * (len(candidates) + 1)
 
-    def count(chosen):
-        """How many of the chosen samples reach each candidate: (len(left_out), candidates)."""
-        cells = np.bincount((fold * (len(candidates) + 1) + place)[chosen],
-                            minlength=rows * (len(candidates) + 1)).reshape(rows, -1)[:, :-1]
-        return np.cumsum(cells.sum(axis=0) - cells[left_out], axis=1)
+    def count(places):
+        """How many samples outside each fold reach each candidate."""
+        counts = np.bincount(places, minlength=folds * (len(candidates) + 1))
+        counts = counts.reshape(folds, -1)[:, :-1]
+        return np.cumsum(counts.sum(axis=0) - counts[left_out], axis=1)
 
-    true_positives, predicted = count(present), count(slice(None))
+    true_positives, predicted = count(place[present]), count(place)
     labelled = true_positives[:, -1:]
     if min_precision is None:
         allowed = predicted > 0

@@ -24,7 +24,7 @@ DOORS = ("distributed/", "evaluation/decisions.py", "evaluation/thresholds.py",
          "reading/image_shape.py", "training/frozen_stages.py", "training/resuming.py",
          "training/warm_head.py")
 # Wanted are 5,200 and 16,000; until then the numbers only fall.
-CLOSURE_LINES, ALL_LINES = 6110, 17465
+CLOSURE_LINES, ALL_LINES = 6000, 17005
 
 
 def name(path):

@@ -39,7 +39,7 @@ from reading.image_reader import ReadOptions, read_image  # noqa: E402
 from reading.lst_file import read_lst  # noqa: E402
 
 SUSPECT_SIDE = 200  # pixels of an image on the sheet of --show
-UNCERTAIN_SHOWN = 3  # classes beside an image to label next
+REASONS_SHOWN = 3  # classes beside an image to label next
 
 
 def make(args):
@@ -195,58 +195,41 @@ def run_next(args):
     from datasets.next_images import choose_next  # imports MXNet, which is slow
     from datasets.out_of_fold import extract_features
 
-    candidates = args.candidates or args.data
-    is_folder = os.path.isdir(candidates)
-    (lst, *other), class_names = _read_lists([args.data] + [candidates] * (not is_folder), args)
-    if not (lst.positives + lst.negatives).any():
-        raise InputError("has no known label to learn from", file=args.data)
-    images = _candidates(args, lst, *other)
+    (lst,), class_names = _read_lists([args.data], args)
+    root = os.path.abspath(args.image)
+    labels = lst.labels(range(len(lst)))
+    paths, known = [os.path.join(root, lst.name(row)) for row in range(len(lst))], labels >= 0
+    labelled = [paths[row] for row in np.flatnonzero(known.any(axis=1))]
+    candidates = list(walk_images(os.path.abspath(args.candidates))) if args.candidates else paths
+    taken = set(labelled)
+    candidates = [path for path in candidates if path not in taken]
+    if not labelled or not candidates:
+        raise InputError("has no known label to learn from" if not labelled else
+                         "has no image without a known label",
+                         file=(labelled and args.candidates) or args.data)
+    if os.path.commonpath([root, *map(os.path.abspath, candidates)]) != root:
+        raise InputError("is not in {flag}, where the names of images start", flag="--image",
+                         file=args.candidates or args.data)
     make_parent_folder(args.out)
-    features, labels, _ = extract_features(args, lst)
-    labelled = (labels >= 0).any(axis=1)
-    found, _, readable = extract_features(args, images)
-    chosen, prob = choose_next(features[labelled], labels[labelled], found[readable], args.num,
-                               args.seed)
-    rows = np.flatnonzero(readable)[chosen]
-    names = [os.path.relpath(images.name(row), os.path.abspath(args.image)) for row in rows]
-    first = int(lst.ids.max()) + 1
-    unknown = np.full((len(rows), len(class_names)), -1)
-    label_table.write_together([
-        label_table.lst_file(args.out, range(first, first + len(rows)), unknown, names)])
-    for name, row in zip(names, prob[chosen]):
+    images = ImageList(labelled + candidates, lst.num_classes)
+    features, _, readable = extract_features(args, images)
+    if not (readable[:len(labelled)].any() and readable[len(labelled):].any()):
+        raise InputError("the labelled images, or all others, cannot be read ({flag})",
+                         file=args.data, flag="--image")
+    labels = np.concatenate([labels[known.any(axis=1)], images.labels(candidates)])[readable]
+    chosen, gains, prob = choose_next(features[readable], labels, args.num)
+    names = [os.path.relpath(images.name(row), root) for row in np.flatnonzero(readable)[chosen]]
+    ids = range(int(lst.ids.max()) + 1, int(lst.ids.max()) + 1 + len(names))
+    unknown = np.full((len(names), lst.num_classes), -1)
+    label_table.write_together([label_table.lst_file(args.out, ids, unknown, names)])
+    for name, gain, row in zip(names, gains, prob):
         print(printable(name, None) + ": " + ", ".join(
             f"{printable(class_names[c])} {row[c]:.2f}"
-            for c in np.argsort(np.abs(row - 0.5), kind="stable")[:UNCERTAIN_SHOWN]))
-    print(f"{args.out}: {len(rows)} of {len(images)} images to label next, each above with the "
-          "probabilities of its most uncertain classes")
+            for c in np.argsort(-gain, kind="stable")[:REASONS_SHOWN]))
+    print(f"{args.out}: {len(names)} of {len(candidates)} images to label next, each above with "
+          "the classes that it was chosen for and their probabilities")
     if not readable.all():
         print(f"images that cannot be read: {np.count_nonzero(~readable)}")
-
-
-def _candidates(args, lst, others=None):
-    """The images that `next` chooses from: those of the LstFile `others`, or of a folder.
-
-    Returns an ImageList of absolute paths.
-    """
-    root = os.path.abspath(args.image)
-
-    def paths(lst, is_wanted):
-        known = (lst.labels(range(len(lst))) >= 0).any(axis=1)
-        return [os.path.join(root, lst.name(row)) for row in np.flatnonzero(known == is_wanted)]
-
-    source = args.candidates or args.data
-    if others is None:
-        if os.path.commonpath([root, os.path.abspath(source)]) != root:
-            raise InputError("is not in {flag}, where the names of images start",
-                             file=source, flag="--image")
-        found = list(walk_images(os.path.abspath(source)))
-    else:
-        found = paths(others, False)
-    labelled = set(map(os.path.normpath, paths(lst, True)))
-    found = [path for path in found if os.path.normpath(path) not in labelled]
-    if not found:
-        raise InputError("has no image without a known label", file=source)
-    return ImageList(found, lst.num_classes)
 
 
 def _read_lists(paths, args):
