@@ -4,9 +4,9 @@ import os
 
 from common import cli
 from common.cli import InputError
-from evaluation.objective import add_objective_args, objective_from_args
 from evaluation.pictures import MAX_PHOTOS
 from evaluation.predictions_file import FORMATS
+from evaluation.thresholds import add_objective_args, objective_from_args
 from reading.image_reader import ReadOptions
 from reading.lst_file import LABEL_FORMATS
 

@@ -33,7 +33,9 @@ import numpy as np
 from common.cli import InputError
 from common.files import atomic_file, remove_unfinished
 from common.metrics import BASELINES, average_precision, baselines
+from evaluation.decisions import best_and_worst, count_decisions, decision_metrics
 from evaluation.history import history_files, write_history
+from evaluation.thresholds import choose_thresholds, cross_fitted, with_thresholds
 from network import checkpoint
 
 logger = logging.getLogger("train_multilabel")
@@ -209,7 +211,6 @@ class RunFiles:
         """The symbol with thresholds for the .params of this number; None: without any."""
         if thresholds is None:
             return self.symbol
-        from evaluation.thresholds import with_thresholds  # not needed without validation
         return with_thresholds(self.symbol, thresholds, epoch, self.val_lst.lst.path,
                                self.val_lst.checksum, self.flags.threshold_objective)
 
@@ -221,9 +222,6 @@ class RunFiles:
         """
         thresholds = None
         if samples:
-            # Not needed without validation.
-            from evaluation.decisions import count_decisions, decision_metrics
-            from evaluation.thresholds import choose_thresholds, cross_fitted
             self._samples = samples
             label, prob = samples["labels"], samples["scores"]
             objective = self.flags.threshold_objective
@@ -307,7 +305,6 @@ class RunFiles:
             return
         val_lst = self.val_lst
         if self._samples:
-            from evaluation.decisions import best_and_worst  # not needed without validation
             names = (checkpoint.get_attributes(self.symbol).get("class_names")
                      or [str(number) for number in range(val_lst.num_classes)])
             precision = [average_precision(label, score) for label, score in zip(
