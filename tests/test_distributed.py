@@ -97,6 +97,7 @@ def same_run(result, undisturbed):
         same_parameters(result, undisturbed, number)
 
 
+@pytest.mark.slow
 def test_a_worker_killed_in_mid_epoch_is_made_good_by_a_restart(flags, undisturbed, tmp_path):
     job = launched(flags(tmp_path), "--max-restarts", 1)
     wait_for(tmp_path, "Epoch[1] Time cost")

@@ -116,6 +116,7 @@ def test_random_crops_pass_through_the_frozen_stages_in_each_epoch(
                 np.testing.assert_array_equal(after[name], value.asnumpy())
 
 
+@pytest.mark.slow
 def test_head_and_stages_are_chosen_by_the_network(tiny_network, small_demo, tmp_path):
     symbol, arg_params, aux_params = checkpoint.load(tiny_network, 0)
     flat = mx.sym.Flatten(symbol.get_internals()["relu1_output"])

@@ -30,6 +30,7 @@ def test_the_shape_is_in_multiples_of_32_within_the_image(width, height, area):
         assert 0.7 < (rows / columns) / (height / width) < 1.4
 
 
+@pytest.mark.slow
 def test_training_takes_the_shape_of_its_images(tiny_network, small_demo, tmp_path):
     images = tmp_path / "images"
     images.mkdir()

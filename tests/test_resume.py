@@ -112,7 +112,8 @@ run(main, sys.argv[2:])
 """
 
 
-@pytest.mark.parametrize("epoch", [0, pytest.param(EPOCHS - 1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("epoch", [0, EPOCHS - 1])
+@pytest.mark.slow
 def test_resume_makes_up_for_a_validation_that_was_not_reached(
         epoch, flags, undisturbed, tmp_path):
     stopped = subprocess.run(
@@ -297,6 +298,7 @@ def test_another_measure_chooses_its_best_anew(flags, copied):
     assert f"Best: checkpoint {EPOCHS + 1}, validation loss {float(loss):.4f}" in text
 
 
+@pytest.mark.slow
 def test_runs_that_share_a_folder_have_a_history_each(flags, copied):
     before = measures(copied)
     script("train_multilabel.py", *flags(copied, save_name="other", num_epoch=1))
@@ -306,6 +308,7 @@ def test_runs_that_share_a_folder_have_a_history_each(flags, copied):
         range(1, EPOCHS + 2))
 
 
+@pytest.mark.slow
 def test_a_run_leaves_one_alone_that_is_called_like_its_best_checkpoint(flags, copied):
     for file in list(copied.iterdir()):
         file.rename(copied / file.name.replace("tiny", "x-best"))
@@ -319,6 +322,7 @@ def test_a_run_leaves_one_alone_that_is_called_like_its_best_checkpoint(flags, c
     assert "--save-name must not end in -best" in text.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_early_stays_stopped(flags, tmp_path):
     arguments = flags(tmp_path, num_epoch=9, early_stop=1, lr=0)
     script("train_multilabel.py", *arguments)
@@ -328,6 +332,7 @@ def test_a_run_that_was_stopped_early_stays_stopped(flags, tmp_path):
     assert number == max(f.name for f in tmp_path.glob("tiny-0*.params")) == "tiny-0002.params"
 
 
+@pytest.mark.slow
 def test_without_a_snapshot_resume_says_so_and_starts(flags, tmp_path):
     text = script("train_multilabel.py", *flags(tmp_path, resume=True, num_epoch=1))
     assert f"--resume: there is no {tmp_path}/tiny-resume.npz: starting anew" in text
@@ -473,6 +478,7 @@ TIMED = ("import sys, time; from train_multilabel import main; began = time.mono
          "main(sys.argv[1:]); print(time.monotonic() - began)")
 
 
+@pytest.mark.slow
 def test_an_epochs_seconds_are_its_own_and_not_the_warm_heads_too(flags, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", TIMED, *flags(tmp_path, num_epoch=1, warm_head_epochs=60)],

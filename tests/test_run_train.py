@@ -50,6 +50,7 @@ def test_flags_that_have_a_variable_set_it(run_train, small_demo, tmp_path):
     assert "Now your own images" not in text
 
 
+@pytest.mark.slow
 def test_without_validation_images_there_is_no_report(run_train, tmp_path):
     status, text = run_train("--labels=", DATA_VAL="")
     assert status == 0, text

@@ -32,7 +32,7 @@ def test_closed_streams_end_no_training(closed, tiny_network, small_demo, tmp_pa
     assert (tmp_path / "tiny-best-0000.params").exists()
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-"])
+@pytest.mark.parametrize("closed", [">&-", pytest.param("2>&-", marks=pytest.mark.slow)])
 def test_closed_streams_end_no_prediction(closed, tiny_network, small_demo, tmp_path):
     script("train_multilabel.py", *training_flags(tiny_network, small_demo, tmp_path,
                                                   num_epoch=1))

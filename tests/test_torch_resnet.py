@@ -99,7 +99,7 @@ def normalised(pixels):
 
 @pytest.mark.parametrize("depth, write, ending", [
     (18, torch_bytes.old_format, ".pth"), (34, torch_bytes.zip_format, ".pth"),
-    (50, torch_bytes.safetensors, ".safetensors")])
+    pytest.param(50, torch_bytes.safetensors, ".safetensors", marks=pytest.mark.slow)])
 def test_the_checkpoint_computes_what_the_file_does(depth, write, ending, pixels, tmp_path):
     state = random_state(depth)
     (tmp_path / f"net{ending}").write_bytes(write(state))

@@ -260,6 +260,7 @@ def test_two_runs_give_the_same_bytes(trained, tiny_network, small_demo, tmp_pat
     assert (tmp_path / name).read_bytes() == (trained[0] / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_network_can_be_fine_tuned_again(trained, small_demo, tmp_path):
     flags = training_flags(trained[0] / "tiny", small_demo, tmp_path, epoch=2, num_epoch=1)
     script("train_multilabel.py", *flags)
@@ -494,6 +495,7 @@ def test_an_objective_and_a_precision_that_contradict_each_other_are_refused(fla
         parse_args(training_flags("net", small_demo, "result", **flags))
 
 
+@pytest.mark.slow
 def test_thresholds_of_an_earlier_fine_tuning_do_not_survive_a_new_one(
         tiny_network, small_demo, tmp_path):
     sym, arg_params, aux_params = checkpoint.load(tiny_network, 0)
@@ -507,6 +509,7 @@ def test_thresholds_of_an_earlier_fine_tuning_do_not_survive_a_new_one(
     assert not [name for name in checkpoint.get_attributes(sym) if name.startswith("thresholds")]
 
 
+@pytest.mark.slow
 def test_weight_decay_leaves_biases_and_batchnorms_alone(tiny_network, small_demo, tmp_path):
     for wd in (0, 0.5):
         flags = training_flags(tiny_network, small_demo, tmp_path / str(wd), wd=wd, num_epoch=1,

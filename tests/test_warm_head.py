@@ -179,6 +179,7 @@ def test_fine_tuning_starts_from_the_warm_head(tiny_network, small_demo, tmp_pat
     np.testing.assert_allclose(tuned, head, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_killed_run_does_not_warm_its_head_again(tiny_network, small_demo, tmp_path):
     flags = training_flags(tiny_network, small_demo, tmp_path, warm_head_epochs=3)
     stopped = training_flags(tiny_network, small_demo, tmp_path, warm_head_epochs=3, num_epoch=0)
