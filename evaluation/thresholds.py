@@ -91,13 +91,11 @@ def _best_without(label, prob, fold, left_out, min_precision=None):
 
     true_positives, predicted = count(place[present]), count(place)
     labelled = true_positives[:, -1:]
+    allowed, score = predicted > 0, true_positives
     if min_precision is None:
-        allowed = predicted > 0
         score = true_positives / np.maximum(predicted + labelled, 1)  # half the F1
     else:
-        allowed = true_positives / np.maximum(predicted, 1) >= min_precision
-        allowed &= predicted > 0
-        score = true_positives
+        allowed &= true_positives / np.maximum(predicted, 1) >= min_precision
     lowest = candidates[np.argmax(np.where(allowed, score, -1), axis=1)]
     below = [prob[(prob < least) & (fold != number)].max(initial=0)
              for least, number in zip(lowest, left_out)]
@@ -109,8 +107,9 @@ def _best_without(label, prob, fold, left_out, min_precision=None):
 def choose_thresholds(label, prob, objective="f1"):
     """The threshold of each class, (classes,); `label` and `prob` are (samples, classes).
 
-    A class without a present label gets that of "of1" (0.5 where no class has any); under
-    "precision" it is never predicted, nor is one that reaches the precision nowhere.
+    A class without a present label gets that of "of1" (0.5 where no class has any), or under "f1" a
+    higher one, so that one sample at most is predicted; under "precision" it is never predicted,
+    nor is one that reaches the precision nowhere.
     """
     return _choose_without(label, prob, np.zeros(len(label), int), [1], objective)[0]
 

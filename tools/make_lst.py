@@ -198,8 +198,9 @@ def run_next(args):
     (lst,), class_names = _read_lists([args.data], args)
     root = os.path.abspath(args.image)
     labels = lst.labels(range(len(lst)))
-    paths, known = [os.path.join(root, lst.name(row)) for row in range(len(lst))], labels >= 0
-    labelled = [paths[row] for row in np.flatnonzero(known.any(axis=1))]
+    paths = [os.path.join(root, lst.name(row)) for row in range(len(lst))]
+    known = np.flatnonzero((labels >= 0).any(axis=1))
+    labelled = [paths[row] for row in known]
     candidates = list(walk_images(os.path.abspath(args.candidates))) if args.candidates else paths
     taken = set(labelled)
     candidates = [path for path in candidates if path not in taken]
@@ -216,7 +217,7 @@ def run_next(args):
     if not (readable[:len(labelled)].any() and readable[len(labelled):].any()):
         raise InputError("the labelled images, or all others, cannot be read ({flag})",
                          file=args.data, flag="--image")
-    labels = np.concatenate([labels[known.any(axis=1)], images.labels(candidates)])[readable]
+    labels = np.concatenate([labels[known], images.labels(candidates)])[readable]
     chosen, gains, prob = choose_next(features[readable], labels, args.num)
     names = [os.path.relpath(images.name(row), root) for row in np.flatnonzero(readable)[chosen]]
     ids = range(int(lst.ids.max()) + 1, int(lst.ids.max()) + 1 + len(names))
