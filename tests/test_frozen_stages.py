@@ -11,7 +11,7 @@ from evaluation.classifier import Classifier
 from evaluation.thresholds import choose_thresholds
 from network import checkpoint
 from network.fine_tune import get_fine_tune_model
-from network.stages import find_last_frozen_layer, find_stages
+from training.frozen_stages import choose_stages, find_stages
 
 EFFICIENTNET_STAGES = [(16, 112, 112), (24, 56, 56), (40, 28, 28), (112, 14, 14), (320, 7, 7)]
 
@@ -36,7 +36,9 @@ def test_the_stages_of_a_residual_network_end_after_its_additions():
     assert [shape for _, shape in stages] == [
         (64, 112, 112), (256, 56, 56), (512, 28, 28), (1024, 14, 14), (2048, 7, 7)]
     with pytest.raises(InputError, match="5 stages"):
-        find_last_frozen_layer(symbol, (3, 224, 224), 5)
+        choose_stages(symbol, (3, 224, 224), 5)
+    assert choose_stages(symbol, (3, 224, 224), "auto") == (3, stages[2][0])
+    assert choose_stages(symbol, (3, 320, 480), "auto")[0] == 4
 
 
 def test_stored_outputs_train_what_the_whole_network_trains(tiny_network, small_demo, tmp_path):

@@ -119,7 +119,10 @@ def resolve_settings(flags, pretrained, normalisation, lists, workers):
         flags.layer_before_fullc, flags.dtype,
         flags.attention if head == "attention" else None, **loss)
     frozen = frozen_parameters(symbol, flags.freeze)
-    freeze_stages, last_frozen_layer = choose_stages(symbol, image_shape, flags.freeze_stages)
+    freeze_stages, last_frozen_layer = 0, None
+    if flags.freeze_stages:
+        from training.frozen_stages import choose_stages  # most runs freeze none
+        freeze_stages, last_frozen_layer = choose_stages(symbol, image_shape, flags.freeze_stages)
     if freeze_stages:
         inputs = set(layers_up_to(symbol, last_frozen_layer).list_arguments()) - {"data"}
         frozen = sorted({*frozen, *inputs})
@@ -170,16 +173,6 @@ def choose_image_shape(flags, pretrained, lst, workers):
             why = "the checkpoint's, because the network does not work on {1}x{2}".format(*found)
     shape = workers.broadcast({"shape": np.array(shape)})["shape"].tolist()
     return shape, [f"Image shape {','.join(map(str, shape))} (height, width): {why}"]
-
-
-def choose_stages(symbol, image_shape, number):
-    """How many stages --freeze-stages freezes, and the name of their last layer; 0 and None."""
-    if not number:
-        return 0, None
-    from network.stages import automatic_stages, find_last_frozen_layer  # most runs freeze none
-    if number == "auto":
-        number = automatic_stages(symbol, image_shape)
-    return number, find_last_frozen_layer(symbol, image_shape, number) if number else None
 
 
 def check_lists(lists, class_names, workers):

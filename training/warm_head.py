@@ -14,10 +14,9 @@ import numpy as np
 from common.mx_compat import mx
 from common.progress import Progress
 from network.fine_tune import split_head
-from network.stages import FEATURES, layers_after
 from training.compute import Alone
 from training.data import make_metrics
-from training.frozen_stages import WARM_HEAD_STOPPED, FeatureIter
+from training.frozen_stages import FEATURES, WARM_HEAD_STOPPED, FeatureIter, layers_after
 from training.module import FineTuningModule
 from training.run_files import with_prefix
 
