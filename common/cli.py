@@ -117,16 +117,17 @@ def require(is_allowed, flag, allowed, value):
         raise InputError(f"{{flag}} is {allowed}, not {value}", flag=flag)
 
 
-def at_least(least, bits=None):
-    """A type for argparse: a whole number of `least` or more, below 2**bits if given."""
+def at_least(least, bits=None, kind=int):
+    """A type for argparse: a number of `least` or more, below 2**bits if given."""
     def number(text):
-        if int(text) < least:
+        value = kind(text)
+        if not value >= least:  # nor NaN
             raise argparse.ArgumentTypeError(f"must be {least} or more, not {text}")
-        if bits is not None and int(text) >= 1 << bits:
+        if bits is not None and value >= 1 << bits:
             raise argparse.ArgumentTypeError(f"must be below 2**{bits}, not {text}")
-        return int(text)
+        return value
 
-    number.__name__ = "int"  # what argparse calls it when the text is no number
+    number.__name__ = kind.__name__  # what argparse calls it when the text is no number
     return number
 
 

@@ -339,7 +339,7 @@ MISTAKES = {
     "float16 on a CPU": ({"dtype": "float16", "gpus": ""}, "--dtype float16: needs a GPU"),
     "no such GPU": ({"gpus": "77"}, "--gpus 77: MXNet sees"),
     "images elsewhere": ({"image_train": "/nowhere"}, "no such file or directory"),
-    "negative rate": ({"lr": -1}, "--lr must be 0 or more"),
+    "negative rate": ({"lr": -1}, "--lr: must be 0 or more"),
     "shape without channels": ({"image_shape": "32,32"}, "--image-shape: expected 3 numbers"),
     "freeze matches nothing": ({"freeze": "convx"}, "no parameter's name matches 'convx'"),
     "clip too large": ({"clip": 2}, "clip must be from 0 to 0.99"),
@@ -354,8 +354,10 @@ MISTAKES = {
 }
 # What argparse and `check_args` say, before anything is read.
 FLAGS = {
-    "infinite rate": (["--lr", "inf"], "--lr must be a finite number"),
-    "seed too large": (["--seed", "5000000000"], "--seed must be below 4294967296"),
+    "rate that is no number": (["--lr", "nan"], "--lr: must be 0 or more"),
+    "infinite rate": (["--lr", "inf"], "--lr: must be below 2**128"),
+    "threshold of 0": (["--gc-threshold", "0"], "--gc-threshold must be above 0"),
+    "seed too large": (["--seed", "5000000000"], "--seed: must be below 2**32"),
     "rate that grows": (["--lr-factor", "2"], "--lr-factor must be 1 or less"),
     "step before the start": (["--lr-step-epochs=-1"], "--lr-step-epochs must be numbers above 0"),
     "warm-up beyond the first step": (["--warmup-epochs", "2", "--lr-step-epochs", "1,5",
@@ -365,6 +367,7 @@ FLAGS = {
     "name with a folder": (["--save-name", "a/b"], "--save-name is a name in the folder"),
     "no such flag": (["--no-such-flag"], "unrecognized arguments: --no-such-flag"),
     "not a number": (["--batch-size", "x"], "invalid int value: 'x'"),
+    "no such store": (["--kv-store", "no_such"], "--kv-store: invalid choice: 'no_such'"),
 }
 
 

@@ -36,10 +36,7 @@ def read_lists(flags, workers):
     """The SampleLists of a run, a Split; --num-examples must be the length of the training list."""
     train = workers.read_list(flags.data_train, flags.image_train, flags.num_classes,
                               flags.label_format)
-    # make_lst.py shard fills the shorter lists up with a row that does not count.
-    fillers = workers.count - 1 if train.lst.path != flags.data_train else 0
-    if (flags.num_examples is not None
-            and not 0 <= train.num_rows - flags.num_examples <= fillers):
+    if flags.num_examples not in (None, train.num_rows):
         raise InputError(f"{train.num_rows} rows, but {{flag}} is {flags.num_examples}",
                          file=flags.data_train, flag="--num-examples")
     val = flags.data_val and workers.read_list(

@@ -150,9 +150,7 @@ class Run(Uninterrupted):
         self.workers.merge_params(module)
         arg_params, aux_params = module.get_params()
         self.files.check_finite({**arg_params, **aux_params})
-        number = self.record.epoch + 1
-        if number == self.flags.num_epoch or number % self.flags.save_period == 0:
-            self.files.save_checkpoint(number, arg_params, aux_params)
+        self.files.save_checkpoint(self.record.epoch + 1, arg_params, aux_params)
         if self.lists.val:
             self._save_if_asked(module, metrics, self.stops.exchange()[0])
 

@@ -32,7 +32,7 @@ POS_WEIGHTS = (1, 10)
 MAY_CHANGE_ON_RESUME = {
     "data_train", "data_val", "image_train", "image_val", "labels", "model", "epoch", "gpus",
     "data_nthreads", "disp_batches", "num_epoch", "early_stop", "monitor_metric", "test_io",
-    "save_result", "save_name", "save_period", "keep", "checkpoint_minutes", "resume",
+    "save_result", "save_name", "keep", "checkpoint_minutes", "resume",
     "resume_anyway", "described", "warm_head_epochs", "warm_head_mirror", "feature_memory",
     "num_examples", "num_classes", "threshold_objective", "min_precision",
     "frozen_precision"}  # which pass_images compares with what the record says

@@ -5,7 +5,7 @@ import re
 from collections import namedtuple
 
 from common import cli
-from common.cli import InputError, parse_numbers
+from common.cli import InputError, at_least, parse_numbers
 from crossentropy_op import loss_options
 from evaluation.thresholds import add_objective_args, objective_from_args
 from reading.read_options import AREA, add_data_args
@@ -18,14 +18,9 @@ LOSSES = {
 
 METRICS = ("mAP", "loss", "acc")  # by which the best epoch can be chosen
 
-# Flags that must be at least this.
-LEAST = {
-    "num_epoch": 0, "batch_size": 1, "save_period": 1, "epoch": 0, "disp_batches": 1,
-    "warmup_epochs": 0, "seed": 0, "lr": 0, "mom": 0, "wd": 0, "lr_factor": 0,
-    "warm_head_epochs": 0, "feature_memory": 0, "head_lr_mult": 0, "clip_gradient": 0,
-    "early_stop": 0, "keep": 0, "checkpoint_minutes": 0, "gc_threshold": 0, "image_area": 1024,
-    "attention": 0, "freeze_stages": 0}
-MAY_BE_INFINITE = ("feature_memory", "checkpoint_minutes")
+FROM_0, FROM_1 = at_least(0), at_least(1)
+AMOUNT = at_least(0, bits=128, kind=float)  # what float32 can hold
+MAY_BE_INFINITE = at_least(0, kind=float)
 
 
 def parse_args(argv=None):
@@ -37,15 +32,7 @@ def parse_args(argv=None):
     parser = cli.ArgumentParser(
         description="Fine-tune a pretrained MXNet network to multi-label classification.",
         allow_abbrev=False)
-    groups = {}
-
-    def group(title):
-        """The function that declares flags of a group."""
-        names, add_argument = groups.setdefault(title, []), parser.add_argument_group(
-            title).add_argument
-        return lambda *flags, **options: names.append(add_argument(*flags, **options).dest)
-
-    add = group("data")
+    add = parser.add_argument_group("data").add_argument
     add("--data-train", required=True, metavar="LST",
         help="training .lst; of several workers each reads a part, or with {rank} in the name (or "
              "in that of other lists and folders) what is its own")
@@ -62,23 +49,24 @@ def parse_args(argv=None):
         help="class names in column order, one per line, kept in the checkpoint")
     add_data_args(parser)
 
-    add = group("model")
+    add = parser.add_argument_group("model").add_argument
     add("--model", required=True, metavar="PREFIX", action=cli.CheckpointPrefix,
         help="pretrained checkpoint: its path before -symbol.json")
-    add("--epoch", type=int, default=0, metavar="N", help="number of the pretrained .params file")
+    add("--epoch", type=FROM_0, default=0, metavar="N",
+        help="number of the pretrained .params file")
     add("--layer-before-fullc", metavar="LAYER",
         help="layer whose output the new classifier takes (default: what feeds the network's own "
              "classifier)")
     add("--image-shape", metavar="C,H,W",
         help="what the network gets; auto: the training images' own aspect, in multiples of 32 "
              "(default: what the checkpoint says, else 3,224,224)")
-    add("--image-area", type=int, default=AREA, metavar="PIXELS",
+    add("--image-area", type=at_least(1024), default=AREA, metavar="PIXELS",
         help="area that --image-shape auto aims at, where the images are as large")
     add("--head", choices=["linear", "attention", "auto"], default="linear",
         help="classifier of the mean features, or class-specific residual attention (Zhu and Wu, "
              "ICCV 2021), which also sees where a class is; auto: attention if the features have "
              "positions")
-    add("--attention", type=float, default=0.3, metavar="X",
+    add("--attention", type=AMOUNT, default=0.3, metavar="X",
         help="--head attention: weight of a class's maximum over the positions beside its mean")
     add("--rgb-mean", metavar="R,G,B",
         help="mean of the pixels, 0 to 255, for a checkpoint that does not say how it normalises "
@@ -99,15 +87,16 @@ def parse_args(argv=None):
     add("--dtype", choices=["float32", "float16"], default="float32",
         help="type that the backbone computes in; the new head and the loss stay in float32")
 
-    add = group("warm head (the new classifier alone, before fine-tuning)")
-    add("--warm-head-epochs", type=int, default=0, metavar="N",
+    add = parser.add_argument_group(
+        "warm head (the new classifier alone, before fine-tuning)").add_argument
+    add("--warm-head-epochs", type=FROM_0, default=0, metavar="N",
         help="passes over features that each image gives once; 0 for none")
     add("--warm-head-mirror", action="store_true",
         help="each training image's mirror image gives features too")
-    add("--feature-memory", "--warm-head-memory", type=float, default=2000, metavar="MB",
+    add("--feature-memory", "--warm-head-memory", type=MAY_BE_INFINITE, default=2000, metavar="MB",
         help="features above this, and outputs of frozen stages, go into a memory-mapped file")
 
-    add = group("loss")
+    add = parser.add_argument_group("loss").add_argument
     add("--loss", choices=sorted(LOSSES), default="bce",
         help="binary cross-entropy, focal, or asymmetric loss")
     add("--gamma-pos", type=float, metavar="G",
@@ -122,48 +111,46 @@ def parse_args(argv=None):
     add("--label-smoothing", type=float, default=0, metavar="S",
         help="turns labels into y (1 - S) + S / 2")
 
-    add = group("training")
-    add("--num-epoch", type=int, default=2, metavar="N",
+    add = parser.add_argument_group("training").add_argument
+    add("--num-epoch", type=FROM_0, default=2, metavar="N",
         help="epochs of fine-tuning; 0 stops after the warm head")
-    add("--batch-size", type=int, default=64, metavar="N", help="images per batch")
+    add("--batch-size", type=FROM_1, default=64, metavar="N", help="images per batch")
     add("--optimizer", default="sgd", metavar="NAME",
         help="any of MXNet's: sgd, nag, adam, lamb ...")
-    add("--lr", type=float, help="learning rate (default: 0.001, for adam 0.0001)")
-    add("--head-lr-mult", type=float, default=1, metavar="X",
+    add("--lr", type=AMOUNT, help="learning rate (default: 0.001, for adam 0.0001)")
+    add("--head-lr-mult", type=AMOUNT, default=1, metavar="X",
         help="factor on the new classifier's learning rate")
-    add("--mom", type=float, default=0.9, help="momentum, for sgd and nag")
-    add("--wd", type=float, default=0.0001, help="weight decay; biases and BatchNorms have none")
-    add("--clip-gradient", type=float, default=0, metavar="X",
+    add("--mom", type=AMOUNT, default=0.9, help="momentum, for sgd and nag")
+    add("--wd", type=AMOUNT, default=0.0001, help="weight decay; biases and BatchNorms have none")
+    add("--clip-gradient", type=AMOUNT, default=0, metavar="X",
         help="limit of each value of the gradient; 0 for none")
     add("--lr-schedule", choices=["step", "cosine", "constant"], default="step",
         help="course of the learning rate")
-    add("--lr-factor", type=float, default=0.1, help="factor at each of --lr-step-epochs (step)")
+    add("--lr-factor", type=AMOUNT, default=0.1, help="factor at each of --lr-step-epochs (step)")
     add("--lr-step-epochs", default="5,10", metavar="E,E",
         help="epochs after which the learning rate falls (step)")
-    add("--warmup-epochs", type=float, default=0, metavar="N",
+    add("--warmup-epochs", type=AMOUNT, default=0, metavar="N",
         help="epochs over which the learning rate rises from 0")
-    add("--seed", type=int, default=0,
+    add("--seed", type=at_least(0, bits=32), default=0,
         help="random seed of the sample order, the augmentation and the new weights")
     add("--monitor-metric", choices=METRICS, default="mAP",
         help="validation metric by which the best epoch is chosen")
     add_objective_args(add)
-    add("--early-stop", type=int, default=0, metavar="N",
+    add("--early-stop", type=FROM_0, default=0, metavar="N",
         help="stop after N epochs without a better one; 0 for never")
-    add("--disp-batches", type=int, metavar="N",
+    add("--disp-batches", type=FROM_1, metavar="N",
         help="batches between two of MXNet's lines, shown on the screen too (default: 20, in "
              "train.log alone)")
     add("--test-io", action="store_true",
         help="only read one epoch of --data-train and show the speed")
 
-    add = group("checkpoints")
+    add = parser.add_argument_group("checkpoints").add_argument
     add("--save-result", default="result", metavar="DIR",
         help="folder for checkpoints, train.log and NAME-history.csv")
     add("--save-name", default="multilabel", metavar="NAME", help="name of the checkpoints in it")
-    add("--save-period", type=int, default=1, metavar="N",
-        help="epochs between two checkpoints; the last is always kept")
-    add("--keep", type=int, default=0, metavar="N",
+    add("--keep", type=FROM_0, default=0, metavar="N",
         help="keep only the last N checkpoints (and the best); 0 keeps all")
-    add("--checkpoint-minutes", type=float, default=10, metavar="M",
+    add("--checkpoint-minutes", type=MAY_BE_INFINITE, default=10, metavar="M",
         help="minutes between two snapshots in mid-epoch; 0 for none")
     add("--resume", action="store_true",
         help="go on from the newest snapshot of --save-name, if there is one; without it a run "
@@ -171,22 +158,23 @@ def parse_args(argv=None):
     add("--resume-anyway", action="store_true",
         help="go on even where the flags or the data have changed")
 
-    add = group("devices")
+    add = parser.add_argument_group("devices").add_argument
     add("--gpus", metavar="LIST",
         help="GPUs by number, 0,1 say; '' for the CPU (default: all visible GPUs, else the CPU)")
-    add("--kv-store", default="device", metavar="TYPE",
-        help="MXNet's key-value store: local, device, dist_sync ...")
+    add("--kv-store", default="device", choices=[
+        "local", "device", "dist_sync", "dist_device_sync", "dist_async", "dist_device_async"],
+        help="MXNet's key-value store")
     add("--gc-type", choices=["none", "2bit"], default="none",
         help="compression of gradients between devices or machines")
-    add("--gc-threshold", type=float, default=0.5, metavar="X",
+    add("--gc-threshold", type=AMOUNT, default=0.5, metavar="X",
         help="threshold of 2bit compression")
     args = parser.parse_args(argv)
     changed = " ".join(
         f"--{name.replace('_', '-')}" + (f" {value}" if value is not True else "")
         for name, value in vars(args).items() if value != parser.get_default(name))
-    grouped = {name for names in groups.values() for name in names}
-    groups["reading images"] = sorted(set(vars(args)) - grouped)
-    args.described = changed, groups
+    own_groups = parser._action_groups[2:]  # after argparse's two, of --help and the like
+    args.described = changed, {group.title: [action.dest for action in group._group_actions]
+                               for group in own_groups}
     check_args(args)
     # A tuple, into which nobody can write.
     return namedtuple("Flags", vars(args))(**vars(args))
@@ -194,25 +182,16 @@ def parse_args(argv=None):
 
 def number_of_stages(text):
     """The value of --freeze-stages: a number, or "auto"."""
-    return text if text == "auto" else int(text)
+    return text if text == "auto" else FROM_0(text)
 
 
 def check_args(args):
     """Parse the flags that are lists of numbers, and check the ranges of all."""
     if args.lr is None:
         args.lr = 0.0001 if args.optimizer == "adam" else 0.001
-    for name, least in LEAST.items():
-        flag, value = f"--{name.replace('_', '-')}", getattr(args, name)
-        if value in (None, "auto"):
-            continue
-        if not value >= least:  # nor NaN
-            raise InputError(f"{{flag}} must be {least} or more, not {value}", flag=flag)
-        if math.isinf(value) and name not in MAY_BE_INFINITE:
-            raise InputError("{flag} must be a finite number", flag=flag)
     args.lr_step_epochs = parse_numbers("--lr-step-epochs", args.lr_step_epochs, float)
     first_step = min(args.lr_step_epochs, default=math.inf)
     for is_wrong, flag, problem in (
-            (args.seed >= 2 ** 32, "--seed", f"must be below {2 ** 32}, not {args.seed}"),
             (args.lr_factor > 1, "--lr-factor", f"must be 1 or less, not {args.lr_factor}"),
             (args.gc_threshold == 0, "--gc-threshold", "must be above 0, not 0"),
             (not all(0 < epoch < math.inf for epoch in args.lr_step_epochs), "--lr-step-epochs",
