@@ -108,7 +108,8 @@ def fit(settings, network, data, outputs, metrics, compute, this_run):
     batches = data.train.num_batches * (1 if workers.synchronous else workers.count)
     params = optimizer_params(flags, batches)
     if not workers.synchronous:  # no snapshot has the servers' counters
-        params["begin_num_update"] = this_run.trained_batches * workers.count
+        trained = this_run.epoch * data.train.num_batches + this_run.record.batch
+        params["begin_num_update"] = trained * workers.count
     mx.random.seed(flags.seed)
     np.random.seed(flags.seed)
     module.fit(

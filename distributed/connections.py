@@ -68,17 +68,6 @@ class ArrayStream:
         except ValueError:  # NumPy's error for a file that ends too early
             raise EOFError from None
 
-    def send_numbers(self, numbers):
-        """Send a sequence of numbers as float64, without anything around them."""
-        self.connection.sendall(np.array(numbers, np.float64))
-
-    def receive_numbers(self, count):
-        """So many numbers that the other end sends with `send_numbers`, as np.ndarray."""
-        content = self._file.read(count * 8)
-        if len(content) < count * 8:
-            raise EOFError
-        return np.frombuffer(content, np.float64)
-
     def close(self):
         with contextlib.suppress(OSError):
             self._file.close()
@@ -113,7 +102,7 @@ def _connect_as_hub(kv):
     streams = {ranks[number]: workers[number][1] for number in others}
     watched = {ranks[number]: workers[kv.num_workers + number][1].connection for number in others}
     for rank, stream in streams.items():
-        stream.send_numbers([rank, ranks[0]])
+        stream.send({"ranks": [rank, ranks[0]]})
     return ranks[0], ranks[0], streams, watched
 
 
@@ -124,8 +113,8 @@ def _connect_to_hub(kv):
     for number, connected in ((kv.rank, stream), (kv.num_workers + kv.rank, silent)):
         if not _knows_key(connected.connection, key, answer_challenge, deliver_challenge):
             raise EOFError
-        connected.send_numbers([number, _requested_rank()])
-    rank, hub = map(int, stream.receive_numbers(2))
+        connected.send({"ranks": [number, _requested_rank()]})
+    rank, hub = stream.receive()["ranks"].tolist()
     return rank, hub, {hub: stream}, {hub: silent.connection}
 
 
@@ -154,7 +143,7 @@ def accept_workers(listener, key, count):
         try:
             if _knows_key(connection, key, deliver_challenge, answer_challenge):
                 stream = ArrayStream(connection)
-                number, requested = map(int, stream.receive_numbers(2))
+                number, requested = stream.receive()["ranks"].tolist()
                 workers[number] = requested, stream
                 return
         except (OSError, EOFError):

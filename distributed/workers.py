@@ -28,8 +28,8 @@ SECONDS_BEFORE_REPORTING_LOSS = 1.0
 
 
 @contextlib.contextmanager
-def open_worker(kind):
-    """The kvstore of this kind, and all Workers, until the block ends.
+def open_worker(kind, compresses):
+    """The kvstore of this kind, which may compress, and all Workers, until the block ends.
 
     After an error the process ends here, without Python's cleaning up, which would destroy the
     kvstore, and that waits until all other workers do the same, while they may be waiting for this
@@ -37,7 +37,7 @@ def open_worker(kind):
     """
     try:
         with time_to_connect():
-            kv = create_kvstore(kind)
+            kv = create_kvstore(kind, compresses)
             workers = Workers(kv)
         with workers:
             yield kv, workers
@@ -50,8 +50,11 @@ def open_worker(kind):
         os._exit(status)
 
 
-def create_kvstore(kind):
-    """Create the kvstore for --kv-store, if it fits how this process was started."""
+def create_kvstore(kind, compresses=False):
+    """Create the kvstore for --kv-store, if it fits how this process was started.
+
+    MXNet's own `pushpull` cannot send gradients to servers that it `compresses`.
+    """
     is_worker = os.environ.get("DMLC_ROLE") == "worker"
     if "dist" not in kind and is_worker:
         raise InputError("trains in one process, but this is one of several: --kv-store dist_sync "
@@ -62,7 +65,15 @@ def create_kvstore(kind):
     # The optimizer's state on a server cannot be read and saved. Servers of synchronous training
     # only sum, and each worker makes the same update.
     os.environ["MXNET_UPDATE_ON_KVSTORE"] = "1" if "async" in kind else "0"
-    return mx.kvstore.create(kind)
+    kv = mx.kvstore.create(kind)
+
+    def pushpull(key, value, out=None, priority=0):
+        kv.push(key, value, priority)
+        kv.pull(key, value if out is None else out, priority)
+
+    if compresses:
+        kv.pushpull = pushpull
+    return kv
 
 
 def _report(error):
@@ -130,22 +141,16 @@ class Workers:
 
         The sum of nothing is a barrier.
         """
-        # So that there always is a number to send.
-        own = np.array([1, *values], np.float64)
+        own = {"values": np.array(values, np.float64)}
         if self.rank != self._hub:
-            with self._stream(self._hub) as stream:
-                stream.send_numbers(own)
-                return stream.receive_numbers(len(own))[1:]
-        parts = {self.rank: own}
-        for rank in self._streams:
-            with self._stream(rank) as stream:
-                parts[rank] = stream.receive_numbers(len(own))
+            self._send(self._hub, own)
+            return self._receive(self._hub)["values"]
+        parts = {self.rank: own, **{rank: self._receive(rank) for rank in self._streams}}
         # By rank, because the order changes the last bits.
-        total = sum(parts[rank] for rank in range(self.count))
+        total = sum(parts[rank]["values"] for rank in range(self.count))
         for rank in self._streams:
-            with self._stream(rank) as stream:
-                stream.send_numbers(total)
-        return total[1:]
+            self._send(rank, {"values": total})
+        return total
 
     def mean(self, params):
         """The mean over all workers of parameters, dict of str to mx.nd.NDArray."""

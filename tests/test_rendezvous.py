@@ -1,4 +1,5 @@
 """Connecting the workers of a run, against the standard library's own client."""
+import io
 import socket
 import threading
 from multiprocessing import AuthenticationError
@@ -8,6 +9,13 @@ import numpy as np
 import pytest
 
 from distributed.connections import ArrayStream, accept_workers
+
+
+def greeting(*numbers):
+    """What an ArrayStream sends first: the number of the connection, and the rank asked for."""
+    file = io.BytesIO()
+    np.lib.format.write_array(file, np.array(numbers))
+    return b'["ranks"]\n' + file.getvalue()
 
 
 @pytest.fixture
@@ -38,7 +46,7 @@ def test_only_a_client_with_the_key_is_accepted(listener):
         Client(listener.getsockname(), authkey=b"another key")
     assert accepting.is_alive()
     with Client(listener.getsockname(), authkey=b"key") as client:
-        client._send(np.array([1.0, 7.0]).tobytes())
+        client._send(greeting(1, 7))
         accepting.join(10)
     assert list(workers) == [1] and workers[1][0] == 7
 
@@ -48,7 +56,7 @@ def test_strangers_threads_end_with_the_rendezvous(listener):
     with socket.create_connection(listener.getsockname()) as stranger:
         accepting = in_thread(accept_workers, listener, b"key", 1)
         with Client(listener.getsockname(), authkey=b"key") as client:
-            client._send(np.array([1.0, 7.0]).tobytes())
+            client._send(greeting(1, 7))
             accepting.join(10)
         for thread in set(threading.enumerate()) - before:
             thread.join(10)

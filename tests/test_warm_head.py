@@ -14,7 +14,6 @@ from network import checkpoint
 from network.fine_tune import split_head
 from network.forward_pass import ForwardPass
 from train_multilabel import get_fine_tune_model
-from training.compute import Alone, Compute
 from training.frozen_stages import FeatureIter, extract
 from training.settings import Network
 from training.warm_head import train_head
@@ -106,9 +105,9 @@ def test_the_head_is_regularised_logistic_regression(
         stored, = extract(backbone(network, train), train, [False], tmp_path, 1e9)
     features, labels = stored
     head, scores = train_head(Network(*network), (stored, stored), (measures(), measures()),
-                              Compute([mx.cpu()], None, Alone()), head_flags(200))
+                              mx.cpu(), head_flags(200))
     assert set(head) == {"fc_weight", "fc_bias"}
-    logit = features @ head["fc_weight"].asnumpy().T + head["fc_bias"].asnumpy()
+    logit = features @ head["fc_weight"].T + head["fc_bias"]
     ours = np.mean(np.sum(np.log1p(np.exp(-logit * (2 * labels - 1))), axis=1))
     assert scores["loss"] == pytest.approx(ours, rel=1e-3)
     deviation = features.std(axis=0)
@@ -128,21 +127,22 @@ def test_the_attention_head_trains_on_feature_maps(network, small_demo, tmp_path
                                   for mirror in (True, False))
         features, labels = stored
         head, scores = train_head(network, (mirrored, stored), (measures(), measures()),
-                                  Compute([mx.cpu()], None, Alone()), head_flags(40))
+                                  mx.cpu(), head_flags(40))
         assert features.dtype == np.float16 and features.ndim == 4
         # The trained head gives in the whole network what it reached on stored features.
         again.reset()
         module = mx.mod.Module(maps, label_names=["softmax_label"])
         module.bind(again.provide_data, again.provide_label, for_training=False)
-        module.set_params({**arg_params, **head}, aux_params)
+        module.set_params({**arg_params, **{k: mx.nd.array(v) for k, v in head.items()}},
+                          aux_params)
         reached = dict(module.score(again, measures()))
     assert reached["loss"] == pytest.approx(scores["loss"], rel=1e-3)
     rates = labels.mean(axis=0)
     constant = -np.sum(rates * np.log(rates) + (1 - rates) * np.log(1 - rates))
     assert reached["loss"] < 0.99 * constant
     values = np.einsum("ncyx,kc->nkyx", features.astype(np.float32),
-                       head["fc_weight"].asnumpy()[:, :, 0, 0])
-    values += head["fc_bias"].asnumpy()[:, None, None]
+                       head["fc_weight"][:, :, 0, 0])
+    values += head["fc_bias"][:, None, None]
     logit = values.mean(axis=(2, 3)) + 0.3 * values.max(axis=(2, 3))
     loss = np.mean(np.sum(np.log1p(np.exp(-logit * (2 * labels - 1))), axis=1))
     assert reached["loss"] == pytest.approx(loss, rel=1e-3)

@@ -62,7 +62,7 @@ def open_compute(flags):
                          flag="--dtype float16")
     if "dist" in flags.kv_store or os.environ.get("DMLC_ROLE") == "worker":
         from distributed.workers import open_worker  # which most runs do not need
-        with open_worker(flags.kv_store) as (kvstore, workers):
+        with open_worker(flags.kv_store, flags.gc_type != "none") as (kvstore, workers):
             yield Compute(contexts, kvstore, workers)
         return
     if flags.gc_type != "none" and len(contexts) == 1:

@@ -56,32 +56,25 @@ def _faster_on_cpu(symbol, data, label, contexts):
             with mxnet_errors("the faster network"):
                 faster = _Rewriting(symbol, data, everywhere).symbol()
                 if faster is not None:
-                    training_step(faster, data, label, 1, contexts[0])()
+                    _train_on_one_image(faster, data, label, contexts[0])
             return faster
         except InputError:
             continue
     return None
 
 
-def training_step(symbol, data, label, count, context, fixed=()):
-    """A function that computes a forward and a backward pass over `count` images of ones.
-
-    Gradients of the inputs named in `fixed` are not computed.
-    """
-    fixed = {*fixed, data.name, label.name}
+def _train_on_one_image(symbol, data, label, context):
+    """Compute a forward and a backward pass over an image of ones."""
     executor = symbol.simple_bind(
         context, type_dict={data.name: data.dtype},
-        grad_req={name: "null" if name in fixed or is_constant(name) else "write"
+        grad_req={name: "null" if name in (data.name, label.name) or is_constant(name) else "write"
                   for name in symbol.list_arguments()},
-        **{each.name: (count, *each.shape[1:]) for each in (data, label)})
+        **{each.name: (1, *each.shape[1:]) for each in (data, label)})
     for array in (*executor.arg_arrays, *executor.aux_arrays):
         array[:] = 1
-
-    def step():
-        executor.forward(is_train=True)
-        executor.backward()
-        mx.nd.waitall()
-    return step
+    executor.forward(is_train=True)
+    executor.backward()
+    mx.nd.waitall()
 
 
 def is_constant(name):

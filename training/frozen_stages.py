@@ -24,7 +24,8 @@ from training.data import Split, open_iterator
 
 logger = logging.getLogger("train_multilabel")
 
-WARM_HEAD_STOPPED = " in the warm head, of which nothing is saved: the same command starts it anew"
+NOT_SAVED = (" in the warm head or the pass through frozen layers before it, of which nothing is "
+             "saved: the same command begins them anew")
 ROWS_PER_MESSAGE = 4096
 FEATURES = "features"
 LARGE_IMAGE = 100_000  # pixels
@@ -120,18 +121,13 @@ def pass_images(settings, network, compute, this_run):
         # The best epoch and the thresholds are the checkpoint's, which predicts in float32.
         passes[1] = ForwardPass(*network, iterators[1].provide_data[0], compute.contexts)
 
-    def stop_if_asked():
-        this_run.stops.stop_unsaved(
-            WARM_HEAD_STOPPED if "features" in mirrors else
-            " in the frozen stages: --resume goes on from the snapshot" if this_run.snapshot else
-            " in the frozen stages, before anything was saved: the same command starts anew")
-
     stored = {name: [] for name in ("features", "stages")}
     for lst, iterator, forward in zip(lists, iterators, passes):
         wanted = [None if name not in mirrors else mirrors[name] and lst is lists.train
                   for name in outputs]
         storage = flags.save_result, flags.feature_memory * 1e6
-        found = extract(forward, iterator, wanted, *storage, stop_if_asked) if lst else [None] * 2
+        found = extract(forward, iterator, wanted, *storage,
+                        lambda: this_run.stops.stop_unsaved(NOT_SAVED)) if lst else [None] * 2
         for name, values in zip(outputs, found):
             stored[name].append(values and collect(workers, *values, *storage))
     return tuple(stored[name] if name in mirrors else None for name in stored)

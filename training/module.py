@@ -11,6 +11,8 @@ OPTIMIZER_COUNTERS = ("num_update", "m_schedule")
 # Of the new classifier's weights.
 INITIALIZER = mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2)
 
+call = mx.model._multiple_callbacks  # None, one, or a list of them
+
 
 class Uninterrupted:
     """A run that begins at its first batch, saves nothing, and is not stopped.
@@ -76,7 +78,7 @@ class FineTuningModule(mx.mod.Module):
                     self.forward_backward(batch)
                     self.update()
                     self.update_metric(metrics, batch.label)
-                    _call(batch_end_callback,
+                    call(batch_end_callback,
                           mx.model.BatchEndParam(epoch, nbatch, metrics, locals()))
                     run.after_batch(self, metrics)
                 for name, value in metrics.get_global_name_value():
@@ -85,7 +87,7 @@ class FineTuningModule(mx.mod.Module):
                                  time.monotonic() - began)
                 params = self.get_params()
                 self.set_params(*params)  # the mean of the devices' running statistics
-                _call(epoch_end_callback, epoch, self.symbol, *params)
+                call(epoch_end_callback, epoch, self.symbol, *params)
                 run.after_training(self, metrics)
             if eval_data is not None:
                 eval_data.reset()
@@ -93,12 +95,12 @@ class FineTuningModule(mx.mod.Module):
                 for nbatch, batch in enumerate(eval_data):
                     self.forward(batch, is_train=False)
                     self.update_metric(validation_metrics, batch.label)
-                    _call(eval_batch_end_callback,
+                    call(eval_batch_end_callback,
                           mx.model.BatchEndParam(epoch, nbatch, validation_metrics, locals()))
                     run.after_validation_batch(self, metrics, nbatch)
                 for name, value in validation_metrics.get_global_name_value():
                     self.logger.info("Epoch[%d] Validation-%s=%f", epoch, name, value)
-                _call(eval_end_callback,
+                call(eval_end_callback,
                       mx.model.BatchEndParam(epoch, nbatch + 1, validation_metrics, locals()))
             if run.after_epoch(self, metrics, validation_metrics if eval_data else None):
                 return
@@ -127,23 +129,6 @@ class FineTuningModule(mx.mod.Module):
         for name, values in zip(self._param_names, self._exec_group.param_arrays):
             self._kvstore.pull(name, out=values)
         self._params_dirty = True
-
-    def update(self):
-        """As Module's, which cannot send compressed gradients to servers."""
-        kvstore = self._kvstore
-        if not (self._compression_params and kvstore and "dist" in kvstore.type):
-            super().update()
-            return
-        self._params_dirty = True
-        params, gradients = self._exec_group.param_arrays, self._exec_group.grad_arrays
-        for number, (name, param, gradient) in enumerate(
-                zip(self._param_names, params, gradients)):
-            if gradient[0] is not None:
-                kvstore.push(name, gradient, priority=-number)
-                kvstore.pull(name, out=param if self._update_on_kvstore else gradient,
-                             priority=-number)
-        if not self._update_on_kvstore:
-            mx.model._update_params(params, gradients, self._updater, len(self._context))
 
     @property
     def updater(self):
@@ -183,13 +168,6 @@ class FineTuningModule(mx.mod.Module):
         if self.updater:
             return self.updater.optimizer.learning_rate
         return self._optimizer.lr_scheduler(num_update)
-
-
-def _call(callbacks, *args):
-    """Call MXNet's callbacks: None, one, or a list of them."""
-    for callback in callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]:
-        if callback is not None:
-            callback(*args)
 
 
 def leaves(state):

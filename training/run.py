@@ -99,11 +99,6 @@ class Run(Uninterrupted):
         """The epoch to begin with."""
         return self.record.epoch
 
-    @property
-    def trained_batches(self):
-        """Number of batches in which each worker has trained so far."""
-        return self.record.epoch * self.num_batches + self.record.batch
-
     def begin(self, module, train_data):
         """Take over the snapshot's optimizer, and go to the next batch of training."""
         self._saved_at = time.monotonic()

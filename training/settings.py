@@ -218,10 +218,6 @@ def _attributes(settings, lists, normalisation):
 
 def _describe(settings, lists):
     """The attribute `training`: texts by what they describe; files are named without folders."""
-    def listed(lst):
-        name = printable(os.path.basename(lst.lst.path))
-        return f"{name}, {lst.num_rows:,} images"
-
     flags = settings.flags
     fit = {"pad": "padded", "squash": "squashed", "crop": "cropped"}[settings.reading.fit]
     head = settings.head + f" ({flags.attention:g})" * (settings.head == "attention")
@@ -233,12 +229,11 @@ def _describe(settings, lists):
     if flags.num_epoch:
         steps.append(f"{flags.num_epoch} epochs of fine-tuning by {flags.optimizer}, learning "
                      f"rate {flags.lr:g} ({flags.lr_schedule}), frozen: {frozen}")
-    described = {
+    used = (("training list", lists.train), ("validation list", lists.val))
+    return {
         "pretrained network": printable(os.path.basename(flags.model)),
         "image size": f"{settings.image_shape[1]}x{settings.image_shape[2]}, {fit}",
         "recipe": f"{head} head; {'; '.join(steps)}; loss {flags.loss}, batches of "
                   f"{settings.batch_size}",
-        "training list": listed(lists.train)}
-    if lists.val:
-        described["validation list"] = listed(lists.val)
-    return described
+        **{name: f"{printable(os.path.basename(lst.lst.path))}, {lst.num_rows:,} images"
+           for name, lst in used if lst}}

@@ -1,9 +1,7 @@
 """The warm head: train the new classifier on stored features before fine-tuning everything.
 
-While the backbone is frozen, its features of an image never change. So every image passes through
-it once, and the classifier trains on the stored features in seconds. Starting fine-tuning from
-such a head distorts the pretrained features less: Kumar et al., "Fine-Tuning can Distort
-Pretrained Features and Underperform Out-of-Distribution", ICLR 2022
+Starting fine-tuning from such a head distorts the pretrained features less: Kumar et al.,
+"Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution", ICLR 2022
 (https://arxiv.org/abs/2202.10054).
 """
 import logging
@@ -16,7 +14,7 @@ from common.progress import Progress
 from network.fine_tune import split_head
 from training.compute import Alone
 from training.data import make_metrics
-from training.frozen_stages import FEATURES, WARM_HEAD_STOPPED, FeatureIter, layers_after
+from training.frozen_stages import FEATURES, NOT_SAVED, FeatureIter, layers_after
 from training.module import FineTuningModule
 from training.run_files import with_prefix
 
@@ -34,48 +32,40 @@ ROWS_PER_SUM = 256
 
 def train_warm_head(settings, network, features, compute, this_run):
     """The network with a head trained on `features` from pass_images: checkpoint 0 of the run."""
-    files = this_run.files
+    files, workers = this_run.files, compute.workers
     # Rank 0 trains on the features of all workers.
     metrics = make_metrics(settings.loss, this_run.lists.train.num_classes, Alone())
-    head, scores = train_head(
-        network, features, metrics, compute, settings.flags,
-        lambda: this_run.stops.stop_unsaved(WARM_HEAD_STOPPED))
-    network = network._replace(arg_params={**network.arg_params, **head})
-    _, arg_params, aux_params = network
+    head, scores = map(workers.broadcast, (None, None) if workers.rank else train_head(
+        network, features, metrics, compute.contexts[0], settings.flags,
+        lambda: this_run.stops.stop_unsaved(NOT_SAVED)))
+    scores = {name: float(value) for name, value in scores.items()}
+    arg_params = {**network.arg_params,
+                  **{name: mx.nd.array(value) for name, value in head.items()}}
+    aux_params = network.aux_params
     files.check_finite(arg_params)
     files.save_checkpoint(0, arg_params, aux_params)
     files.close_epoch(0, {"seconds": time.monotonic() - this_run.began},
                       dict(metrics.train.get_global_name_value()), scores, metrics.val.samples(),
                       (arg_params, aux_params))
     files.save_snapshot({}, with_prefix("arg", arg_params), [with_prefix("aux", aux_params)])
-    return network
+    return network._replace(arg_params=arg_params)
 
 
-def train_head(network, stored, metrics, compute, flags, check_stop=lambda: None):
+def train_head(network, stored, metrics, context, flags, check_stop=lambda: None):
     """Train the classifier of a Network alone, for flags.warm_head_epochs over stored features.
 
     `stored` and `metrics` are pairs, of training and of validation: features and labels as
-    `extract` gives them (or None), and an EvalMetric. Of several workers rank 0 trains on what it
-    has of all. What `check_stop` raises after a batch ends the training.
+    `extract` gives them (or None), and an EvalMetric. What `check_stop` raises after a batch ends
+    the training.
 
-    Returns a dict of weight and bias, mx.nd.NDArray, by their names in the network, and one of the
+    Returns a dict of weight and bias, np.ndarray, by their names in the network, and one of the
     last metrics of validation, empty without it.
     """
-    workers = compute.workers
-    features = split_head(network.symbol)[0].name
-    head, scores = map(workers.broadcast, (None, None) if workers.rank else _train(
-        network, features, stored, metrics, compute, flags, check_stop))
-    return ({name: mx.nd.array(value) for name, value in head.items()},
-            {name: float(value) for name, value in scores.items()})
-
-
-def _train(network, features, stored, metrics, compute, flags, check_stop):
-    """Train the network's own head on stored features; its arrays, and the last scores."""
     rows = max(len(stored[0][0]), 1)
     num_updates = max(flags.warm_head_epochs * -(-rows // BATCH_SIZE), 1)
     schedule = mx.lr_scheduler.CosineScheduler(num_updates, LEARNING_RATE,
                                                warmup_steps=int(WARM_UP * num_updates))
-    head, params = _on_standardised_features(network, features, *stored[0])
+    head, params = _on_standardised_features(network, *stored[0])
     scores = {}
     progress = Progress("Warm head", num_updates, "batches")
 
@@ -83,7 +73,7 @@ def _train(network, features, stored, metrics, compute, flags, check_stop):
         progress.update(1)
         check_stop()
 
-    module = FineTuningModule(head, data_names=[FEATURES], context=compute.contexts[0],
+    module = FineTuningModule(head, data_names=[FEATURES], context=context,
                               fixed_param_names=STANDARDISATION, logger=WarmHeadLog(logger, {}))
     module.fit(
         FeatureIter(*stored[0], BATCH_SIZE, flags.seed),
@@ -104,8 +94,8 @@ def _train(network, features, stored, metrics, compute, flags, check_stop):
             f"{classifier}_bias": params["standardised_bias"] - shift}, scores
 
 
-def _on_standardised_features(network, features, values, labels):
-    """The network's head on the layer `features`, whose weights see standardised features.
+def _on_standardised_features(network, values, labels):
+    """The network's head on the input `features`, whose weights see standardised features.
 
     Also its first parameters: no weights, and biases that give each class its rate. The `values`
     have a `mean` and a standard deviation, 1 / `scale`, per channel; shifting and scaling the
@@ -124,8 +114,8 @@ def _on_standardised_features(network, features, values, labels):
     variables = {name: mx.sym.Variable(name, shape=value.shape) for name, value in params.items()}
     weight = mx.sym.broadcast_mul(variables["standardised_weight"], variables["scale"])
     shift = mx.sym.sum(mx.sym.broadcast_mul(weight, variables["mean"]), axis=0, exclude=True)
-    head = layers_after(network.symbol, features)
-    classifier = split_head(network.symbol)[1]
+    features, classifier = split_head(network.symbol)
+    head = layers_after(network.symbol, features.name)
     head = head(**{f"{classifier}_weight": weight,
                    f"{classifier}_bias": variables["standardised_bias"] - shift})
     return head, {name: mx.nd.array(value) for name, value in params.items()}
