@@ -2,7 +2,6 @@
 import contextlib
 import dataclasses
 import ipaddress
-import math
 import os
 import re
 import selectors
@@ -26,8 +25,6 @@ FORWARDED = ("PYTHONPATH", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "CUDA_VISIBLE_D
 FORWARDED_PREFIXES = ("MXNET_", "PS_")
 
 SECONDS_TO_SAVE = 120  # for all workers, after a signal
-SECONDS_TO_FOLLOW = 30  # for the other workers, after the first has ended by the signal
-SECONDS_TO_FAIL = 5  # for the other workers, when one has failed after the signal
 SECONDS_OF_ONE_SIGNAL = 0.2  # within which a signal that arrives twice counts once
 SECONDS_TO_LEAVE = 3  # for all after a failure, and for servers after the last worker
 SECONDS_TO_DIE = 5  # after SIGKILL
@@ -115,24 +112,17 @@ class Attempt:
 
     def _watch(self):
         """Print output until all workers have ended or a process fails; the exit status."""
-        deadline = math.inf
         while True:
             self._read(0.1)
-            failed, now = self.failed, time.monotonic()
-            if failed and not self.signal:
+            failed = self.failed
+            if failed and not (self.signal and failed.status == 128 + self.signal):
                 report(f"{failed.name} ended with exit status {failed.status}: ending all")
                 return failed.status
             if all(p.status is not None for p in self.processes if p.role == "worker"):
                 return failed.status if failed else 0
-            if self.signal:
-                seconds = SECONDS_TO_SAVE
-                if failed:
-                    by_signal = failed.status == 128 + self.signal
-                    seconds = SECONDS_TO_FOLLOW if by_signal else SECONDS_TO_FAIL
-                deadline = min(deadline, now + seconds)
-            if now > deadline:
+            if self.signal and time.monotonic() > self.signalled + SECONDS_TO_SAVE:
                 report("not all have ended after the signal: killing the rest")
-                return failed.status if failed else 128 + self.signal
+                return 128 + self.signal
 
     def pass_on(self, number, frame=None):
         """Pass a signal on to the workers, which save and stop. A second one kills all."""

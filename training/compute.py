@@ -95,12 +95,10 @@ def check_memory(symbol, batch_size, image_shape, frozen, available=None):
     images = IMAGE_BATCHES * math.prod(image_shape)
     needed = images + LEAST_SHARE * _activation_bytes(symbol, image_shape, frozen)
     if needed * batch_size > available:
-        most = int(available / needed)
-        advice = (f"{most} or less fits" if most else "a smaller --image-shape or more "
-                  "--freeze-stages takes less")
         raise InputError(f"{batch_size} images at once take {needed * batch_size / 1e9:.1f} GB or "
-                         f"more, and {available / 1e9:.1f} GB of memory are free: {advice}",
-                         flag="--batch-size")
+                         f"more, and {available / 1e9:.1f} GB of memory are free: "
+                         f"{int(available / needed)} or less fits; a smaller --image-shape takes "
+                         "less", flag="--batch-size")
 
 
 def _activation_bytes(symbol, image_shape, frozen):

@@ -220,11 +220,10 @@ class Run(Uninterrupted):
                **(with_prefix("metric", metrics.state()) if record.batch else {})}
         # Between epochs all workers have the same.
         per_worker = self.workers.gather(own) if record.batch else [own]
-        if self.files.is_writer:
-            counters, optimizer = module.optimizer_state()
-            self.files.save_snapshot(
-                counters, {**with_prefix("arg", arg_params), **with_prefix("optimizer", optimizer)},
-                per_worker)
+        counters, optimizer = module.optimizer_state()
+        self.files.save_snapshot(
+            counters, {**with_prefix("arg", arg_params), **with_prefix("optimizer", optimizer)},
+            per_worker)
         self._saved_at = time.monotonic()
 
 

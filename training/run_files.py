@@ -132,7 +132,7 @@ def _lock(path):
 
 
 def move_aside(prefix):
-    """Move files of earlier runs, where there are any, into a folder dated by the newest.
+    """Move files of earlier runs, where there are any, into a dated folder.
 
     The log names the folder, which is returned.
     """
@@ -140,9 +140,7 @@ def move_aside(prefix):
     files = [file for file in os.listdir(folder or ".") if is_run_file(file, name)]
     if not files:
         return None
-    newest = max(os.path.getmtime(os.path.join(folder, file)) for file in files)
-    ended = max(0, min(newest, time.time()))  # file systems hold times beyond the calendar
-    target = f"{prefix}-until-{time.strftime('%Y-%m-%d-%H%M%S', time.localtime(ended))}"
+    target = f"{prefix}-until-{time.strftime('%Y-%m-%d-%H%M%S')}"
     try:
         while os.path.exists(target):
             target += "+"
@@ -183,7 +181,7 @@ class RunFiles:
             checkpoint.save(self.prefix, number, self.symbol, arg_params, aux_params)
             logger.info('Saved checkpoint to "%s-%04d.params"', self.prefix, number)
         record = self.record
-        record.checkpoints = [n for n in record.checkpoints if n != number] + [number]
+        record.checkpoints.append(number)
         while self.flags.keep and len(record.checkpoints) > self.flags.keep:
             surplus = record.checkpoints.pop(0)
             if self.is_writer:
@@ -323,17 +321,13 @@ class RunFiles:
             logger.info("Best: checkpoint %d, validation %s %.4f%s, kept as %s-best (--model "
                         "%s-best --epoch 0)", best["number"], name, value, beside, self.prefix,
                         self.prefix)
-            if scored is not None and value <= scored:
-                logger.warning("warning: %s %.4f does not beat %s", name, value, BASELINES[name])
             # A snapshot may be a stranger's, and a resumed run without validation.
             row = next((row for row in self.record.history if row.get("epoch") == best["number"]),
                        {})
             if val_lst and {"val-CF1", "val-OF1"} <= set(row):
-                logger.info("At thresholds that it keeps, one %s: F1 averaged over classes (CF1) "
-                            "%.4f, over all decisions (OF1) %.4f; %s: %.4f and %.4f",
-                            "for all classes" if self.flags.threshold_objective == "of1"
-                            else "per class", row["val-CF1"], row["val-OF1"],
-                            BASELINES["CF1"], every["CF1"], every["OF1"])
+                logger.info("At its own thresholds: F1 averaged over classes (CF1) %.4f, over all "
+                            "decisions (OF1) %.4f; %s: %.4f and %.4f", row["val-CF1"],
+                            row["val-OF1"], BASELINES["CF1"], every["CF1"], every["OF1"])
         elif last:
             logger.info("Done: %s-%04d.params", self.prefix, last[0])
         with atomic_file(f"{self.prefix}-result.json") as name:

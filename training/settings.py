@@ -158,17 +158,14 @@ def choose_image_shape(flags, pretrained, lst, workers):
     if flags.image_shape != "auto":
         return flags.image_shape or own, []
     from reading.image_shape import best_shape, median_size  # for `auto` alone
-    shape, size = own, None
-    if workers.rank == 0:
-        size = median_size(lst.lst, lst.folder, flags.max_pixels)
-    if size is None:
-        why = "the checkpoint's, because no training image can be read"
-    else:
+    shape, why = own, "the checkpoint's, because no training image can be read"
+    size = None if workers.rank else median_size(lst.lst, lst.folder, flags.max_pixels)
+    if size is not None:
         found = best_shape(*size, flags.image_area)
-        why = "for training images of {:.0f}x{:.0f} pixels in the median".format(*size)
         try:
             check_shapes(*pretrained, found, flags.model, math.inf)
-            shape = found
+            shape, why = found, "for training images of {:.0f}x{:.0f} pixels in the median".format(
+                *size)
         except InputError:
             why = "the checkpoint's, because the network does not work on {1}x{2}".format(*found)
     shape = workers.broadcast({"shape": np.array(shape)})["shape"].tolist()
