@@ -201,36 +201,32 @@ def choose_pos_weight(pos_weight, lst):
 
 
 def _attributes(settings, lists, normalisation):
-    """What the run's checkpoints say of their input, for checkpoint.set_attributes."""
-    reading = settings.plain_reading
+    """What the run's checkpoints say of their input and their training, by checkpoint's names.
+
+    Files are named without folders.
+    """
+    flags, reading = settings.flags, settings.plain_reading
+    height, width = settings.image_shape[1:]
+    fit = {"pad": "padded", "squash": "squashed", "crop": "cropped"}[reading.fit]
+    recipe = [settings.head + f" ({flags.attention:g})" * (settings.head == "attention") + " head"]
+    if flags.warm_head_epochs:
+        recipe.append(f"{flags.warm_head_epochs} epochs of the new classifier alone"
+                      + ", with mirror images" * flags.warm_head_mirror)
+    if flags.num_epoch:
+        frozen = f"{settings.freeze_stages} stages" if settings.freeze_stages else flags.freeze
+        recipe.append(f"{flags.num_epoch} epochs of fine-tuning by {flags.optimizer}, learning "
+                      f"rate {flags.lr:g} ({flags.lr_schedule}), frozen: {frozen}")
+    recipe.append(f"loss {flags.loss}, batches of {settings.batch_size}")
+    names = {lst: printable(os.path.basename(lst.lst.path)) for lst in lists if lst}
+    training = {
+        "pretrained network": printable(os.path.basename(flags.model)),
+        "image size": f"{height}x{width}, {fit}", "recipe": "; ".join(recipe),
+        **{f"{used} list": f"{names[lst]}, {lst.num_rows:,} images"
+           for used, lst in zip(("training", "validation"), lists) if lst},
+        "normalisation": normalisation}
     return {
         "image_shape": settings.image_shape, "resize": reading.resize, "fit": reading.fit,
         "full_decode": reading.full_decode, "background": reading.background,
-        "training": {**_describe(settings, lists), "normalisation": normalisation},
-        "version": VERSION,
-        "training_list": [printable(os.path.basename(lists.train.lst.path)),
-                          lists.train.checksum[:1000]],
+        "training": training, "version": VERSION,
+        "training_list": [names[lists.train], lists.train.checksum[:1000]],
         **NO_THRESHOLDS}  # those of an earlier fine-tuning do not apply to the new network
-
-
-def _describe(settings, lists):
-    """The attribute `training`: texts by what they describe; files are named without folders."""
-    flags = settings.flags
-    fit = {"pad": "padded", "squash": "squashed", "crop": "cropped"}[settings.reading.fit]
-    head = settings.head + f" ({flags.attention:g})" * (settings.head == "attention")
-    frozen = f"{settings.freeze_stages} stages" if settings.freeze_stages else flags.freeze
-    steps = []
-    if flags.warm_head_epochs:
-        steps.append(f"{flags.warm_head_epochs} epochs of the new classifier alone"
-                     + ", with mirror images" * flags.warm_head_mirror)
-    if flags.num_epoch:
-        steps.append(f"{flags.num_epoch} epochs of fine-tuning by {flags.optimizer}, learning "
-                     f"rate {flags.lr:g} ({flags.lr_schedule}), frozen: {frozen}")
-    used = (("training list", lists.train), ("validation list", lists.val))
-    return {
-        "pretrained network": printable(os.path.basename(flags.model)),
-        "image size": f"{settings.image_shape[1]}x{settings.image_shape[2]}, {fit}",
-        "recipe": f"{head} head; {'; '.join(steps)}; loss {flags.loss}, batches of "
-                  f"{settings.batch_size}",
-        **{name: f"{printable(os.path.basename(lst.lst.path))}, {lst.num_rows:,} images"
-           for name, lst in used if lst}}

@@ -122,10 +122,7 @@ def _on_standardised_features(network, values, labels):
 
 
 def channel_statistics(features):
-    """Mean and standard deviation over the rows of each channel's mean over its positions.
-
-    Both are (channels,), float64.
-    """
+    """Mean and deviation over the rows of each channel's mean over its positions: (channels,)."""
     total, squares = np.zeros((2, features.shape[1]))
     for start in range(0, len(features), ROWS_PER_SUM):
         rows = features[start:start + ROWS_PER_SUM]
