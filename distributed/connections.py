@@ -28,7 +28,9 @@ KVSTORE_KEY = "workers"  # under which the hub publishes its invitation
 INVITATION = struct.Struct("!4sH16s")  # IPv4 address, port, secret key
 SECONDS_BETWEEN_LOOKS = 0.01
 MAX_UNKNOWN = 64  # connections beyond the workers' number that may be open without proof of the key
-TIMEOUT_VARIABLE = "MULTILABEL_NETWORK_TIMEOUT"  # set by launch.py --network-timeout, in seconds
+# Seconds in which a lost network is noticed, and in which the workers must connect; set by
+# launch.py --network-timeout.
+NETWORK_TIMEOUT = int(os.environ.get("MULTILABEL_NETWORK_TIMEOUT", 60))
 
 
 class LostWorker(Exception):
@@ -202,17 +204,11 @@ def _own_address():
         os.environ["DMLC_PS_ROOT_URI"])
 
 
-def _network_timeout():
-    """Seconds in which a lost network is noticed, and in which the workers must connect."""
-    return int(os.environ.get(TIMEOUT_VARIABLE, 60))
-
-
 @contextlib.contextmanager
 def time_to_connect():
     """Let the process end if the block, in which the workers connect, takes too long."""
-    seconds = _network_timeout()
-    timer = threading.Timer(seconds, _end_process, [
-        f"not all scheduler, servers and workers have connected within {seconds} s"])
+    timer = threading.Timer(NETWORK_TIMEOUT, _end_process, [
+        f"not all scheduler, servers and workers have connected within {NETWORK_TIMEOUT} s"])
     timer.daemon = True
     timer.start()
     try:
@@ -228,8 +224,6 @@ def watch_network(connections):
     and that of the other machine answers, however busy its worker is, even if it is stopped. A
     connection that the other worker closes is not watched any longer.
     """
-    seconds = _network_timeout()
-
     def watch(rank, connection):
         with connection:
             try:
@@ -240,10 +234,9 @@ def watch_network(connections):
     for rank, connection in connections.items():
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         # It fails after two thirds of so many seconds.
-        for name, value in (("TCP_KEEPIDLE", seconds // 4), ("TCP_KEEPINTVL", seconds // 12),
-                            ("TCP_KEEPCNT", 5)):
-            if hasattr(socket, name):
-                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), max(value, 1))
+        for option, value in ((socket.TCP_KEEPIDLE, NETWORK_TIMEOUT // 4), (socket.TCP_KEEPCNT, 5),
+                              (socket.TCP_KEEPINTVL, NETWORK_TIMEOUT // 12)):
+            connection.setsockopt(socket.IPPROTO_TCP, option, max(value, 1))
         threading.Thread(target=watch, args=(rank, connection), daemon=True).start()
 
 

@@ -135,19 +135,13 @@ def pass_images(settings, network, compute, this_run):
 
 def _open_forward_pass(settings, network, lst, num_passes, compute, this_run):
     """The ForwardPass of the frozen layers, in the run's precision, and the reason for that."""
-    flags, begun, precision = settings.flags, None, settings.flags.frozen_precision
-    why = "--frozen-precision"
-    if this_run.snapshot:
-        begun = this_run.record.frozen_precision or "float32"
-        if precision == "auto":
-            precision, why = begun, "as the run began"
-            if begun == "int8" and not multiplies_exactly():
-                raise InputError("the run began in int8, which this processor does not compute "
-                                 "exactly; --frozen-precision int8 goes on all the same",
-                                 flag="--resume")
+    flags, precision, why = settings.flags, settings.flags.frozen_precision, "--frozen-precision"
+    begun = (this_run.record.frozen_precision or "float32") if this_run.snapshot else None
     if compute.workers.count > 1:
         # Processors of several kinds could give different features.
         precision, why = "float32", "as there are several workers"
+    elif begun and precision == "auto":
+        precision, why = begun, "as the run began"
     # Not as augmented: the ranges of int8 are those of what passes.
     sample = open_iterator(settings, lst, shuffle=True, prefetch=1)
     with sample:
@@ -155,7 +149,9 @@ def _open_forward_pass(settings, network, lst, num_passes, compute, this_run):
             network, sample.provide_data[0], compute.contexts, precision, num_passes,
             lambda: sample.next().data[0])
     reason = reason or why
-    if begun not in (None, forward.precision) and not flags.resume_anyway:
+    saturates = (begun == "int8" and flags.frozen_precision == "auto"
+                 and not multiplies_exactly())
+    if (saturates or begun not in (None, forward.precision)) and not flags.resume_anyway:
         raise InputError(f"the run began in {begun}, and now the frozen layers would be computed "
                          f"in {forward.precision} ({reason}); --resume-anyway goes on all the same",
                          flag="--resume")
