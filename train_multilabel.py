@@ -82,7 +82,7 @@ def train(flags, compute):
             if flags.num_epoch:
                 fit(settings, network, data, outputs, metrics, compute, this_run)
         except Stopped as stopped:
-            return stopped.status
+            return stopped.code
         this_run.files.write_summary()
         return 0
 

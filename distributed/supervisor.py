@@ -38,8 +38,7 @@ def choose_address():
 
 def die_with_parent():
     """Have the kernel kill this process when its parent dies (PR_SET_PDEATHSIG)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def send(process, number):

@@ -110,10 +110,8 @@ class Workers:
         self.count = kv.num_workers
         self.synchronous = "async" not in kv.type
         # The hub is connected to all others, and these only to the hub.
-        self.rank, self._hub, self._streams, self._watched = 0, 0, {}, {}
-        if self.count > 1:
-            self.rank, self._hub, self._streams, self._watched = connect_workers(kv)
-            watch_network(self._watched)
+        self.rank, self._hub, self._streams, self._watched = connect_workers(kv)
+        watch_network(self._watched)
 
     def gather(self, arrays):
         """The arrays of all workers at rank 0, a list by rank; None elsewhere."""

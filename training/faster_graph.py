@@ -1,7 +1,5 @@
 """The same network in operators that MXNet trains faster on CPUs.
 
-    faster = faster_training(symbol, batches.provide_data[0], batches.provide_label[0], devices)
-
 What oneDNN, MXNet's library for CPUs, has no operator for, MXNet computes in a plain memory layout,
 and converts to and from oneDNN's blocked one before and after; and for some shapes oneDNN has no
 good kernel. Only training knows the new network. Its parameters have the same names, shapes and

@@ -190,11 +190,9 @@ class Run(Uninterrupted):
                                name, scores[name], scored[name])
 
     def _seconds(self):
-        """Spent on the epoch so far."""
         return time.monotonic() - self._epoch_began
 
     def _show_progress(self, what, done, total, note=""):
-        """One more of an epoch's batches is done."""
         if self._progress is None:
             self._progress = Progress(f"{what} {self.record.epoch + 1} of {self.flags.num_epoch}",
                                       total, "batches", done - 1)
@@ -227,12 +225,8 @@ class Run(Uninterrupted):
         self._saved_at = time.monotonic()
 
 
-class Stopped(Exception):
-    """A signal ends the run, with this exit status."""
-
-    def __init__(self, status):
-        super().__init__(status)
-        self.status = status
+class Stopped(SystemExit):
+    """A signal ends the run, with the exit status `code`."""
 
 
 class StopRequests:
@@ -261,10 +255,7 @@ class StopRequests:
                             "stops now, without saving\n".encode())
 
     def exchange(self, snapshot_due=False, loss=0.0):
-        """The signal that a worker got, or None, rank 0's `snapshot_due`, and all losses' sum.
-
-        All workers call this together.
-        """
+        """Of all workers together: a signal or None, rank 0's `snapshot_due`, the losses' sum."""
         received = [self.received == number for number in SIGNALS]
         snapshot_due, *received, loss = self.workers.sum(
             [snapshot_due and self.workers.rank == 0, *received, loss])

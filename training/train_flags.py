@@ -55,8 +55,7 @@ def parse_args(argv=None):
     add("--epoch", type=FROM_0, default=0, metavar="N",
         help="number of the pretrained .params file")
     add("--layer-before-fullc", metavar="LAYER",
-        help="layer whose output the new classifier takes (default: what feeds the network's own "
-             "classifier)")
+        help="layer that feeds the new classifier (default: what feeds the network's own)")
     add("--image-shape", metavar="C,H,W",
         help="what the network gets; auto: the training images' own aspect, in multiples of 32 "
              "(default: what the checkpoint says, else 3,224,224)")
@@ -76,14 +75,12 @@ def parse_args(argv=None):
         help="parameters to leave as they are: none, backbone (all but the new classifier), or a "
              "regular expression for their names; a frozen BatchNorm uses its stored statistics")
     add("--freeze-stages", type=number_of_stages, default=0, metavar="N",
-        help="leave the first N stages (runs of layers of one resolution) as they are; auto: 3 "
-             "of small images, 4 of large ones, never the last; where only "
-             "mirroring is random (--squash, --pad-square or --random-crop 0), each image passes "
-             "through them once")
+        help="leave the first N stages (runs of layers of one resolution) as they are; auto: 3 of "
+             "small images, 4 of large ones, never the last; each image passes through them once "
+             "where only mirroring is random (--squash, --pad-square or --random-crop 0)")
     add("--frozen-precision", choices=["auto", "float32", "int8"], default="auto",
-        help="what frozen layers are computed in for the warm head and --freeze-stages; auto: int8 "
-             "where one batch shows that it is faster and as good; the checkpoint is float32's "
-             "either way")
+        help="what frozen layers are computed in where each image passes through them once; auto: "
+             "int8 where one batch shows that it is faster and as good")
     add("--dtype", choices=["float32", "float16"], default="float32",
         help="type that the backbone computes in; the new head and the loss stay in float32")
 
@@ -106,8 +103,7 @@ def parse_args(argv=None):
     add("--clip", type=float, metavar="P",
         help="probability below which an absent label costs nothing (default: asl 0.05)")
     add("--pos-weight", default="1", metavar="W",
-        help="weight of present labels; auto: absent over present labels of each class, from "
-             "1 to 10")
+        help="weight of present labels; auto: absent over present labels per class, 1 to 10")
     add("--label-smoothing", type=float, default=0, metavar="S",
         help="turns labels into y (1 - S) + S / 2")
 
