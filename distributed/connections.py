@@ -40,9 +40,8 @@ class LostWorker(Exception):
 class ArrayStream:
     """Named NumPy arrays of any length over a connected socket, in NumPy's own .npy format.
 
-    It is one end of a connection between two workers that trust each other. All methods that send
-    or receive raise OSError or EOFError when the connection has ended. `close` closes the socket,
-    too. Twice as fast as .npz files in messages, because nothing is copied.
+    One end of a connection between two workers that trust each other. `send` and `receive` raise
+    OSError or EOFError when the connection has ended. `close` closes the socket, too.
     """
 
     def __init__(self, connection):
@@ -121,10 +120,8 @@ def _connect_to_hub(kv):
 
 
 def _publish(kv, invitation):
-    """The invitation of MXNet's rank 0, at every worker.
-
-    kvstore.init is the one call that gives all workers one worker's value unchanged.
-    """
+    """The invitation of MXNet's rank 0, at every worker."""
+    # kvstore.init is the one call that gives all workers one worker's value unchanged.
     received = mx.nd.zeros(len(invitation))
     kv.init(KVSTORE_KEY, mx.nd.array(list(invitation)))
     kv.pull(KVSTORE_KEY, out=received)
@@ -241,9 +238,6 @@ def watch_network(connections):
 
 
 def _end_process(reason):
-    """End the process from any thread, whatever the main thread waits for.
-
-    The launcher then ends the other processes, and starts all anew where it may.
-    """
+    """End the process from any thread; the launcher ends the others, and may start all anew."""
     print(f"worker {os.environ.get('DMLC_RANK', '?')}: {reason}", file=sys.stderr, flush=True)
     os._exit(MAY_PASS)

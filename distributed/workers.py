@@ -51,10 +51,7 @@ def open_worker(kind, compresses):
 
 
 def create_kvstore(kind, compresses=False):
-    """Create the kvstore for --kv-store, if it fits how this process was started.
-
-    MXNet's own `pushpull` cannot send gradients to servers that it `compresses`.
-    """
+    """Create the kvstore for --kv-store, if it fits how this process was started."""
     is_worker = os.environ.get("DMLC_ROLE") == "worker"
     if "dist" not in kind and is_worker:
         raise InputError("trains in one process, but this is one of several: --kv-store dist_sync "
@@ -71,7 +68,7 @@ def create_kvstore(kind, compresses=False):
         kv.push(key, value, priority)
         kv.pull(key, value if out is None else out, priority)
 
-    if compresses:
+    if compresses:  # MXNet's own cannot send such gradients to servers
         kv.pushpull = pushpull
     return kv
 

@@ -92,8 +92,17 @@ def check_memory(symbol, batch_size, image_shape, frozen, available=None):
     `available` is in bytes; default: what the machine has free and the container may take.
     """
     available = available_memory() if available is None else available
-    images = IMAGE_BATCHES * math.prod(image_shape)
-    needed = images + LEAST_SHARE * _activation_bytes(symbol, image_shape, frozen)
+    layers = symbol.get_internals()
+    shapes = dict(zip(layers.list_outputs(), layers.infer_shape(data=(1, *image_shape))[1]))
+    fixed = {"data", "softmax_label", *frozen}
+    is_trained, kept = False, 0  # values of one image
+    for node in Graph(symbol).nodes:  # each layer comes right after its own parameters
+        is_trained |= node.is_variable and node.name not in fixed
+        if is_trained:
+            # A layer of several outputs, which are rare, counts as none.
+            kept += math.prod(shapes.get(node.name + "_output", (0,)))
+    needed = (IMAGE_BATCHES * math.prod(image_shape)
+              + LEAST_SHARE * np.dtype(np.float32).itemsize * kept)
     if needed * batch_size > available:
         raise InputError(f"{batch_size} images at once take {needed * batch_size / 1e9:.1f} GB or "
                          f"more, and {available / 1e9:.1f} GB of memory are free: "
@@ -101,25 +110,8 @@ def check_memory(symbol, batch_size, image_shape, frozen, available=None):
                          "less", flag="--batch-size")
 
 
-def _activation_bytes(symbol, image_shape, frozen):
-    """Bytes of one image's outputs of all layers from the first trained one on."""
-    layers = symbol.get_internals()
-    shapes = dict(zip(layers.list_outputs(), layers.infer_shape(data=(1, *image_shape))[1]))
-    fixed = {"data", "softmax_label", *frozen}
-    is_trained, count = False, 0
-    for node in Graph(symbol).nodes:  # each layer comes right after its own parameters
-        is_trained |= node.is_variable and node.name not in fixed
-        if is_trained:
-            # A layer of several outputs, which are rare, counts as none.
-            count += math.prod(shapes.get(node.name + "_output", (0,)))
-    return np.dtype(np.float32).itemsize * count
-
-
 def check_disk(folder, parameters):
-    """Raise an InputError if not even the first epoch's files fit onto the disk of `folder`.
-
-    `parameters` is a dict of the network's arrays.
-    """
+    """Raise an InputError if not even the first epoch's files fit onto the disk of `folder`."""
     size = sum(math.prod(value.shape) * np.dtype(value.dtype).itemsize
                for value in parameters.values())
     needed = 3 * size  # a checkpoint, the best one, and a snapshot

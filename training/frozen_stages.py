@@ -1,9 +1,8 @@
 """What the frozen part of a network gives for each image, computed once and stored.
 
-While layers are frozen, what they give for an image never changes, unless the images are cropped
-or recoloured at random. So every image passes through them once: the warm head trains on the
-features, and an epoch of fine-tuning costs only the last stages, which take the outputs of the
-frozen ones before them.
+That never changes, unless the images are cropped or recoloured at random. The warm head trains on
+the features, and an epoch of fine-tuning costs only the last stages, which take the outputs of the
+frozen ones.
 """
 import logging
 import math
@@ -160,10 +159,7 @@ def _open_forward_pass(settings, network, lst, num_passes, compute, this_run):
 
 
 def after_frozen_stages(settings, network, stored):
-    """The network after the frozen stages, and a Split that iterates over what these gave.
-
-    `stored` is from `pass_images`.
-    """
+    """The network after the frozen stages, and a Split of FeatureIters over what these gave."""
     train, val = stored
     data = Split(FeatureIter(*train, settings.batch_size, settings.flags.seed,
                              bool(settings.flags.random_mirror)),

@@ -57,8 +57,7 @@ def log_to(folder, rank=0, with_batches=False):
 def _open_log(path):
     """The log as a text file to append to.
 
-    An InputError is raised for a link, by which a stranger's folder could name any file, and for
-    what is no regular file, such as a pipe that nobody reads.
+    Not through a link, by which a stranger's folder could name any file, nor a pipe.
     """
     try:
         handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW

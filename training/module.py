@@ -116,8 +116,7 @@ class FineTuningModule(mx.mod.Module):
     def get_params(self):
         """As Module's, but the whole network's, and after the last backward pass has ended.
 
-        On the CPU, BatchNorm updates its running statistics in it unknown to MXNet's engine. Read
-        too early they lack the last batch, and `fit` writes back what it reads.
+        On the CPU, BatchNorm updates its running statistics in it unknown to MXNet's engine.
         """
         mx.nd.waitall()
         return tuple({**full, **{name: value for name, value in own.items()
@@ -136,10 +135,7 @@ class FineTuningModule(mx.mod.Module):
         return self._kvstore._updater if self._update_on_kvstore else self._updater
 
     def optimizer_state(self):
-        """Dicts of the optimizer's plain numbers, and of its arrays as PARAMETER:NUMBER.
-
-        Both are empty with "dist_async", where nobody can read them.
-        """
+        """The optimizer's numbers, and its arrays by PARAMETER:NUMBER; both empty on servers."""
         if not self.updater:
             return {}, {}
         optimizer = self.updater.optimizer

@@ -24,8 +24,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 def open_run(settings, symbol, lists, data, metrics, workers):
     """Lock the folder and name of a run, and find out where it begins: its Run.
 
-    `metrics` are training's. Without a snapshot the run starts anew, and an earlier run's files
-    are moved aside.
+    `metrics` are training's.
     """
     flags, prefix, is_writer = settings.flags, settings.prefix, workers.rank == 0
     shared = settings.shared_on_resume(symbol, lists)

@@ -132,10 +132,7 @@ def _lock(path):
 
 
 def move_aside(prefix):
-    """Move files of earlier runs, where there are any, into a dated folder.
-
-    The log names the folder, which is returned.
-    """
+    """Move files of earlier runs, where there are any, into a dated folder, which is returned."""
     folder, name = os.path.split(prefix)
     files = [file for file in os.listdir(folder or ".") if is_run_file(file, name)]
     if not files:
@@ -157,8 +154,8 @@ def move_aside(prefix):
 class RunFiles:
     """Saves the results of a run under its prefix, and keeps its record.
 
-    `val_lst` is the SampleList of validation, or None, and `shared` what a resumed run must share
-    with this one. Only one worker `is_writer`; all keep the record, because all decide by it.
+    `val_lst` is validation's SampleList or None, `shared` what a resumed run must share with this
+    one. Only one worker `is_writer`; all keep the record, because all decide by it.
     """
 
     def __init__(self, settings, symbol, val_lst, shared, record, is_writer):
