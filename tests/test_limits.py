@@ -43,10 +43,12 @@ def test_free_memory_is_the_machines_or_the_containers(files, left, tmp_path):
 
 
 def network():
-    """Two convolutions, each with outputs of 4 x 32 x 32, and a classifier."""
+    """Two convolutions and a BatchNorm, with outputs of 4 x 32 x 32, and a classifier."""
     layer = mx.sym.Variable("data")
     for name in ("first", "second"):
         layer = mx.sym.Convolution(layer, num_filter=4, kernel=(3, 3), pad=(1, 1), name=name)
+        if name == "first":
+            layer = mx.sym.BatchNorm(layer, name="norm")
     layer = mx.sym.FullyConnected(mx.sym.Flatten(layer), num_hidden=2, name="fc")
     return mx.sym.SoftmaxOutput(layer, mx.sym.Variable("softmax_label"), name="softmax")
 
@@ -62,9 +64,10 @@ def test_a_batch_that_takes_more_memory_than_is_free_is_refused():
 
 
 def test_layers_before_the_first_trained_one_take_no_memory():
-    frozen = ["first_weight", "first_bias", "second_weight", "second_bias"]
+    frozen = ["first_weight", "first_bias", "norm_gamma", "norm_beta", "second_weight",
+              "second_bias"]
     taken = [next(n for n in range(1, 1 << 20, 64) if not fits(n, names))
-             for names in ([], frozen[:2], frozen[2:], frozen)]
+             for names in ([], frozen[:4], frozen[4:], frozen)]
     assert taken[0] == taken[2] < taken[1] < taken[3]
 
 

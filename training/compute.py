@@ -94,7 +94,7 @@ def check_memory(symbol, batch_size, image_shape, frozen, available=None):
     available = available_memory() if available is None else available
     layers = symbol.get_internals()
     shapes = dict(zip(layers.list_outputs(), layers.infer_shape(data=(1, *image_shape))[1]))
-    fixed = {"data", "softmax_label", *frozen}
+    fixed = {"data", "softmax_label", *frozen, *symbol.list_auxiliary_states()}
     is_trained, kept = False, 0  # values of one image
     for node in Graph(symbol).nodes:  # each layer comes right after its own parameters
         is_trained |= node.is_variable and node.name not in fixed

@@ -116,7 +116,8 @@ class FineTuningModule(mx.mod.Module):
     def get_params(self):
         """As Module's, but the whole network's, and after the last backward pass has ended.
 
-        On the CPU, BatchNorm updates its running statistics in it unknown to MXNet's engine.
+        On the CPU, BatchNorm updates its running statistics in it unknown to MXNet's engine: read
+        too early they lack the last batch.
         """
         mx.nd.waitall()
         return tuple({**full, **{name: value for name, value in own.items()
