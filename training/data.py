@@ -1,18 +1,13 @@
 """What a run learns from: its lists and iterators, a check of the images, and its metrics."""
-import contextlib
 import logging
-import os
 import time
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from common.cli import InputError
 from common.progress import Progress
 from lst_iter import LstIter
 from multilabel_metric import Accuracy, Loss, MeanAveragePrecision
 from network.fine_tune import variance_ratio
-from reading.image_reader import ImageError, read_image
 
 logger = logging.getLogger("train_multilabel")
 
@@ -63,13 +58,11 @@ def open_iterator(settings, lst, augmented=False, **options):
 
 def check_normalisation(network, lst, image_shape, read_options):
     """A warning where images of a SampleList vary otherwise than the network's own did: a list."""
-    rows = np.linspace(0, len(lst.lst) - 1, min(CHECKED_IMAGES, len(lst.lst))).astype(int)
-    pixels, place = np.empty((len(rows), *image_shape), np.uint8), 0
-    for row in rows.tolist():
-        with contextlib.suppress(ImageError):  # training says what is wrong with it
-            read_image(os.path.join(lst.folder, lst.lst.name(row)), pixels[place], read_options)
-            place += 1
-    found = variance_ratio(*network, pixels[:place]) if place else None
+    with LstIter(min(CHECKED_IMAGES, len(lst.lst)), image_shape, lst.lst, lst.folder, shuffle=True,
+                 prefetch=1, read_options=read_options, bad_images="report") as images:
+        batch = next(images)
+    is_read = (batch.label[0].asnumpy() >= 0).any(axis=1)  # training says what is wrong with others
+    found = is_read.any() and variance_ratio(*network, batch.data[0].asnumpy()[is_read])
     if not found or LEAST_RATIO <= found[1] <= LARGEST_RATIO:
         return []
     return ["at {} the training images vary {:.2g} times as much as those that the network was "

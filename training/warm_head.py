@@ -68,18 +68,13 @@ def train_head(network, stored, metrics, context, flags, check_stop=lambda: None
     head, params = _on_standardised_features(network, *stored[0])
     scores = {}
     progress = Progress("Warm head", num_updates, "batches")
-
-    def after_batch(param):
-        progress.update(1)
-        check_stop()
-
     module = FineTuningModule(head, data_names=[FEATURES], context=context,
                               fixed_param_names=STANDARDISATION, logger=WarmHeadLog(logger, {}))
     module.fit(
         FeatureIter(*stored[0], BATCH_SIZE, flags.seed),
         eval_data=stored[1] and FeatureIter(*stored[1], BATCH_SIZE),
         eval_metric=metrics[0], validation_metric=metrics[1],
-        batch_end_callback=after_batch,
+        batch_end_callback=[lambda _: progress.update(1), lambda _: check_stop()],
         eval_end_callback=lambda p: scores.update(p.eval_metric.get_global_name_value()),
         arg_params=params, optimizer="adam",
         optimizer_params={"learning_rate": LEARNING_RATE, "lr_scheduler": schedule,
