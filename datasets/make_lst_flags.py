@@ -97,16 +97,12 @@ def build_parser(description):
     add("--out", required=True, metavar="LST",
         help=".lst to write, to be filled in: every label is -1, unknown")
 
-    shard = command("shard", "deal the rows of a .lst out to machines", seed, label_format)
-    add = shard.add_argument
+    add = command("shard", "deal the rows of a .lst out to machines", seed,
+                  label_format).add_argument
     add("lst", metavar="LST")
     add("--num-parts", type=at_least(1), required=True, metavar="N", help="number of machines")
     add("--prefix", required=True, help="writes PREFIX_0.lst and, for rsync --files-from, "
         "PREFIX_0_files.txt, and so on")
-    add("--path-root", metavar="DIR", help="image root, to place images from")
-    add = shard.add_mutually_exclusive_group().add_argument
-    add("--copy-to", metavar="DIR", help="copy the images to DIR/0, DIR/1, ...")
-    add("--link-to", metavar="DIR", help="hard-link them there: takes no space")
     return parser
 
 

@@ -255,16 +255,8 @@ def _read_lists(paths, args):
 
 def run_shard(args):
     """The subcommand `shard`."""
-    folder = args.copy_to or args.link_to
-    if bool(folder) != bool(args.path_root):
-        raise InputError("--copy-to or --link-to goes with {flag}, the image root",
-                         flag="--path-root")
     lst = read_lst(args.lst, label_format=args.label_format)
     parts = divide.deal(len(lst), args.num_parts, args.seed)
-    if folder:
-        # Lists last: none of them may name an image that is not there yet.
-        divide.place_images(lst, parts, args.path_root, folder,
-                            "copy" if args.copy_to else "link")
     make_parent_folder(args.prefix)
     divide.write_parts(lst, parts, args.prefix)
     for number, rows in enumerate(parts):
