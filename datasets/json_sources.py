@@ -192,7 +192,7 @@ def read_manifest(flags, bad_input):
 
     They are those of Ground Truth's image classification, single- or multi-label, those of its
     boxes, or a multi-hot list. An image's name is its address without the folders that all of them
-    share, or with those of them that it has under --path-root. Returns a Source.
+    share. Returns a Source.
     """
     attribute, sources, rows = flags.attribute, {}, []
     for where, item in _json_lines(flags.file, bad_input):
@@ -208,8 +208,8 @@ def read_manifest(flags, bad_input):
             if sources.setdefault(name, item[SOURCE]) != item[SOURCE]:
                 raise ValueError(f"{item[SOURCE]} would be called like {sources[name]}")
             rows.append(ListRow(where, name, values or [], values is None))
-    folders = _folders_to_drop([row.name for row in rows], flags.path_root) if rows else 0
-    rows = [row._replace(name="/".join(row.name.split("/")[folders:])) for row in rows]
+    shared = len(os.path.commonprefix([row.name.split("/")[:-1] for row in rows]))
+    rows = [row._replace(name="/".join(row.name.split("/")[shared:])) for row in rows]
     return samples_of_lists(rows, flags, bad_input)
 
 
@@ -246,16 +246,6 @@ def _classes(value, metadata):
     if isinstance(metadata.get("class-name"), str):
         return [metadata["class-name"]]
     return values
-
-
-def _folders_to_drop(names, path_root):
-    """How many folders to drop from the front of all names."""
-    folders = [os.path.dirname(name) for name in names]
-    shared = os.path.commonpath(folders) if all(folders) else ""
-    most = len(shared.split("/")) if shared else 0
-    counts = range(most, -1, -1) if path_root else ()
-    return next((count for count in counts if os.path.isfile(
-        os.path.join(path_root, *names[0].split("/")[count:]))), most)
 
 
 def _json_lines(path, bad_input):

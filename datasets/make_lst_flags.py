@@ -191,13 +191,11 @@ def _add_sources(command, output):
     add("--images", required=True, metavar="DIR", dest="path_root",
         help="folder to write the images to, under their IDs; the image root then")
 
-    add = command("voc", "from a Pascal VOC folder, which is the image root then",
-                  output).add_argument
+    add = command("voc", "from a Pascal VOC folder, which is the image root then: from its XML "
+                  "files, or without any from ImageSets/Main/CLASS_SET.txt", output).add_argument
     add("root", metavar="ROOT")
     add("--image-set", metavar="SET",
         help="only images of ImageSets/Main/SET.txt, such as trainval")
-    add("--labels-from", choices=("xml", "sets"),
-        help="Annotations/*.xml or ImageSets/Main/CLASS_SET.txt (default: XML where there is some)")
 
     add = command("folders", "from one folder per class, whose parent is the image root then; an "
                   "image in several carries all of them", output).add_argument

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import shutil
 import time
 
 import cv2
@@ -556,14 +557,21 @@ def test_difficult_voc_objects_are_unknown_unless_there_is_one_that_is_not(voc):
 
 
 def test_both_styles_of_voc_say_the_same(voc):
-    make("voc", voc, "--prefix", "xml", "--image-set", "trainval", "--labels-from", "xml")
-    make("voc", voc, "--prefix", "sets", "--image-set", "trainval", "--labels-from", "sets")
+    make("voc", voc, "--prefix", "xml", "--image-set", "trainval")
+    shutil.rmtree(voc / "Annotations")
+    make("voc", voc, "--prefix", "sets", "--image-set", "trainval")
     assert all_rows("xml") == all_rows("sets")
     assert len(all_rows("xml")) == 2
 
 
-def test_one_level_above_voc_is_told(voc):
-    assert refusal("voc", voc.parent, "--prefix", "out").endswith(f"but is none: give {voc}")
+def test_one_level_above_voc_no_image_is_found(voc):
+    error = refused("voc", voc.parent, "--prefix", "out")
+    assert error.file == f"{voc}/Annotations/1.xml" and "has no images" in error.what
+
+
+def test_a_folder_that_is_none_of_voc_is_told(here):
+    write(here / "photos/1.jpg", "image")
+    assert refused("voc", "photos", "--prefix", "out").file.name == "photos"
 
 
 def test_voc_xml_beside_its_images(here):
@@ -643,8 +651,7 @@ def test_the_file_that_a_voc_annotation_names_comes_before_one_of_its_stem(
 @pytest.mark.parametrize("folders, named", [
     (["train/cat", "train/dog", "val/cat", "val/dog", "__MACOSX/train"], "photos/train"),
     (["Validation/cat", "TEST/dog"], "photos/TEST"),
-    (["test/cat", "bird"], "photos/test"),
-    (["images/cat", "images/dog", "@eaDir/cat"], "photos/images")])
+    (["test/cat", "bird"], "photos/test")])
 def test_folders_of_parts_of_a_data_set_are_not_taken_for_classes(here, folders, named):
     for number, folder in enumerate(folders):
         write(here / "photos" / folder / "1.jpg", f"image {number}")
