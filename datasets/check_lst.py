@@ -182,10 +182,9 @@ def _compare(lists, same, class_names):
         labels, others = lists[number].labels([row])[0], lists[other].labels([other_row])[0]
         differing = np.flatnonzero((labels != others) & (labels >= 0) & (others >= 0))
         if len(differing):
-            names = [class_names[column] for column in differing[:5]]
-            more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
+            names = ", ".join(class_names[column] for column in differing)
             yield (number, row, "contradictory",
-                   f"other labels than {place} for the same image: {', '.join(names)}{more}")
+                   f"other labels than {place} for the same image: {names}")
 
 
 def _merge(labels):

@@ -6,7 +6,6 @@ from reading.image_reader import ReadOptions
 from reading.lst_file import LABEL_FORMATS
 
 SUSPECTS_SHOWN = 60  # images on the sheet of suspects
-SHOWN_PER_KIND = 20  # problems of a kind that `check` shows, unless all are asked for
 
 
 def _one_character(text):
@@ -52,7 +51,6 @@ def build_parser(description):
     add("--fix", nargs="+", metavar="OUT",
         help="write lists without the problems, one file per LST; of images in several lists that "
         "are or look nearly the same, those of the last stay")
-    add("--all", action="store_true", help=f"show all problems, not {SHOWN_PER_KIND} of a kind")
     add("--max-pixels", type=at_least(1), metavar="N", default=ReadOptions.max_pixels,
         help="refuse images with more pixels (default: %(default)s)")
 

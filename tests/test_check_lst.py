@@ -176,15 +176,6 @@ def test_fix_writes_nothing_when_a_list_would_be_empty(photos):
     assert not (photos.parent / "a").exists()
 
 
-def test_many_problems_are_cut_short_unless_all_are_asked_for(photos, capsys):
-    lst("a.lst", *(f"1 gone{n}.png" for n in range(30)))
-    _, out = check(capsys, "a.lst", "--path-root", "photos")
-    assert "... and 10 more [missing]" in out
-    assert out.count("there is no such image") == 20
-    _, out = check(capsys, "a.lst", "--path-root", "photos", "--all")
-    assert out.count("there is no such image") == 30
-
-
 @pytest.mark.parametrize("flags, message", [
     (["--path-root", "nowhere"], "nowhere: no such folder"),
     (["--path-root", "photos", "photos"], "one for each list"),
