@@ -57,24 +57,18 @@ def read_folders(flags, bad_input):
     if others:
         logger.warning("passed over: %s; of what is read the names end in %s", ", ".join(
             f"{count} {ending}" for ending, count in others.most_common()), " ".join(IMAGE_ENDINGS))
-    return Source(list(classes), _merged(root, images, bad_input))
+    return Source(list(classes), _merged(root, images))
 
 
-def _merged(root, images, bad_input):
+def _merged(root, images):
     """Samples in the order of their names, one for each content, of (path, classes)."""
-    good = []
-    for path, present in images:
-        with bad_input.rejecting(Place(path)):
-            if not os.stat(path).st_size:
-                raise ValueError("is empty")
-            good.append((path, present))
     samples = {}
-    for (path, present), first in zip(good, first_equal([path for path, _ in good]).tolist()):
+    for (path, present), first in zip(images, first_equal([path for path, _ in images]).tolist()):
         name = os.path.relpath(path, root)
         samples.setdefault(first, Sample(name, set(), NOTHING, path)).present.update(present)
-    if len(good) > len(samples):
+    if len(images) > len(samples):
         logger.warning("merged: %d files of the same content as another one, whose image carries "
-                       "the classes of all", len(good) - len(samples))
+                       "the classes of all", len(images) - len(samples))
     return iter(sorted(samples.values(), key=lambda sample: sample.name))
 
 
@@ -115,13 +109,9 @@ def _voc_samples(root, notes, files, bad_input):
         with bad_input.rejecting(where):
             try:
                 filename, present, difficult = _read_annotation(file)
-            except (ParseError, LookupError) as error:  # LookupError: an unknown encoding
-                line = error.position[0] if isinstance(error, ParseError) else None
-                bad_input.reject(where._replace(line=line), f"broken XML: {error}")
-                continue
-            except DefusedXmlException:
-                raise ValueError("declares a document type or entities, which no VOC annotation "
-                                 "needs") from None
+            except (ParseError, LookupError, DefusedXmlException) as error:
+                # LookupError: an unknown encoding.
+                raise ValueError(f"broken XML, or a document type in it: {error}") from None
             name = find_image(file.parent.relative_to(notes), file.stem, filename, file.parent)
             yield Sample(name, present, difficult - present, where)
 

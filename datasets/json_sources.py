@@ -179,8 +179,6 @@ def _jsonl_row(where, item, group_key):
     if not isinstance(labels, (list, type(None))) or not isinstance(unknown, list):
         raise ValueError(WANTED)
     group = item.get(group_key)
-    if group_key and not isinstance(group, (str, int, type(None))):
-        raise ValueError(f"{group_key} holds neither a text nor a number")
     values = None if labels is None else clean_list(labels)
     return ListRow(where, names[0], values or [], values is None,
                    frozenset(map(str, clean_list(unknown) or ())),

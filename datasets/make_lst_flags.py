@@ -1,18 +1,9 @@
 """The flags of tools/make_lst.py: a subcommand per source format, check, suspects, next, shard."""
-import argparse
-
 from common.cli import ArgumentParser, CheckpointPrefix, at_least
 from reading.image_reader import ReadOptions
 from reading.lst_file import LABEL_FORMATS
 
 SUSPECTS_SHOWN = 60  # images on the sheet of suspects
-
-
-def _one_character(text):
-    text = {"tab": "\t", "\\t": "\t"}.get(text, text)
-    if len(text) != 1 or text in "\r\n\"":
-        raise argparse.ArgumentTypeError(f"{text!r} is not one character, or tab")
-    return text
 
 
 def build_parser(description):
@@ -158,7 +149,7 @@ def _add_sources(command, output):
     form = command("csv", "from a table with a column of file names", text).add_argument_group(
         "form", "Columns are named as in the header, or numbered from 1.")
     add = form.add_argument
-    add("--delimiter", type=_one_character, metavar="CHARACTER",
+    add("--delimiter", choices=(",", ";", "|", " ", "tab"),
         help="between columns (default: a comma, tab for .tsv)")
     add("--no-header", action="store_true",
         help="the first row is an image already; columns are called 1, 2, ...")

@@ -59,10 +59,8 @@ def read_csv(flags, bad_input):
     which form they have.
     """
     path = flags.file
-    if flags.separator == "":
-        raise InputError("is empty", flag="--separator")
-    delimiter = flags.delimiter or ("\t" if path.lower().endswith(".tsv") else ",")
-    rows = _csv_rows(path, bad_input, delimiter)
+    delimiter = flags.delimiter or ("tab" if path.lower().endswith(".tsv") else ",")
+    rows = _csv_rows(path, bad_input, delimiter.replace("tab", "\t"))
     start = list(itertools.islice(rows, 2))
     if not start:
         raise InputError("is empty", file=path)
