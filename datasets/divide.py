@@ -114,13 +114,11 @@ def join_groups(first, second):
     Each numbers groups of rows, (rows,). A chain counts: where one joins rows 0 and 1, the other
     1 and 2, all three are a group.
     """
-    first, second = (np.unique(groups, return_inverse=True)[1].reshape(-1)
-                     for groups in (first, second))
     joined = np.arange(len(first))
     while True:
         before = joined
         for groups in (first, second):
-            smallest = np.full(len(first), len(first))
+            smallest = np.full(groups.max() + 1, len(first))
             np.minimum.at(smallest, groups, joined)
             joined = smallest[groups]
         if np.array_equal(joined, before):

@@ -8,7 +8,6 @@ first of these, or one of a manifest:
     {"source-ref": "s3://bucket/a/1.jpg", "job": [0, 2],
      "job-metadata": {"class-map": {"0": "cat", "2": "dog"}, ...}}
 """
-import logging
 import os
 import re
 from collections import defaultdict
@@ -33,8 +32,6 @@ KEPT = frozenset(["images", "annotations", "categories", "id", "image_id", "cate
 # object in it.
 COPIES, OBJECT_BYTES = 2, 64
 
-logger = logging.getLogger(__name__)
-
 
 def read_coco(path, bad_input):
     """Read which classes each image of a COCO file shows.
@@ -51,9 +48,6 @@ def read_coco(path, bad_input):
     categories = _by_id(path, content, "categories", "name", bad_input)
     images = _by_id(path, content, "images", "file_name", bad_input)
     classes = {number: item["name"].strip() for number, item in categories.items()}
-    repeated = len(classes) - len(set(classes.values()))
-    if repeated:
-        logger.warning("merged: %d categories of the same name as another one", repeated)
     if not _listed(content, "annotations"):
         raise InputError("holds no annotations: not a COCO instances file", file=path)
     absent = {image: {classes[n] for n in map(_id, _listed(item, "neg_category_ids"))
@@ -97,8 +91,8 @@ def _by_id(path, content, key, name_key, bad_input):
         earlier = found.setdefault(number, item)[name_key]
         if earlier.strip() != name.strip():
             ambiguous.add(number)  # which of them annotations mean cannot be known
-            bad_input.reject(Place(path), f"{where}: {_shown(name)} has the id {_shown(number)} "
-                             f"of {_shown(earlier)}")
+            bad_input.reject(Place(path), f"{where}: {name!r:.60} has the id {number!r:.60} of "
+                             f"{earlier!r:.60}")
     if not found:
         raise InputError(f"holds no {key}: not a COCO instances file", file=path)
     return {number: item for number, item in found.items() if number not in ambiguous}

@@ -579,6 +579,13 @@ def test_voc_xml_beside_its_images(here):
     assert rows("out_train.lst") == {"a/x.JPG": "1"}
 
 
+def test_voc_xml_without_a_file_name_in_the_folder_that_one_is_in(here):
+    write(here / "x.xml", "<annotation><object><name>cat</name></object></annotation>")
+    write(here / "x.jpg", "an image")
+    make("voc", ".", "--prefix", "out", "--val-fraction", 0)
+    assert rows("out_train.lst") == {"x.jpg": "1"}
+
+
 LAUGHS = ('<?xml version="1.0"?><!DOCTYPE annotation [<!ENTITY a0 "ha">' + "".join(
     f'<!ENTITY a{n} "{f"&a{n - 1};" * 10}">' for n in range(1, 12)) + "]>"
     "<annotation><object><name>&a11;</name></object></annotation>")
