@@ -251,22 +251,12 @@ def deal(num_rows, num_parts, seed=0):
 
 
 def write_parts(lst, parts, prefix):
-    """Write PREFIX_0.lst and PREFIX_0_files.txt, and so on, for the parts from `deal`.
-
-    Synchronous training waits forever for a worker with fewer batches. So all lists get the same
-    number of rows: a shorter one repeats its first image with all labels unknown (-1), which
-    neither loss nor metrics count. A list of class numbers has no way to say unknown and stays
-    one row short.
-    """
+    """Write PREFIX_0.lst and PREFIX_0_files.txt, and so on, for the parts from `deal`."""
     for number, rows in enumerate(parts):
         names = [lst.name(row) for row in rows]
         # rsync takes lines that start with # or ; for comments.
         files = ["./" * name.startswith(("#", ";")) + name for name in dict.fromkeys(names)]
-        labels = lst.labels(rows)
-        if len(rows) < len(parts[0]) and lst.label_format == "multi-hot":
-            rows = np.append(rows, rows[0])
-            labels = np.vstack([labels, np.full_like(labels[:1], -1)])
-            names.append(names[0])
         write_together([
             lines_file(f"{prefix}_{number}_files.txt", files),
-            lst_file(f"{prefix}_{number}.lst", lst.ids[rows], labels, names, lst.label_format)])
+            lst_file(f"{prefix}_{number}.lst", lst.ids[rows], lst.labels(rows), names,
+                     lst.label_format)])

@@ -257,9 +257,6 @@ def run_shard(args):
     divide.write_parts(lst, parts, args.prefix)
     for number, rows in enumerate(parts):
         print(f"{args.prefix}_{number}.lst: {len(rows)} rows of {len(lst)}")
-    if len(parts[-1]) < len(parts[0]) and args.label_format == "indices":
-        print("rows differ by one: for synchronous training, which waits for equal batches, "
-              "use --label-format multi-hot")
 
 
 SOURCES = {
