@@ -138,12 +138,11 @@ def build_table(source, bad_input, listed=None, drop_unlisted=False, min_count=0
                 for class_name in names:
                     pairs[value].append(row * PAIR + numbers.setdefault(class_name, len(numbers)))
     if missing:
-        bad_input.reject(path_root, f"{len(missing)} images are not there: "
-                         + ", ".join(f"{where}: {name!r:.200}"
-                                     for where, name in missing[:MISSING_SHOWN])
-                         + ", ..." * (len(missing) > MISSING_SHOWN)
-                         + "; --suffix .jpg adds an ending"
-                         * (not missing[0][1].lower().endswith(IMAGE_ENDINGS)), len(missing))
+        names = ", ".join(f"{where}: {name!r:.200}" for where, name in missing[:MISSING_SHOWN])
+        has_ending = missing[0][1].lower().endswith(IMAGE_ENDINGS)
+        hint = "" if has_ending else "; --suffix .jpg adds an ending"
+        bad_input.reject(path_root, f"{len(missing)} images are not there, such as {names}{hint}",
+                         len(missing))
     if not rows_of_names:
         raise InputError("no images were found" + ", only bad ones" * bool(bad_input.count))
 
@@ -255,11 +254,9 @@ def lst_file(path, ids, labels, names, label_format="multi-hot"):
     or a soft value in between. `label_format` is "multi-hot" or "indices", the numbers of the
     classes present; an InputError is raised where that would lose unknown or soft labels.
     """
-    num_others = np.count_nonzero(~np.isin(labels, (0, 1))) if label_format == "indices" else 0
-    if num_others:
-        raise InputError("{flag} indices can say neither unknown (-1) nor soft labels, and "
-                         f"{num_others} labels are: use multi-hot", file=path,
-                         flag="--label-format")
+    if label_format == "indices" and not np.isin(labels, (0, 1)).all():
+        raise InputError("{flag} indices can say neither unknown (-1) nor soft labels: use "
+                         "multi-hot", file=path, flag="--label-format")
     spell = _class_numbers if label_format == "indices" else _multi_hot
     step = 1 + BLOCK_LABELS // max(1, labels.shape[1])
     return path, (b"%d\t%s%s\n" % (number, text, os.fsencode(name))
