@@ -54,13 +54,10 @@ def extract_features(args, lst):
                  bad_images="report",
                  read_options=ReadOptions.of_checkpoint(attributes, fit="squash")) as batches, \
             tqdm(total=len(lst), desc="Features", unit="image", disable=None) as bar:
-        def read_sample():
-            sample = batches.next().data[0]
-            batches.seek(0, 0)
-            return sample
-
-        forward, reason = choose_forward_pass(network, batches.provide_data[0], devices,
-                                              args.frozen_precision, len(lst), read_sample)
+        forward, reason = choose_forward_pass(
+            network, batches.provide_data[0], devices, args.frozen_precision, len(lst),
+            lambda: batches.next().data[0])
+        batches.seek(0, 0)
         logger.warning("Features in %s%s", forward.precision, reason and f": {reason}")
         for batch in batches:
             count = batches.batch_size - batch.pad
