@@ -35,27 +35,12 @@ def _add_constant(name, values, kwargs):
     return name
 
 
-@MXNetGraph.register("erf", OPSET)
-def _erf(node, **kwargs):
-    return mxnets.create_basic_op_node("Erf", node, kwargs)
+def _node_of(operator):
+    return lambda node, **kwargs: mxnets.create_basic_op_node(operator, node, kwargs)
 
 
-@MXNetGraph.register("broadcast_maximum", OPSET)
-def _maximum(node, **kwargs):
-    return mxnets.create_basic_op_node("Max", node, kwargs)
-
-
-@MXNetGraph.register("GroupNorm", OPSET)
-def _group_norm(node, **kwargs):
-    name, inputs, attributes = mxnets.get_inputs(node, kwargs)
-    groups = int(attributes.get("num_groups", 1))
-    shape = _add_constant(f"{name}_groups", [0, groups, -1], kwargs)
-    return [
-        make_node("Shape", inputs[:1], [f"{name}_shape"]),
-        make_node("Reshape", [inputs[0], shape], [f"{name}_grouped"]),
-        make_node("InstanceNormalization", [f"{name}_grouped", *inputs[1:]],
-                  [f"{name}_normalised"], epsilon=float(attributes.get("eps", 1e-5))),
-        make_node("Reshape", [f"{name}_normalised", f"{name}_shape"], [name], name=name)]
+MXNetGraph.register("erf", OPSET)(_node_of("Erf"))
+MXNetGraph.register("broadcast_maximum", OPSET)(_node_of("Max"))
 
 
 @MXNetGraph.register("LeakyReLU", OPSET)
@@ -68,17 +53,6 @@ def _leaky_relu(node, **kwargs):
     shape = _add_constant(f"{name}_shape", shape, kwargs)
     return [make_node("Reshape", [inputs[1], shape], [f"{name}_slope"]),
             make_node("PRelu", [inputs[0], f"{name}_slope"], [name], name=name)]
-
-
-@MXNetGraph.register("_contrib_BilinearResize2D", OPSET)
-def _bilinear_resize(node, **kwargs):
-    nodes = mxnets.convert_contrib_BilinearResize2D(node, **kwargs)
-    _, _, attributes = mxnets.get_inputs(node, kwargs)
-    if attributes.get("align_corners", "True") in ("False", "0"):  # which MXNet's overlooks
-        for option in nodes[-1].attribute:
-            if option.name == "coordinate_transformation_mode":
-                option.s = b"half_pixel"
-    return nodes
 
 
 @MXNetGraph.register("slice", OPSET)
