@@ -188,7 +188,7 @@ def test_many_problems_are_cut_short_unless_all_are_asked_for(photos, capsys):
 @pytest.mark.parametrize("flags, message", [
     (["--path-root", "nowhere"], "nowhere: no such folder"),
     (["--path-root", "photos", "photos"], "one for each list"),
-    (["--path-root", "photos", "--fix", "a", "b"], "a file for each list: 1, not 2"),
+    (["--path-root", "photos", "--fix", "a", "b"], "a file of its own for each list"),
     (["--path-root", "photos", "--labels", "nothing.txt"], "nothing.txt: cannot be read"),
 ])
 def test_a_mistake_on_the_command_line_is_told_in_one_line(photos, flags, message):

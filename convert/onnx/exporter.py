@@ -48,9 +48,8 @@ def _leaky_relu(node, **kwargs):
     name, inputs, attributes = mxnets.get_inputs(node, kwargs)
     if attributes.get("act_type") != "prelu":
         return mxnets.convert_leakyrelu(node, **kwargs)
-    # MXNet has one slope per channel, ONNX one that broadcasts.
-    shape = [-1] + [1] * (int(attributes["__rank__"]) - 2)
-    shape = _add_constant(f"{name}_shape", shape, kwargs)
+    # MXNet has one slope per channel, ONNX one that broadcasts to (batch, channels, height, width).
+    shape = _add_constant(f"{name}_shape", [-1, 1, 1], kwargs)
     return [make_node("Reshape", [inputs[1], shape], [f"{name}_slope"]),
             make_node("PRelu", [inputs[0], f"{name}_slope"], [name], name=name)]
 
@@ -85,7 +84,7 @@ def to_onnx(net, arg_params, aux_params):
     attributes = checkpoint.get_attributes(net)
     shape = attributes["image_shape"]
     _, ((_, classes),), _ = net.infer_shape(data=(1, *shape))
-    net = _with_shapes(net, shape)
+    net = _with_numbers_in_reshapes(net, shape)
     nodes = Graph(net).nodes
     for node in nodes:  # MXNet's exporter overlooks fix_gamma
         if node.op == "BatchNorm" and node.flag("fix_gamma", "True"):
@@ -104,9 +103,7 @@ def to_onnx(net, arg_params, aux_params):
         _tidy(graph, shape, classes)
         model = onnx.helper.make_model(
             graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)], ir_version=IR_VERSION,
-            producer_name="MXNet", producer_version=mx.__version__,
-            doc_string="Multi-label image classifier: RGB pixels, 0 to 255, in; "
-                       "the probability of each class out.")
+            producer_name="MXNet", producer_version=mx.__version__)
         onnx.helper.set_model_props(
             model, {name: json.dumps(value) for name, value in attributes.items()
                     if name != "thresholds_epoch"})
@@ -135,11 +132,10 @@ def mapping_for_mxnet():
         yield
 
 
-def _with_shapes(net, image_shape):
-    """The network with what a converter has to know of its shapes.
+def _with_numbers_in_reshapes(net, image_shape):
+    """The network with numbers in each Reshape, and -1 for the batch.
 
-    That is numbers in each Reshape, and -1 for the batch, because ONNX has no codes that join or
-    divide sides; and the number of dimensions at each LeakyReLU.
+    ONNX has no codes that join or divide sides.
     """
     graph, layers = Graph(net), net.get_internals()
     _, shapes, _ = layers.infer_shape(data=(BATCH, *image_shape))
@@ -148,8 +144,6 @@ def _with_shapes(net, image_shape):
         if node.op in ("Reshape", "reshape"):
             shape = [-1 if side % BATCH == 0 else side for side in shapes[f"{node.name}_output"]]
             node.attrs = {"shape": str(tuple(shape))}
-        elif node.op == "LeakyReLU":
-            node.attrs["__rank__"] = str(len(shapes[f"{node.name}_output"]))
     return graph.symbol()
 
 

@@ -297,12 +297,11 @@ def product(layer, a, b, bias=None):
 
 
 @operator("BatchNormalization", spatial=1, training_mode=0)
-def batch_norm(layer, x, *statistics, epsilon=1e-5, momentum=0.9):
-    if len(statistics) != 4:
-        raise layer.error(f"{len(statistics)} parameters; 4 are wanted")
+def batch_norm(layer, x, scale, bias, mean, var, epsilon=1e-5, momentum=0.9):
     variables = []
-    for value, role in zip(statistics, ("gamma", "beta", "moving_mean", "moving_var")):
-        layer.array(value, "parameters")
+    for value, role in ((scale, "gamma"), (bias, "beta"), (mean, "moving_mean"),
+                        (var, "moving_var")):
+        layer.array(value, role)
         variables.append(layer.parameter(value, role))
     return mx.sym.BatchNorm(x.symbol, *variables, eps=epsilon, momentum=momentum, fix_gamma=False)
 
@@ -346,6 +345,4 @@ def group_norm(layer, x, scale, bias, num_groups, epsilon=1e-5):
 
 @operator("LRN")
 def local_response_norm(layer, x, size, alpha=1e-4, beta=0.75, bias=1.0):
-    if size % 2 == 0:
-        raise layer.error("its option size is even; MXNet has odd ones")
     return mx.sym.LRN(x.symbol, nsize=size, alpha=alpha, beta=beta, knorm=bias)
