@@ -40,12 +40,14 @@ def read_folders(flags, bad_input):
     """
     root, separator = flags.root, flags.split_names
     classes, images, others = {}, [], Counter()
-    for entry in _entries(root):
+    entries = _entries(root)
+    for entry in entries:
         if not entry.is_dir():
             if entry.name.lower().endswith(IMAGE_ENDINGS):
                 bad_input.reject(Place(entry.path), "lies in no class's folder")
             continue
-        if entry.name.lower() in SPLIT_NAMES and any(e.is_dir() for e in _entries(entry.path)):
+        if (entry.name.lower() in SPLIT_NAMES or len(entries) == 1) and any(
+                inner.is_dir() for inner in _entries(entry.path)):
             raise InputError(f"holds {entry.name}, which holds the folders of classes: give "
                              f"{entry.path}, and others on their own (--val-fraction 0 makes one "
                              "list)", file=root)

@@ -656,7 +656,8 @@ def test_the_file_that_a_voc_annotation_names_comes_before_one_of_its_stem(
 @pytest.mark.parametrize("folders, named", [
     (["train/cat", "train/dog", "val/cat", "val/dog", "__MACOSX/train"], "photos/train"),
     (["Validation/cat", "TEST/dog"], "photos/TEST"),
-    (["test/cat", "bird"], "photos/test")])
+    (["test/cat", "bird"], "photos/test"),
+    (["images/cat", "images/dog", "@eaDir/cat"], "photos/images")])
 def test_folders_of_parts_of_a_data_set_are_not_taken_for_classes(here, folders, named):
     for number, folder in enumerate(folders):
         write(here / "photos" / folder / "1.jpg", f"image {number}")
