@@ -589,7 +589,7 @@ def test_reported_images_come_with_their_reasons_and_never_stop(own_photos, capl
     batches = make(own_photos, bad_images="report")
     seen = [batch.bad for batch in batches]
     assert [sorted(bad) for bad in seen] == [[0, 1, 2, 3]] * 3 + [[]] * 2 + [[3]]
-    assert "a web page" in seen[0][0] and not caplog.records
+    assert "no image of a known format" in seen[0][0] and not caplog.records
 
 
 def test_too_many_bad_images_stop_at_the_end_of_a_short_epoch(own_photos):
