@@ -105,7 +105,7 @@ def open_output(path=None):
     """
     as_text = {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
     try:
-        if path is None:
+        if not path:
             sys.stdout.reconfigure(encoding="utf-8", newline="")
             yield sys.stdout
             sys.stdout.flush()
@@ -119,7 +119,7 @@ def open_output(path=None):
     except BrokenPipeError:
         raise  # the reader of the pipe has ended, which is no mistake
     except OSError as error:
-        if path is None:
+        if not path:
             silence(sys.stdout)
         raise InputError(f"cannot be written: {(error.strerror or str(error)).lower()}",
                          file=path or "standard output") from None
