@@ -68,7 +68,7 @@ class Evaluation:
     wrong : np.ndarray of bool, (samples, classes)
         The decisions by `rule` that are wrong.
     calibration, baselines, intervals
-        See `calibration_bins`, common.metrics.baselines and `bootstrap`.
+        Sums over the samples of `calibration_bins`; see common.metrics.baselines and `bootstrap`.
     per_class, overall : dict of str to dict of str to np.ndarray and float
         By decision rule ("0.5", "chosen"; overall also "top-3" and two that look at no image,
         "constant", the more frequent answer per class, and "always", every class), then by metric.
@@ -82,7 +82,7 @@ class Evaluation:
             [average_precision(y, p) for y, p in zip(label.T, prob.T)])
         ranked = self.average_precision[~np.isnan(self.average_precision)]
         self.mean_average_precision = float(ranked.mean()) if len(ranked) else math.nan
-        self.calibration = decisions.calibration_bins(label, prob)
+        self.calibration = decisions.calibration_bins(label, prob).sum(axis=1)
         self.calibration_error = decisions.expected_calibration_error(self.calibration)
         self.rule, self.thresholds = "0.5", np.full(len(self.class_names), DEFAULT)
         rules = {"0.5": prob > DEFAULT}
@@ -226,42 +226,31 @@ class Comparison(NamedTuple):
     mistakes: dict  # by image, the numbers of the classes that it gets wrong
     prob: dict  # by image, its probabilities of the shared classes: np.ndarray; maybe empty
 
-    def _mistakes_on_both(self, names, wrong):
-        """What is wrong here, and there, in the images and classes of both: (samples, classes)."""
-        here, there = np.zeros_like(wrong), np.zeros_like(wrong)
-        for s, name in enumerate(map(encodable, names)):
-            if name in self.mistakes:
-                here[s] = wrong[s] & self.shared
-                there[s, self.mistakes[name]] = True
-        return here, there
+    def against(self, samples, wrong):
+        """Compare with the other run, on the images and classes of both.
 
-    def changed(self, names, wrong):
-        """The decisions that are right only here, and those right only there: two lists.
-
-        `wrong`, bool, is (samples, classes). Each item is a sample and a class; images and classes
-        that the other run did not evaluate are left out.
+        `samples` are LabelledImages, and `wrong`, bool, (samples, classes), is which decisions on
+        them are. Returns the decisions that are right only here, and those right only there, lists
+        of [sample, class]; the number of images of both; and by metric the intervals, np.ndarray,
+        (2,), of the differences: mAP, where the probabilities are known, and those of decisions.
         """
-        here, there = self._mistakes_on_both(names, wrong)
-        return [np.argwhere(cells).tolist() for cells in (there & ~here, here & ~there)]
-
-    def differences(self, names, label, prob, wrong):
-        """Intervals of the differences to the other run on the images and classes of both.
-
-        Returns the number of these images, and a dict by metric of np.ndarray, (2,): mAP, where the
-        probabilities are known, and those of the decisions.
-        """
-        both = [s for s, name in enumerate(map(encodable, names)) if name in self.mistakes]
-        if not both:
-            return 0, {}
+        names = [encodable(name) for name in samples.names]
+        both = [s for s, name in enumerate(names) if name in self.mistakes]
+        here, there, prob = (np.zeros_like(array) for array in (wrong, wrong, samples.prob))
+        here[both] = wrong[both] & self.shared
+        for s in both:
+            there[s, self.mistakes[names[s]]] = True
+            prob[s, self.shared] = self.prob.get(names[s], 0)
+        only_here, only_there = (np.argwhere(cells).tolist()
+                                 for cells in (there & ~here, here & ~there))
         part = np.ix_(both, np.flatnonzero(self.shared))
-        their_prob = np.zeros_like(prob[part])
-        for row, s in enumerate(both):
-            their_prob[row] = self.prob.get(encodable(names[s]), 0)
-        here, there = ({"": (label[part] > 0.5) ^ cells[part]}
-                       for cells in self._mistakes_on_both(names, wrong))
-        intervals = bootstrap(label[part], prob[part], here, other=(their_prob, there))
+        present = samples.label[part] > 0.5
+        intervals = bootstrap(samples.label[part], samples.prob[part], {"": present ^ here[part]},
+                              other=(prob[part], {"": present ^ there[part]}))
         metrics = {name[1]: value for name, value in intervals.items() if name[0] == ""}
-        return len(both), {**metrics, **({"mAP": intervals["mAP"]} if self.prob else {})}
+        if self.prob:
+            metrics["mAP"] = intervals["mAP"]
+        return only_here, only_there, len(both), metrics
 
 
 def read_measures(path, class_names):
@@ -358,7 +347,7 @@ def _interval(value, drawn, least):
 def _weighted_metrics(label, prob, rules):
     """A function of weights, int16 (draws, samples): all metrics by name, each (draws, ...)."""
     precisions = [_weighted_precision(y, p) for y, p in zip(label.T, prob.T)]
-    bins = decisions.calibration_bins_by_sample(label, prob)[[0, 2]]
+    bins = decisions.calibration_bins(label, prob)[[0, 2]]
     cells = {rule: decisions.decision_cells(label, predicted) for rule, predicted in rules.items()}
 
     def metrics(weights):

@@ -126,13 +126,15 @@ def choose_photos(label, prob, thresholds, sheets=None, max_photos=MAX_PHOTOS):
     difference between probability and label first. wrong: samples with the largest such difference
     in a wrong decision; false_negatives and false_positives: those of each class; random: any;
     `sheets` are further ones. Beyond `max_photos` the later ones of each sheet and class are left
-    out.
+    out. Returns also by sheet what there is to choose from: the number of images and, of mistakes,
+    by class.
     """
-    mistakes = _mistakes(label, prob, thresholds)
+    decisions = _decisions(label, prob, thresholds)
+    mistakes = {kind: decisions[kind] for kind in ("false_negatives", "false_positives")}
     wrong = np.logical_or(*mistakes.values())
     gap = np.where(wrong, np.abs(prob - (label > 0.5)), -1.0)
     order = np.argsort(-gap.max(axis=1), kind="stable")
-    order = order[wrong[order].any(axis=1)][:PHOTOS_PER_SHEET]
+    order = order[wrong[order].any(axis=1)]
     drawn = np.random.RandomState(0).permutation(len(label))[:PHOTOS_PER_SHEET]
     wanted = {"wrong": [(int(s), int(gap[s].argmax())) for s in order], **(sheets or {}),
               "random": [(int(s), -1) for s in np.sort(drawn)]}
@@ -149,16 +151,12 @@ def choose_photos(label, prob, thresholds, sheets=None, max_photos=MAX_PHOTOS):
         if sample in chosen or len(chosen) < max_photos:
             chosen.add(sample)
             sheets[name].append((sample, c))
-    return sheets
-
-
-def count_images(label, prob, thresholds):
-    """Count the images that `choose_photos` chooses from, by sheet; of mistakes by class too."""
-    mistakes = _mistakes(label, prob, thresholds)
-    return {"wrong": {"images": int(np.logical_or(*mistakes.values()).any(axis=1).sum())},
-            "random": {"images": len(label)},
-            **{name: {"images": int(cells.any(axis=1).sum()),
-                      "classes": cells.sum(axis=0).tolist()} for name, cells in mistakes.items()}}
+    totals = {name: {"images": len({s for s, _ in photos})} for name, photos in wanted.items()}
+    totals["random"]["images"] = len(label)
+    totals.update({name: {"images": int(cells.any(axis=1).sum()),
+                          "classes": cells.sum(axis=0).tolist()}
+                   for name, cells in mistakes.items()})
+    return sheets, totals
 
 
 def _decisions(label, prob, thresholds):
@@ -167,12 +165,6 @@ def _decisions(label, prob, thresholds):
     return {"true_positives": present & predicted,
             "false_positives": known & ~present & predicted,
             "false_negatives": present & ~predicted, "unknown": ~known & predicted}
-
-
-def _mistakes(label, prob, thresholds):
-    """The wrong decisions by their kind, each (samples, classes), bool."""
-    decisions = _decisions(label, prob, thresholds)
-    return {kind: decisions[kind] for kind in ("false_negatives", "false_positives")}
 
 
 def _largest_gaps(gap, cells):

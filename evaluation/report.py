@@ -47,16 +47,13 @@ def write_report(folder, classifier, evaluation, samples, options=pictures.DEFAU
     """
     label, prob, thresholds = samples.label, samples.prob, evaluation.thresholds
     names = evaluation.class_names
-    differences = 0, {}
+    differences = ()
     extra = {"suspects": list(zip(*(places.tolist() for places in suspects(label, prob))))}
     if comparison:
-        extra.update(zip(("fixed", "broken"), comparison.changed(samples.names, evaluation.wrong)))
-        differences = comparison.differences(samples.names, label, prob, evaluation.wrong)
-    photos, sheets = pictures.describe_photos(
-        pictures.choose_photos(label, prob, thresholds, extra, options.max_photos), samples,
-        thresholds, options)
-    totals = {**pictures.count_images(label, prob, thresholds), **{
-        name: {"images": len({s for s, _ in places})} for name, places in extra.items()}}
+        extra["fixed"], extra["broken"], *differences = comparison.against(
+            samples, evaluation.wrong)
+    sheets, totals = pictures.choose_photos(label, prob, thresholds, extra, options.max_photos)
+    photos, sheets = pictures.describe_photos(sheets, samples, thresholds, options)
     curves, mean_curve = precision_recall_curves(label, prob)
     counts = evaluation.per_class[evaluation.rule]
     known = np.count_nonzero(label >= 0, axis=0)
@@ -155,7 +152,7 @@ def _facts(classifier, evaluation, samples, comparison):
                    for name, text in facts.items() if text)
 
 
-def _tiles(evaluation, comparison, num_shared, differences):
+def _tiles(evaluation, comparison, num_shared=0, differences=()):
     """The page's parts about the metrics over all classes."""
     rule = evaluation.rule
     parts = {"at": "at threshold 0.5" if rule == "0.5" else "at the class's threshold",
@@ -281,7 +278,7 @@ def calibration(bins, interval, label, prob):
         return [rounded(row, 4) for row in np.stack(columns, axis=1)[count > 0]]
 
     return {"all": rows(bins, *interval),
-            "classes": {int(c): rows(calibration_bins(label[:, [c]], prob[:, [c]]))
+            "classes": {int(c): rows(calibration_bins(label[:, [c]], prob[:, [c]]).sum(axis=1))
                         for c in charted_classes(label)}}
 
 

@@ -103,9 +103,6 @@ def absent_warning(counts, class_names, flag="--label-format signed"):
         return None
     unknown = counts.num_rows - counts.positives - counts.negatives
     hint = f"; if -1 means absent in it, give {flag}" * bool(flag and unknown.any())
-    if len(without) == np.count_nonzero(counts.positives):
-        return (f"{counts.title}: no label is absent (0), so that there is nothing to tell "
-                f"classes apart by{hint}")
     return f"{counts.title}: without an absent label (0): {_named(without)}{hint}"
 
 

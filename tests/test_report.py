@@ -27,7 +27,6 @@ from evaluation.pictures import (
     OPACITY,
     PhotoOptions,
     choose_photos,
-    count_images,
     describe_photos,
     embedded_jpeg,
 )
@@ -254,7 +253,7 @@ def test_curves_pass_through_scikit_learns_points(samples):
 def test_sheets_hold_what_their_names_say():
     label = np.int8([[1, 0], [0, 1], [1, 1], [0, -1]])
     prob = np.float32([[0.2, 0.9], [0.6, 0.8], [0.9, 0.4], [0.1, 0.9]])
-    sheets = choose_photos(label, prob, np.array([0.5, 0.5]))
+    sheets, _ = choose_photos(label, prob, np.array([0.5, 0.5]))
     assert sheets["wrong"] == [(0, 1), (1, 0), (2, 1)]
     assert sheets["false_negatives"] == [(0, 0), (2, 1)]
     assert sheets["false_positives"] == [(1, 0), (0, 1)]
@@ -265,7 +264,7 @@ def test_totals_count_what_the_sheets_leave_out():
     label = np.zeros((500, 2), np.int8)
     label[:, 0] = 1
     label[0] = -1
-    totals = count_images(label, np.full((500, 2), [0.1, 0.4], np.float32), 0.5)
+    _, totals = choose_photos(label, np.full((500, 2), [0.1, 0.4], np.float32), 0.5)
     assert totals["false_negatives"] == {"images": 499, "classes": [499, 0]}
     assert totals["false_positives"] == {"images": 0, "classes": [0, 0]}
     assert (totals["wrong"]["images"], totals["random"]["images"]) == (499, 500)
@@ -310,7 +309,8 @@ def test_a_photo_is_as_large_as_its_share_of_the_page_allows(tmp_path, max_bytes
 
 
 def test_fewer_photos_leave_the_first_of_each_sheet(samples):
-    sheets = choose_photos(samples.label, samples.prob, np.full(4, 0.5), {"suspects": [(3, 1)]}, 3)
+    sheets, _ = choose_photos(samples.label, samples.prob, np.full(4, 0.5),
+                              {"suspects": [(3, 1)]}, 3)
     assert len({s for sheet in sheets.values() for s, _ in sheet}) == 3
     assert sheets["suspects"] == [(3, 1)] and len(sheets["wrong"]) >= 1
 
@@ -351,7 +351,11 @@ def test_classes_that_the_other_run_lacks_change_no_sides(tmp_path):
     there = Evaluation(["b", "z"], label, np.float32([[0.9, 0.1]]))
     (tmp_path / "m.json").write_text(json.dumps(there.as_json(["x"])))
     other = read_measures(str(tmp_path / "m.json"), ["a", "b"])
-    assert other.changed(["x", "y"], np.array([[True, True], [True, True]])) == [[], [[0, 1]]]
+    here = LabelledImages(["x", "y"], "", np.int8([[0, 0]] * 2), np.float32([[0.9, 0.9]] * 2))
+    assert other.against(here, np.full((2, 2), True))[:3] == ([], [[0, 1]], 1)
+    apart = replace(here, names=["v", "w"])
+    *found, differences = other.against(apart, np.full((2, 2), True))
+    assert found == [[], [], 0] and np.isnan(differences["CF1"]).all()
     assert np.isnan(other.average_precision[0]) and other.average_precision[1] == 1
 
 
@@ -421,7 +425,7 @@ def test_maps_and_photos_share_the_bytes_of_the_page(samples, monkeypatch):
 def test_of_more_classes_than_photos_each_gets_its_first(samples):
     rng = np.random.RandomState(0)
     prob = rng.uniform(size=(2000, 300)).astype(np.float32)
-    sheets = choose_photos((prob < 0.3).astype(np.int8), prob, np.full(300, 0.5))
+    sheets, _ = choose_photos((prob < 0.3).astype(np.int8), prob, np.full(300, 0.5))
     assert len({s for sheet in sheets.values() for s, _ in sheet}) == pictures.MAX_PHOTOS
     for name in ("false_negatives", "false_positives"):
         assert {c for _, c in sheets[name]} == set(range(300))
