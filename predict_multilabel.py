@@ -26,7 +26,7 @@ from common.progress import Progress
 from common.text import printable
 from evaluation.classifier import Classifier
 from evaluation.evaluation import Evaluation, LabelledImages, read_measures
-from evaluation.pictures import MAX_PHOTOS, PhotoMaps, PhotoOptions, write_maps
+from evaluation.pictures import MAX_PHOTOS, Photos, write_maps
 from evaluation.predictions_file import FORMATS, PredictionsFile, open_output
 from evaluation.report import read_history, write_report
 from evaluation.thresholds import (
@@ -37,6 +37,7 @@ from evaluation.thresholds import (
     cross_fitted,
     objective_from_args,
 )
+from reading.classes import named
 from reading.equal_files import shared_rows
 from reading.image_list import ImageList, SampleList
 from reading.lst_file import LABEL_FORMATS, read_lst
@@ -64,11 +65,9 @@ def main(argv=None):
         make_parent_folder(os.path.join(folder, "file"))
     history = read_history(classifier.prefix) if args.report else []
     with classifier.open(images, args.image, **reading) as batches, open_output(args.out) as file:
+        predictions = classifier.predict(batches, devices, args.tta, bool(args.maps))
         if args.maps:
-            predictions = write_maps(classifier.predict_with_maps(batches, devices, args.tta),
-                                     args.maps, classifier, images.name)
-        else:
-            predictions = classifier.predict(batches, devices, args.tta)
+            predictions = write_maps(predictions, args.maps, classifier, images.name)
         write = PredictionsFile(file, classifier.class_names, classifier.thresholds, args.format,
                                 args.top, args.above is not None).write
         labelled, bad = collect(args, images, predictions, write)
@@ -78,9 +77,8 @@ def main(argv=None):
     if labelled and args.fit_thresholds:
         fit_thresholds(args, classifier, labelled, images)
     if labelled:
-        maps = PhotoMaps(classifier, devices, **reading) if classifier.has_maps else None
-        options = PhotoOptions(args.report_photos, args.max_pixels, maps)
-        evaluate(args, classifier, labelled, images, (options, comparison, history))
+        photos = Photos(classifier, devices, args.report_photos, **reading)
+        evaluate(args, classifier, labelled, images, (photos, comparison, history))
     return 1 if bad else 0
 
 
@@ -253,7 +251,7 @@ def collect(args, images, predictions, write):
     """
     names, labels, probs, bad = [], [], [], []
     with Progress("Predicting", len(images), "images") as progress:
-        for batch, prob in predictions:
+        for batch, prob, _ in predictions:
             batch_names = [images.name(row) for row in batch.index[:len(prob)]]
             for slot, name in enumerate(batch_names):
                 write(name, prob[slot], batch.bad.get(slot))
@@ -275,13 +273,12 @@ def collect(args, images, predictions, write):
 def fit_thresholds(args, classifier, labelled, lst):
     """Choose thresholds, keep them in the checkpoint, and log the classes without a choice."""
     thresholds = choose_thresholds(labelled.label, labelled.prob, args.threshold_objective)
-    for c in np.flatnonzero(~(labelled.label > 0.5).any(axis=0)):
-        logger.warning("warning: %s: no present label to choose a threshold by",
-                       classifier.class_names[c])
-    if args.min_precision is not None:
-        for c in np.flatnonzero(thresholds == NEVER):
-            logger.warning("warning: %s: no threshold reaches a precision of %s: the class is "
-                           "never predicted", classifier.class_names[c], args.min_precision)
+    for found, problem in ((~(labelled.label > 0.5).any(axis=0),
+                            "no present label to choose a threshold by"),
+                           (thresholds == NEVER, "never predicted, for want of precision")):
+        if found.any():
+            names = [classifier.class_names[c] for c in np.flatnonzero(found)]
+            logger.warning("warning: %s: %s", named(names), problem)
     classifier.save_thresholds(thresholds, lst, args.threshold_objective)
     logger.info("Thresholds from %.3f to %.3f written into %s-symbol.json", thresholds.min(),
                 thresholds.max(), classifier.prefix)

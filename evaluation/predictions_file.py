@@ -55,6 +55,8 @@ class PredictionsFile:
     def write(self, name, prob, problem=None):
         """Write the probabilities, (classes,), of an image, or why it could not be used."""
         name = self._text(name)
+        # Six digits are the precision of float32.
+        rounded = [] if problem is not None else [float(f"{p:.6g}") for p in prob]
         if problem is not None:
             problem = self._text(problem)
             rows, values = [[""] * len(self._columns)], {"error": problem}
@@ -63,15 +65,15 @@ class PredictionsFile:
             predicted = prob > self._thresholds
             if self._above:
                 order = order[predicted[order]]
-            listed = [(self._names[c], _rounded(prob[c]), bool(predicted[c]))
+            listed = [(self._names[c], rounded[c], bool(predicted[c]))
                       for c in order[:self._top]]
             rows = [(c, p, int(is_predicted)) for c, p, is_predicted in listed]
             rows = rows or [[""] * len(SHORT)]
             values = {"labels": [dict(zip(SHORT, row)) for row in listed]}
         else:
-            rows = [list(map(_rounded, prob))]
+            rows = [rounded]
             values = {"labels": [self._names[c] for c in np.flatnonzero(prob > self._thresholds)],
-                      "probabilities": dict(zip(self._names, rows[0]))}
+                      "probabilities": dict(zip(self._names, rounded))}
         if self._csv:
             self._csv.writerows([name, *row, problem or ""] for row in rows)
         else:
@@ -89,11 +91,6 @@ def unique_columns(names, taken=()):
         taken.add(candidate)
         result.append(candidate)
     return result
-
-
-def _rounded(probability):
-    """The probability with six digits, which is the precision of float32."""
-    return float(f"{probability:.6g}")
 
 
 @contextlib.contextmanager

@@ -38,11 +38,10 @@ CHANGE_HEAD = ('<th scope="col" aria-sort="none"><button type="button" title="AP
                'the other run">change</button></th>')
 
 
-def write_report(folder, classifier, evaluation, samples, options=pictures.DEFAULTS,
-                 comparison=None, history=()):
+def write_report(folder, classifier, evaluation, samples, options, comparison=None, history=()):
     """Write index.html into an existing folder, and return its path.
 
-    `evaluation` is the Evaluation of `samples`, LabelledImages, `options` a PhotoOptions, and
+    `evaluation` is the Evaluation of `samples`, LabelledImages, `options` are Photos,
     `comparison` the Comparison with another run, `history` the rows of read_history.
     """
     label, prob, thresholds = samples.label, samples.prob, evaluation.thresholds
@@ -136,9 +135,6 @@ def _facts(classifier, evaluation, samples, comparison):
         thresholds = f"{evaluation.thresholds[0]:.3g} for every class"
     if evaluation.rule == "chosen" and classifier.thresholds_list:
         thresholds += f", chosen on {classifier.thresholds_list[0]}"
-    if evaluation.fitted_here:
-        thresholds += (": these images, so that in the metrics each image is decided by "
-                       f"thresholds of the other {FOLDS - 1} of {FOLDS} folds")
     trained = classifier.version or "that it does not name"
     facts = {**classifier.training,
              "evaluated on": ", ".join(filter(None, (samples.list_name, *evaluated))),
@@ -182,7 +178,7 @@ def _overall_rows(evaluation):
              f"top-{TOP}": f"among the {TOP} highest", "constant": "constant answer per class",
              "always": "always"}
     if evaluation.fitted_here:
-        rules["chosen"] += ", chosen by other folds of these images"
+        rules["chosen"] += f", chosen by the other {FOLDS - 1} of {FOLDS} folds of these images"
     return "".join(
         f'<tr class="{"baseline" if rule in ("constant", "always") else ""}">'
         f'<th scope="row">{rules[rule]}</th>'

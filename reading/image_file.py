@@ -116,12 +116,10 @@ def decode(data: bytes, header: Header, reduction: int, background: Sequence[int
 def _open_by_pillow(data):
     for name, start, reader in PILLOW_READERS:
         if re.match(start, data):
-            if name == "TIFF":
-                data = _only_pixels(data)
             with _pillow_errors(name):
-                picture = reader(io.BytesIO(data))
-                width, height = picture.size
-                return Header(name, width, height, picture=picture)
+                picture = reader(io.BytesIO(_only_pixels(data) if name == "TIFF" else data))
+            width, height = picture.size
+            return Header(name, width, height, picture=picture)
     raise BadImage(f"begins with {quoted(data[:24])}, which is no image of a known format "
                    f"({FORMATS})")
 

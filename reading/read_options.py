@@ -56,11 +56,10 @@ class ReadOptions:
 
     def __post_init__(self):
         require((self.resize or 0) >= 0, "resize", "a number of pixels", self.resize)
-        if not 0 < self.min_random_area <= self.max_random_area <= 1:
-            wrong = "min" if 0 < self.max_random_area <= 1 else "max"
-            raise InputError("random areas want 0 < min <= max <= 1, not "
-                             f"{self.min_random_area} and {self.max_random_area}",
-                             flag=f"{wrong}_random_area")
+        require(0 < self.max_random_area <= 1, "max_random_area", "above 0, at most 1",
+                self.max_random_area)
+        require(0 < self.min_random_area <= self.max_random_area, "min_random_area",
+                f"above 0, at most {self.max_random_area}, the largest", self.min_random_area)
         require(0 <= self.max_random_aspect_ratio < 1, "max_random_aspect_ratio",
                 "at least 0 and below 1", self.max_random_aspect_ratio)
         for name in ("brightness", "contrast", "saturation"):

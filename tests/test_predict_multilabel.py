@@ -157,7 +157,8 @@ def test_tta_averages_with_the_mirror_image(model, photos):
     expected = (by_hand(model, pixels) + by_hand(model, pixels[..., ::-1])) / 2
     classifier = Classifier(model, 2)
     with classifier.open(ImageList([str(photos)], 3), batch_size=8) as batches:
-        got = np.concatenate([p for _, p in classifier.predict(batches, [mx.cpu()], mirror=True)])
+        got = np.concatenate([
+            p for _, p, _ in classifier.predict(batches, [mx.cpu()], mirror=True)])
     np.testing.assert_allclose(got, expected, atol=2e-6)
 
 
