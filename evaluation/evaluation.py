@@ -223,10 +223,11 @@ class Comparison(NamedTuple):
     def against(self, samples, wrong):
         """Compare with the other run, on the images and classes of both.
 
-        `samples` are LabelledImages, and `wrong`, bool, (samples, classes), is which decisions on
-        them are. Returns the decisions that are right only here, and those right only there, lists
-        of [sample, class]; the number of images of both; and by metric the intervals, np.ndarray,
-        (2,), of the differences: mAP, where the probabilities are known, and those of decisions.
+        `samples` are LabelledImages; `wrong`, bool, (samples, classes), says which decisions on
+        them are wrong. Returns the decisions that are right only here, and those right only there,
+        lists of [sample, class]; the number of images of both; and by metric the intervals,
+        np.ndarray, (2,), of the differences: mAP, where the probabilities are known, and those of
+        decisions.
         """
         names = [encodable(name) for name in samples.names]
         both = [s for s, name in enumerate(names) if name in self.mistakes]

@@ -21,8 +21,8 @@ class PredictionsFile:
     """Writes predictions, image by image, into a text file.
 
     CSV: `name`, a column for each class with its probability, and `error`, which is empty unless
-    the image could not be used; the column of a class called `error` is `error (2)`. In its
-    short form a row is one class of an image: `name`, `class`, `probability`, `predicted` (1 or 0),
+    the image could not be used; that of a class called `error` is `error (class)`. In its short
+    form a row is one class of an image: `name`, `class`, `probability`, `predicted` (1 or 0),
     `error`; an image without a class to list has one row with an empty class.
     JSON lines: an object per image, with `name` and either `error` or `probabilities` (an object
     by class name) and `labels`, the predicted classes. In its short form `labels` has objects of
@@ -44,7 +44,10 @@ class PredictionsFile:
         self._thresholds, self._top, self._above = thresholds, top, above
         self._short = top is not None or above
         taken = ("name", "error") if file_format == "csv" and not self._short else ()
-        self._names = unique_columns(map(self._text, class_names), taken)
+        self._names = [f"{name} (class)" if name in taken else name
+                       for name in map(self._text, class_names)]
+        if len(set(self._names)) < len(self._names):
+            raise InputError("the checkpoint gives two of its classes the same name")
         self._columns = SHORT if self._short else self._names
         self._csv = None
         if file_format == "csv":
@@ -78,19 +81,6 @@ class PredictionsFile:
             self._csv.writerows([name, *row, problem or ""] for row in rows)
         else:
             self._file.write(json.dumps({"name": name, **values}, ensure_ascii=False) + "\n")
-
-
-def unique_columns(names, taken=()):
-    """The names, with a number behind those that came before or are taken: no two are equal."""
-    taken, result = set(taken), []
-    for name in names:
-        number, candidate = 1, name
-        while candidate in taken:
-            number += 1
-            candidate = f"{name} ({number})"
-        taken.add(candidate)
-        result.append(candidate)
-    return result
 
 
 @contextlib.contextmanager

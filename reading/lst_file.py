@@ -29,7 +29,7 @@ from common.text import counted, quoted
 LABEL_FORMATS = ("multi-hot", "indices", "signed")
 MAX_CLASSES = 1_000_000
 BLOCK_BYTES = 1 << 20
-COUNTED_AT_ONCE = 10_000  # rows
+COUNTED_AT_ONCE = 1 << 20  # labels
 MAX_LINE_BYTES = 16 << 20
 # What follows the digit of a label that is 0, 1 or -1; im2rec writes the first.
 PLAIN_ENDINGS = (b".000000\t", b".0\t", b"\t")
@@ -180,10 +180,10 @@ class MultiHotLabels:
         if block is None:
             block = self.parse_any(rows)
         if self.signed:
-            if (np.abs(block) != 1).any():
-                place = int(np.argmax((np.abs(block) != 1).any(axis=1)))
-                raise WrongLabel(place, "with --label-format signed each label is 1 (present) or "
-                                        "-1 (absent)")
+            wrong = np.flatnonzero((np.abs(block) != 1).any(axis=1))
+            if len(wrong):
+                raise WrongLabel(int(wrong[0]), "with --label-format signed each label is 1 "
+                                                "(present) or -1 (absent)")
             block[block == -1] = 0
         if self.dtype != np.float32 and (block != block.astype(np.int8)).any():
             self.cells, self.dtype = bytearray(self.matrix.astype(np.float32)), block.dtype
@@ -212,7 +212,7 @@ class MultiHotLabels:
 
     def count(self, num_rows: int) -> tuple[np.ndarray, np.ndarray]:
         """Positives and negatives: int64, (num_classes,) each, over all `num_rows` rows."""
-        parts = np.array_split(self.matrix, num_rows // COUNTED_AT_ONCE + 1)
+        parts = np.array_split(self.matrix, self.matrix.size // COUNTED_AT_ONCE + 1)
         positives = np.sum([np.count_nonzero(part > 0.5, axis=0) for part in parts], axis=0)
         known = np.sum([np.count_nonzero(part >= 0, axis=0) for part in parts], axis=0)
         return positives, known - positives

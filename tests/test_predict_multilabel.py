@@ -16,7 +16,7 @@ from common.cli import InputError, run
 from common.mx_compat import mx
 from evaluation.classifier import Classifier
 from evaluation.evaluation import Evaluation
-from evaluation.predictions_file import PredictionsFile, unique_columns
+from evaluation.predictions_file import PredictionsFile
 from lst_iter import LstIter
 from network import checkpoint
 from predict_multilabel import main
@@ -324,9 +324,10 @@ def test_the_most_probable_classes_are_marked_by_thresholds(predict, photos, tmp
         assert [row["predicted"] for row in rows] == expected
 
 
-def test_class_names_that_occur_twice_stay_apart():
-    assert unique_columns(["a", "a", "b", "a (2)", "a"]) == [
-        "a", "a (2)", "b", "a (2) (2)", "a (3)"]
+@pytest.mark.parametrize("names", [["a", "b", "a"], ["error", "error (class)"]])
+def test_class_names_that_occur_twice_are_refused(names):
+    with pytest.raises(InputError, match="two of its classes the same name"):
+        PredictionsFile(io.StringIO(), names, np.full(len(names), 0.5))
 
 
 def test_classes_called_like_the_tables_own_columns_stay_apart():
@@ -334,8 +335,8 @@ def test_classes_called_like_the_tables_own_columns_stay_apart():
     out = PredictionsFile(file, ["name", "error", "class"], np.full(3, 0.5))
     out.write("x.jpg", np.float32([0.25, 0.75, 0.5]))
     row, = csv.DictReader(io.StringIO(file.getvalue()))
-    assert row == {"name": "x.jpg", "name (2)": "0.25", "error (2)": "0.75", "class": "0.5",
-                   "error": ""}
+    assert row == {"name": "x.jpg", "name (class)": "0.25", "error (class)": "0.75",
+                   "class": "0.5", "error": ""}
 
 
 def test_names_that_are_not_utf_8_are_written_readably(predict, model, photos, tmp_path):
