@@ -216,13 +216,13 @@ class LstIter(SampledIter):
             error, row = batch.errors[slot], int(batch.rows[slot])
             if not isinstance(error, ImageError):
                 raise error
-            bad[slot] = error.reason
+            bad[slot] = error.what
             line = self.lst.line(row)
             if self._bad_images == "fail":
                 raise InputError(f"{error} ({{flag}} skip leaves such images out)", file=path,
                                  line=line, flag="--bad-images") from error
             if self._bad_images == "skip" and row not in self._bad_reasons:
-                self._bad_reasons[row] = error.reason
+                self._bad_reasons[row] = error.what
                 logger.warning("%s:%d: %s: left out", path, line, error)
         # The exceptions refer to the frames that they were raised in, and these to the batch.
         batch.errors.clear()

@@ -157,13 +157,11 @@ def _checked(args):
     if bool(args.images) == bool(args.data):
         raise InputError("give images and folders, or {flag} with a .lst: one of the two",
                          flag="--data")
-    for name in ("measures", "report", "fit_thresholds"):
-        if getattr(args, name) and not args.data:
-            raise InputError("{flag} needs labels: --data with a .lst", flag=_flag(name))
-    for name, needed in (("image", "data"), ("compare", "report"),
+    for name, needed in (("image", "data"), ("measures", "data"), ("report", "data"),
+                         ("fit_thresholds", "data"), ("compare", "report"),
                          ("threshold_objective", "fit_thresholds"),
                          ("min_precision", "fit_thresholds")):
-        if getattr(args, name) not in (None, "") and not getattr(args, needed):
+        if getattr(args, name) and not getattr(args, needed):
             raise InputError(f"{{flag}} goes with {_flag(needed)}", flag=_flag(name))
     args.threshold_objective = objective_from_args(args)
     require(args.above in (None, "thresholds") or 0 <= args.above <= 1, "--above",

@@ -91,14 +91,16 @@ class LstFile:
                     if not row.strip():
                         continue
                     if b"\t" not in row:
-                        raise self._wrong(number, f"no tab in {quoted(row)}: a row is ID, labels "
-                                          "and file name, with tabs, not spaces, between them")
+                        raise InputError(f"no tab in {quoted(row)}: a row is ID, labels and file "
+                                         "name, with tabs, not spaces, between them",
+                                         file=self.path, line=number)
                 head, tail = row.find(b"\t"), row.rfind(b"\t")
                 try:
                     ids.append(int(row[:head].replace(b"_", b"?")))
                 except (ValueError, OverflowError):
-                    raise self._wrong(number, f"the row starts with {quoted(row[:head])}, not with "
-                                      "a number (the image's ID) and a tab") from None
+                    raise InputError(f"the row starts with {quoted(row[:head])}, not with a number "
+                                     "(the image's ID) and a tab", file=self.path,
+                                     line=number) from None
                 kept.append(row[head + 1:tail + 1])
                 lines.append(number)
                 names += row[tail + 1:]
@@ -110,7 +112,8 @@ class LstFile:
                 row = first + position
                 if b" " in kept[position] + names[name_ends[row]:name_ends[row + 1]]:
                     reason += "; tabs, not spaces, belong between labels"
-                raise self._wrong(lines[row], reason) from None
+                flag = "--num-classes" if "{flag}" in reason else None
+                raise InputError(reason, file=self.path, line=lines[row], flag=flag) from None
         if not ids:
             raise InputError("holds no rows", file=self.path)
         self.ids = np.frombuffer(ids, np.int64)
@@ -137,10 +140,6 @@ class LstFile:
     def line(self, row: int) -> int:
         """Line number of a row in the file, from 1."""
         return self._lines[row]
-
-    def _wrong(self, line, reason):
-        return InputError(reason, file=self.path, line=line,
-                          flag="--num-classes" if "{flag}" in reason else None)
 
 
 read_lst = LstFile  # for callers: read_lst(path)

@@ -413,8 +413,8 @@ def test_full_disk_ends_in_one_line(refused, model, photos):
 
 @pytest.mark.parametrize("flags, words", [
     ([], "one of the two"), (["x.png", "--data", "val.lst"], "one of the two"),
-    (["x.png", "--report", "r"], "--report needs labels"),
-    (["x.png", "--fit-thresholds"], "--fit-thresholds needs labels"),
+    (["x.png", "--report", "r"], "--report goes with --data"),
+    (["x.png", "--fit-thresholds"], "--fit-thresholds goes with --data"),
     (["x.png", "--min-precision", "0.9"], "goes with"),
     (["x.png", "--threshold-objective", "of1"], "--threshold-objective goes with"),
     (["--data", "v.lst", "--fit-thresholds", "--threshold-objective", "precision"],
