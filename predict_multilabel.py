@@ -40,8 +40,8 @@ from evaluation.thresholds import (
 from reading.classes import named
 from reading.equal_files import shared_rows
 from reading.image_list import ImageList, SampleList
-from reading.lst_file import LABEL_FORMATS, read_lst
-from reading.read_options import ReadOptions
+from reading.lst_file import read_lst
+from reading.read_options import add_file_args
 
 logger = logging.getLogger("predict_multilabel")
 
@@ -93,15 +93,7 @@ def parse_args(argv=None):
     add("--data", metavar="LST", help=".lst with labels, instead of IMAGE")
     add("--image", metavar="DIR",
         help="folder that the names in --data start from (default: the current one)")
-    add("--label-format", choices=LABEL_FORMATS, default="multi-hot",
-        help="a .lst row has one 1 or 0 per class, the numbers of the classes present, or (signed) "
-             "one 1 or -1 per class")
-    add("--data-nthreads", type=at_least(1), metavar="N",
-        help="threads that decode images (default: one per core, 16 at most)")
-    add("--full-decode", action="store_true",
-        help="decode JPEGs at full size even where less would do (default: as in training)")
-    add("--max-pixels", type=int, default=ReadOptions.max_pixels, metavar="N",
-        help="refuse images of more pixels")
+    add_file_args(add)
 
     add = parser.add_argument_group("model").add_argument
     add("--model", required=True, metavar="PREFIX", action=CheckpointPrefix,
