@@ -178,7 +178,7 @@ def test_fix_writes_nothing_when_a_list_would_be_empty(photos):
 @pytest.mark.parametrize("flags, message", [
     (["--path-root", "nowhere"], "nowhere: no such folder"),
     (["--path-root", "photos", "photos"], "one for each list"),
-    (["--path-root", "photos", "--fix", "a", "b"], "a file for each list: 1, not 2"),
+    (["--path-root", "photos", "--fix", "a", "b"], "a file of its own for each list"),
     (["--path-root", "photos", "--labels", "nothing.txt"], "nothing.txt: cannot be read"),
 ])
 def test_a_mistake_on_the_command_line_is_told_in_one_line(photos, flags, message):
