@@ -127,7 +127,7 @@ def predictions(classifier, lst, folder):
     with classifier.open(read_lst(str(lst), len(classifier.class_names)), str(folder)) as batches:
         return tuple(np.concatenate(part) for part in zip(*(
             (batch.label[0].asnumpy()[:len(prob)], prob)
-            for batch, prob in classifier.predict(batches, [mx.cpu()]))))
+            for batch, prob, _ in classifier.predict(batches, [mx.cpu()]))))
 
 
 RUN_ALL = """
