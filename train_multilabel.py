@@ -73,10 +73,9 @@ def train(flags, compute):
                                            aux_params=this_run.snapshot.aux_params)
             features = outputs = None
             if flags.warm_head_epochs or settings.stores_activations:
-                from training.frozen_stages import pass_images  # which most runs do not need
+                from training.frozen_stages import pass_images, train_warm_head  # for few runs
                 features, outputs = pass_images(settings, network, compute, this_run)
             if features:
-                from training.warm_head import train_warm_head
                 network = train_warm_head(settings, network, features, compute, this_run)
                 del features  # frees their memory
             if flags.num_epoch:

@@ -79,7 +79,7 @@ import json, os, runpy, sys
 root = sys.argv[1]
 sys.path.insert(0, root)
 import matplotlib.pyplot
-for module in ("train_multilabel", "predict_multilabel", "training.run", "training.warm_head"):
+for module in ("train_multilabel", "predict_multilabel", "training.run", "training.frozen_stages"):
     __import__(module)
 for line in sys.stdin:
     path, arguments, folder, output = json.loads(line)

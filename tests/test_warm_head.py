@@ -14,9 +14,8 @@ from network import checkpoint
 from network.fine_tune import split_head
 from network.forward_pass import ForwardPass
 from train_multilabel import get_fine_tune_model
-from training.frozen_stages import FeatureIter, extract
+from training.frozen_stages import FeatureIter, extract, train_head
 from training.settings import Network
-from training.warm_head import train_head
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +98,8 @@ def test_feature_batches_show_every_row_once_an_epoch():
 
 def test_the_head_is_regularised_logistic_regression(
         network, small_demo, tmp_path, monkeypatch):
-    monkeypatch.setattr("training.warm_head.BATCH_SIZE", 35)  # divides the 70 images
-    monkeypatch.setattr("training.warm_head.INVERSE_PENALTY", 0.01)
+    monkeypatch.setattr("training.frozen_stages.BATCH_SIZE", 35)  # divides the 70 images
+    monkeypatch.setattr("training.frozen_stages.INVERSE_PENALTY", 0.01)
     with images(small_demo) as train:
         stored, = extract(backbone(network, train), train, [False], tmp_path, 1e9)
     features, labels = stored

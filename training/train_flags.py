@@ -62,9 +62,8 @@ def parse_args(argv=None):
     add("--image-area", type=at_least(1024), default=AREA, metavar="PIXELS",
         help="area that --image-shape auto aims at, where the images are as large")
     add("--head", choices=["linear", "attention", "auto"], default="linear",
-        help="classifier of the mean features, or class-specific residual attention (Zhu and Wu, "
-             "ICCV 2021), which also sees where a class is; auto: attention if the features have "
-             "positions")
+        help="classifier of mean features, or class-specific residual attention (Zhu and Wu, ICCV "
+             "2021), which also sees where a class is; auto: attention if features have positions")
     add("--attention", type=AMOUNT, default=0.3, metavar="X",
         help="--head attention: weight of a class's maximum over the positions beside its mean")
     add("--rgb-mean", metavar="R,G,B",
