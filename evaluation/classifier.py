@@ -13,7 +13,8 @@ from network.fine_tune import class_maps, in_float32, without_loss
 from network.forward_pass import ForwardPass
 from network.int8 import multiplies_exactly
 from network.untrusted import check_shapes
-from reading.image_reader import ReadOptions, sample_area
+from reading.image_file import sample_area
+from reading.read_options import ReadOptions
 
 logger = logging.getLogger("predict_multilabel")
 

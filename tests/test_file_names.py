@@ -20,7 +20,7 @@ from evaluation.evaluation import read_measures
 from lst_iter import LstIter
 from network import checkpoint
 from reading.classes import read_class_names
-from reading.image_reader import read_image
+from reading.image_file import read_image
 from reading.lst_file import read_lst
 
 POINTER = (b"version https://git-lfs.github.com/spec/v1\n"

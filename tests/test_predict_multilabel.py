@@ -21,8 +21,8 @@ from lst_iter import LstIter
 from network import checkpoint
 from predict_multilabel import main
 from reading.image_list import ImageList
-from reading.image_reader import ReadOptions
 from reading.lst_file import read_lst
+from reading.read_options import ReadOptions
 from train_multilabel import get_fine_tune_model
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

@@ -12,7 +12,7 @@ from common.progress import Progress
 from lst_iter import LstIter
 from multilabel_metric import Accuracy, Loss, MeanAveragePrecision
 from network.fine_tune import variance_ratio
-from reading.image_reader import ImageError, read_image
+from reading.image_file import ImageError, read_image
 
 logger = logging.getLogger("train_multilabel")
 
