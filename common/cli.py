@@ -77,28 +77,19 @@ class ArgumentParser(argparse.ArgumentParser):
                               help="show the version and exit")
 
     def parse_known_args(self, args=None, namespace=None):
-        """As argparse; an error then says which flag a misspelt one may mean."""
-        self._given = sys.argv[1:] if args is None else list(args)
-        return super().parse_known_args(args, namespace)
+        """As argparse; the InputError for an unknown flag says which one it may mean."""
+        namespace, unknown = super().parse_known_args(args, namespace)
+        for flag in (text.partition("=")[0] for text in unknown if text.startswith("--")):
+            near = difflib.get_close_matches(
+                SYNONYMS.get(flag, flag), list(self._option_string_actions), 1)
+            raise InputError("no such flag; " + (f"did you mean {near[0]}?" if near
+                                                 else "--help shows all"), flag=flag)
+        return namespace, unknown
 
     def error(self, message):
         """Raise an InputError; argparse itself would print all flags."""
-        known = list(self._option_string_actions)
-        for action in self._actions:
-            if isinstance(action, argparse._SubParsersAction):
-                for name in set(self._given) & set(action.choices):
-                    known += action.choices[name]._option_string_actions
-        for text in self._given:
-            flag = text.partition("=")[0]
-            if flag.startswith("--") and not any(name.startswith(flag) for name in known):
-                near = ([SYNONYMS[flag]] if SYNONYMS.get(flag) in known
-                        else difflib.get_close_matches(flag, known, 1))
-                if near:
-                    raise InputError(f"no such flag; did you mean {near[0]}?", flag=flag)
-        caught = sys.exc_info()[1]  # argparse calls this while it handles an error
-        names = getattr(caught, "argument_name", None)  # such as -n/--num-workers
-        raise InputError(f"{caught.message if names else message} (--help shows all flags)",
-                         flag=names and names.split("/")[-1])
+        flag, what = re.fullmatch(r"(?:argument (?:\S*/)?(\S+): )?(.*)", message, re.S).groups()
+        raise InputError(f"{what} (--help shows all flags)", flag=flag)
 
 
 class CheckpointPrefix(argparse.Action):
@@ -117,13 +108,12 @@ def require(is_allowed, flag, allowed, value):
         raise InputError(f"{{flag}} is {allowed}, not {value}", flag=flag)
 
 
-def at_least(least, bits=None):
-    """A type for argparse: a whole number of `least` or more, below 2**bits if given."""
+def at_least(least, bits=63):
+    """A type for argparse: a whole number of `least` or more, below 2**bits."""
     def number(text):
-        if int(text) < least:
-            raise argparse.ArgumentTypeError(f"must be {least} or more, not {text}")
-        if bits is not None and int(text) >= 1 << bits:
-            raise argparse.ArgumentTypeError(f"must be below 2**{bits}, not {text}")
+        if not least <= int(text) < 1 << bits:
+            raise argparse.ArgumentTypeError(
+                f"must be {least} or more and below 2**{bits}, not {text}")
         return int(text)
 
     number.__name__ = "int"  # what argparse calls it when the text is no number
@@ -199,9 +189,8 @@ def run(main, argv=None):
         with contextlib.suppress(OSError):
             print(f"{os.path.basename(sys.argv[0])}: error: {line}", file=sys.stderr)
         status = exit_status(error)
-    if _is_decoding():
-        gc.collect()  # ends the threads of iterators without references
-    if _is_decoding():
+    gc.collect()  # ends the threads of iterators without references
+    if any(thread.name.startswith("LstIter-") for thread in threading.enumerate()):
         # A thread that returns to an interpreter that has ended would abort the process, and
         # waiting for a large image would delay the end after Ctrl-C.
         for stream in (sys.stdout, sys.stderr):
@@ -226,8 +215,3 @@ def _open_closed_streams():
                 os.fstat(number)
             except OSError:
                 os.dup2(stream.fileno(), number)
-
-
-def _is_decoding():
-    """Whether threads of an LstIter live."""
-    return any(thread.name.startswith("LstIter-") for thread in threading.enumerate())

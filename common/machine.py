@@ -18,15 +18,11 @@ def processors():
 
     A container's CPU quota is kept: with 1.5 processors' worth of time it is 2.
     """
-    count = (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
-             else os.cpu_count() or 1)
-    return math.ceil(min(count, max(cgroup_quota(), 1)))
+    return math.ceil(min(len(os.sched_getaffinity(0)), max(cgroup_quota(), 1)))
 
 
 def physical_cores():
     """Number of cores that the process may run on, hyperthreads not counted twice, at least 1."""
-    if not hasattr(os, "sched_getaffinity"):
-        return max((os.cpu_count() or 1) // 2, 1)
     cores = set()
     for number in os.sched_getaffinity(0):
         topology = Path(f"/sys/devices/system/cpu/cpu{number}/topology/thread_siblings_list")
