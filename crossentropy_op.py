@@ -19,7 +19,6 @@ At clip 0 and equal gammas it is the focal loss of Lin et al., ICCV 2017
 from __future__ import annotations
 
 import builtins
-import importlib.abc
 import importlib.machinery
 import re
 import sys
@@ -83,22 +82,18 @@ class MXNetLoader(importlib.machinery.SourceFileLoader):
         return self.numpy if imported is np else imported
 
 
-class MXNetFinder(importlib.abc.MetaPathFinder):
-    """Chooses MXNetLoader for MXNet's modules."""
-
-    @staticmethod
-    def find_spec(name, path, target=None):
-        """Find one of MXNet's modules as Python does; None for any other module."""
-        if name.partition(".")[0] != "mxnet":
-            return None
-        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
-        if spec is not None and isinstance(spec.loader, importlib.machinery.SourceFileLoader):
-            spec.loader = MXNetLoader(spec.loader.name, spec.loader.path)
-        return spec
+def find_spec(name, path, target=None):
+    """Find one of MXNet's modules as Python does, for MXNetLoader; None for any other module."""
+    if name.partition(".")[0] != "mxnet":
+        return None
+    spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+    if spec is not None and isinstance(spec.loader, importlib.machinery.SourceFileLoader):
+        spec.loader = MXNetLoader(spec.loader.name, spec.loader.path)
+    return spec
 
 
 if "mxnet" not in sys.modules:
-    sys.meta_path.insert(0, MXNetFinder)
+    sys.meta_path.insert(0, types.SimpleNamespace(find_spec=find_spec))
 
 import mxnet as mx  # noqa: E402
 

@@ -21,9 +21,10 @@ from common.version import VERSION
 SYNONYMS = {"--epochs": "--num-epoch", "--learning-rate": "--lr"}  # of other training scripts
 MAY_PASS = 75  # exit status: the same command may succeed later (sysexits.h: EX_TEMPFAIL)
 # What disks, network storage and exhausted machines report. Not a full disk, which stays full.
-PASSING_ERRORS = {getattr(errno, name) for name in (
-    "EIO", "ESTALE", "EREMOTEIO", "ENOMEM", "ENFILE", "EMFILE", "EBUSY", "ETIMEDOUT", "ENETDOWN",
-    "ENETUNREACH", "EHOSTDOWN", "EHOSTUNREACH", "ECONNRESET", "ENOTCONN") if hasattr(errno, name)}
+PASSING_ERRORS = {
+    errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.ENOMEM, errno.ENFILE, errno.EMFILE, errno.EBUSY,
+    errno.ETIMEDOUT, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH,
+    errno.ECONNRESET, errno.ENOTCONN}
 # How MXNet, the loader of libraries and Python say that memory or address space is exhausted.
 NO_MEMORY = ("Failed to allocate", "failed to map segment", "can't start new thread")
 

@@ -95,9 +95,8 @@ def retry_transient_errors(read):
 
 def open_regular_file(path, mode="rb", **options):
     """`open` a file for reading; an OSError says where it is no regular file, or a POINTER."""
-    nonblocking = getattr(os, "O_NONBLOCK", 0)
     file = open(path, mode, **options,  # noqa: SIM115
-                opener=lambda name, flags: os.open(name, flags | nonblocking))
+                opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
     try:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "is not a regular file, but a pipe or a device")

@@ -146,20 +146,20 @@ def load_pretrained(prefix: str, epoch: int, mean: Sequence[float] | None = None
     Returns symbol, arg_params, aux_params, and a text that says which normalisation this is.
     """
     sym, arg_params, aux_params = checkpoint.load(prefix, epoch)
-    values = [mean or checkpoint.IMAGENET_MEAN, std or checkpoint.IMAGENET_STD]
-    origin = "--rgb-mean and --rgb-std"
+    values: Sequence[Any] = mean or checkpoint.IMAGENET_MEAN, std or checkpoint.IMAGENET_STD
     if checkpoint.has_normalisation(sym):
         if mean or std:
             raise InputError("normalises by itself: leave out {flag}", flag=(
                 "--rgb-mean" if mean else "--rgb-std"), file=f"{prefix}-symbol.json")
         values = [arg_params[name].asnumpy().ravel() for name in checkpoint.NORMALISATION]
         origin = "the checkpoint's"
-    elif not (mean or std):
-        own = find_own_normalisation(sym, arg_params, aux_params)
+    elif mean or std:
+        origin = "--rgb-mean and --rgb-std"
+    elif own := find_own_normalisation(sym, arg_params, aux_params):
+        *values, layer = own
+        origin = f"what the network itself begins with ({layer}) wants"
+    else:
         origin = "ImageNet's, as the checkpoint does not say: --rgb-mean and --rgb-std"
-        if own:
-            *values, layer = own
-            origin = f"what the network itself begins with ({layer}) wants"
     sym, constants = checkpoint.with_normalisation(sym, values[0], values[1], dtype)
     shown = ("/".join(f"{value:.4g}" for value in numbers) for numbers in values)
     text = "mean {}, deviation {} ({})".format(*shown, origin)
