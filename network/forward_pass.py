@@ -183,18 +183,15 @@ def in_int8(network, arg_params, aux_params, pixels, sample):
         network, args, auxs, quantize_mode="smart", **options)
     layers = network.get_internals()
     names = [name for name in layers.list_outputs() if name in collector.include_layer]
-    float_pass = mx.mod.Module(mx.sym.Group([layers[name] for name in names])(data=pixels),
-                               label_names=None)
-    float_pass.bind([mx.io.DataDesc("data", (1, *sample.shape[1:]), sample.dtype)],
-                    for_training=False)
-    float_pass.set_params(args, auxs, allow_extra=True)
-    least, most = np.full(len(names), np.inf), np.full(len(names), -np.inf)
+    executor = mx.sym.Group([layers[name] for name in names])(data=pixels).simple_bind(
+        mx.cpu(), grad_req="null", data=(1, *sample.shape[1:]), type_dict={"data": sample.dtype})
+    executor.copy_params_from(args, auxs, allow_extra_params=True)
+    ranges = []  # of each image and layer
     for number in range(len(sample)):
-        float_pass.forward(mx.io.DataBatch([sample[number:number + 1]]), is_train=False)
-        values = [output.asnumpy() for output in float_pass.get_outputs()]
-        least = np.minimum(least, [value.min() for value in values])
-        most = np.maximum(most, [value.max() for value in values])
-    collector.min_max_dict = dict(zip(names, zip(least.tolist(), most.tolist())))
+        outputs = executor.forward(is_train=False, data=sample[number:number + 1])
+        ranges.append([(v.min(), v.max()) for v in (output.asnumpy() for output in outputs)])
+    least, most = np.min(ranges, axis=0)[:, 0].tolist(), np.max(ranges, axis=0)[:, 1].tolist()
+    collector.min_max_dict = dict(zip(names, zip(least, most)))
     quantised, args, auxs = mx.contrib.quantization.calib_graph(
         quantised, args, auxs, collector, **options)
     return quantised.get_backend_symbol("MKLDNN_QUANTIZE")(data=pixels), args, auxs
