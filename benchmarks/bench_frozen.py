@@ -9,7 +9,7 @@ import time
 
 from turns import photos, print_speeds, take_turns
 
-from common.cli import ArgumentParser, at_least, parse_image_shape, run
+from common.cli import ArgumentParser, parse_image_shape, run
 from common.mx_compat import mx
 from lst_iter import LstIter
 from network.fine_tune import get_fine_tune_model, load_pretrained, split_head
@@ -27,7 +27,6 @@ def main(argv=None):
     parser.add_argument("--photos", metavar="DIR", help="images (default: makes its own)")
     parser.add_argument("--image-shape", default="3,480,320", metavar="3,H,W",
                         help="what the network gets")
-    parser.add_argument("--turns", type=at_least(1), default=7, metavar="N", help="turns of each")
     args = parser.parse_args(argv)
 
     symbol, arg_params, aux_params, _ = load_pretrained(args.model, 0)
@@ -42,8 +41,7 @@ def main(argv=None):
         int8 = ForwardPass(*network, batches.provide_data[0], [mx.cpu()], sample)
         seconds = time.perf_counter() - began
     print_speeds(take_turns({"int8": lambda: int8(images).values(),
-                             "float32": lambda: plain(images).values()}, args.turns, warm_up=2),
-                 BATCH_SIZE)
+                             "float32": lambda: plain(images).values()}, warm_up=2), BATCH_SIZE)
     print(f"cosine {least_cosine(plain, int8, images):.4f}, "
           f"after {seconds:.1f} s for int8's ranges; its products are "
           f"{'exact' if multiplies_exactly() else 'saturated: this processor lacks VNNI'}")

@@ -1,10 +1,10 @@
 """How fast LstIter reads, beside MXNet's own iterators, and what memory it takes.
 
-    python benchmarks/bench_iter.py --quick
-    python benchmarks/bench_iter.py --lst train.lst --path-root photos --only speed
+    python benchmarks/bench_iter.py
+    python benchmarks/bench_iter.py --photos train.lst photos --only speed
 
 All sides of a comparison run in turns in one process. Speeds are at 224x224 with resize, random
-crop and mirror, batches of 32. Without --lst the photos are made.
+crop and mirror, batches of 32. Without --photos they are made.
 """
 import dataclasses
 import multiprocessing
@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from turns import make_photos, print_speeds, take_turns
 
-from common.cli import ArgumentParser, InputError, run
+from common.cli import ArgumentParser, run
 from common.mx_compat import mx
 from lst_iter import LstIter
 from reading.image_file import REDUCED
@@ -54,7 +54,7 @@ def decode_all(paths, flag):
         list(pool.map(lambda path: cv2.imread(path, flag) is None, paths))
 
 
-def bench_speed(path_lst, path_root, rounds, folder):
+def bench_speed(path_lst, path_root, folder):
     """Print images per second of every reader over the same files."""
     lst = read_lst(path_lst)
     paths = [os.path.join(path_root, lst.name(row)) for row in range(len(lst))]
@@ -86,10 +86,10 @@ def bench_speed(path_lst, path_root, rounds, folder):
         "ImageRecordIter, 2 threads": imagerecorditer}
     decode_all(paths, REDUCED[1])  # bring the files into memory
     print(f"\n{len(lst)} JPEGs of {width}x{height}, decoded at 1/{reduction}")
-    print_speeds(take_turns(readers, rounds), len(lst))
+    print_speeds(take_turns(readers), len(lst))
 
 
-def bench_memory(path_lst, path_root, epochs):
+def bench_memory(path_lst, path_root, epochs=8):
     """Print the peak memory after each epoch, for several prefetch depths."""
     print("\nPeak memory in MB after each epoch, by batches of prefetch "
           f"(one batch is {BATCH * 3 * SIDE * SIDE / 1e6:.1f} MB)")
@@ -108,7 +108,7 @@ def epoch_peaks(path_lst, path_root, prefetch, epochs):
     return peaks
 
 
-def bench_fit(path_lst, path_root, steps, rounds):
+def bench_fit(path_lst, path_root, steps=6):
     """Print the speed of training fed by LstIter and by one batch held in memory."""
     network = mx.gluon.model_zoo.vision.resnet18_v2(classes=read_lst(path_lst).num_classes)
     data = mx.sym.Cast(mx.sym.Variable("data"), dtype="float32") / 255
@@ -129,12 +129,12 @@ def bench_fit(path_lst, path_root, steps, rounds):
 
         held = mx.io.NDArrayIter(batch.data[0], batch.label[0], BATCH)
         seconds = take_turns({"LstIter": partial(train, batches),
-                              "one batch held in memory": partial(train, held)}, rounds, warm_up=1)
+                              "one batch held in memory": partial(train, held)}, 3, warm_up=1)
     print(f"\nTraining of a resnet18_v2, batches of {BATCH}")
     print_speeds(seconds, BATCH * steps)
 
 
-def bench_lst(folder, rows):
+def bench_lst(folder, rows=1_000_000):
     """Print what loading a long .lst takes."""
     print("\nLoading a .lst: rows, classes, MB of the file, seconds, MB of memory at the peak")
     rng = np.random.RandomState(0)
@@ -175,23 +175,16 @@ def peak_memory():
 
 def main(argv=None):
     parser = ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer images and rounds, small .lst")
-    parser.add_argument("--lst", metavar="LST", help="photos to read, in place of made ones")
-    parser.add_argument("--path-root", default="", metavar="DIR", help="folder of its images")
+    parser.add_argument("--photos", nargs=2, metavar=("LST", "DIR"),
+                        help="list and folder of photos to read (default: makes its own)")
     parser.add_argument("--only", choices=SECTIONS, action="append",
                         help="run this part; may be repeated (default: all)")
     args = parser.parse_args(argv)
-    if args.path_root and not args.lst:
-        raise InputError("--path-root wants --lst too")
-    quick = args.quick
     with tempfile.TemporaryDirectory() as folder:
-        photos = args.lst, args.path_root
-        if not args.lst:
-            photos = make_photos(folder, 192 if quick else 480), folder
-        sections = {"speed": lambda: bench_speed(*photos, 3 if quick else 7, folder),
-                    "memory": lambda: bench_memory(*photos, 3 if quick else 8),
-                    "fit": lambda: bench_fit(*photos, 3 if quick else 6, 2 if quick else 3),
-                    "lst": lambda: bench_lst(folder, 100_000 if quick else 1_000_000)}
+        photos = args.photos or (make_photos(folder, 480), folder)
+        sections = {"speed": lambda: bench_speed(*photos, folder),
+                    "memory": lambda: bench_memory(*photos),
+                    "fit": lambda: bench_fit(*photos), "lst": lambda: bench_lst(folder)}
         for section in args.only or SECTIONS:
             sections[section]()
 

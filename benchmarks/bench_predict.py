@@ -1,7 +1,7 @@
 """Speed of prediction from image files, beside the bare network and onnxruntime.
 
     python benchmarks/bench_predict.py --model result/multilabel-best
-    python benchmarks/bench_predict.py --model result/multilabel-best --photos photos --turns 9
+    python benchmarks/bench_predict.py --model result/multilabel-best --photos photos
 
 One side is the whole of prediction: setting up, reading and decoding, the network, the rows of the
 table; the second does the same in int8. The others compute one batch that lies in memory, as many
@@ -38,12 +38,9 @@ def forward_all(classifier, network, batch, num_batches, devices):
     module.set_params(classifier.arg_params, classifier.aux_params, allow_extra=True)
 
     def forward():
-        outputs = []  # each is waited for while the next is computed
         for _ in range(num_batches):
             module.forward(mx.io.DataBatch([batch]), is_train=False)
-            outputs.append(module.get_outputs()[0].copy())
-            outputs[max(0, len(outputs) - 2)].asnumpy()
-        outputs[-1].asnumpy()
+        mx.nd.waitall()
 
     return forward
 
@@ -55,23 +52,16 @@ def main(argv=None):
     parser.add_argument("--epoch", type=int, default=0, metavar="N",
                         help="number of its .params file")
     parser.add_argument("--photos", metavar="DIR", help="images (default: makes its own)")
-    parser.add_argument("--num-photos", type=at_least(1), default=576, metavar="N",
-                        help="how many of them, a multiple of --batch-size at best")
     parser.add_argument("--batch-size", type=at_least(1), default=32, metavar="N",
                         help="images per batch")
-    parser.add_argument("--turns", type=at_least(1), default=7, metavar="N",
-                        help="turns of each side")
-    parser.add_argument("--gpus", metavar="LIST", help="as in predict_multilabel.py")
     args = parser.parse_args(argv)
 
-    devices = choose_devices(args.gpus)
+    devices = choose_devices(None)
     classifier, in_int8 = (Classifier(args.model, args.epoch, precision)
                            for precision in ("float32", "int8"))
     network = without_loss(classifier.symbol)
-    with photos(args.photos, args.num_photos) as folder:
-        names = ImageList([folder], 1)
-        images = ImageList([names.name(row) for row in range(len(names))][:args.num_photos],
-                           len(classifier.class_names))
+    with photos(args.photos, 576) as folder:
+        images = ImageList([folder], len(classifier.class_names))
         batches = classifier.open(images, batch_size=args.batch_size)
         batch, num_batches = batches.next().data[0], batches.num_batches
         batches.seek(0, 0)
@@ -88,10 +78,10 @@ def main(argv=None):
             predict, pixels = onnx_predictor(model.SerializeToString()), batch.asnumpy()
             sides["onnxruntime, in memory"] = lambda: [
                 predict(pixels) for _ in range(num_batches)]
-        seconds = take_turns(sides, args.turns, warm_up=1)
+        seconds = take_turns(sides, warm_up=1)
         batches.close()
     print(f"{len(images)} images of {folder}, batches of {batches.batch_size}, "
-          f"{physical_cores()} cores, median of {args.turns} turns")
+          f"{physical_cores()} cores")
     print_speeds(seconds, num_batches * batches.batch_size)
 
 

@@ -4,7 +4,7 @@
     python tools/import_pretrained.py resnet50_v1 --gluon --random --prefix pretrained/resnet50_v1
     python benchmarks/bench_step.py --model pretrained/resnet50_v1
 
-A step is forward, backward and update of every layer for one batch of drawn images, on all cores.
+A step is forward, backward and update of every layer for one batch of made photos, on all cores.
 The sides take turns of some steps; the figures are the medians without the first step of a turn.
 The last column compares the parameters after all steps with those of the network as it is: the norm
 of the difference as a part of the norm, for all parameters together. The row "rounding" is the
@@ -14,12 +14,9 @@ import tempfile
 import time
 
 import numpy as np
-import turns  # noqa: F401  finds the modules below
+from turns import make_photos
 
-# isort: split
-import make_demo
-
-from common.cli import ArgumentParser, InputError, parse_numbers, run
+from common.cli import ArgumentParser, at_least, parse_image_shape, run
 from common.machine import physical_cores
 from common.mx_compat import mx
 from lst_iter import LstIter
@@ -71,14 +68,11 @@ def main(argv=None):
     parser.add_argument("--epoch", type=int, default=0)
     parser.add_argument("--image-shape", default="3,224,224", metavar="3,H,W")
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--steps", type=at_least(4), default=10)
     args = parser.parse_args(argv)
-    if args.steps < 4:
-        raise InputError(f"{args.steps}, but two turns of two steps are the least", flag="--steps")
-    shape = parse_numbers("--image-shape", args.image_shape, int, 3)
+    shape = parse_image_shape(args.image_shape)
     with tempfile.TemporaryDirectory() as folder:
-        make_demo.main(["--out", folder, "--num-train", str(args.batch_size), "--num-val", "1"])
-        batches = LstIter(args.batch_size, shape, f"{folder}/train.lst", f"{folder}/images")
+        batches = LstIter(args.batch_size, shape, make_photos(folder, args.batch_size), folder)
         batch = next(batches)
     symbol, arg_params, aux_params = checkpoint.load(args.model, args.epoch)
     symbol, arg_params = get_fine_tune_model(symbol, arg_params, batches.num_classes)

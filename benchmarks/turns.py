@@ -1,7 +1,7 @@
 """What the benchmarks share: the project's modules, timing in turns, and made photos.
 
-Imported first, it makes the project, its tools and its demo importable, so that each benchmark runs
-as `python benchmarks/NAME.py`.
+Imported first, it makes the project importable, so that each benchmark runs as
+`python benchmarks/NAME.py`.
 """
 import contextlib
 import statistics
@@ -14,11 +14,11 @@ import cv2
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tools"), str(ROOT / "demo")]
+sys.path.insert(0, str(ROOT))
 PHOTO_SIZE = (550, 830)  # width and height of the photos that are made
 
 
-def take_turns(jobs, turns, warm_up=0):
+def take_turns(jobs, turns=7, warm_up=0):
     """Seconds of each job's turns, by its name: other programs' load then meets all alike.
 
     Every other turn goes through the jobs backwards. The first `warm_up` turns do not count.
@@ -53,19 +53,20 @@ def photos(folder, count):
         yield folder or made
 
 
-def make_photos(folder, count, size=PHOTO_SIZE):
+def make_photos(folder, count):
     """JPEGs of blurred noise at several scales, about as many bytes per pixel as photos have.
 
     Returns the path of their .lst file of two classes.
     """
-    width, height = size
+    width, height = PHOTO_SIZE
     rows = []
     for number in range(count):
         rng = np.random.RandomState(number)
         image = np.zeros((height, width, 3), np.float32)
         for cells in (4, 16, 64, 256):
             noise = rng.rand(max(2, cells * height // width), cells, 3).astype(np.float32)
-            image += cv2.resize(noise, size, interpolation=cv2.INTER_CUBIC) * (160 / cells ** 0.5)
+            noise = cv2.resize(noise, PHOTO_SIZE, interpolation=cv2.INTER_CUBIC)
+            image += noise * (160 / cells ** 0.5)
         name = f"{number}.jpg"
         cv2.imwrite(str(Path(folder, name)), np.clip(image, 0, 255).astype(np.uint8),
                     [cv2.IMWRITE_JPEG_QUALITY, 90])

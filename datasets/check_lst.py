@@ -6,7 +6,7 @@ Benchmarking of Perceptual Image Hash Functions", 2010).
 """
 import itertools
 import os
-from collections import Counter, defaultdict, namedtuple
+from collections import defaultdict, namedtuple
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -33,7 +33,7 @@ LEAST_CONTRAST = 2.0  # standard deviation of grey values, below which there is 
 
 # What opening an image found: `problem` is None, "missing" or "broken", and `reason` says why.
 # `hash` is its perceptual_hash.
-ImageCheck = namedtuple("ImageCheck", "problem reason digest size format hash", defaults=[None] * 4)
+ImageCheck = namedtuple("ImageCheck", "problem reason digest size hash", defaults=[None] * 3)
 # Lines about problems by kind, in the order of rows; ImageChecks by path; and by digest, the
 # (list, row) pairs that show it, and the last list that has it or one that looks nearly the same.
 Findings = namedtuple("Findings", "problems images rows last")
@@ -99,7 +99,7 @@ def clean_rows(lists, findings, number):
 
 
 def summarise(findings):
-    """Sizes and formats of the images and the number of problems, as text of a few lines."""
+    """Sizes of the images and the number of problems, as text of a few lines."""
     good = [checked for checked in findings.images.values() if not checked.problem]
     lines = [f"{len(findings.images)} images, {len(good)} of them good"]
     if good:
@@ -107,8 +107,6 @@ def summarise(findings):
         for title, sides in (("width", widths), ("height", heights)):
             lines.append(f"{title:8}{sides.min()} to {sides.max()} pixels, median "
                          f"{int(np.median(sides))}")
-        formats = Counter(checked.format for checked in good).most_common()
-        lines.append("format  " + ", ".join(f"{name} {count}" for name, count in formats))
     found = ", ".join(f"{len(texts)} {kind}" for kind, texts in findings.problems.items() if texts)
     return "\n".join([*lines, f"problems: {found or 'none'}"])
 
@@ -135,7 +133,7 @@ def _open(path, read_options):
         pixels = np.empty(SHAPE, np.uint8)
         info = read_image(path, pixels, read_options)
         return ImageCheck(None, None, equal_files.digest(path), (info.width, info.height),
-                          info.format, perceptual_hash(pixels))
+                          perceptual_hash(pixels))
     except ImageError as error:
         return ImageCheck("broken", error.reason)
     except OSError as error:
@@ -168,24 +166,21 @@ def _similar(rows, hashes):
 
 
 def _compare(lists, same, class_names):
-    """Problems of rows that show the same image, each row held against an earlier one."""
-    first_of_list = {same[0][0]: same[0][1]}
+    """Problems of rows that show the same image, each row held against the first."""
+    first, first_row = same[0]
+    place = _place(lists[first], first_row)
+    expected = lists[first].labels([first_row])[0]
     for number, row in same[1:]:
-        kind, note = "duplicate", ""
-        other, other_row = number, first_of_list.get(number)
-        if other_row is None:
-            first_of_list[number] = row
-            kind, note = "leaked", ", in another list"
-            other, other_row = same[0]
-        place = _place(lists[other], other_row)
-        yield number, row, kind, f"the same image as {place}{note}"
-        labels, others = lists[number].labels([row])[0], lists[other].labels([other_row])[0]
-        differing = np.flatnonzero((labels != others) & (labels >= 0) & (others >= 0))
+        if number == first:
+            yield number, row, "duplicate", f"the same image as {place}"
+        else:
+            yield number, row, "leaked", f"the same image as {place}, in another list"
+        labels = lists[number].labels([row])[0]
+        differing = np.flatnonzero((labels != expected) & (labels >= 0) & (expected >= 0))
         if len(differing):
-            names = [class_names[column] for column in differing[:5]]
-            more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
+            names = ", ".join(class_names[column] for column in differing)
             yield (number, row, "contradictory",
-                   f"other labels than {place} for the same image: {', '.join(names)}{more}")
+                   f"other labels than {place} for the same image: {names}")
 
 
 def _merge(labels):

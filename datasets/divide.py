@@ -5,20 +5,13 @@ Multi-label Data", ECML PKDD 2011) deals the rows out, the rarest class first. F
 come last and find most rows dealt, so single rows are moved afterwards as long as that helps.
 Rows of one group, the pictures of one patient for example, go to the same side.
 """
-import errno
 import os
 import re
-import shutil
-import tempfile
-from collections import Counter
 
 import numpy as np
-from tqdm import tqdm
 
 from common.cli import InputError
-from common.files import existing_path
-from common.text import printable
-from datasets.label_table import leads_out, lines_file, lst_file, write_together
+from datasets.label_table import lines_file, lst_file, write_together
 from reading.equal_files import first_equal
 
 MAX_MOVABLE = 50_000  # groups looked at for a move; of more, every second or third will do
@@ -121,13 +114,11 @@ def join_groups(first, second):
     Each numbers groups of rows, (rows,). A chain counts: where one joins rows 0 and 1, the other
     1 and 2, all three are a group.
     """
-    first, second = (np.unique(groups, return_inverse=True)[1].reshape(-1)
-                     for groups in (first, second))
     joined = np.arange(len(first))
     while True:
         before = joined
         for groups in (first, second):
-            smallest = np.full(len(first), len(first))
+            smallest = np.full(groups.max() + 1, len(first))
             np.minimum.at(smallest, groups, joined)
             joined = smallest[groups]
         if np.array_equal(joined, before):
@@ -234,13 +225,12 @@ def _group_hint(names, sides, num_classes):
     for pattern in COMMON_REGEXES:
         matches = [re.search(pattern, name) for name in names]
         prefixes = [match and match.group(1) for match in matches]
-        sizes = Counter(prefix for prefix in prefixes
-                        if prefix and re.search(r"\d[^/]*/?$", prefix))
-        if len(sizes) < max(MIN_GROUPS, num_classes + 1):
+        subjects = {prefix for prefix in prefixes if prefix and re.search(r"\d[^/]*/?$", prefix)}
+        if len(subjects) < max(MIN_GROUPS, num_classes + 1):
             continue
-        train = {prefixes[row] for row in sides[0]}
+        subjects &= {prefixes[row] for row in sides[0]}
         others = [row for side in sides[1:] for row in side]
-        shared = [row for row in others if prefixes[row] in sizes and prefixes[row] in train]
+        shared = [row for row in others if prefixes[row] in subjects]
         if len(shared) >= MIN_SHARE * len(others):
             return (f"{len(shared)} of {len(others)} images outside the training list have names "
                     f"that start as one in it, such as {names[shared[0]]!r:.100}: if those show "
@@ -261,66 +251,12 @@ def deal(num_rows, num_parts, seed=0):
 
 
 def write_parts(lst, parts, prefix):
-    """Write PREFIX_0.lst and PREFIX_0_files.txt, and so on, for the parts from `deal`.
-
-    Synchronous training waits forever for a worker with fewer batches. So all lists get the same
-    number of rows: a shorter one repeats its first image with all labels unknown (-1), which
-    neither loss nor metrics count. A list of class numbers has no way to say unknown and stays
-    one row short.
-    """
+    """Write PREFIX_0.lst and PREFIX_0_files.txt, and so on, for the parts from `deal`."""
     for number, rows in enumerate(parts):
         names = [lst.name(row) for row in rows]
         # rsync takes lines that start with # or ; for comments.
         files = ["./" * name.startswith(("#", ";")) + name for name in dict.fromkeys(names)]
-        labels = lst.labels(rows)
-        if len(rows) < len(parts[0]) and lst.label_format == "multi-hot":
-            rows = np.append(rows, rows[0])
-            labels = np.vstack([labels, np.full_like(labels[:1], -1)])
-            names.append(names[0])
         write_together([
             lines_file(f"{prefix}_{number}_files.txt", files),
-            lst_file(f"{prefix}_{number}.lst", lst.ids[rows], labels, names, lst.label_format)])
-
-
-def place_images(lst, parts, path_root, folder, how):
-    """Put each part's images into FOLDER/0, FOLDER/1, ... under the names that they have.
-
-    `path_root` is the list's image root; `how` is "copy", or "link" for hard links, which take
-    no space but need the same disk. Before anything is placed, an InputError is raised when an
-    image is missing, or its name or a symbolic link in the folder leads out of the folder.
-    """
-    for row in range(len(lst)):
-        name, problem = lst.name(row), None
-        if leads_out(name):
-            problem = "leads out of the image root: it would land outside the folders"
-        elif not os.path.isfile(existing_path(os.path.join(path_root, name))):
-            problem = f"is not in {path_root}"
-        if problem:
-            raise InputError(f"{printable(name)} {problem}", file=lst.path, line=lst.line(row))
-    real = os.path.realpath(folder)
-    for number, rows in enumerate(parts):
-        for below in {os.path.dirname(lst.name(row)) for row in rows}:
-            target = os.path.join(folder, str(number), below)
-            if os.path.commonpath([real, os.path.realpath(target)]) != real:
-                raise InputError(f"a symbolic link leads out of {folder}: remove it or choose "
-                                 "another folder", file=target)
-    for number, rows in enumerate(parts):
-        for name in tqdm(dict.fromkeys(lst.name(row) for row in rows), f"part {number}",
-                         unit="file", disable=None):
-            target = os.path.join(folder, str(number), name)
-            try:
-                source = existing_path(os.path.join(path_root, name))
-                _place(os.path.realpath(source), target, how)
-            except OSError as error:
-                another = "; --copy-to copies to another disk" * (error.errno == errno.EXDEV)
-                raise InputError(f"cannot be written: {error.strerror.lower()}{another}",
-                                 file=target) from None
-
-
-def _place(source, target, how):
-    """Copy or link a file atomically: to a temporary name in the same folder, then renamed."""
-    os.makedirs(os.path.dirname(target), exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".", dir=os.path.dirname(target)) as nearby:
-        temporary = os.path.join(nearby, "file")
-        (shutil.copyfile if how == "copy" else os.link)(source, temporary)
-        os.replace(temporary, target)
+            lst_file(f"{prefix}_{number}.lst", lst.ids[rows], lst.labels(rows), names,
+                     lst.label_format)])

@@ -3,7 +3,6 @@
 Each reader returns a Source, with names relative to the folder of the images; samples of folders
 are read on the way.
 """
-import functools
 import io
 import logging
 import os
@@ -16,7 +15,7 @@ import defusedxml.ElementTree
 from defusedxml import DefusedXmlException
 
 from common.cli import InputError
-from common.files import open_regular_file
+from common.files import atomic_file, make_parent_folder, open_regular_file
 from datasets.label_table import NOTHING, Place, Sample, Source
 from datasets.text_sources import ListRow, clean_list, read_errors, read_lines, samples_of_lists
 from reading.equal_files import first_equal
@@ -36,58 +35,41 @@ def read_folders(flags, bad_input):
     """Read one folder per class, with images at any depth; an image in several has all classes.
 
     `flags` are those of `make_lst.py folders`. Files of other kinds are passed over with a warning
-    that counts them, hidden ones and those of other programs without. An InputError names folders
-    below the root that hold the folders of classes, such as train/ and val/.
+    that counts them, hidden ones and those of other programs without. An InputError names a folder
+    such as train/ that holds the folders of classes.
     """
     root, separator = flags.root, flags.split_names
     classes, images, others = {}, [], Counter()
-    folders = [entry for entry in _entries(root) if entry.is_dir()]
-    _refuse_splits(root, folders)
-    for entry in folders:
+    entries = _entries(root)
+    for entry in entries:
+        if not entry.is_dir():
+            if entry.name.lower().endswith(IMAGE_ENDINGS):
+                bad_input.reject(Place(entry.path), "lies in no class's folder")
+            continue
+        if (entry.name.lower() in SPLIT_NAMES or len(entries) == 1) and any(
+                inner.is_dir() for inner in _entries(entry.path)):
+            raise InputError(f"holds {entry.name}, which holds the folders of classes: give "
+                             f"{entry.path}, and others on their own (--val-fraction 0 makes one "
+                             "list)", file=root)
         names = entry.name.split(separator) if separator else [entry.name]
         present = {name.strip() for name in names if name.strip()}
         classes.update(dict.fromkeys(sorted(present)))
         images += [(path, present) for path in walk_images(entry.path, others)]
-    for entry in _entries(root):
-        if not entry.is_dir() and entry.name.lower().endswith(IMAGE_ENDINGS):
-            bad_input.reject(Place(entry.path), "lies in no class's folder")
     if others:
         logger.warning("passed over: %s; of what is read the names end in %s", ", ".join(
             f"{count} {ending}" for ending, count in others.most_common()), " ".join(IMAGE_ENDINGS))
-    return Source(list(classes), _merged(root, images, bad_input))
+    return Source(list(classes), _merged(root, images))
 
 
-def _refuse_splits(root, folders):
-    """Raise an InputError where the folders are not those of classes, but hold them."""
-    def holds_folders(folder):
-        return any(entry.is_dir() for entry in _entries(folder.path))
-
-    splits = [folder for folder in folders
-              if folder.name.lower() in SPLIT_NAMES and holds_folders(folder)]
-    if not splits and len(folders) == 1 and holds_folders(folders[0]) and not any(
-            entry.is_file() for entry in _entries(folders[0].path)):
-        splits = folders
-    if splits:
-        raise InputError(f"holds {', '.join(folder.name for folder in splits)}, which hold the "
-                         f"folders of classes: give {splits[0].path}, and others on their own "
-                         "(--val-fraction 0 makes one list)", file=root)
-
-
-def _merged(root, images, bad_input):
+def _merged(root, images):
     """Samples in the order of their names, one for each content, of (path, classes)."""
-    good = []
-    for path, present in images:
-        with bad_input.rejecting(Place(path)):
-            if not os.stat(path).st_size:
-                raise ValueError("is empty")
-            good.append((path, present))
     samples = {}
-    for (path, present), first in zip(good, first_equal([path for path, _ in good]).tolist()):
+    for (path, present), first in zip(images, first_equal([path for path, _ in images]).tolist()):
         name = os.path.relpath(path, root)
         samples.setdefault(first, Sample(name, set(), NOTHING, path)).present.update(present)
-    if len(good) > len(samples):
+    if len(images) > len(samples):
         logger.warning("merged: %d files of the same content as another one, whose image carries "
-                       "the classes of all", len(good) - len(samples))
+                       "the classes of all", len(images) - len(samples))
     return iter(sorted(samples.values(), key=lambda sample: sample.name))
 
 
@@ -101,32 +83,23 @@ def _entries(folder):
 def read_voc(flags, bad_input):
     """Read a Pascal VOC folder; names are relative to it (`JPEGImages/000005.jpg`).
 
-    It has Annotations/*.xml and JPEGImages/, or the XML files beside their images. `flags` are
-    those of `make_lst.py voc`; --labels-from is
-
-    - "xml": a class is present when an object of it is not difficult, unknown when all of its
-      objects are. The default where there is XML.
-    - "sets": ImageSets/Main/CLASS_IMAGE_SET.txt, where 1 is present, -1 absent and 0 (difficult)
-      unknown.
+    It has Annotations/*.xml and JPEGImages/, or the XML files beside their images. A class is
+    present when an object of it is not difficult, unknown when all of its objects are. Without XML
+    the labels come from ImageSets/Main/CLASS_SET.txt, where 1 is present, -1 absent and 0
+    (difficult) unknown. `flags` are those of `make_lst.py voc`.
     """
-    root, image_set, labels_from = Path(flags.root), flags.image_set, flags.labels_from
-    if not any((root / name).is_dir() for name in ("Annotations", "ImageSets", "JPEGImages")):
-        below = sorted(str(folder.parent) for folder in root.glob("*/JPEGImages"))
-        if below:
-            raise InputError(f"holds Pascal VOC folders, but is none: give {' or '.join(below)}",
-                             file=root)
+    root, image_set = Path(flags.root), flags.image_set
     notes = root / "Annotations" if (root / "Annotations").is_dir() else root
     sets = root / "ImageSets" / "Main"
-    if labels_from == "sets" or (
-            not labels_from and sets.is_dir() and not any(notes.rglob("*.xml"))):
+    files = sorted(notes.rglob("*.xml"))
+    if not files:
+        if not sets.is_dir():
+            raise InputError("neither XML files nor ImageSets/Main: not a Pascal VOC folder",
+                             file=root)
         return _voc_sets(root, sets, image_set or "trainval", bad_input)
     if image_set:
         ids = [line.strip() for line in map(os.fsdecode, read_lines(sets / f"{image_set}.txt"))]
         files = [notes / f"{name}.xml" for name in ids if name]
-    else:
-        files = sorted(notes.rglob("*.xml"))
-    if not files:
-        raise InputError("no XML files: not a Pascal VOC folder", file=notes)
     return Source(None, _voc_samples(root, notes, files, bad_input))
 
 
@@ -137,13 +110,9 @@ def _voc_samples(root, notes, files, bad_input):
         with bad_input.rejecting(where):
             try:
                 filename, present, difficult = _read_annotation(file)
-            except (ParseError, LookupError) as error:  # LookupError: an unknown encoding
-                line = error.position[0] if isinstance(error, ParseError) else None
-                bad_input.reject(where._replace(line=line), f"broken XML: {error}")
-                continue
-            except DefusedXmlException:
-                raise ValueError("declares a document type or entities, which no VOC annotation "
-                                 "needs") from None
+            except (ParseError, LookupError, DefusedXmlException) as error:
+                # LookupError: an unknown encoding.
+                raise ValueError(f"broken XML, or a document type in it: {error}") from None
             name = find_image(file.parent.relative_to(notes), file.stem, filename, file.parent)
             yield Sample(name, present, difficult - present, where)
 
@@ -209,14 +178,9 @@ def _voc_sets(root, sets, image_set, bad_input):
 def _image_finder(root):
     """The function that finds the images of a VOC folder by the names of their annotations."""
     images = root / "JPEGImages" if (root / "JPEGImages").is_dir() else root
-
-    @functools.lru_cache(None)
-    def names_by_stem(folder):
-        by_stem = defaultdict(list)
-        for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
-            if name.lower().endswith(IMAGE_ENDINGS):
-                by_stem[Path(name).stem].append(name)
-        return dict(by_stem)
+    by_stem = defaultdict(list)
+    for path in map(Path, walk_images(images)):
+        by_stem[path.with_suffix("")].append(path)
 
     def find(below, stem, filename="", notes=None):
         """Name, relative to the root, of the image of an annotation; a ValueError without one.
@@ -224,19 +188,18 @@ def _image_finder(root):
         It is the file called `filename`, else that of the annotation's own name, `stem`. `notes` is
         the folder of the annotations.
         """
-        by_stem = names_by_stem(images / below)
-        base = filename.replace("\\", "/").split("/")[-1]
-        found = by_stem.get(stem) or by_stem.get(base, [])
-        named = Path(base).stem
+        folder = images / below
+        found = by_stem.get(folder / stem, [])
+        named = folder / filename.replace("\\", "/").split("/")[-1]
         # Annotations get renamed along with their images, and <filename> gets stale: it then names
         # the image of another annotation.
-        is_stale = named != stem and stem in by_stem and notes and (notes / f"{named}.xml").exists()
-        if base in by_stem.get(named, ()) and not is_stale:
-            found = [base]
+        is_stale = found and named.stem != stem and notes and (notes / f"{named.stem}.xml").exists()
+        if named in by_stem.get(folder / named.stem, ()) and not is_stale:
+            found = [named]
         if len(found) != 1:
-            raise ValueError(f"has {len(found) or 'no'} images of its name in {images / below}"
-                             + f": {' and '.join(found)}" * bool(found))
-        return os.path.relpath(images / below / found[0], root)
+            raise ValueError(f"has {len(found) or 'no'} images of its name in {folder}"
+                             + f": {' and '.join(path.name for path in found)}" * bool(found))
+        return os.path.relpath(found[0], root)
 
     return find
 
@@ -288,14 +251,10 @@ def _records(path, mx):
 
 def _write(path, data):
     """Write a file, unless it is there with these bytes."""
-    temporary = path.with_name(f".{path.name}~")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if os.path.lexists(path):
-            if not path.is_file() or path.read_bytes() != data:
-                raise InputError("is there already, with other content", file=str(path))
-            return
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"cannot be written: {error.strerror.lower()}", file=str(path)) from None
+    if os.path.lexists(path):
+        if not path.is_file() or path.read_bytes() != data:
+            raise InputError("is there already, with other content", file=str(path))
+        return
+    make_parent_folder(path)
+    with atomic_file(path) as temporary:
+        Path(temporary).write_bytes(data)

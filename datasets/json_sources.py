@@ -8,7 +8,6 @@ first of these, or one of a manifest:
     {"source-ref": "s3://bucket/a/1.jpg", "job": [0, 2],
      "job-metadata": {"class-map": {"0": "cat", "2": "dog"}, ...}}
 """
-import logging
 import os
 import re
 from collections import defaultdict
@@ -33,8 +32,6 @@ KEPT = frozenset(["images", "annotations", "categories", "id", "image_id", "cate
 # object in it.
 COPIES, OBJECT_BYTES = 2, 64
 
-logger = logging.getLogger(__name__)
-
 
 def read_coco(path, bad_input):
     """Read which classes each image of a COCO file shows.
@@ -51,9 +48,6 @@ def read_coco(path, bad_input):
     categories = _by_id(path, content, "categories", "name", bad_input)
     images = _by_id(path, content, "images", "file_name", bad_input)
     classes = {number: item["name"].strip() for number, item in categories.items()}
-    repeated = len(classes) - len(set(classes.values()))
-    if repeated:
-        logger.warning("merged: %d categories of the same name as another one", repeated)
     if not _listed(content, "annotations"):
         raise InputError("holds no annotations: not a COCO instances file", file=path)
     absent = {image: {classes[n] for n in map(_id, _listed(item, "neg_category_ids"))
@@ -97,8 +91,8 @@ def _by_id(path, content, key, name_key, bad_input):
         earlier = found.setdefault(number, item)[name_key]
         if earlier.strip() != name.strip():
             ambiguous.add(number)  # which of them annotations mean cannot be known
-            bad_input.reject(Place(path), f"{where}: {_shown(name)} has the id {_shown(number)} "
-                             f"of {_shown(earlier)}")
+            bad_input.reject(Place(path), f"{where}: {name!r:.60} has the id {number!r:.60} of "
+                             f"{earlier!r:.60}")
     if not found:
         raise InputError(f"holds no {key}: not a COCO instances file", file=path)
     return {number: item for number, item in found.items() if number not in ambiguous}
@@ -179,8 +173,6 @@ def _jsonl_row(where, item, group_key):
     if not isinstance(labels, (list, type(None))) or not isinstance(unknown, list):
         raise ValueError(WANTED)
     group = item.get(group_key)
-    if group_key and not isinstance(group, (str, int, type(None))):
-        raise ValueError(f"{group_key} holds neither a text nor a number")
     values = None if labels is None else clean_list(labels)
     return ListRow(where, names[0], values or [], values is None,
                    frozenset(map(str, clean_list(unknown) or ())),
@@ -192,7 +184,7 @@ def read_manifest(flags, bad_input):
 
     They are those of Ground Truth's image classification, single- or multi-label, those of its
     boxes, or a multi-hot list. An image's name is its address without the folders that all of them
-    share, or with those of them that it has under --path-root. Returns a Source.
+    share. Returns a Source.
     """
     attribute, sources, rows = flags.attribute, {}, []
     for where, item in _json_lines(flags.file, bad_input):
@@ -208,8 +200,8 @@ def read_manifest(flags, bad_input):
             if sources.setdefault(name, item[SOURCE]) != item[SOURCE]:
                 raise ValueError(f"{item[SOURCE]} would be called like {sources[name]}")
             rows.append(ListRow(where, name, values or [], values is None))
-    folders = _folders_to_drop([row.name for row in rows], flags.path_root) if rows else 0
-    rows = [row._replace(name="/".join(row.name.split("/")[folders:])) for row in rows]
+    shared = len(os.path.commonprefix([row.name.split("/")[:-1] for row in rows]))
+    rows = [row._replace(name="/".join(row.name.split("/")[shared:])) for row in rows]
     return samples_of_lists(rows, flags, bad_input)
 
 
@@ -246,16 +238,6 @@ def _classes(value, metadata):
     if isinstance(metadata.get("class-name"), str):
         return [metadata["class-name"]]
     return values
-
-
-def _folders_to_drop(names, path_root):
-    """How many folders to drop from the front of all names."""
-    folders = [os.path.dirname(name) for name in names]
-    shared = os.path.commonpath(folders) if all(folders) else ""
-    most = len(shared.split("/")) if shared else 0
-    counts = range(most, -1, -1) if path_root else ()
-    return next((count for count in counts if os.path.isfile(
-        os.path.join(path_root, *names[0].split("/")[count:]))), most)
 
 
 def _json_lines(path, bad_input):

@@ -4,6 +4,7 @@ import csv
 import io
 import logging
 import os
+import re
 from array import array
 from collections import Counter, namedtuple
 from typing import NamedTuple, Optional
@@ -137,11 +138,11 @@ def build_table(source, bad_input, listed=None, drop_unlisted=False, min_count=0
                 for class_name in names:
                     pairs[value].append(row * PAIR + numbers.setdefault(class_name, len(numbers)))
     if missing:
-        bad_input.reject(path_root, f"{len(missing)} images are not there: "
-                         + ", ".join(f"{where}: {name!r:.200}"
-                                     for where, name in missing[:MISSING_SHOWN])
-                         + ", ..." * (len(missing) > MISSING_SHOWN)
-                         + _suffix_hint(missing[0][1], path_root), len(missing))
+        names = ", ".join(f"{where}: {name!r:.200}" for where, name in missing[:MISSING_SHOWN])
+        has_ending = missing[0][1].lower().endswith(IMAGE_ENDINGS)
+        hint = "" if has_ending else "; --suffix .jpg adds an ending"
+        bad_input.reject(path_root, f"{len(missing)} images are not there, such as {names}{hint}",
+                         len(missing))
     if not rows_of_names:
         raise InputError("no images were found" + ", only bad ones" * bool(bad_input.count))
 
@@ -150,8 +151,7 @@ def build_table(source, bad_input, listed=None, drop_unlisted=False, min_count=0
     if len(both):
         row, column = divmod(int(both[0]), PAIR)
         bad_input.reject(list(rows_of_names)[row], f"{list(numbers)[column]} is both present and "
-                         "absent there" + f", and so are {len(both) - 1} other labels"
-                         * (len(both) > 1), len(both))
+                         "absent there", len(both))
     counts = np.bincount(pairs[1] % PAIR, minlength=len(numbers)).tolist()
     counts = Counter(dict(zip(numbers, counts)))
     order = listed or source.classes or sorted(numbers, key=_natural)
@@ -223,29 +223,15 @@ def _image_name(given, path_root, suffix):
             name = os.path.relpath(found, path_root)
     if os.path.isabs(name):
         raise ValueError(f"{given} is an absolute name: --path-root says which folder it is under")
-    if leads_out(name):
-        raise ValueError(f"{given} is not under --path-root" if os.path.isabs(given)
-                         else f"{given!r:.200} leads out of the image root")
+    if os.path.normpath(name).split(os.sep)[0] == os.pardir:
+        raise ValueError(f"{given!r:.200} leads out of the image root")
     if not name.strip():
         raise ValueError("the file name is empty")
-    for character, words in (("\t", "a tab"), ("\n", "a line end"), ("\r", "a line end"),
-                             ("\0", "a zero byte")):
-        if character in name:
-            raise ValueError(f"the file name {name!r:.200} holds {words}, which a .lst cannot hold")
-    try:
-        os.fsencode(name)
-    except UnicodeEncodeError:
-        raise ValueError(f"the file name {name!r:.200} is not valid Unicode") from None
+    if re.search("[\t\n\r\0]", name):
+        raise ValueError(f"the file name {name!r:.200} holds a tab, a line end or a zero byte, "
+                         "which a .lst cannot hold")
+    os.fsencode(name)  # a ValueError where it is not valid Unicode
     return name
-
-
-def _suffix_hint(name, path_root):
-    """What finds an image that is not there under its name alone."""
-    path = os.path.join(path_root, name)
-    for ending in (*IMAGE_ENDINGS, *map(str.upper, IMAGE_ENDINGS)):
-        if os.path.isfile(existing_path(path + ending)):
-            return f"; --suffix {ending} adds the ending that names lack"
-    return ""
 
 
 def _check_class(name, numbers, allowed):
@@ -261,11 +247,6 @@ def _natural(name):
     return (0, int(name), name) if name.isdecimal() and len(name) < 10 else (1, 0, name)
 
 
-def leads_out(name):
-    """Whether a file name is absolute, or leads out of the folder in which it is looked for."""
-    return os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == os.pardir
-
-
 def lst_file(path, ids, labels, names, label_format="multi-hot"):
     """A .lst file for `write_together`: its path, and its content as an iterable of bytes.
 
@@ -273,11 +254,9 @@ def lst_file(path, ids, labels, names, label_format="multi-hot"):
     or a soft value in between. `label_format` is "multi-hot" or "indices", the numbers of the
     classes present; an InputError is raised where that would lose unknown or soft labels.
     """
-    num_others = np.count_nonzero(~np.isin(labels, (0, 1))) if label_format == "indices" else 0
-    if num_others:
-        raise InputError("{flag} indices can say neither unknown (-1) nor soft labels, and "
-                         f"{num_others} labels are: use multi-hot", file=path,
-                         flag="--label-format")
+    if label_format == "indices" and not np.isin(labels, (0, 1)).all():
+        raise InputError("{flag} indices can say neither unknown (-1) nor soft labels: use "
+                         "multi-hot", file=path, flag="--label-format")
     spell = _class_numbers if label_format == "indices" else _multi_hot
     step = 1 + BLOCK_LABELS // max(1, labels.shape[1])
     return path, (b"%d\t%s%s\n" % (number, text, os.fsencode(name))

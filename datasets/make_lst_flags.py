@@ -1,19 +1,9 @@
 """The flags of tools/make_lst.py: a subcommand per source format, check, suspects, next, shard."""
-import argparse
-
 from common.cli import ArgumentParser, CheckpointPrefix, at_least
 from reading.image_reader import ReadOptions
 from reading.lst_file import LABEL_FORMATS
 
 SUSPECTS_SHOWN = 60  # images on the sheet of suspects
-SHOWN_PER_KIND = 20  # problems of a kind that `check` shows, unless all are asked for
-
-
-def _one_character(text):
-    text = {"tab": "\t", "\\t": "\t"}.get(text, text)
-    if len(text) != 1 or text in "\r\n\"":
-        raise argparse.ArgumentTypeError(f"{text!r} is not one character, or tab")
-    return text
 
 
 def build_parser(description):
@@ -21,18 +11,18 @@ def build_parser(description):
     parser = ArgumentParser(description=description)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name, text, *parents, more=""):
+    def command(name, text, *parents):
         return commands.add_parser(
-            name, help=text, description=text[0].upper() + text[1:] + "." + more, parents=parents)
+            name, help=text, description=text[0].upper() + text[1:] + ".", parents=parents)
 
     seed = ArgumentParser(add_help=False)
     seed.add_argument("--seed", type=at_least(0, bits=32), default=0,
-                      help="the same seed gives the same files (default: %(default)s)")
+                      help="the same seed gives the same files")
     label_format = ArgumentParser(add_help=False)
     label_format.add_argument(
         "--label-format", choices=LABEL_FORMATS, default="multi-hot",
         help="a row has a 1 or 0 per class, the numbers of the classes present, or (signed) a 1 or "
-        "-1 per class (default: %(default)s)")
+        "-1 per class")
     reading = ArgumentParser(add_help=False, parents=[label_format])
     reading.add_argument(
         "--labels", metavar="FILE", help="class names in column order, one a line (default: "
@@ -43,30 +33,27 @@ def build_parser(description):
 
     add = command(
         "check", "open every image of some .lst files; exit status 1 when there are problems",
-        reading, more=" An image is broken when training could not decode it, cut short for "
-        "example. Damage that a decoder passes over is not seen: changed bytes inside a JPEG may "
-        "still decode, and give a picture with a grey or shifted part.").add_argument
+        reading).add_argument
     add("lst", nargs="+", metavar="LST", help="several: compared with each other")
     add("--path-root", nargs="+", required=True, metavar="DIR",
         help="image root, one for all lists or one for each")
     add("--fix", nargs="+", metavar="OUT",
         help="write lists without the problems, one file per LST; of images in several lists that "
         "are or look nearly the same, those of the last stay")
-    add("--all", action="store_true", help=f"show all problems, not {SHOWN_PER_KIND} of a kind")
     add("--max-pixels", type=at_least(1), metavar="N", default=ReadOptions.max_pixels,
-        help="refuse images with more pixels (default: %(default)s)")
+        help="refuse images with more pixels")
 
     network = ArgumentParser(add_help=False)
     add = network.add_argument
     add("--model", required=True, metavar="PREFIX", action=CheckpointPrefix,
         help="pretrained or fine-tuned checkpoint: its path before -symbol.json")
     add("--epoch", type=at_least(0), default=0, metavar="N",
-        help="number of its .params file (default: %(default)s)")
+        help="number of its .params file")
     for name in ("--rgb-mean", "--rgb-std"):
         add(name, metavar="R,G,B", help="as train_multilabel.py's, for a checkpoint that does not "
             "say how it normalises its pixels")
     add("--frozen-precision", choices=["auto", "float32", "int8"], default="auto",
-        help="what the network computes in, as train_multilabel.py's (default: %(default)s)")
+        help="what the network computes in, as train_multilabel.py's")
     add("--gpus", metavar="LIST",
         help="GPUs by number; '' for the CPU (default: all visible GPUs, else the CPU)")
     add("--data", required=True, metavar="LST", help="labelled images")
@@ -74,22 +61,18 @@ def build_parser(description):
 
     add = command(
         "suspects", "list the labels that are likely wrong: those that a classifier trained on the "
-        "other images contradicts most", seed, reading, network, more=" Confident learning "
-        "(Northcutt et al., JAIR 2021) on the predictions of logistic regressions, trained on "
-        "--folds parts in turn, on the features of a frozen network.").add_argument
+        "other images contradicts most", seed, reading, network).add_argument
     add("--out", required=True, metavar="FILE",
         help="CSV to write: row, name, class, label, probability of the class")
     add("--num", type=at_least(1), metavar="N",
         help="labels to list at most (default: all that are likely wrong)")
     add("--show", metavar="PNG", help=f"sheet of the first {SUSPECTS_SHOWN} images to write")
     add("--folds", type=at_least(2), default=5, metavar="K",
-        help="parts of the images (default: %(default)s)")
+        help="parts of the images: each is predicted by a classifier of the others")
 
     add = command(
         "next", "choose the unlabelled images to label next: those that seem to show the classes "
-        "with few labels", reading, network, more=" The images are chosen by logistic regressions "
-        "on the features of a frozen network, trained on the labelled images. Each is printed with "
-        "the classes that it is chosen for.").add_argument
+        "with few labels", reading, network).add_argument
     add("--candidates", metavar="DIR",
         help="folder in the image root: the images there that have no label in --data (default: "
         "the images of --data whose labels are all unknown)")
@@ -97,16 +80,12 @@ def build_parser(description):
     add("--out", required=True, metavar="LST",
         help=".lst to write, to be filled in: every label is -1, unknown")
 
-    shard = command("shard", "deal the rows of a .lst out to machines", seed, label_format)
-    add = shard.add_argument
+    add = command("shard", "deal the rows of a .lst out to machines", seed,
+                  label_format).add_argument
     add("lst", metavar="LST")
     add("--num-parts", type=at_least(1), required=True, metavar="N", help="number of machines")
     add("--prefix", required=True, help="writes PREFIX_0.lst and, for rsync --files-from, "
         "PREFIX_0_files.txt, and so on")
-    add("--path-root", metavar="DIR", help="image root, to place images from")
-    add = shard.add_mutually_exclusive_group().add_argument
-    add("--copy-to", metavar="DIR", help="copy the images to DIR/0, DIR/1, ...")
-    add("--link-to", metavar="DIR", help="hard-link them there: takes no space")
     return parser
 
 
@@ -117,14 +96,11 @@ def _output_flags(seed):
     add("--prefix", required=True,
         help="writes PREFIX_train.lst, PREFIX_val.lst and PREFIX_labels.txt")
     add("--label-format", choices=("multi-hot", "indices"), default="multi-hot",
-        help="a row has a 1 or 0 per class, or the numbers of the classes present (default: "
-        "%(default)s)")
+        help="a row has a 1 or 0 per class, or the numbers of the classes present")
     add("--val-fraction", type=float, default=0.2, metavar="F",
-        help="share of the images for validation, stratified by class; 0: none, and no "
-        "PREFIX_val.lst (default: %(default)s)")
+        help="share of the images for validation, stratified by class; 0: no PREFIX_val.lst")
     add("--test-fraction", type=float, default=0, metavar="F",
-        help="share of the images for a third list, PREFIX_test.lst; 0: none (default: "
-        "%(default)s)")
+        help="share of the images for a third list, PREFIX_test.lst; 0: none")
     add("--group-regex", metavar="REGEX",
         help="images in whose names it finds the same stay in one list: with "
         r"'^(\d+)-' those of one number before the first -")
@@ -134,7 +110,7 @@ def _output_flags(seed):
     add("--drop-unlisted", action="store_true",
         help="leave out, and count, classes that are not in that file")
     add("--min-count", type=at_least(0), default=0, metavar="N",
-        help="leave out classes that fewer than N images carry (default: none)")
+        help="leave out classes that fewer than N images carry")
     parser.add_argument_group("input").add_argument(
         "--skip-bad", action="store_true", help="leave out what is broken, say so, and go on")
     return parser
@@ -164,7 +140,7 @@ def _add_sources(command, output):
     form = command("csv", "from a table with a column of file names", text).add_argument_group(
         "form", "Columns are named as in the header, or numbered from 1.")
     add = form.add_argument
-    add("--delimiter", type=_one_character, metavar="CHARACTER",
+    add("--delimiter", choices=(",", ";", "|", " ", "tab"),
         help="between columns (default: a comma, tab for .tsv)")
     add("--no-header", action="store_true",
         help="the first row is an image already; columns are called 1, 2, ...")
@@ -195,13 +171,11 @@ def _add_sources(command, output):
     add("--images", required=True, metavar="DIR", dest="path_root",
         help="folder to write the images to, under their IDs; the image root then")
 
-    add = command("voc", "from a Pascal VOC folder, which is the image root then",
-                  output).add_argument
+    add = command("voc", "from a Pascal VOC folder, which is the image root then: from its XML "
+                  "files, or without any from ImageSets/Main/CLASS_SET.txt", output).add_argument
     add("root", metavar="ROOT")
     add("--image-set", metavar="SET",
         help="only images of ImageSets/Main/SET.txt, such as trainval")
-    add("--labels-from", choices=("xml", "sets"),
-        help="Annotations/*.xml or ImageSets/Main/CLASS_SET.txt (default: XML where there is some)")
 
     add = command("folders", "from one folder per class, whose parent is the image root then; an "
                   "image in several carries all of them", output).add_argument

@@ -11,7 +11,6 @@ import itertools
 import json
 import os
 import re
-import shlex
 from collections import Counter, namedtuple
 from typing import NamedTuple, Optional
 
@@ -60,10 +59,8 @@ def read_csv(flags, bad_input):
     which form they have.
     """
     path = flags.file
-    if flags.separator == "":
-        raise InputError("is empty", flag="--separator")
-    delimiter = flags.delimiter or ("\t" if path.lower().endswith(".tsv") else ",")
-    rows = _csv_rows(path, bad_input, delimiter)
+    delimiter = flags.delimiter or ("tab" if path.lower().endswith(".tsv") else ",")
+    rows = _csv_rows(path, bad_input, delimiter.replace("tab", "\t"))
     start = list(itertools.islice(rows, 2))
     if not start:
         raise InputError("is empty", file=path)
@@ -90,10 +87,9 @@ def read_csv(flags, bad_input):
     cells = {cell for row in rows for cell in row.values}
     if not flags.labels_column and any(map(str.strip, cells)) and None not in map(
             _label_value, cells):
-        title = shlex.quote(titles[at.labels[0]])  # to be pasted
-        raise InputError(f"column {title} holds nothing but 1, 0 and unknown: give "
-                         f"{{flag}} {title} when that is a class, --labels-column {title} "
-                         "when these are the names of classes", file=path, flag="--class-columns")
+        raise InputError(f"column {titles[at.labels[0]]} holds nothing but 1, 0 and unknown: name "
+                         "it by {flag} when that is a class, by --labels-column when these are the "
+                         "names of classes", file=path, flag="--class-columns")
     separator = flags.separator or default_separator(cells, path)
     return samples_of_lists(_list_rows(rows, separator, bad_input), flags, bad_input)
 
@@ -109,11 +105,8 @@ def _find_columns(titles, num_skipped, flags, where):
                          f"{', '.join(titles)[:200]}", file=where.file, line=where.line, flag=flag)
 
     if len(titles) < 2:
-        other = next((name for name, character in (("';'", ";"), ("tab", "\t"), ("'|'", "|"))
-                      if character in titles[0]), None)
-        raise InputError("one column only; " + (
-            f"{{flag}} {other} finds more" if other else "another {flag}?"),
-            file=where.file, line=where.line, flag="--delimiter")
+        raise InputError("one column only; another {flag} (; or tab)?", file=where.file,
+                         line=where.line, flag="--delimiter")
     name = find(flags.name_column, "--name-column") if flags.name_column else num_skipped
     group, confidence = (find(wanted, flag) if wanted else None for wanted, flag in (
         (flags.group_column, "--group-column"), (flags.confidence_column, "--confidence-column")))
@@ -300,10 +293,7 @@ def _item(word):
 
 
 def default_separator(cells, path):
-    """The default separator; an InputError where another one splits cells into names that recur.
-
-    Of a space more is wanted than of the others: it stands in many names.
-    """
+    """The default separator; an InputError where another one splits cells into names that recur."""
     cells = {cell.strip() for cell in cells if not LIST_START.match(cell.strip())} - UNKNOWN_WORDS
     others = "" if any(DEFAULT_SEPARATOR in cell for cell in cells) else OTHER_SEPARATORS
     for separator in others:
@@ -312,11 +302,9 @@ def default_separator(cells, path):
         counts = Counter(part for parts in split.values() for part in set(parts))
         combined = {cell: parts for cell, parts in split.items() if len(parts) > 1}
         recurs = [counts[part] > 1 for parts in combined.values() for part in parts]
-        lengths = {len(parts) for parts in split.values()
-                   if len(parts) > 1 or parts and counts[parts[0]] > 1}
+        # A bar stands in no name, and a space in many.
         wanted = {"|": 0, " ": 0.75}.get(separator, 0.5)
-        if recurs and sum(recurs) >= wanted * len(recurs) and (
-                separator != " " or len(lengths) > 1):
+        if recurs and sum(recurs) >= wanted * len(recurs):
             raise InputError(
                 f"{min(combined)!r:.60} and others are split by {separator!r} into names that "
                 f"recur: give {{flag}} {separator!r}, or {{flag}} {DEFAULT_SEPARATOR!r} when each "

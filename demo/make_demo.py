@@ -7,7 +7,6 @@ Kinds differ in form alone: colour, size, place and rotation are random, so that
 to look at shapes. A label is 1 when at least 60 % of the shape can be seen: what is drawn
 over it and what lies outside the picture does not count.
 """
-import json
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -28,10 +27,6 @@ CLASSES = {"ring": 0.55, "star": 0.45, "triangle": 0.38, "stripes": 0.31,
 PAIRS = [("ring", "stripes"), ("star", "spiral"), ("zigzag", "checkerboard")]
 MAX_CLASSES = 5
 MIN_VISIBLE = 0.6
-MARK = "demo.json"  # tells what the folder holds
-SPLITS = ("train", "val")
-IMAGE = "{}_{:05d}.jpg"  # the file of a split's image, by its row
-VERSION = 2  # raise it when the same seed draws another picture
 TURN = 2 * np.pi
 
 
@@ -158,12 +153,12 @@ def draw(rng):
     return picture.clip(0, 255).astype(np.uint8), {k for k, _, _ in placed if k in CLASSES}
 
 
-def draw_set(folder, settings):
-    """Draw all images into folder/images and list them beside it; returns the folder."""
+def draw_set(folder, counts, seed):
+    """Draw images, as many as `counts` says per split, into folder/images; list them beside it."""
     def write(split, row):
         # Seeded by the image, not by the run: other counts give the same images.
-        picture, seen = draw(np.random.default_rng([settings["seed"], split == "val", row]))
-        name = IMAGE.format(split, row)
+        picture, seen = draw(np.random.default_rng([seed, split == "val", row]))
+        name = f"{split}_{row:05d}.jpg"
         jpeg = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 90])[1]
         (folder / "images" / name).write_bytes(jpeg.tobytes())
         labels = "\t".join(f"{kind in seen:.6f}" for kind in CLASSES)
@@ -171,32 +166,10 @@ def draw_set(folder, settings):
 
     (folder / "images").mkdir(parents=True)
     with ThreadPoolExecutor() as pool:
-        for split in SPLITS:
-            rows = pool.map(partial(write, split), range(settings[f"num_{split}"]))
+        for split, count in counts.items():
+            rows = pool.map(partial(write, split), range(count))
             (folder / f"{split}.lst").write_text("".join(rows))
     (folder / "labels.txt").write_text("".join(f"{kind}\n" for kind in CLASSES))
-    (folder / MARK).write_text(json.dumps(settings, indent=2) + "\n")
-    return folder
-
-
-def is_kept(out, settings):
-    """True when `out` holds this very set, False when nothing is there."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return False
-    try:
-        found = json.loads((out / MARK).read_text())
-    except (OSError, ValueError):
-        raise InputError("holds something else; choose another {flag}", file=out,
-                         flag="--out") from None
-    if found != settings:
-        raise InputError(f"holds a set drawn with other settings, {found}; remove it or choose "
-                         "another --out", file=out)
-    images = ["images/" + IMAGE.format(split, row)
-              for split in SPLITS for row in range(settings[f"num_{split}"])]
-    for name in ["labels.txt", "train.lst", "val.lst", *images]:
-        if not (out / name).is_file():
-            raise InputError(f"gone from the set; remove {out} and draw it again", file=out / name)
-    return True
 
 
 def main(argv=None):
@@ -207,16 +180,16 @@ def main(argv=None):
     parser.add_argument("--seed", type=at_least(0), default=0, help="another seed, other images")
     args = parser.parse_args(argv)
     out = Path(args.out).resolve()
-    settings = {"drawn_by": "demo/make_demo.py", "version": VERSION, "num_train": args.num_train,
-                "num_val": args.num_val, "seed": args.seed}
     try:
-        if is_kept(out, settings):
-            print(f"{args.out}: already drawn, kept as it is")
-            return
+        if out.is_file() or (out.exists() and any(out.iterdir())):
+            raise InputError("is there already: remove it or choose another {flag}", file=out,
+                             flag="--out")
         out.parent.mkdir(parents=True, exist_ok=True)
         # Drawn beside its place and renamed: `out` is whole or not there at all.
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
-            draw_set(Path(temporary, "set"), settings).replace(out)
+            drawn = Path(temporary, "set")
+            draw_set(drawn, {"train": args.num_train, "val": args.num_val}, args.seed)
+            drawn.replace(out)
     except OSError as error:
         raise InputError(f"cannot be written: {error}", file=args.out) from error
     print(f"{args.out}: drew {args.num_train} training and {args.num_val} validation images "

@@ -121,10 +121,8 @@ def test_a_manifest_without_any_good_line_is_told(items):
 
 
 @pytest.mark.parametrize("root, names", [
-    (None, ["a/1.jpg", "2.jpg"]), ("photos", ["a/1.jpg", "2.jpg"]),
-    ("project", ["photos/a/1.jpg", "photos/2.jpg"]), (".", ["project/photos/a/1.jpg",
-                                                            "project/photos/2.jpg"])])
-def test_names_start_where_the_files_are(here, root, names):
+    (None, ["a/1.jpg", "2.jpg"]), ("photos", ["a/1.jpg", "2.jpg"])])
+def test_names_start_below_the_folders_that_all_share(here, root, names):
     file = manifest(job("a/1.jpg", [0], **MAP), job("2.jpg", [1], **MAP))
     for name in names if root else ():
         path = here / root / name
@@ -132,6 +130,12 @@ def test_names_start_where_the_files_are(here, root, names):
         path.write_bytes(name.encode())
     flags = ["--path-root", root] if root else []
     assert list(make("manifest", file, *flags)) == names
+
+
+@pytest.mark.parametrize("sources", [["/photos/1.jpg", "a/2.jpg"], ["1.jpg", "/a/b/2.jpg"]])
+def test_absolute_and_relative_names_in_a_manifest_are_told(sources):
+    file = manifest(*({"source-ref": source, "class": "cat"} for source in sources))
+    assert refused("manifest", file).file == file
 
 
 def test_a_name_in_a_manifest_does_not_lead_out_of_the_folder():

@@ -376,7 +376,6 @@ def test_equal_files_and_groups_are_kept_together_along_chains(here):
     (["--test-fraction", "-0.1"], "--test-fraction"),
     (["--test-fraction", "0.9"], "--val-fraction"),
     (["--val-fraction", "0", "--test-fraction", "0.5", "--group-regex", "j"], "--test-fraction"),
-    (["--separator", ""], "--separator"),
     (["--confidence-column", "g"], "--confidence-column"),
 ])
 def test_flags_that_cannot_be_followed_are_named(here, flags, flag):

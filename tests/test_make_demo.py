@@ -117,29 +117,11 @@ def test_thumbnails_do_not_give_the_labels_away(demo, side):
     assert mean_average_precision(val_y, scores) < val_y.mean() + 0.12
 
 
-def test_a_finished_set_is_kept_as_it_is(tmp_path, capsys):
-    draw_set(tmp_path / "data")
-    (tmp_path / "data" / "notes.txt").write_text("mine")
-    before = (tmp_path / "data" / "train.lst").stat().st_mtime_ns
-    assert "notes.txt" in draw_set(tmp_path / "data")
-    assert "kept" in capsys.readouterr().out
-    assert (tmp_path / "data" / "train.lst").stat().st_mtime_ns == before
-
-
-def test_a_folder_of_other_things_is_refused_and_left_alone(tmp_path):
+def test_a_folder_that_is_not_empty_is_refused_and_left_alone(tmp_path):
     (tmp_path / "photo.jpg").write_bytes(b"mine")
     with expect_error(file=tmp_path, flag="--out"):
         draw_set(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["photo.jpg"]
-
-
-def test_a_set_of_other_settings_or_with_gaps_is_refused(tmp_path):
-    draw_set(tmp_path / "data")
-    with expect_error(file=tmp_path / "data"):
-        draw_set(tmp_path / "data", seed=1)
-    (tmp_path / "data" / "images" / "val_00001.jpg").unlink()
-    with expect_error(file=tmp_path / "data" / "images" / "val_00001.jpg"):
-        draw_set(tmp_path / "data")
 
 
 def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
@@ -151,7 +133,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             draw_set(tmp_path / "data")
     assert list(tmp_path.iterdir()) == []
-    assert len(draw_set(tmp_path / "data")) == 6 + 3 + 4
+    assert len(draw_set(tmp_path / "data")) == 6 + 3 + 3
 
 
 def test_a_place_that_cannot_be_written_is_told_in_one_line(tmp_path):

@@ -14,8 +14,13 @@ from common import label_errors
 from common.cli import InputError
 from common.label_errors import suspects
 from common.mx_compat import mx
-from datasets.next_images import choose_next
-from datasets.out_of_fold import WEIGHT_DECAY, extract_features, out_of_fold, train_logistic
+from datasets.feature_classifiers import (
+    WEIGHT_DECAY,
+    choose_next,
+    extract_features,
+    out_of_fold,
+    train_logistic,
+)
 from network import checkpoint
 from network.graph import replaced
 from reading.lst_file import read_lst

@@ -29,7 +29,7 @@ from datasets import divide, label_table  # noqa: E402
 from datasets.check_lst import check, clean_rows, summarise  # noqa: E402
 from datasets.image_sources import read_folders, read_rec, read_voc  # noqa: E402
 from datasets.json_sources import read_coco, read_jsonl, read_manifest  # noqa: E402
-from datasets.make_lst_flags import SHOWN_PER_KIND, SUSPECTS_SHOWN, build_parser  # noqa: E402
+from datasets.make_lst_flags import SUSPECTS_SHOWN, build_parser  # noqa: E402
 from datasets.text_sources import read_csv  # noqa: E402
 from reading import contact_sheet  # noqa: E402
 from reading.classes import ListCounts, absent_warning, names_beside, read_class_names  # noqa: E402
@@ -130,11 +130,8 @@ def run_check(args):
     findings = check(lists, roots, names, args.data_nthreads, args.max_pixels)
 
     for kind, texts in findings.problems.items():
-        shown = texts if args.all else texts[:SHOWN_PER_KIND]
-        for text in shown:
+        for text in texts:
             print(printable(f"{text} [{kind}]", MAX_LINE))
-        if len(shown) < len(texts):
-            print(f"... and {len(texts) - len(shown)} more [{kind}] (--all shows them)")
     has_problems = any(findings.problems.values())
     print("\n" * has_problems + summarise(findings), end="\n\n")
     counts = [ListCounts(os.path.basename(lst.path), len(lst), lst.positives, lst.negatives)
@@ -156,7 +153,7 @@ def run_check(args):
 
 def run_suspects(args):
     """The subcommand `suspects`."""
-    from datasets.out_of_fold import extract_features, out_of_fold  # imports MXNet, which is slow
+    from datasets.feature_classifiers import extract_features, out_of_fold  # slow: imports MXNet
 
     (lst,), names = _read_lists([args.data], args)
     if len(lst) < args.folds:
@@ -192,8 +189,7 @@ def run_suspects(args):
 
 def run_next(args):
     """The subcommand `next`."""
-    from datasets.next_images import choose_next  # imports MXNet, which is slow
-    from datasets.out_of_fold import extract_features
+    from datasets.feature_classifiers import choose_next, extract_features  # slow: imports MXNet
 
     (lst,), class_names = _read_lists([args.data], args)
     root = os.path.abspath(args.image)
@@ -255,23 +251,12 @@ def _read_lists(paths, args):
 
 def run_shard(args):
     """The subcommand `shard`."""
-    folder = args.copy_to or args.link_to
-    if bool(folder) != bool(args.path_root):
-        raise InputError("--copy-to or --link-to goes with {flag}, the image root",
-                         flag="--path-root")
     lst = read_lst(args.lst, label_format=args.label_format)
     parts = divide.deal(len(lst), args.num_parts, args.seed)
-    if folder:
-        # Lists last: none of them may name an image that is not there yet.
-        divide.place_images(lst, parts, args.path_root, folder,
-                            "copy" if args.copy_to else "link")
     make_parent_folder(args.prefix)
     divide.write_parts(lst, parts, args.prefix)
     for number, rows in enumerate(parts):
         print(f"{args.prefix}_{number}.lst: {len(rows)} rows of {len(lst)}")
-    if len(parts[-1]) < len(parts[0]) and args.label_format == "indices":
-        print("rows differ by one: for synchronous training, which waits for equal batches, "
-              "use --label-format multi-hot")
 
 
 SOURCES = {

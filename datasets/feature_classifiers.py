@@ -1,10 +1,8 @@
-"""Predictions for each image by a classifier that was trained without it.
+"""Logistic regressions on the features of a frozen network, which each image passes once.
 
     features, labels, readable = extract_features(args, read_lst(args.data))
-    prob = out_of_fold(features, labels)
-
-The features are those of a frozen network, which each image passes once; the classifiers are
-logistic regressions on them.
+    prob = out_of_fold(features, labels)            # each image by a classifier without it
+    rows, _, _ = choose_next(features, labels, 20)  # which unlabelled images to label next
 """
 import logging
 
@@ -56,13 +54,10 @@ def extract_features(args, lst):
                  bad_images="report",
                  read_options=ReadOptions.of_checkpoint(attributes, fit="squash")) as batches, \
             tqdm(total=len(lst), desc="Features", unit="image", disable=None) as bar:
-        def read_sample():
-            sample = batches.next().data[0]
-            batches.seek(0, 0)
-            return sample
-
-        forward, reason = choose_forward_pass(network, batches.provide_data[0], devices,
-                                              args.frozen_precision, len(lst), read_sample)
+        forward, reason = choose_forward_pass(
+            network, batches.provide_data[0], devices, args.frozen_precision, len(lst),
+            lambda: batches.next().data[0])
+        batches.seek(0, 0)
         logger.warning("Features in %s%s", forward.precision, reason and f": {reason}")
         for batch in batches:
             count = batches.batch_size - batch.pad
@@ -100,11 +95,14 @@ def train_logistic(features, labels):
     Nesterov's accelerated gradient method on the mean cross-entropy with WEIGHT_DECAY; unknown
     labels (-1) count nowhere.
     """
+    vector = np.ones(features.shape[1], np.float32)
+    for _ in range(20):  # its norm approaches the largest eigenvalue of features.T @ features
+        vector = features.T @ (features @ (vector / np.linalg.norm(vector)))
+    step = 1 / (0.25 * np.linalg.norm(vector) / len(features) + WEIGHT_DECAY)
     known = (labels >= 0) / np.float32(len(labels))
     present, absent = ((labels > 0.5).sum(axis=0), ((labels >= 0) & (labels <= 0.5)).sum(axis=0))
     bias = np.log((present + 0.5) / (absent + 0.5)).astype(np.float32)
     weight = last = np.zeros((features.shape[1], labels.shape[1]), np.float32)
-    step = 1 / (0.25 * _largest_eigenvalue(features) / len(features) + WEIGHT_DECAY)
     for number in range(STEPS):
         error = (sigmoid(features @ weight + bias) - labels) * known
         new = weight - step * (features.T @ error + WEIGHT_DECAY * weight)
@@ -113,14 +111,33 @@ def train_logistic(features, labels):
     return last, bias
 
 
-def _largest_eigenvalue(features):
-    """That of features.T @ features, by the power method."""
-    vector = np.ones(features.shape[1], np.float32)
-    for _ in range(20):
-        vector = features.T @ (features @ (vector / np.linalg.norm(vector)))
-    return np.linalg.norm(vector)
-
-
 def sigmoid(logit):
     """The probability of a logit; extreme ones are taken as 30 or -30."""
     return 1 / (1 + np.exp(-np.clip(logit, -30, 30)))
+
+
+def choose_next(features, labels, count):
+    """Choose images without a known label: their rows, gains and probabilities.
+
+    The image is next for which the sum over classes of prob / (labels + 1) is largest, where the
+    labels are the present ones and those to be expected of the images chosen before: so each is
+    chosen for other classes than the one before. The probabilities are those of logistic
+    regressions. Bengar et al., "Class-Balanced Active Learning for Image Classification", WACV 2022
+    (https://arxiv.org/abs/2110.04543), argue for balance; docs/labels.md has what was measured.
+
+    `features` are (images, values), `labels` (images, classes), -1 for unknown.
+    Returns at most `count` rows, in the order of choice; the terms of their sums and the
+    probabilities of the classes, both (rows, classes).
+    """
+    known = (labels >= 0).any(axis=1)
+    scaled = standardised(features, slice(None))
+    weight, bias = train_logistic(scaled[known], labels[known])
+    prob = sigmoid(scaled[~known] @ weight + bias)
+    expected = 1 + np.count_nonzero(labels > 0.5, axis=0).astype(float)
+    chosen, gains, left = [], [], np.ones(len(prob), bool)
+    while left.any() and len(chosen) < count:
+        row = int(np.argmax(np.where(left, prob @ (1 / expected), -1)))
+        chosen.append(row)
+        gains.append(prob[row] / expected)
+        expected, left[row] = expected + prob[row], False
+    return np.flatnonzero(~known)[chosen], np.array(gains), prob[chosen]
