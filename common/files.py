@@ -71,16 +71,6 @@ def make_parent_folder(path):
         raise InputError(f"cannot be made: {error.strerror.lower()}", file=folder) from None
 
 
-def require_regular_file(path):
-    """Raise an InputError where `open_regular_file` would not open `path`; it need not exist."""
-    try:
-        open_regular_file(path).close()
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise InputError(error.strerror.lower(), file=path) from None
-
-
 def retry_transient_errors(read):
     """Return what `read()` returns, called up to three times while its OSError is in TRANSIENT."""
     for wait in RETRY_SECONDS:
