@@ -109,12 +109,13 @@ def require(is_allowed, flag, allowed, value):
         raise InputError(f"{{flag}} is {allowed}, not {value}", flag=flag)
 
 
-def at_least(least, bits=63):
-    """A type for argparse: a whole number of `least` or more, below 2**bits."""
+def at_least(least, bits=None):
+    """A type for argparse: a whole number of `least` or more, below 2**bits if given."""
     def number(text):
-        if not least <= int(text) < 1 << bits:
-            raise argparse.ArgumentTypeError(
-                f"must be {least} or more and below 2**{bits}, not {text}")
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"must be {least} or more, not {text}")
+        if bits is not None and int(text) >= 1 << bits:
+            raise argparse.ArgumentTypeError(f"must be below 2**{bits}, not {text}")
         return int(text)
 
     number.__name__ = "int"  # what argparse calls it when the text is no number
