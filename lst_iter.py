@@ -145,7 +145,7 @@ class LstIter(SampledIter):
             raise InputError(f"there is no batch {batch} in epoch {epoch}", file=self.lst.path)
         self.close()
         self.epoch, self._batch, self._begun = epoch, batch, False
-        self._num_bad = self._num_read = 0
+        self._num_bad = 0
 
     def next(self) -> mx.io.DataBatch:
         """Return the next batch, or raise StopIteration at the end of the epoch.
@@ -216,30 +216,28 @@ class LstIter(SampledIter):
             error, row = batch.errors[slot], int(batch.rows[slot])
             if not isinstance(error, ImageError):
                 raise error
-            bad[slot] = error.reason
+            bad[slot] = error.what
             line = self.lst.line(row)
             if self._bad_images == "fail":
                 raise InputError(f"{error} ({{flag}} skip leaves such images out)", file=path,
                                  line=line, flag="--bad-images") from error
             if self._bad_images == "skip" and row not in self._bad_reasons:
-                self._bad_reasons[row] = error.reason
+                self._bad_reasons[row] = error.what
                 logger.warning("%s:%d: %s: left out", path, line, error)
         # The exceptions refer to the frames that they were raised in, and these to the batch.
         batch.errors.clear()
         num_images = self.batch_size - batch.pad
-        num_read = self._num_read + num_images
         num_bad = self._num_bad + sum(slot < num_images for slot in bad)
         if self._bad_images == "skip" and num_bad:
             # As a share of the whole epoch, so that it does not matter where bad images stand.
             size = self._sampler.epoch_size(self.epoch)
             if num_bad / size > MAX_BAD_SHARE:
-                raise InputError(f"{num_bad} of the first {num_read} images of epoch {self.epoch} "
-                                 f"cannot be used, more than {MAX_BAD_SHARE:.0%} of all {size}: "
+                raise InputError(f"{num_bad} images of epoch {self.epoch} cannot be used, more "
+                                 f"than {MAX_BAD_SHARE:.0%} of all {size}: "
                                  f"{next(iter(self._bad_reasons.values()))}", file=path)
             if self._batch + 1 == self.num_batches:
-                logger.warning("%s: %d of %d images left out in epoch %d", path, num_bad, num_read,
-                               self.epoch)
-        self._num_read, self._num_bad = num_read, num_bad
+                logger.warning("%s: images left out in epoch %d: %d", path, self.epoch, num_bad)
+        self._num_bad = num_bad
         return bad
 
 

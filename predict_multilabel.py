@@ -5,30 +5,43 @@
         --data demo/data/val.lst --image demo/data/images --report result/report
     python predict_multilabel.py --help
 """
-import contextlib
 import json
 import logging
 import os
-import sys
 
 import numpy as np
-from tqdm import tqdm
 
-from common.cli import InputError, log_to_stderr, run
+from common.cli import (
+    ArgumentParser,
+    CheckpointPrefix,
+    InputError,
+    at_least,
+    log_to_stderr,
+    require,
+    run,
+)
 from common.files import existing_path, make_parent_folder
 from common.mx_compat import choose_devices
 from common.progress import Progress
 from common.text import printable
 from evaluation.classifier import Classifier
 from evaluation.evaluation import Evaluation, LabelledImages, read_measures
-from evaluation.pictures import PhotoMaps, PhotoOptions, write_maps
-from evaluation.predict_flags import parse_args
-from evaluation.predictions_file import PredictionsFile, open_output
+from evaluation.pictures import MAX_PHOTOS, Photos, write_maps
+from evaluation.predictions_file import FORMATS, PredictionsFile, open_output
 from evaluation.report import read_history, write_report
-from evaluation.thresholds import DEFAULT, NEVER, choose_thresholds, cross_fitted
+from evaluation.thresholds import (
+    DEFAULT,
+    NEVER,
+    add_objective_args,
+    choose_thresholds,
+    cross_fitted,
+    objective_from_args,
+)
+from reading.classes import named
 from reading.equal_files import shared_rows
 from reading.image_list import ImageList, SampleList
 from reading.lst_file import read_lst
+from reading.read_options import add_file_args
 
 logger = logging.getLogger("predict_multilabel")
 
@@ -51,40 +64,121 @@ def main(argv=None):
     for folder in filter(None, (args.report, args.maps, os.path.dirname(args.measures or ""))):
         make_parent_folder(os.path.join(folder, "file"))
     history = read_history(classifier.prefix) if args.report else []
-    with contextlib.ExitStack() as stack:
-        batches = stack.enter_context(classifier.open(images, args.image, **reading))
+    with classifier.open(images, args.image, **reading) as batches, open_output(args.out) as file:
+        predictions = classifier.predict(batches, devices, args.tta, bool(args.maps))
         if args.maps:
-            predictions = write_maps(classifier.predict_with_maps(batches, devices, args.tta),
-                                     args.maps, classifier, images.name)
-        else:
-            predictions = classifier.predict(batches, devices, args.tta)
-        no_file = args.fit_thresholds and not args.out
-        file = None if no_file else stack.enter_context(open_output(args.out))
-        if args.fit_thresholds:  # which decide what is written
-            rows = []
-            labelled, num_bad = collect(args, images, predictions, lambda *row: rows.append(row))
-            if labelled:
-                fit_thresholds(args, classifier, labelled, images)
-            write = row_writer(args, classifier, file)
-            for row in rows:
-                write(*row)
-        else:
-            write = row_writer(args, classifier, file)
-            labelled, num_bad = collect(args, images, predictions, write)
-    if num_bad:
-        logger.warning("%d of %d images could not be used", num_bad, len(images))
+            predictions = write_maps(predictions, args.maps, classifier, images.name)
+        write = PredictionsFile(file, classifier.class_names, classifier.thresholds, args.format,
+                                args.top, args.above is not None).write
+        labelled, bad = collect(args, images, predictions, write)
+    if bad:
+        logger.warning("%d of %d images could not be used, the first: %s", len(bad), len(images),
+                       bad[0])
+    if labelled and args.fit_thresholds:
+        fit_thresholds(args, classifier, labelled, images)
     if labelled:
-        maps = PhotoMaps(classifier, devices, **reading) if classifier.has_maps else None
-        options = PhotoOptions(args.report_photos, args.max_pixels, maps)
-        evaluate(args, classifier, labelled, images, (options, comparison, history))
-    return 1 if num_bad else 0
+        photos = Photos(classifier, devices, args.report_photos, **reading)
+        evaluate(args, classifier, labelled, images, (photos, comparison, history))
+    return 1 if bad else 0
+
+
+def parse_args(argv=None):
+    """Parse and check the command line; see --help."""
+    parser = ArgumentParser(
+        description="Predict with a fine-tuned checkpoint, evaluate it against labels, and write "
+                    "a report. Exit status 1: some images could not be used.",
+        allow_abbrev=False)
+    add = parser.add_argument_group("images").add_argument
+    add("images", nargs="*", metavar="IMAGE", help="image files and folders")
+    add("--data", metavar="LST", help=".lst with labels, instead of IMAGE")
+    add("--image", metavar="DIR",
+        help="folder that the names in --data start from (default: the current one)")
+    add_file_args(add)
+
+    add = parser.add_argument_group("model").add_argument
+    add("--model", required=True, metavar="PREFIX", action=CheckpointPrefix,
+        help="fine-tuned checkpoint: its path before -symbol.json")
+    add("--epoch", type=at_least(0), default=0, metavar="N", help="number of its .params file")
+    add("--tta", action="store_true", help="average with the prediction for the mirror image")
+    add("--precision", choices=["float32", "int8"], default="float32",
+        help="int8: faster on CPUs with VNNI; the log says how far from float32")
+    add("--batch-size", type=at_least(1), default=64, metavar="N", help="images per batch")
+    add("--gpus", metavar="LIST",
+        help="GPUs by number, such as 0,1; '' for the CPU (default: all visible GPUs, else the "
+             "CPU)")
+
+    add = parser.add_argument_group("predictions").add_argument
+    add("--out", metavar="FILE",
+        help="file for the predictions (default: standard output; with --report a file in its "
+             "folder)")
+    add("--format", choices=FORMATS, default="csv",
+        help="a table, or a JSON object per line. In the table, text that begins with = + - @ ' a "
+             "tab or a carriage return has an apostrophe put in front, so that no spreadsheet runs "
+             "it as a formula; remove one leading apostrophe to get the text back")
+    add("--top", type=at_least(1), metavar="K",
+        help="short form: the K most probable classes of an image, and which are predicted")
+    add("--above", type=_threshold, metavar="P",
+        help="short form: the classes whose probability is above P, or, with the word thresholds, "
+             "above each class's own. P decides in the evaluation and the report too (default "
+             "there: the checkpoint's thresholds, if it has any, else 0.5)")
+    add("--maps", metavar="DIR",
+        help="draw where each predicted class was seen: DIR/ROW-IMAGE-CLASS.jpg, of networks "
+             "trained with --head attention")
+
+    add = parser.add_argument_group("evaluation (with --data)").add_argument
+    add("--measures", metavar="FILE", help="write all metrics as JSON")
+    add("--report", metavar="DIR",
+        help="write DIR/index.html (metrics, curves, photos) and measures.json")
+    add("--report-photos", type=at_least(1), default=MAX_PHOTOS, metavar="N",
+        help="photos in the report at most; of fewer each is larger")
+    add("--compare", metavar="FILE",
+        help="measures.json of another run: the report shows the differences")
+    add("--fit-thresholds", action="store_true",
+        help="choose thresholds on these images, as training does on its validation images, and "
+             "keep them in the checkpoint; no predictions are written")
+    add_objective_args(add)
+    return _checked(parser.parse_args(argv))
+
+
+def _threshold(text):
+    return text if text == "thresholds" else float(text)
+
+
+def _checked(args):
+    """Check ranges and combinations of the flags, and fill in what follows from others."""
+    if bool(args.images) == bool(args.data):
+        raise InputError("give images and folders, or {flag} with a .lst: one of the two",
+                         flag="--data")
+    for name, needed in (("image", "data"), ("measures", "data"), ("report", "data"),
+                         ("fit_thresholds", "data"), ("compare", "report"),
+                         ("threshold_objective", "fit_thresholds"),
+                         ("min_precision", "fit_thresholds")):
+        if getattr(args, name) and not getattr(args, needed):
+            raise InputError(f"{{flag}} goes with {_flag(needed)}", flag=_flag(name))
+    args.threshold_objective = objective_from_args(args)
+    require(args.above in (None, "thresholds") or 0 <= args.above <= 1, "--above",
+            "a probability, 0 to 1, or the word thresholds", args.above)
+    for name in ("out", "above"):
+        if args.fit_thresholds and getattr(args, name) is not None:
+            raise InputError("{flag} is for predictions, which --fit-thresholds does not write",
+                             flag=_flag(name))
+    args.image = args.image or ""
+    if args.report:
+        args.out = args.out or os.path.join(args.report, f"predictions.{args.format}")
+        args.measures = args.measures or os.path.join(args.report, "measures.json")
+    if args.fit_thresholds:
+        args.out = os.devnull
+    return args
+
+
+def _flag(name):
+    return f"--{name.replace('_', '-')}"
 
 
 def open_checkpoint(args):
     """The Classifier, with the thresholds that --above asks for."""
     classifier = Classifier(args.model, args.epoch, args.precision)
-    if (args.above == "thresholds" and classifier.thresholds_epoch is None
-            and not args.fit_thresholds):
+    if args.above == "thresholds" and classifier.thresholds_epoch is None:
         raise InputError("has none for {flag} thresholds; --fit-thresholds with --data chooses "
                          "them", file=f"{args.model}-symbol.json", flag="--above")
     if args.maps and not classifier.has_maps:
@@ -140,19 +234,20 @@ def warn_of_training_images(args, classifier, lst):
 
 
 def collect(args, images, predictions, write):
-    """Pass each of the `predictions` to `write(name, prob, problem)`; count those with a problem.
+    """Pass each of the `predictions` to `write(name, prob, problem)`.
 
     Returns the LabelledImages that could be used, None without --data or where there are none, and
-    the number of images that could not be used.
+    the names of the others with their problems.
     """
-    names, labels, probs, num_bad = [], [], [], 0
+    names, labels, probs, bad = [], [], [], []
     with Progress("Predicting", len(images), "images") as progress:
-        for batch, prob in predictions:
+        for batch, prob, _ in predictions:
             batch_names = [images.name(row) for row in batch.index[:len(prob)]]
             for slot, name in enumerate(batch_names):
                 write(name, prob[slot], batch.bad.get(slot))
             good = [slot for slot in range(len(prob)) if slot not in batch.bad]
-            num_bad += len(prob) - len(good)
+            bad += [f"{printable(batch_names[slot])}: {problem}"
+                    for slot, problem in batch.bad.items() if slot < len(prob)]
             if args.data:  # else nothing is kept, so that memory stays the same
                 label = batch.label[0].asnumpy()[good]
                 names += [batch_names[slot] for slot in good]
@@ -160,33 +255,20 @@ def collect(args, images, predictions, write):
                 probs.append(prob[good])
             progress.update(len(prob))
     if not names:
-        return None, num_bad
+        return None, bad
     return LabelledImages(names, args.image, np.concatenate(labels), np.concatenate(probs),
-                          os.path.basename(args.data)), num_bad
-
-
-def row_writer(args, classifier, file):
-    """A `write` for `collect`; without a file it only tells which images could not be used."""
-    if file:
-        return PredictionsFile(file, classifier.class_names, classifier.thresholds, args.format,
-                               args.top, args.above is not None).write
-
-    def tell(name, _, problem):
-        if problem is not None:
-            tqdm.write(f"{printable(name)}: {problem}", sys.stderr)
-    return tell
+                          os.path.basename(args.data)), bad
 
 
 def fit_thresholds(args, classifier, labelled, lst):
     """Choose thresholds, keep them in the checkpoint, and log the classes without a choice."""
     thresholds = choose_thresholds(labelled.label, labelled.prob, args.threshold_objective)
-    for c in np.flatnonzero(~(labelled.label > 0.5).any(axis=0)):
-        logger.warning("warning: %s: no present label to choose a threshold by",
-                       classifier.class_names[c])
-    if args.min_precision is not None:
-        for c in np.flatnonzero(thresholds == NEVER):
-            logger.warning("warning: %s: no threshold reaches a precision of %s: the class is "
-                           "never predicted", classifier.class_names[c], args.min_precision)
+    for found, problem in ((~(labelled.label > 0.5).any(axis=0),
+                            "no present label to choose a threshold by"),
+                           (thresholds == NEVER, "never predicted, for want of precision")):
+        if found.any():
+            names = [classifier.class_names[c] for c in np.flatnonzero(found)]
+            logger.warning("warning: %s: %s", named(names), problem)
     classifier.save_thresholds(thresholds, lst, args.threshold_objective)
     logger.info("Thresholds from %.3f to %.3f written into %s-symbol.json", thresholds.min(),
                 thresholds.max(), classifier.prefix)

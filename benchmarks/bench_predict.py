@@ -25,7 +25,7 @@ from reading.image_list import ImageList
 def predict_all(classifier, batches, devices, images):
     """Predict every image, and write its row."""
     out = PredictionsFile(io.StringIO(), classifier.class_names, classifier.thresholds)
-    for batch, prob in classifier.predict(batches, devices):
+    for batch, prob, _ in classifier.predict(batches, devices):
         for row, values in zip(batch.index, prob):
             out.write(images.name(row), values)
     batches.reset()

@@ -26,15 +26,10 @@ LARGEST_FILE = 4 << 30  # bytes; a ResNet-152 has 0.24 of 2**30
 LARGEST_SIDE = 2**48
 OLD_MAGIC = 0x1950a86a20f9469cfc6c
 OLD_PROTOCOL = 1001
-BFLOAT16 = np.dtype([("bfloat16", "<u2")])  # numpy has no such type: it is a float32's upper half
-# Types of values, as numpy, torch.save and safetensors call them.
-VALUE_TYPES = (
-    ("f8", "DoubleStorage", "F64"), ("f4", "FloatStorage", "F32"), ("f2", "HalfStorage", "F16"),
-    (BFLOAT16, "BFloat16Storage", "BF16"), ("i8", "LongStorage", "I64"),
-    ("i4", "IntStorage", "I32"), ("i2", "ShortStorage", "I16"), ("i1", "CharStorage", "I8"),
-    ("u1", "ByteStorage", "U8"), ("?", "BoolStorage", "BOOL"))
-STORAGE_TYPES = {storage: np.dtype(dtype) for dtype, storage, _ in VALUE_TYPES}
-SAFETENSORS_TYPES = {name: np.dtype(dtype) for dtype, _, name in VALUE_TYPES}
+STORAGE_TYPES = {name: np.dtype(code) for name, code in {
+    "DoubleStorage": "<f8", "FloatStorage": "<f4", "HalfStorage": "<f2", "LongStorage": "<i8",
+    "IntStorage": "<i4", "ShortStorage": "<i2", "CharStorage": "i1", "ByteStorage": "u1",
+    "BoolStorage": "?"}.items()}
 # Operations that torch.save writes, under Python 2 too. Sets, which hash their items, are not
 # among them.
 PICKLE_OPERATIONS = (
@@ -53,9 +48,10 @@ def read_tensors(path):
     """All tensors of a .pth (old or zip format) or .safetensors file, as numpy arrays by name.
 
     A training checkpoint that keeps its state dict under "state_dict" or "model" is fine too.
-    The arrays are C-contiguous, in the file's order, those of safetensors sorted by name;
-    bfloat16 becomes float32. An InputError says that the file cannot be read, is none of these
-    formats, is cut short, contradicts itself, or holds anything but tensors and plain values.
+    The arrays are C-contiguous, in the file's order, those of safetensors sorted by name. An
+    InputError says that the file cannot be read, is none of these formats, is cut short,
+    contradicts itself, has values of a type that numpy lacks (bfloat16), or holds anything but
+    tensors and plain values.
     """
     try:
         return parse_tensors(read_file(path))
@@ -141,10 +137,8 @@ def _read_zip(content):
             return found
     except InputError:
         raise
-    except KeyError as error:
-        raise InputError(f"cut short: {error.args[0]}") from None
     except (zipfile.BadZipFile, struct.error, NotImplementedError, RuntimeError, ValueError,
-            EOFError, OSError):
+            KeyError, EOFError, OSError):
         raise InputError("a zip file that is cut short or damaged") from None
 
 
@@ -159,25 +153,15 @@ def _stored(archive, name):
 def _read_safetensors(content):
     try:
         import safetensors
+        import safetensors.numpy
     except ImportError:
         raise InputError("a .safetensors file needs the package safetensors: "
                          "pip install -r requirements-export.txt") from None
     try:
-        entries = safetensors.deserialize(content)
-    except safetensors.SafetensorError as error:
-        raise InputError(f"not a whole safetensors file: {error!s:.200}") from None
-    tensors = {}
-    for name, entry in sorted(entries, key=lambda item: item[0]):
-        if entry["dtype"] not in SAFETENSORS_TYPES:
-            raise InputError(f"{name!s:.200}: of type {entry['dtype']}, not "
-                             + ", ".join(SAFETENSORS_TYPES))
-        values = decode(entry["data"], SAFETENSORS_TYPES[entry["dtype"]])
-        try:
-            tensors[name] = values.reshape(entry["shape"])
-        except (ValueError, OverflowError):
-            raise InputError(f"{name!s:.200}: a shape of {len(entry['shape'])} dimensions that "
-                             "numpy cannot hold") from None
-    return tensors
+        return dict(sorted(safetensors.numpy.load(content).items()))
+    except (safetensors.SafetensorError, KeyError, ValueError, OverflowError) as error:
+        raise InputError("not a whole safetensors file, or of a type or shape that numpy lacks: "
+                         f"{error!s:.200}") from None
 
 
 class Storage:
@@ -194,15 +178,7 @@ class Storage:
         if len(raw) != self.num_bytes:
             raise InputError(f"cut short, or changed: a storage of {self.count} values has "
                              f"{len(raw)} bytes instead of {self.num_bytes}")
-        self.values = decode(raw, self.dtype)
-
-
-def decode(raw, dtype):
-    """Raw little-endian values as a numpy array; bfloat16 becomes float32."""
-    values = np.frombuffer(raw, dtype)
-    if dtype == BFLOAT16:
-        return (values["bfloat16"].astype(np.uint32) << 16).view(np.float32)
-    return values
+        self.values = np.frombuffer(raw, self.dtype)
 
 
 class TensorView:
@@ -284,15 +260,15 @@ class Unpickler(pickle._Unpickler):
             return lambda tensor, *_: tensor
         if module == "torch" and name in STORAGE_TYPES:
             return STORAGE_TYPES[name]
-        raise InputError(f"asks for {module}.{name}, which is no tensor, and is refused; "
-                         "save the state dict alone: torch.save(model.state_dict(), FILE)")
+        raise InputError(f"asks for {module}.{name}, which is no tensor that numpy has, and is "
+                         "refused; save the state dict alone: "
+                         "torch.save(model.float().state_dict(), FILE)")
 
     def persistent_load(self, pid):
         kind, dtype, key, _, count, *view = pid
-        if kind != "storage" or not isinstance(dtype, np.dtype) or any(view):
-            raise InputError("holds something other than storages of a known type")
-        if not isinstance(key, (str, int)):
-            raise InputError("a storage whose key is neither text nor a number")
+        if (kind != "storage" or any(view) or not isinstance(dtype, np.dtype)
+                or not isinstance(key, (str, int))):
+            raise InputError("holds something other than storages of a known type and key")
         if str(key) not in self.storages:
             self.storages[str(key)] = Storage(dtype, count)
         return self.storages[str(key)]

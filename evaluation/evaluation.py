@@ -19,10 +19,11 @@ from common.cli import InputError
 from common.files import open_regular_file
 from common.json_text import parse_json
 from common.metrics import BASELINES, average_precision, baselines, ratio
-from common.text import counted, encodable, printable
+from common.text import counted, encodable
 from evaluation import decisions
 from evaluation.decisions import CELLS
 from evaluation.thresholds import DEFAULT, FOLDS
+from reading.classes import named
 
 TOP = 3
 MAX_PROBABILITIES = 4_000_000  # in the JSON: 50 MB
@@ -68,7 +69,7 @@ class Evaluation:
     wrong : np.ndarray of bool, (samples, classes)
         The decisions by `rule` that are wrong.
     calibration, baselines, intervals
-        See `calibration_bins`, common.metrics.baselines and `bootstrap`.
+        Sums over the samples of `calibration_bins`; see common.metrics.baselines and `bootstrap`.
     per_class, overall : dict of str to dict of str to np.ndarray and float
         By decision rule ("0.5", "chosen"; overall also "top-3" and two that look at no image,
         "constant", the more frequent answer per class, and "always", every class), then by metric.
@@ -82,7 +83,7 @@ class Evaluation:
             [average_precision(y, p) for y, p in zip(label.T, prob.T)])
         ranked = self.average_precision[~np.isnan(self.average_precision)]
         self.mean_average_precision = float(ranked.mean()) if len(ranked) else math.nan
-        self.calibration = decisions.calibration_bins(label, prob)
+        self.calibration = decisions.calibration_bins(label, prob).sum(axis=1)
         self.calibration_error = decisions.expected_calibration_error(self.calibration)
         self.rule, self.thresholds = "0.5", np.full(len(self.class_names), DEFAULT)
         rules = {"0.5": prob > DEFAULT}
@@ -142,26 +143,19 @@ class Evaluation:
         if not self.support.any():
             return
         counts = self.per_class[self.rule]
-        by_rule = {rule: {name: 0 if math.isnan(value) else value for name, value in values.items()}
-                   for rule, values in self.overall.items()}
-        rates = by_rule[self.rule]
-        sentence = ("At {at} {OR:.0%} of the labels are found, and {OP:.0%} of the predictions are "
-                    "right (CF1 {CF1:.3f}, OF1 {OF1:.3f})")
-        if self.rule == "chosen":
-            yield (sentence.format(at="the threshold of each class", **rates)
-                   + "; at 0.5 it would be {OR:.0%} and {OP:.0%} ({CF1:.3f}, {OF1:.3f})".format(
-                       **by_rule["0.5"]))
-        else:
-            yield sentence.format(at="a threshold of 0.5", **rates)
+        rates = {name: 0 if math.isnan(value) else value
+                 for name, value in self.overall[self.rule].items()}
+        at = "a threshold of 0.5" if self.rule == "0.5" else "the threshold of each class"
+        yield ("At {at} {OR:.0%} of the labels are found, and {OP:.0%} of the predictions are "
+               "right (CF1 {CF1:.3f}, OF1 {OF1:.3f})".format(at=at, **rates))
         labelled = np.count_nonzero(self.support)
         for answer, others in (("never predicted", counts["TP"] + counts["FP"]),
                                ("predicted on every image", counts["TN"] + counts["FN"])):
             found = np.flatnonzero((others == 0) & (self.support > 0))
             if len(found):
-                more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
-                names = ", ".join(printable(self.class_names[c]) for c in found[:NAMED])
+                names = named([self.class_names[c] for c in found], NAMED)
                 yield (f"{len(found)} of {counted(labelled, 'class', 'classes')} with labels "
-                       f"{'is' if len(found) == 1 else 'are'} {answer}: {names}{more}")
+                       f"{'is' if len(found) == 1 else 'are'} {answer}: {names}")
         if len(self.prob) > 1 and np.ptp(self.prob, axis=0).max() < CONSTANT:
             yield "warning: the network gives every image the same answer"
         accuracy = 1 - self.overall["0.5"]["hamming"]  # thresholds for F1 lower it
@@ -222,46 +216,36 @@ class Comparison(NamedTuple):
     title: str  # its recipe, folder and name
     values: dict  # mAP, ECE and the metrics of its decision rule, by name
     average_precision: np.ndarray  # (classes,)
-    shared: np.ndarray  # (classes,), bool: whether it has the class
+    shared: list  # the classes that it has, too
     mistakes: dict  # by image, the numbers of the classes that it gets wrong
-    prob: dict  # by image, its probabilities of the shared classes: np.ndarray; maybe empty
+    prob: dict  # by image, its probabilities of the `shared` classes: np.ndarray; maybe empty
 
-    def _mistakes_on_both(self, names, wrong):
-        """What is wrong here, and there, in the images and classes of both: (samples, classes)."""
-        here, there = np.zeros_like(wrong), np.zeros_like(wrong)
-        for s, name in enumerate(map(encodable, names)):
-            if name in self.mistakes:
-                here[s] = wrong[s] & self.shared
-                there[s, self.mistakes[name]] = True
-        return here, there
+    def against(self, samples, wrong):
+        """Compare with the other run, on the images and classes of both.
 
-    def changed(self, names, wrong):
-        """The decisions that are right only here, and those right only there: two lists.
-
-        `wrong`, bool, is (samples, classes). Each item is a sample and a class; images and classes
-        that the other run did not evaluate are left out.
+        `samples` are LabelledImages; `wrong`, bool, (samples, classes), says which decisions on
+        them are wrong. Returns the decisions that are right only here, and those right only there,
+        lists of [sample, class]; the number of images of both; and by metric the intervals,
+        np.ndarray, (2,), of the differences: mAP, where the probabilities are known, and those of
+        decisions.
         """
-        here, there = self._mistakes_on_both(names, wrong)
-        return [np.argwhere(cells).tolist() for cells in (there & ~here, here & ~there)]
-
-    def differences(self, names, label, prob, wrong):
-        """Intervals of the differences to the other run on the images and classes of both.
-
-        Returns the number of these images, and a dict by metric of np.ndarray, (2,): mAP, where the
-        probabilities are known, and those of the decisions.
-        """
-        both = [s for s, name in enumerate(map(encodable, names)) if name in self.mistakes]
-        if not both:
-            return 0, {}
-        part = np.ix_(both, np.flatnonzero(self.shared))
-        their_prob = np.zeros_like(prob[part])
-        for row, s in enumerate(both):
-            their_prob[row] = self.prob.get(encodable(names[s]), 0)
-        here, there = ({"": (label[part] > 0.5) ^ cells[part]}
-                       for cells in self._mistakes_on_both(names, wrong))
-        intervals = bootstrap(label[part], prob[part], here, other=(their_prob, there))
+        names = [encodable(name) for name in samples.names]
+        both = [s for s, name in enumerate(names) if name in self.mistakes]
+        part = np.ix_(both, self.shared)
+        here, there, prob = (np.zeros_like(array) for array in (wrong, wrong, samples.prob))
+        here[part] = wrong[part]
+        for s in both:
+            there[s, self.mistakes[names[s]]] = True
+            prob[s, self.shared] = self.prob.get(names[s], 0)
+        only_here, only_there = (np.argwhere(cells).tolist()
+                                 for cells in (there & ~here, here & ~there))
+        present = samples.label[part] > 0.5
+        intervals = bootstrap(samples.label[part], samples.prob[part], {"": present ^ here[part]},
+                              other=(prob[part], {"": present ^ there[part]}))
         metrics = {name[1]: value for name, value in intervals.items() if name[0] == ""}
-        return len(both), {**metrics, **({"mAP": intervals["mAP"]} if self.prob else {})}
+        if self.prob:
+            metrics["mAP"] = intervals["mAP"]
+        return only_here, only_there, len(both), metrics
 
 
 def read_measures(path, class_names):
@@ -272,23 +256,21 @@ def read_measures(path, class_names):
     try:
         with open_regular_file(path, "r", encoding="utf-8") as file:
             measures = parse_json(file.read(MAX_BYTES))
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", file=path) from None
-    except (InputError, UnicodeDecodeError) as error:
-        raise InputError(str(error), file=path) from None
+    except (OSError, InputError, UnicodeDecodeError) as error:
+        raise InputError(getattr(error, "strerror", None) or str(error), file=path) from None
     try:
-        theirs = {item["class"]: number for number, item in enumerate(measures["classes"])}
-        shared = np.array([name in theirs for name in class_names])
-        order = [theirs[name] for name in class_names if name in theirs]
-        place = dict(zip(order, np.flatnonzero(shared).tolist()))
+        ours = {name: c for c, name in enumerate(class_names)}
+        place = {number: ours[item["class"]] for number, item in enumerate(measures["classes"])
+                 if item["class"] in ours}
         precision = np.full(len(class_names), np.nan)
-        precision[shared] = [_number(measures["classes"][number]["AP"]) for number in order]
+        for number, c in place.items():
+            precision[c] = _number(measures["classes"][number]["AP"])
         values = {name: _number(value) for name, value in [
             ("mAP", measures["mAP"]), ("ECE", measures["ECE"]),
             *measures["decisions"][measures["rule"]].items()]}
         mistakes = {str(name): [place[number] for number in wrong if number in place]
                     for name, wrong in measures["mistakes"].items()}
-        prob = {str(name): np.array([float(row[number]) for number in order], np.float32)
+        prob = {str(name): np.array([float(row[number]) for number in place], np.float32)
                 for name, row in measures.get("probabilities", {}).items()}
         recipe = str(measures.get("recipe", "other run"))
     except (KeyError, TypeError, ValueError, AttributeError, IndexError):
@@ -298,7 +280,7 @@ def read_measures(path, class_names):
         raise InputError("has none of the checkpoint's classes", file=path)
     folder, name = os.path.split(os.path.abspath(path))
     title = f"{recipe} ({os.path.join(os.path.basename(folder), name)})"
-    return Comparison(title, values, precision, shared, mistakes, prob)
+    return Comparison(title, values, precision, list(place.values()), mistakes, prob)
 
 
 def _number(value):
@@ -358,7 +340,7 @@ def _interval(value, drawn, least):
 def _weighted_metrics(label, prob, rules):
     """A function of weights, int16 (draws, samples): all metrics by name, each (draws, ...)."""
     precisions = [_weighted_precision(y, p) for y, p in zip(label.T, prob.T)]
-    bins = decisions.calibration_bins_by_sample(label, prob)[[0, 2]]
+    bins = decisions.calibration_bins(label, prob)[[0, 2]]
     cells = {rule: decisions.decision_cells(label, predicted) for rule, predicted in rules.items()}
 
     def metrics(weights):

@@ -1,6 +1,6 @@
 """Pictures of what a network does: the photos in the report, and class maps over images.
 
-A class map says where in an image a class was seen, see `Classifier.predict_with_maps`. A position
+A class map says where in an image a class was seen, see `Classifier.predict`. A position
 is black up to the class's threshold and yellow at a probability of 1. The scale is the same for all
 images, so that a class that was seen nowhere leaves the image dark.
 """
@@ -8,9 +8,7 @@ import base64
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
 
 import cv2
 import numpy as np
@@ -55,7 +53,7 @@ def draw(image, grid):
 
 
 def write_maps(predictions, folder, classifier, image_names):
-    """Yield (batch, prob) of `predict_with_maps`; write a JPEG per predicted class of each image.
+    """Yield what `predict` does with maps; write a JPEG per predicted class of each image.
 
     Its name is the number of the image, from 0, its file's name and the class's, with "_" for
     what does not suit a file name. `image_names` gives the name of a row.
@@ -72,31 +70,35 @@ def write_maps(predictions, folder, classifier, image_names):
                     f"{row:06d}", os.path.basename(image_names(row)), classifier.class_names[one]))
                 with atomic_file(os.path.join(folder, f"{stem}.jpg")) as name:
                     Path(name).write_bytes(cv2.imencode(".jpg", draw(image, grid))[1])
-        yield batch, prob
+        yield batch, prob, maps
 
 
-class PhotoMaps:
-    """Computes the class maps of the photos in a report, in a pass of its own.
+class Photos:
+    """What the report shows of photos: at most `max_photos`, and class maps where there are any.
 
-    So the maps of all other images need not be kept. `reading` are the options of
-    `Classifier.open`.
+    Maps are computed in a pass of their own, so that those of all other images need not be kept.
+    `reading` are the options of `Classifier.open`.
     """
 
-    def __init__(self, classifier, devices, **reading):
+    def __init__(self, classifier, devices=(), max_photos=MAX_PHOTOS, **reading):
         self._classifier, self._devices, self._reading = classifier, devices, reading
-        self.area = classifier.area
+        self.max_photos, self.area = max_photos, classifier.area
+        self.max_pixels = reading.get("max_pixels", ReadOptions.max_pixels)
 
-    def compute(self, paths, classes, max_bytes):
+    def maps(self, paths, classes, max_bytes):
         """The `intensities` of each image's classes, a dict of class to uint8 (rows, columns).
 
         Of the classes of an image the first that fit into `max_bytes` count; of an image that
-        cannot be read none.
+        cannot be read, and of a network without maps, none.
         """
+        if not (paths and self._classifier.has_maps):
+            return [{}] * len(paths)
         images = ImageList(paths, len(self._classifier.class_names))
         found, thresholds = [], self._classifier.thresholds
         with self._classifier.open(images, **self._reading) as batches, \
                 Progress("Class maps", len(paths), "photos") as progress:
-            for batch, _, maps in self._classifier.predict_with_maps(batches, self._devices):
+            for batch, _, maps in self._classifier.predict(batches, self._devices,
+                                                            with_maps=True):
                 for slot in range(len(maps)):
                     most = 0 if slot in batch.bad else max_bytes // maps[slot, 0].size
                     chosen = classes[len(found)][:most]
@@ -104,18 +106,6 @@ class PhotoMaps:
                                                               thresholds[chosen]))))
                 progress.update(len(maps))
         return found
-
-
-@dataclass(frozen=True)
-class PhotoOptions:
-    """What the report shows of photos."""
-
-    max_photos: int = MAX_PHOTOS
-    max_pixels: int = ReadOptions.max_pixels  # images of more are not shown
-    maps: Optional[PhotoMaps] = None  # where each class was seen
-
-
-DEFAULTS = PhotoOptions()
 
 
 def choose_photos(label, prob, thresholds, sheets=None, max_photos=MAX_PHOTOS):
@@ -126,13 +116,15 @@ def choose_photos(label, prob, thresholds, sheets=None, max_photos=MAX_PHOTOS):
     difference between probability and label first. wrong: samples with the largest such difference
     in a wrong decision; false_negatives and false_positives: those of each class; random: any;
     `sheets` are further ones. Beyond `max_photos` the later ones of each sheet and class are left
-    out.
+    out. Returns also by sheet what there is to choose from: the number of images and, of mistakes,
+    by class.
     """
-    mistakes = _mistakes(label, prob, thresholds)
+    decisions = _decisions(label, prob, thresholds)
+    mistakes = {kind: decisions[kind] for kind in ("false_negatives", "false_positives")}
     wrong = np.logical_or(*mistakes.values())
     gap = np.where(wrong, np.abs(prob - (label > 0.5)), -1.0)
     order = np.argsort(-gap.max(axis=1), kind="stable")
-    order = order[wrong[order].any(axis=1)][:PHOTOS_PER_SHEET]
+    order = order[wrong[order].any(axis=1)]
     drawn = np.random.RandomState(0).permutation(len(label))[:PHOTOS_PER_SHEET]
     wanted = {"wrong": [(int(s), int(gap[s].argmax())) for s in order], **(sheets or {}),
               "random": [(int(s), -1) for s in np.sort(drawn)]}
@@ -149,16 +141,12 @@ def choose_photos(label, prob, thresholds, sheets=None, max_photos=MAX_PHOTOS):
         if sample in chosen or len(chosen) < max_photos:
             chosen.add(sample)
             sheets[name].append((sample, c))
-    return sheets
-
-
-def count_images(label, prob, thresholds):
-    """Count the images that `choose_photos` chooses from, by sheet; of mistakes by class too."""
-    mistakes = _mistakes(label, prob, thresholds)
-    return {"wrong": {"images": int(np.logical_or(*mistakes.values()).any(axis=1).sum())},
-            "random": {"images": len(label)},
-            **{name: {"images": int(cells.any(axis=1).sum()),
-                      "classes": cells.sum(axis=0).tolist()} for name, cells in mistakes.items()}}
+    totals = {name: {"images": len({s for s, _ in photos})} for name, photos in wanted.items()}
+    totals["random"]["images"] = len(label)
+    totals.update({name: {"images": int(cells.any(axis=1).sum()),
+                          "classes": cells.sum(axis=0).tolist()}
+                   for name, cells in mistakes.items()})
+    return sheets, totals
 
 
 def _decisions(label, prob, thresholds):
@@ -169,36 +157,29 @@ def _decisions(label, prob, thresholds):
             "false_negatives": present & ~predicted, "unknown": ~known & predicted}
 
 
-def _mistakes(label, prob, thresholds):
-    """The wrong decisions by their kind, each (samples, classes), bool."""
-    decisions = _decisions(label, prob, thresholds)
-    return {kind: decisions[kind] for kind in ("false_negatives", "false_positives")}
-
-
 def _largest_gaps(gap, cells):
     samples = np.flatnonzero(cells)
     order = np.argsort(-gap[samples], kind="stable")[:PHOTOS_PER_CLASS]
     return samples[order].tolist()
 
 
-def describe_photos(sheets, samples, thresholds, options=DEFAULTS):
+def describe_photos(sheets, samples, thresholds, options):
     """The data of the photos on the sheets of `choose_photos`, for the page's script.
 
     Returns a list of dict, and the sheets with numbers of photos in place of those of samples. A
     photo has name, path, jpeg (base64), width, height, and by kind of decision (see `_decisions`) a
     list of [class, probability]; with class maps also maps: shape (rows, columns), area (see
-    `sample_area`), and classes, the bytes (base64) of `PhotoMaps.compute` by class.
+    `sample_area`), and classes, the bytes (base64) of `Photos.maps` by class. `options` are Photos.
     """
     chosen = sorted({s for sheet in sheets.values() for s, _ in sheet})
     place = {s: number for number, s in enumerate(chosen)}
     paths = [os.path.join(samples.root, samples.names[s]) for s in chosen]
     label, probs = samples.label[chosen], samples.prob[chosen]
-    decisions, maps = _decisions(label, probs, thresholds), [{}] * len(paths)
-    if options.maps and paths:
-        # Labelled classes first, then the most probable: maps beyond the limit are left out.
-        order, listed = np.lexsort((-probs, label < 0.5)), np.any(list(decisions.values()), axis=0)
-        classes = [row[cells[row]] for row, cells in zip(order, listed)]
-        maps = options.maps.compute(paths, classes, MAX_MAP_BYTES // len(paths))
+    decisions = _decisions(label, probs, thresholds)
+    # Labelled classes first, then the most probable: maps beyond the limit are left out.
+    order, listed = np.lexsort((-probs, label < 0.5)), np.any(list(decisions.values()), axis=0)
+    classes = [row[cells[row]] for row, cells in zip(order, listed)]
+    maps = options.maps(paths, classes, MAX_MAP_BYTES // max(1, len(paths)))
     map_bytes = sum(grid.size for grids in maps for grid in grids.values())
     max_bytes = MAX_BYTES - map_bytes - CLASS_BYTES * samples.label.shape[1]
     max_bytes = max_bytes / max(1, len(chosen))
@@ -216,7 +197,7 @@ def describe_photos(sheets, samples, thresholds, options=DEFAULTS):
         if text and grids:
             photo["maps"] = {
                 "shape": next(iter(grids.values())).shape,
-                "area": [round(share, 5) for share in options.maps.area(full)],
+                "area": [round(share, 5) for share in options.area(full)],
                 "classes": {int(c): _base64(grid) for c, grid in grids.items()}}
         return photo
 

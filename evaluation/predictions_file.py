@@ -21,8 +21,8 @@ class PredictionsFile:
     """Writes predictions, image by image, into a text file.
 
     CSV: `name`, a column for each class with its probability, and `error`, which is empty unless
-    the image could not be used; the column of a class called `error` is `error (2)`. In its
-    short form a row is one class of an image: `name`, `class`, `probability`, `predicted` (1 or 0),
+    the image could not be used; that of a class called `error` is `error (class)`. In its short
+    form a row is one class of an image: `name`, `class`, `probability`, `predicted` (1 or 0),
     `error`; an image without a class to list has one row with an empty class.
     JSON lines: an object per image, with `name` and either `error` or `probabilities` (an object
     by class name) and `labels`, the predicted classes. In its short form `labels` has objects of
@@ -44,7 +44,10 @@ class PredictionsFile:
         self._thresholds, self._top, self._above = thresholds, top, above
         self._short = top is not None or above
         taken = ("name", "error") if file_format == "csv" and not self._short else ()
-        self._names = unique_columns(map(self._text, class_names), taken)
+        self._names = [f"{name} (class)" if name in taken else name
+                       for name in map(self._text, class_names)]
+        if len(set(self._names)) < len(self._names):
+            raise InputError("the checkpoint gives two of its classes the same name")
         self._columns = SHORT if self._short else self._names
         self._csv = None
         if file_format == "csv":
@@ -55,6 +58,8 @@ class PredictionsFile:
     def write(self, name, prob, problem=None):
         """Write the probabilities, (classes,), of an image, or why it could not be used."""
         name = self._text(name)
+        # Six digits are the precision of float32.
+        rounded = [] if problem is not None else [float(f"{p:.6g}") for p in prob]
         if problem is not None:
             problem = self._text(problem)
             rows, values = [[""] * len(self._columns)], {"error": problem}
@@ -63,37 +68,19 @@ class PredictionsFile:
             predicted = prob > self._thresholds
             if self._above:
                 order = order[predicted[order]]
-            listed = [(self._names[c], _rounded(prob[c]), bool(predicted[c]))
+            listed = [(self._names[c], rounded[c], bool(predicted[c]))
                       for c in order[:self._top]]
             rows = [(c, p, int(is_predicted)) for c, p, is_predicted in listed]
             rows = rows or [[""] * len(SHORT)]
             values = {"labels": [dict(zip(SHORT, row)) for row in listed]}
         else:
-            rows = [list(map(_rounded, prob))]
+            rows = [rounded]
             values = {"labels": [self._names[c] for c in np.flatnonzero(prob > self._thresholds)],
-                      "probabilities": dict(zip(self._names, rows[0]))}
+                      "probabilities": dict(zip(self._names, rounded))}
         if self._csv:
             self._csv.writerows([name, *row, problem or ""] for row in rows)
         else:
             self._file.write(json.dumps({"name": name, **values}, ensure_ascii=False) + "\n")
-
-
-def unique_columns(names, taken=()):
-    """The names, with a number behind those that came before or are taken: no two are equal."""
-    taken, result = set(taken), []
-    for name in names:
-        number, candidate = 1, name
-        while candidate in taken:
-            number += 1
-            candidate = f"{name} ({number})"
-        taken.add(candidate)
-        result.append(candidate)
-    return result
-
-
-def _rounded(probability):
-    """The probability with six digits, which is the precision of float32."""
-    return float(f"{probability:.6g}")
 
 
 @contextlib.contextmanager
@@ -105,7 +92,7 @@ def open_output(path=None):
     """
     as_text = {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
     try:
-        if path is None:
+        if not path:
             sys.stdout.reconfigure(encoding="utf-8", newline="")
             yield sys.stdout
             sys.stdout.flush()
@@ -119,7 +106,7 @@ def open_output(path=None):
     except BrokenPipeError:
         raise  # the reader of the pipe has ended, which is no mistake
     except OSError as error:
-        if path is None:
+        if not path:
             silence(sys.stdout)
         raise InputError(f"cannot be written: {(error.strerror or str(error)).lower()}",
                          file=path or "standard output") from None

@@ -38,25 +38,21 @@ CHANGE_HEAD = ('<th scope="col" aria-sort="none"><button type="button" title="AP
                'the other run">change</button></th>')
 
 
-def write_report(folder, classifier, evaluation, samples, options=pictures.DEFAULTS,
-                 comparison=None, history=()):
+def write_report(folder, classifier, evaluation, samples, options, comparison=None, history=()):
     """Write index.html into an existing folder, and return its path.
 
-    `evaluation` is the Evaluation of `samples`, LabelledImages, `options` a PhotoOptions, and
+    `evaluation` is the Evaluation of `samples`, LabelledImages, `options` are Photos,
     `comparison` the Comparison with another run, `history` the rows of read_history.
     """
     label, prob, thresholds = samples.label, samples.prob, evaluation.thresholds
     names = evaluation.class_names
-    differences = 0, {}
+    differences = ()
     extra = {"suspects": list(zip(*(places.tolist() for places in suspects(label, prob))))}
     if comparison:
-        extra.update(zip(("fixed", "broken"), comparison.changed(samples.names, evaluation.wrong)))
-        differences = comparison.differences(samples.names, label, prob, evaluation.wrong)
-    photos, sheets = pictures.describe_photos(
-        pictures.choose_photos(label, prob, thresholds, extra, options.max_photos), samples,
-        thresholds, options)
-    totals = {**pictures.count_images(label, prob, thresholds), **{
-        name: {"images": len({s for s, _ in places})} for name, places in extra.items()}}
+        extra["fixed"], extra["broken"], *differences = comparison.against(
+            samples, evaluation.wrong)
+    sheets, totals = pictures.choose_photos(label, prob, thresholds, extra, options.max_photos)
+    photos, sheets = pictures.describe_photos(sheets, samples, thresholds, options)
     curves, mean_curve = precision_recall_curves(label, prob)
     counts = evaluation.per_class[evaluation.rule]
     known = np.count_nonzero(label >= 0, axis=0)
@@ -139,9 +135,6 @@ def _facts(classifier, evaluation, samples, comparison):
         thresholds = f"{evaluation.thresholds[0]:.3g} for every class"
     if evaluation.rule == "chosen" and classifier.thresholds_list:
         thresholds += f", chosen on {classifier.thresholds_list[0]}"
-    if evaluation.fitted_here:
-        thresholds += (": these images, so that in the metrics each image is decided by "
-                       f"thresholds of the other {FOLDS - 1} of {FOLDS} folds")
     trained = classifier.version or "that it does not name"
     facts = {**classifier.training,
              "evaluated on": ", ".join(filter(None, (samples.list_name, *evaluated))),
@@ -155,7 +148,7 @@ def _facts(classifier, evaluation, samples, comparison):
                    for name, text in facts.items() if text)
 
 
-def _tiles(evaluation, comparison, num_shared, differences):
+def _tiles(evaluation, comparison, num_shared=0, differences=()):
     """The page's parts about the metrics over all classes."""
     rule = evaluation.rule
     parts = {"at": "at threshold 0.5" if rule == "0.5" else "at the class's threshold",
@@ -185,7 +178,7 @@ def _overall_rows(evaluation):
              f"top-{TOP}": f"among the {TOP} highest", "constant": "constant answer per class",
              "always": "always"}
     if evaluation.fitted_here:
-        rules["chosen"] += ", chosen by other folds of these images"
+        rules["chosen"] += f", chosen by the other {FOLDS - 1} of {FOLDS} folds of these images"
     return "".join(
         f'<tr class="{"baseline" if rule in ("constant", "always") else ""}">'
         f'<th scope="row">{rules[rule]}</th>'
@@ -281,7 +274,7 @@ def calibration(bins, interval, label, prob):
         return [rounded(row, 4) for row in np.stack(columns, axis=1)[count > 0]]
 
     return {"all": rows(bins, *interval),
-            "classes": {int(c): rows(calibration_bins(label[:, [c]], prob[:, [c]]))
+            "classes": {int(c): rows(calibration_bins(label[:, [c]], prob[:, [c]]).sum(axis=1))
                         for c in charted_classes(label)}}
 
 

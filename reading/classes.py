@@ -12,7 +12,7 @@ import numpy as np
 
 from common.cli import InputError
 from common.files import open_regular_file
-from common.text import printable
+from common.text import encodable, printable
 
 MAX_NAMES_BYTES = 1 << 26
 MAX_NAMED = 20  # classes that a warning names; of more it gives the number
@@ -20,15 +20,11 @@ MAX_NAMED = 20  # classes that a warning names; of more it gives the number
 
 def class_problem(name: str) -> str | None:
     """The reason why a class cannot have this name, or None."""
-    if not name.strip():
-        return "a class without a name"
-    if len(name.splitlines()) > 1 or name != name.strip() or "\0" in name:
-        return f"the class name {name!r:.200} holds a line end, a zero byte or spaces around it"
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return f"the class name {name!r:.200} is not UTF-8 text"
-    return None
+    is_name = (name == name.strip() != "" and len(name.splitlines()) == 1 and "\0" not in name
+               and name == encodable(name))
+    return None if is_name else (
+        f"the class name {name!r:.200} is empty, is not UTF-8 text, or holds a line end, a zero "
+        "byte or spaces around it")
 
 
 def names_beside(path: str | os.PathLike[str], num_classes: int) -> list[str] | None:
@@ -86,7 +82,7 @@ def require_present(counts):
 def label_warnings(counts, class_names):
     """Lines that name the classes without a present label, and those without an absent one."""
     without = [name for name, count in zip(class_names, counts.positives) if not count]
-    lines = [f"{counts.title}: without a present label: {_named(without)}" if without else None,
+    lines = [f"{counts.title}: without a present label: {named(without)}" if without else None,
              absent_warning(counts, class_names)]
     return list(filter(None, lines))
 
@@ -103,12 +99,10 @@ def absent_warning(counts, class_names, flag="--label-format signed"):
         return None
     unknown = counts.num_rows - counts.positives - counts.negatives
     hint = f"; if -1 means absent in it, give {flag}" * bool(flag and unknown.any())
-    if len(without) == np.count_nonzero(counts.positives):
-        return (f"{counts.title}: no label is absent (0), so that there is nothing to tell "
-                f"classes apart by{hint}")
-    return f"{counts.title}: without an absent label (0): {_named(without)}{hint}"
+    return f"{counts.title}: without an absent label (0): {named(without)}{hint}"
 
 
-def _named(classes):
-    more = f" and {len(classes) - MAX_NAMED} more" * (len(classes) > MAX_NAMED)
-    return ", ".join(map(printable, classes[:MAX_NAMED])) + more
+def named(classes, most=MAX_NAMED):
+    """The names of the first `most` classes, and how many more there are."""
+    more = f" and {len(classes) - most} more" * (len(classes) > most)
+    return ", ".join(map(printable, classes[:most])) + more

@@ -29,26 +29,20 @@ def first_equal(paths: Sequence[str | os.PathLike[str]],
     with those before it, so that less has to be read.
     """
     first = np.arange(len(paths))
+    alike: dict = {None: list(range(len(paths)))}  # places, by what is known of their files so far
     with ThreadPoolExecutor(THREADS) as pool:
-        files = {}  # by size and identity of each file, the place of its first path
-        for place, key in enumerate(_each(pool, _size_and_identity, paths)):
-            if key is not None:
-                first[place] = files.setdefault(key, place)
-        alike = defaultdict(list)  # places, by what is known of their files so far
-        for (size, *_), place in files.items():
-            alike[size].append(place)
-        for read in (_end, digest):
-            places = {place: same[0] for same in alike.values()
+        for read in (_size, _end, digest):
+            places = {place: known for known, same in alike.items()
                       if len(same) > 1 and (num_before is None or same[0] < num_before <= same[-1])
                       for place in same}
             keys = _each(pool, read, [paths[place] for place in places])
             alike = defaultdict(list)
-            for (place, group), key in zip(places.items(), keys):
+            for (place, known), key in zip(places.items(), keys):
                 if key is not None:
-                    alike[group, key].append(place)
+                    alike[known, key].append(place)
     for same in alike.values():
         first[same] = same[0]
-    return first[first]
+    return first
 
 
 def shared_rows(train: SampleList, val: SampleList) -> np.ndarray:
@@ -107,9 +101,9 @@ def _or_none(read, path):
         return None  # reading it for training names it
 
 
-def _size_and_identity(path):
+def _size(path):
     status = os.stat(path)
-    return (status.st_size, status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def _end(path):

@@ -24,6 +24,8 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from common.text import quoted
+
 FORMATS = "JPEG, PNG, GIF, BMP, WebP and TIFF"
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
 # How files of each format begin, and Pillow's class, because Image.open has a limit of pixels of
@@ -33,16 +35,7 @@ PILLOW_READERS: tuple[tuple[str, bytes, Any], ...] = (
     ("GIF", rb"GIF8[79]a", GifImagePlugin.GifImageFile),
     ("BMP", rb"BM", BmpImagePlugin.BmpImageFile),
     ("WebP", rb"(?s)RIFF....WEBP", WebPImagePlugin.WebPImageFile),
-    ("TIFF", rb"II[*+]\0|MM\0[*+]", TiffImagePlugin.TiffImageFile))
-# How files begin that people take for images, and what they are.
-OTHER_FILES = (
-    (rb"(?i)[\xef\xbb\xbf\s]*<(!doctype html|html|head|body)",
-     "is not an image: it holds a web page (HTML)"),
-    (rb"(?i)[\xef\xbb\xbf\s]*<(svg|\?xml)",
-     f"is not a bitmap but XML or SVG; formats are {FORMATS}"),
-    (rb"(?s)....ftyp", f"is a HEIF, AVIF or MP4 file; formats are {FORMATS}"),
-    (rb"\0+\Z", "is not an image: it holds zero bytes only"),
-    (rb"", f"is not an image of a known format ({FORMATS})"))
+    ("TIFF", rb"II\*\0|MM\0\*", TiffImagePlugin.TiffImageFile))
 # Colour profiles of a few MB are in use; Pillow's own limit is 1 MB.
 PngImagePlugin.MAX_TEXT_CHUNK = 16 << 20
 # Pillow warns of damage that does not keep it from decoding.
@@ -51,11 +44,9 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 MAX_JPEG_SCANS = 500
 MAX_TIFF_ENTRIES = 4096
 ORIENTATION, SAMPLE_FORMAT = 274, 339  # TIFF tags
-BIG_TIFF = b"+"  # the third byte, which Pillow looks at, too
-TYPE_SIZES = bytes((0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8))
-INTEGERS = {3: "H", 4: "I", 16: "Q"}
-SAMPLE_FORMATS = {2: "signed numbers", 3: "floating-point numbers", 5: "complex numbers",
-                  6: "complex numbers"}
+TYPE_SIZES = bytes((0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4))
+INTEGERS = {3: "H", 4: "I"}
+UNSIGNED, UNDEFINED = 1, 4  # values of SAMPLE_FORMAT
 REDUCED = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
            8: cv2.IMREAD_REDUCED_COLOR_8}
 # What turns a picture stored under each EXIF orientation the right way up.
@@ -125,13 +116,12 @@ def decode(data: bytes, header: Header, reduction: int, background: Sequence[int
 def _open_by_pillow(data):
     for name, start, reader in PILLOW_READERS:
         if re.match(start, data):
-            if name == "TIFF":
-                data = _only_pixels(data)
             with _pillow_errors(name):
-                picture = reader(io.BytesIO(data))
-                width, height = picture.size
-                return Header(name, width, height, picture=picture)
-    raise BadImage(next(what for start, what in OTHER_FILES if re.match(start, data)))
+                picture = reader(io.BytesIO(_only_pixels(data) if name == "TIFF" else data))
+            width, height = picture.size
+            return Header(name, width, height, picture=picture)
+    raise BadImage(f"begins with {quoted(data[:24])}, which is no image of a known format "
+                   f"({FORMATS})")
 
 
 @contextlib.contextmanager
@@ -220,17 +210,16 @@ def _only_pixels(data):
     """
     kept, named, place = bytearray(data), 0, len(data)
     for place, tag, value, size in _tiff_entries(data):
-        if tag == SAMPLE_FORMAT and value in SAMPLE_FORMATS:
-            raise BadImage(f"is a TIFF of {SAMPLE_FORMATS[value]} (SampleFormat {value}), not of "
-                           "unsigned whole numbers")
+        if tag == SAMPLE_FORMAT and value not in (None, UNSIGNED, UNDEFINED):
+            raise BadImage("is a TIFF of signed, floating-point or complex numbers (SampleFormat "
+                           f"{value}), not of unsigned whole numbers")
         if 254 <= tag <= 347 or 512 <= tag <= 532:
             named += size
         else:
             kept[place + 2:place + 4] = b"\0\0"  # entries of type 0, which is none, are skipped
     if named > len(data):
         raise BadImage("is a damaged TIFF: its directory names more data than the file holds")
-    entry, pointer = (20, 8) if data[2:3] == BIG_TIFF else (12, 4)
-    kept[place + entry:place + entry + pointer] = bytes(pointer)  # no further directory
+    kept[place + 12:place + 16] = bytes(4)  # no further directory
     return bytes(kept)
 
 
@@ -240,23 +229,19 @@ def _tiff_entries(data):
     The value is None unless it is an unsigned whole number.
     """
     order = "<" if data[:2] == b"II" else ">"
-    offset, count_code, code, inline = "I", "H", "HHI", 4
-    if data[2:3] == BIG_TIFF:
-        offset, count_code, code, inline = "Q", "Q", "HHQ", 8
-    start, = struct.unpack_from(order + offset, data, inline)
+    start, = struct.unpack_from(order + "I", data, 4)
     if start >= len(data):
         raise BadImage("is cut short: a TIFF file whose directory lies beyond its end")
-    count, = struct.unpack_from(order + count_code, data, start)
+    count, = struct.unpack_from(order + "H", data, start)
     if count > MAX_TIFF_ENTRIES:
         raise BadImage(f"is a damaged TIFF: its directory has {count} entries")
-    first, head = start + struct.calcsize(order + count_code), struct.calcsize(order + code)
-    for place in range(first, first + count * (head + inline), head + inline):
-        tag, kind, number = struct.unpack_from(order + code, data, place)
+    for place in range(start + 2, start + 2 + 12 * count, 12):
+        tag, kind, number = struct.unpack_from(order + "HHI", data, place)
         size = number * (TYPE_SIZES[kind] if kind < len(TYPE_SIZES) else 0)
         value = None
         if kind in INTEGERS and number:
-            at = place + head
-            if size > inline:
-                at, = struct.unpack_from(order + offset, data, at)
+            at = place + 8
+            if size > 4:
+                at, = struct.unpack_from(order + "I", data, at)
             value, = struct.unpack_from(order + INTEGERS[kind], data, at)
         yield place, tag, value, size

@@ -25,11 +25,7 @@ REDUCTIONS = ((8, 13.5), (4, 5.5), (2, 2))
 
 
 class ImageError(InputError):
-    """An image that cannot be used, with the attributes `path` and `reason`."""
-
-    def __init__(self, path, reason):
-        super().__init__(f"{printable(path)}: {reason}")
-        self.path, self.reason = path, reason
+    """An image that cannot be used: `what` is the reason, and `file` its path as it is shown."""
 
 
 def read_image(path: str | os.PathLike[str], out: np.ndarray, options: ReadOptions | None = None,
@@ -50,9 +46,10 @@ def read_image(path: str | os.PathLike[str], out: np.ndarray, options: ReadOptio
         size = out.shape[2], out.shape[1]
         image, header = _crop_and_resize(data, size, options, draws)
     except OSError as error:
-        raise ImageError(path, (error.strerror or str(error)).lower()) from None
+        reason = (error.strerror or str(error)).lower()
+        raise ImageError(reason, file=printable(path)) from None
     except BadImage as bad:
-        raise ImageError(path, str(bad)) from None
+        raise ImageError(str(bad), file=printable(path)) from None
     if draws is not None:
         if options.random_mirror and draws[4] < 0.5:
             image = cv2.flip(image, 1)

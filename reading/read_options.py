@@ -4,7 +4,7 @@ from __future__ import annotations
 import argparse
 import random
 from dataclasses import dataclass
-from typing import Any, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -56,11 +56,10 @@ class ReadOptions:
 
     def __post_init__(self):
         require((self.resize or 0) >= 0, "resize", "a number of pixels", self.resize)
-        if not 0 < self.min_random_area <= self.max_random_area <= 1:
-            wrong = "min" if 0 < self.max_random_area <= 1 else "max"
-            raise InputError("random areas want 0 < min <= max <= 1, not "
-                             f"{self.min_random_area} and {self.max_random_area}",
-                             flag=f"{wrong}_random_area")
+        require(0 < self.max_random_area <= 1, "max_random_area", "above 0, at most 1",
+                self.max_random_area)
+        require(0 < self.min_random_area <= self.max_random_area, "min_random_area",
+                f"above 0, at most {self.max_random_area}, the largest", self.min_random_area)
         require(0 <= self.max_random_aspect_ratio < 1, "max_random_aspect_ratio",
                 "at least 0 and below 1", self.max_random_aspect_ratio)
         for name in ("brightness", "contrast", "saturation"):
@@ -123,14 +122,23 @@ def jitter_colors(image: np.ndarray, options: ReadOptions, draws: Sequence[float
     return image
 
 
+def add_file_args(add: Callable[..., Any]) -> None:
+    """Declare how lists and image files are read; `add` is a parser's add_argument."""
+    add("--label-format", choices=LABEL_FORMATS, default="multi-hot",
+        help="each .lst row has one 1 or 0 per class, the numbers of the classes present, or "
+             "(signed) one 1 or -1 per class")
+    add("--data-nthreads", type=at_least(1), metavar="N",
+        help="threads that decode images (default: one per core, at most 16)")
+    add("--full-decode", action="store_true",
+        help="decode JPEGs at full size even where less would do (slower)")
+    add("--max-pixels", type=int, default=ReadOptions.max_pixels, metavar="N",
+        help="refuse images of more pixels")
+
+
 def add_data_args(parser: argparse.ArgumentParser) -> None:
     """Declare the flags for reading images and for random augmentation, in groups."""
     reading = parser.add_argument_group("reading images")
-    reading.add_argument("--label-format", choices=LABEL_FORMATS, default="multi-hot",
-                         help="each .lst row has one 1 or 0 per class, the numbers of the classes "
-                              "present, or (signed) one 1 or -1 per class")
-    reading.add_argument("--data-nthreads", type=at_least(1), metavar="N",
-                         help="threads that decode images (default: one per core, at most 16)")
+    add_file_args(reading.add_argument)
     reading.add_argument("--bad-images", choices=BAD_IMAGES, default="fail",
                          help="stop at an image that cannot be used, or leave it out of loss and "
                               "metrics")
@@ -141,10 +149,6 @@ def add_data_args(parser: argparse.ArgumentParser) -> None:
                        help="no crop: the whole image, its aspect kept, on grey")
     whole.add_argument("--squash", action="store_true",
                        help="no crop: the whole image, its aspect ignored")
-    reading.add_argument("--full-decode", action="store_true",
-                         help="decode JPEGs at full size even where less would do (slower)")
-    reading.add_argument("--max-pixels", type=int, default=ReadOptions.max_pixels, metavar="N",
-                         help="refuse images of more pixels")
     reading.add_argument("--background", default="255,255,255", metavar="R,G,B",
                          help="colour behind what is transparent")
     random = parser.add_argument_group("random augmentation in training")

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -72,13 +73,53 @@ def expect_error(*, file=None, line=None, flag=None):
     assert len(str(error).splitlines()) == 1
 
 
-def script(path, *args, status=0, **options):
-    """Run one of the project's scripts; its standard output and error as one text."""
-    done = subprocess.run([sys.executable, str(ROOT / path), *map(str, args)], text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                          env={**os.environ, **options.pop("env", {})}, **options)
-    assert done.returncode == status, done.stdout
-    return done.stdout
+# Forks a process for each request; a command then starts without loading MXNet and OpenCV anew.
+FORK_COMMANDS = """
+import json, os, runpy, sys
+root = sys.argv[1]
+sys.path.insert(0, root)
+import matplotlib.pyplot
+for module in ("train_multilabel", "predict_multilabel", "training.run", "training.warm_head"):
+    __import__(module)
+for line in sys.stdin:
+    path, arguments, folder, output = json.loads(line)
+    child = os.fork()
+    if not child:
+        for number, file in enumerate((os.devnull, output, output)):
+            os.dup2(os.open(file, os.O_RDWR | os.O_APPEND), number)
+        os.chdir(folder)
+        sys.argv = [os.path.join(root, path), *arguments]
+        sys.path[0] = os.path.dirname(sys.argv[0])
+        runpy.run_path(sys.argv[0], run_name="__main__")
+        sys.exit()
+    print(os.waitpid(child, 0)[1], flush=True)
+"""
+forking = None  # the process that does it, once it is needed
+
+
+def script(path, *args, status=0, cwd=None, **options):
+    """Run one of the project's scripts; its standard output and error as one text.
+
+    `options` are those of subprocess.run; with any the script gets a Python of its own.
+    """
+    global forking
+    args = [str(arg) for arg in args]
+    if options:
+        done = subprocess.run([sys.executable, str(ROOT / path), *args], text=True, cwd=cwd,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              env={**os.environ, **options.pop("env", {})}, **options)
+        assert done.returncode == status, done.stdout
+        return done.stdout
+    if forking is None:
+        forking = subprocess.Popen([sys.executable, "-c", FORK_COMMANDS, str(ROOT)], text=True,
+                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with tempfile.NamedTemporaryFile("r") as output:
+        print(json.dumps([path, args, str(cwd or os.getcwd()), output.name]), file=forking.stdin,
+              flush=True)
+        ended = int(forking.stdout.readline())
+        text = output.read()
+    assert ended == status << 8, text
+    return text
 
 
 def predictions(classifier, lst, folder):
@@ -86,7 +127,7 @@ def predictions(classifier, lst, folder):
     with classifier.open(read_lst(str(lst), len(classifier.class_names)), str(folder)) as batches:
         return tuple(np.concatenate(part) for part in zip(*(
             (batch.label[0].asnumpy()[:len(prob)], prob)
-            for batch, prob in classifier.predict(batches, [mx.cpu()]))))
+            for batch, prob, _ in classifier.predict(batches, [mx.cpu()]))))
 
 
 RUN_ALL = """

@@ -178,7 +178,7 @@ def test_fix_writes_nothing_when_a_list_would_be_empty(photos):
 @pytest.mark.parametrize("flags, message", [
     (["--path-root", "nowhere"], "nowhere: no such folder"),
     (["--path-root", "photos", "photos"], "one for each list"),
-    (["--path-root", "photos", "--fix", "a", "b"], "a file for each list: 1, not 2"),
+    (["--path-root", "photos", "--fix", "a", "b"], "a file of its own for each list"),
     (["--path-root", "photos", "--labels", "nothing.txt"], "nothing.txt: cannot be read"),
 ])
 def test_a_mistake_on_the_command_line_is_told_in_one_line(photos, flags, message):
@@ -216,8 +216,8 @@ def test_the_cleaned_list_reads_like_any_other(photos, capsys):
 def test_signed_lists_are_told_read_and_written_as_multi_hot(photos, capsys):
     lst("a.lst", "1 -1 0.png", "-1 1 1.png", "1 1 gone.png")
     _, out = check(capsys, "a.lst", "--path-root", "photos")
-    assert "no label is absent" in out and "--label-format signed" in out
+    assert "without an absent label" in out and "--label-format signed" in out
     _, out = check(capsys, "a.lst", "--path-root", "photos", "--label-format", "signed",
                    "--fix", "b.lst")
-    assert "no label is absent" not in out
+    assert "without an absent label" not in out
     assert read_lst("b.lst").labels([0, 1]).tolist() == [[1, 0], [0, 1]]

@@ -13,7 +13,7 @@ from common.cli import InputError
 from common.mx_compat import mx
 from evaluation import classifier as classifier_module
 from evaluation.classifier import Classifier
-from evaluation.pictures import COLOURS, OPACITY, PhotoMaps, draw, intensities
+from evaluation.pictures import COLOURS, OPACITY, Photos, draw, intensities
 from lst_iter import LstIter
 from network import checkpoint
 from network.fine_tune import find_feature_map, get_fine_tune_model
@@ -61,14 +61,15 @@ def class_maps(prefix, batch):
 def test_logits_are_the_mean_and_a_share_of_the_maximum_of_the_maps(trained, batch):
     maps = class_maps(trained, batch)
     logit = maps.mean(axis=(2, 3)) + 0.5 * maps.max(axis=(2, 3))
-    (_, prob), = Classifier(str(trained), 0).predict(Batches([batch]), [mx.cpu()])
+    (_, prob, _), = Classifier(str(trained), 0).predict(Batches([batch]), [mx.cpu()])
     np.testing.assert_allclose(prob, 1 / (1 + np.exp(-logit)), atol=1e-5)
     assert np.ptp(maps, axis=(2, 3)).min() > 0
 
 
 def test_a_position_is_the_image_that_looks_like_it_everywhere(trained, batch):
     expected = 1 / (1 + np.exp(-1.5 * class_maps(trained, batch)))
-    (_, prob, maps), = Classifier(str(trained), 0).predict_with_maps(Batches([batch]), [mx.cpu()])
+    (_, prob, maps), = Classifier(str(trained), 0).predict(Batches([batch]), [mx.cpu()],
+                                                           with_maps=True)
     np.testing.assert_allclose(maps, expected, atol=1e-5)
     assert (maps.max(axis=(2, 3)) >= prob - 1e-6).all()
     assert (maps.min(axis=(2, 3)) <= prob + 1e-6).all()
@@ -86,8 +87,8 @@ def test_one_pass_gives_the_maps_and_the_very_same_probabilities(trained, batch,
 
     monkeypatch.setattr(classifier_module, "ForwardPass", Recorded)
     classifier, batches = Classifier(str(trained), 0), Batches([batch, batch])
-    alone = [prob for _, prob in classifier.predict(batches, [mx.cpu()], mirror)]
-    with_maps = [prob for _, prob, _ in classifier.predict_with_maps(batches, [mx.cpu()], mirror)]
+    alone = [prob for _, prob, _ in classifier.predict(batches, [mx.cpu()], mirror)]
+    with_maps = [prob for _, prob, _ in classifier.predict(batches, [mx.cpu()], mirror, True)]
     np.testing.assert_array_equal(alone, with_maps)
     assert [sum(node["op"] == "Convolution" for node in nodes) for nodes in networks] == [3, 3]
 
@@ -215,12 +216,12 @@ def test_a_map_lies_over_what_was_seen(tmp_path, turned, attributes, shape, squa
     photo[y:y + height, x:x + width] = 255
     path = str(tmp_path / "photo.png")
     cv2.imwrite(path, photo)
-    maps = PhotoMaps(classifier, [mx.cpu()], batch_size=1)
-    (grids,) = maps.compute([path], [np.array([0])], 1000)
+    photos = Photos(classifier, [mx.cpu()], batch_size=1)
+    (grids,) = photos.maps([path], [np.array([0])], 1000)
     assert grids[0].shape == (shape[0] // 16, shape[1] // 16)
     assert np.unravel_index(grids[0].argmax(), grids[0].shape) == cell
     assert np.sort(grids[0], axis=None)[-2] < 50 < grids[0].max()
-    left, top, across, down = maps.area((400, 240))
+    left, top, across, down = photos.area((400, 240))
     rows, columns = grids[0].shape
     np.testing.assert_allclose(
         [(left + across * cell[1] / columns) * 400, (top + down * cell[0] / rows) * 240,
@@ -230,11 +231,11 @@ def test_a_map_lies_over_what_was_seen(tmp_path, turned, attributes, shape, squa
 def test_images_that_are_gone_and_maps_beyond_the_limit_are_left_out(tmp_path):
     classifier = brightness_network(tmp_path / "net", False, image_shape=[3, 64, 64])
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((64, 64, 3), np.uint8))
-    paths, maps = [str(tmp_path / name) for name in ("gone.png", "a.png")], PhotoMaps(
-        classifier, [mx.cpu()], batch_size=8)
+    paths, maps = [str(tmp_path / name) for name in ("gone.png", "a.png")], Photos(
+        classifier, [mx.cpu()], batch_size=8).maps
     classes = [np.array([0])] * 2
-    assert [list(grids) for grids in maps.compute(paths, classes, 16)] == [[], [0]]
-    assert maps.compute(paths, classes, 15) == [{}, {}]
+    assert [list(grids) for grids in maps(paths, classes, 16)] == [[], [0]]
+    assert maps(paths, classes, 15) == [{}, {}]
 
 
 def test_features_without_positions_are_refused():

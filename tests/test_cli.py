@@ -11,8 +11,8 @@ from common.cli import ArgumentParser, CheckpointPrefix, InputError, run
 from common.files import atomic_file
 from common.mx_compat import choose_devices, mx
 from datasets.make_lst_flags import build_parser
-from evaluation.predict_flags import parse_args as predict_args
 from lst_iter import main as show
+from predict_multilabel import parse_args as predict_args
 from training.train_flags import parse_args as train_args
 
 NEEDED = ["--model", "m", "--data-train", "t.lst", "--image-train", "."]

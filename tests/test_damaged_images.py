@@ -81,7 +81,7 @@ def samples(name):
                 (few, {"save_all": True, "append_images": [clear, colours], "disposal": 2})],
         "BMP": [(colours, {}), (few, {}), (colours.convert("1"), {}), (clear, {})],
         "TIFF": [(colours, {"tiffinfo": {274: 6}}), (clear, {"compression": "tiff_lzw"}),
-                 (few, {}), (colours, {"compression": "jpeg"}), (clear, {"big_tiff": True}),
+                 (few, {}), (colours, {"compression": "jpeg"}),
                  (colours.convert("1"), {"compression": "group4"})],
         "WEBP": [(colours, {"exif": exif}), (clear, {"lossless": True}), (clear, {}),
                  (clear, {"save_all": True, "append_images": [colours]})]}

@@ -39,7 +39,7 @@ def test_only_files_of_both_lists_are_compared_when_asked_for(tmp_path):
         (tmp_path / name).write_bytes(b"x" if name in "abde" else b"z")
     paths = [tmp_path / name for name in "abcde"]
     assert first_equal(paths, 3).tolist() == [0, 0, 2, 0, 0]
-    assert first_equal([*paths[:2], paths[2], paths[2]], 2).tolist() == [0, 1, 2, 2]
+    assert first_equal([*paths[:2], paths[2], paths[2]], 2).tolist() == [0, 1, 2, 3]
     assert first_equal([paths[0], paths[1], paths[2]], 2).tolist() == [0, 1, 2]
 
 

@@ -396,45 +396,15 @@ def without_normalisation(folder):
     return folder / "foreign"
 
 
-def test_a_foreign_checkpoint_gets_its_normalisation_and_size_by_flags(tmp_path):
-    prefix = without_normalisation(tmp_path)
-    export(prefix, "--deploy", tmp_path / "plain", "--image-shape", "3,32,32",
-           "--rgb-mean", "10,20,30", "--rgb-std", "2,4,8")
-    plain = checkpoint.load(str(tmp_path / "plain"), 0)
-    pixels = random_pixels(2, side=32)
-    normalised = ((pixels - np.reshape([10, 20, 30], (3, 1, 1)))
-                  / np.reshape([2, 4, 8], (3, 1, 1)))
-    net, arg_params, _ = checkpoint.load(str(prefix), 2)
-    executor = net.bind(mx.cpu(), {**arg_params, "data": mx.nd.array(normalised),
-                                   "softmax_label": mx.nd.zeros((2, 2))}, grad_req="null")
-    np.testing.assert_allclose(output_of(*plain, pixels),
-                               executor.forward(is_train=False)[0].asnumpy(), rtol=0, atol=1e-5)
-    assert checkpoint.get_attributes(plain[0])["image_shape"] == [3, 32, 32]
-
-
-@pytest.mark.parametrize("flags, flag, says", [
-    ((), "--rgb-mean", "does not normalise its pixels"),
-    (("--rgb-mean", "1,2,3"), "--rgb-mean", "does not normalise its pixels"),
-    (("--rgb-mean", "1,2,3", "--rgb-std", "1,1,1"), "--image-shape", "does not say its image size"),
-    (("--rgb-mean", "1,2,3", "--rgb-std", "1,1,0", "--image-shape", "3,32,32"), None, "above 0"),
-    (("--rgb-mean", "1,2", "--rgb-std", "1,1,1"), "--rgb-mean", "3 numbers"),
-    (("--rgb-mean", "1,2,3", "--rgb-std", "1,1,1", "--image-shape", "1,32,32"), "--image-shape",
-     "3,HEIGHT,WIDTH"),
-    (("--rgb-mean", "1,2,3", "--rgb-std", "1,1,1", "--image-shape", "3,64,64"), None,
-     r"does not work on images of \[3, 64, 64\]"),
-])
-def test_a_foreign_checkpoint_is_not_guessed_at(flags, flag, says, tmp_path):
-    with pytest.raises(InputError, match=says) as error:
-        export(without_normalisation(tmp_path), "--deploy", tmp_path / "plain", *flags)
-    assert error.value.flag == flag
+def test_a_checkpoint_that_does_not_normalise_is_refused(tmp_path):
+    with pytest.raises(InputError, match="does not normalise its pixels") as error:
+        export(without_normalisation(tmp_path), "--deploy", tmp_path / "plain")
+    assert error.value.file == str(tmp_path / "foreign-symbol.json")
     assert not list(tmp_path.glob("plain*"))
 
 
 @pytest.mark.parametrize("flags, flag, says", [
     ((), "--out", "nothing to write"),
-    (("--deploy", "{}", "--rgb-mean", "1,2,3"), "--rgb-mean", "normalises by itself"),
-    (("--deploy", "{}", "--rgb-std", "1,2,3"), "--rgb-std", "normalises by itself"),
-    (("--deploy", "{}", "--image-shape", "3,32,32"), "--image-shape", "leave out"),
     (("--deploy", "{}", "--image", "no.jpg"), None, "no.jpg"),
     (("--deploy", "{}", "--epoch", "7"), None, "-0007.params: no such file"),
 ])

@@ -268,27 +268,23 @@ def test_the_alpha_of_a_tiff_is_what_its_extra_samples_say(read, kind, compressi
     assert np.abs(read(bytes(content)) - expected).max() <= 1
 
 
-@pytest.mark.parametrize(("dtype", "match"), [
-    (np.float32, r"floating-point numbers \(SampleFormat 3\)"),
-    (np.float64, "floating-point numbers"), (np.int16, "signed numbers"),
-    (np.int32, "signed numbers")])
+@pytest.mark.parametrize(("dtype", "number"), [
+    (np.float32, 3), (np.float64, 3), (np.int16, 2), (np.int32, 2)])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_tiff_of_other_numbers_than_pixels_is_refused(read, dtype, match, channels):
+def test_a_tiff_of_other_numbers_than_pixels_is_refused(read, dtype, number, channels):
     pixels = np.squeeze(two_halves()[:, :, :channels]).astype(dtype)
-    with pytest.raises(ImageError, match="TIFF of " + match):
+    with pytest.raises(ImageError, match=rf"a TIFF of .* \(SampleFormat {number}\)"):
         read(encode(pixels, ".tiff", cv2.IMWRITE_TIFF_COMPRESSION, 1))
 
 
-def test_a_tiff_is_checked_as_pillow_will_read_it():
-    # With a BigTIFF's mark at the big-endian place Pillow reads a plain directory.
+def test_a_tiff_whose_directory_names_more_than_the_file_holds_is_refused():
     entries = [(256, 4, 1, 16), (257, 4, 1, 16), (258, 3, 1, 8 << 16), (259, 3, 1, 1 << 16),
                (262, 3, 1, 1 << 16), (273, 4, 1, 8), (278, 4, 1, 16), (279, 4, 1, 256),
                *((300 + n, 7, 300, 0) for n in range(20))]
     directory = struct.pack(">H", len(entries)) + b"".join(
         struct.pack(">HHII", *entry) for entry in entries)
-    content = b"MM\0+" + struct.pack(">IQ", 24, 16) + bytes(8) + directory + bytes(300)
     with pytest.raises(BadImage, match="names more data than the file holds"):
-        read_header(content)
+        read_header(b"MM\0*" + struct.pack(">I", 8) + directory + bytes(300))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (3, 2)])
@@ -452,12 +448,10 @@ def test_random_crops_of_reduced_images_look_like_those_of_full_ones(read, size)
 
 @pytest.mark.parametrize(("content", "match"), [
     (b"", "is empty"),
-    (b"\n<!DOCTYPE html><html>404</html>", "a web page"),
-    (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "XML or SVG"),
+    (b"<!DOCTYPE html><html>404</html>", "begins with \"<!DOCTYPE html><html>404"),
     (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
-    (b"\0\0\0\x20ftypheic", "HEIF, AVIF or MP4"),
-    (b"\0" * 5000, "zero bytes only"),
-    (b"hello", "not an image of a known format"),
+    (b"\0\0\0\x20ftypheic", r"begins with .* ftypheic\", which is no image of a known format"),
+    (b"\0" * 5000, r"\\x00\\x00"), (b"II+\0" + bytes(90), "no image of a known format"),
     (b"\xff\xd8", "cut short"), (b"\xff\xd8\xff\xe0\0\x10JFIF", "cut short"),
     (b"\xff\xd8hello there", "damaged JPEG"), (b"\xff\xd8\xff\xd9\0\0", "damaged JPEG"),
     (b"\x89PNG\r\n\x1a\n", "cut short"), (b"GIF89a", "cut short"), (b"BM", "cut short"),
@@ -467,7 +461,7 @@ def test_random_crops_of_reduced_images_look_like_those_of_full_ones(read, size)
 def test_what_is_no_image_says_why(read, content, match):
     with pytest.raises(ImageError, match=match) as info:
         read(content)
-    assert info.value.path in str(info.value) and info.value.reason in str(info.value)
+    assert str(info.value) == f"{info.value.file}: {info.value.what}"
 
 
 @pytest.mark.smoke

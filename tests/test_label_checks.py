@@ -28,9 +28,9 @@ def test_a_list_without_any_present_label_is_an_error(labels):
 
 
 @pytest.mark.parametrize("labels, named, hinted", [
-    ([[1, -1, -1], [-1, 1, 1]], "no label is absent", True),
-    ([[1, 1, 1], [1, 1, 1]], "no label is absent", False),
-    ([[1, -1, -1], [1, -1, -1]], "no label is absent", True),  # dog and bird are unknown throughout
+    ([[1, -1, -1], [-1, 1, 1]], "cat, dog, bird", True),
+    ([[1, 1, 1], [1, 1, 1]], "cat, dog, bird", False),
+    ([[1, -1, -1], [1, -1, -1]], "cat", True),  # dog and bird are unknown throughout
     ([[1, -1, 0], [-1, 1, 1]], "cat, dog", True),
     ([[1, 1, 0], [1, 0, 1]], "cat", False),
 ])

@@ -1,5 +1,4 @@
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -117,10 +116,10 @@ def test_ids_and_names_may_repeat(write):
 @pytest.mark.parametrize(("content", "match"), [
     (b"", "holds no rows"),
     (b"\n\n", "holds no rows"),
-    (PLAIN + b"\x89PNG\0\0\n", ":2: not a text file: a zero byte"),
-    (b"\xff\xfe1\0", "UTF-16"),
-    (PLAIN + b"5 1.000000 0.000000 1.000000 a.jpg\n", ":2: spaces stand where tabs belong"),
-    (PLAIN + b"5\t1.000000 0.000000 1.000000\ta.jpg\n", ":2: spaces stand where tabs belong"),
+    (PLAIN + b"\x89PNG\0\0\n", ":2: a zero byte: not UTF-8 text"),
+    (b"\xff\xfe1\0", ":1: a zero byte"),
+    (PLAIN + b"5 1.000000 0.000000 1.000000 a.jpg\n", ":2: no tab in .* with tabs, not spaces"),
+    (PLAIN + b"5\t1.000000 0.000000 1.000000\ta.jpg\n", ":2: 1 label, .* tabs, not spaces"),
     (b"a.jpg\n", ":1: no tab in \"a.jpg\""),
     (PLAIN + b"x\t1\t0\t1\ta.jpg\n", ":2: the row starts with \"x\", not with a number"),
     (b"99999999999999999999\t1\ta.jpg\n", ":1: the row starts with"),
@@ -128,11 +127,11 @@ def test_ids_and_names_may_repeat(write):
     (b"5\ta.jpg\n", ":1: no labels between ID and file name"),
     (PLAIN + b"5\t1\t0\ta.jpg\n", ":2: 2 labels, but the first row has 3"),
     (PLAIN + b"5\t1\t0\t1\t1\ta.jpg\n", ":2: 4 labels, but the first row has 3"),
-    (PLAIN + b"5\t1\tx\t1\ta.jpg\n", ":2: the label \"x\" is not a number"),
-    (PLAIN + b"5\t1\t\t1\ta.jpg\n", ":2: the label \"\" is not a number"),
-    (PLAIN + b"5\t1\t1_0\t1\ta.jpg\n", ":2: the label \"1_0\" is not a number"),
-    (PLAIN + b"5\t1\tnan\t1\ta.jpg\n", ":2: the label \"nan\" is not a number"),
-    (PLAIN + b"5\t1\tinf\t1\ta.jpg\n", ":2: the label \"inf\" is not a number"),
+    (PLAIN + b"5\t1\tx\t1\ta.jpg\n", ":2: label 2 of 3 is \"x\""),
+    (PLAIN + b"5\t1\t\t1\ta.jpg\n", ":2: label 2 of 3 is \"\""),
+    (PLAIN + b"5\t1\t1_0\t1\ta.jpg\n", ":2: label 2 of 3 is \"1_0\""),
+    (PLAIN + b"5\t1\tnan\t1\ta.jpg\n", ":2: label 2 of 3 is \"nan\""),
+    (PLAIN + b"5\t1\tinf\t1\ta.jpg\n", ":2: label 2 of 3 is \"inf\""),
     (PLAIN + b"5\t1\t2.000000\t1\ta.jpg\n", ":2: label 2 of 3 is \"2.000000\", not 1, 0, -1"),
     (PLAIN + b"5\t1\t-0.5\t1\ta.jpg\n", ":2: label 2 of 3 is \"-0.5\""),
     (PLAIN + b"5\t1.000000\t0.000001\t1.100000\ta.jpg\n", ":2: label 3 of 3 is")])
@@ -143,19 +142,17 @@ def test_a_wrong_row_is_named(write, content, match):
 @pytest.mark.parametrize("row", [
     b"5 1.0\t0.0\t1.0\ta.jpg\n", b"5 1\t0\t1\ta.jpg\n", b"5\t1 a.jpg\n", b"5\t1.0 0.0\ta.jpg\n",
     b"5\t1.0\t0.0\t1.0 a.jpg\n", b"5\t0.000000\t1.000000\t-1.000000 a.jpg\n"])
-def test_spaces_in_place_of_tabs_are_named_in_one_row_and_in_all(write, row):
-    fails(write(b"5\t1\t0\t1\ta.jpg\n" + row), ":2: spaces stand where tabs belong, in ")
-    fails(write(row * 3), ":1: spaces stand where tabs belong, in ")
-    fails(write(row * 3), ":1: spaces stand where tabs belong, in ", num_classes=3)
+def test_spaces_in_place_of_tabs_are_named(write, row):
+    fails(write(b"5\t1\t0\t1\ta.jpg\n" + row), ":2: .*(tabs, not spaces|and a tab)")
+    fails(write(row * 3), ":1: .*(tabs, not spaces|and a tab)", num_classes=3)
 
 
 @pytest.mark.parametrize("name", [b"0", b"1", b"0.000000", b"1.000000", b"-1.000000"])
-def test_a_missing_name_is_named(write, name):
+def test_a_missing_name_leaves_one_label_less(write, name):
     for end in (b"\n", b"\t\n", b"\t\r\n"):
         row = b"5\t1\t0\t" + name + end
-        fails(write(row * 2), ":1: no file name after the last label")
-        fails(write(PLAIN + row), ":2: no file name after the last label")
-        fails(write(row), ":1: no file name after the last label", num_classes=3)
+        fails(write(PLAIN + row), ":2: 2 labels, but the first row has 3")
+        fails(write(row), ":1: 2 labels, but --num-classes is 3", num_classes=3)
 
 
 @pytest.mark.parametrize("name", ["1 cat.jpg", "0.5 inch.jpg", "-1 degrees.jpg", "2.0 x.jpg"])
@@ -178,18 +175,19 @@ def test_a_count_that_was_asked_for_is_checked(write):
 
 
 @pytest.mark.parametrize(("row", "match"), [
-    (b"5\t-1\ta.jpg", ":1: class -1"), (b"5\t3\ta.jpg", ":1: class 3, but --num-classes is 3"),
+    (b"5\t-1\ta.jpg", ':1: the label "-1" is not a class number'),
+    (b"5\t3\ta.jpg", r':1: the label "3" is not a class number, 0 to 2 \(--num-classes is 3\)'),
     (b"5\t1.5\ta.jpg", "not a class number"), (b"5\tx\ta.jpg", "not a class number"),
     (b"5\t1_0\ta.jpg", "not a class number"), (b"5\tnan\ta.jpg", "not a class number"),
-    (b"5\t1 2\ta.jpg", "spaces stand where tabs belong"),
+    (b"5\t1 2\ta.jpg", "tabs, not spaces"),
     (b"5\t0\t1\t0\ta.jpg", "class 0 stands there twice; .* multi-hot"),
-    (b"5\t99999999999999999999\ta.jpg", "class 9999")])
+    (b"5\t99999999999999999999\ta.jpg", "not a class number")])
 def test_a_wrong_class_number_is_named(write, row, match):
     fails(write(row), match, num_classes=3, label_format="indices")
 
 
 def test_an_absurd_class_number_is_refused(write):
-    fails(write(b"5\t99999999999\ta.jpg"), "at most 999999", label_format="indices")
+    fails(write(b"5\t99999999999\ta.jpg"), "0 to 999999", label_format="indices")
 
 
 def test_what_is_no_file_is_refused(tmp_path):
@@ -254,8 +252,7 @@ def test_standard_input_is_read_where_it_is_a_file_and_refused_where_it_is_a_pip
 
 
 names = st.binary(min_size=1, max_size=20).filter(
-    lambda name: not set(name) & set(b"\0\t\n") and not name.endswith((b"\r", b" "))
-    and not re.match(rb"\s*-?[01](\.0*)?(\s|$)|0\.[0-9]", name))
+    lambda name: not set(name) & set(b"\0\t\n") and not name.endswith((b"\r", b" ")))
 spellings = {0: [b"0", b"0.0", b"0.000000", b"-0"], 1: [b"1", b"1.0", b"1.000000", b"1e0"],
              -1: [b"-1", b"-1.000000"], 0.5: [b"0.5", b"0.500000"]}
 values = st.sampled_from(sorted(spellings))
@@ -368,14 +365,22 @@ def test_a_hundred_thousand_rows_load_within_seconds(write):
 @given(st.lists(st.lists(st.sampled_from(
     ["0", "1", "2", "7", "8", "11", "03", "4.0", "-1", "-0", "1.5", "1e1", "x", ""]),
     max_size=4), min_size=1, max_size=6), st.sampled_from([None, 8]))
-def test_class_numbers_are_parsed_together_as_they_are_one_by_one(rows, num_classes):
-    rows = ["".join(field + "\t" for field in row).encode() for row in rows]
-    results = []
-    for add in (IndexLabels.add, IndexLabels.add_slowly):
-        labels = IndexLabels(num_classes)
-        try:
-            add(labels, rows)
-            results.append((labels.classes, labels.ends, labels.num_classes))
-        except WrongLabel as wrong:
-            results.append((wrong.position, str(wrong)))
-    assert results[0] == results[1]
+def test_class_numbers_are_those_that_python_reads_row_by_row(rows, num_classes):
+    limit, wrong, twice, numbers = num_classes or 1_000_000, [], [], []
+    for place, row in enumerate(rows):
+        for field in row:
+            if field in ("x", "", "1.5") or not 0 <= float(field) < limit:
+                wrong.append(place)
+            else:
+                numbers.append(int(float(field)))
+        if not wrong and len(set(map(float, row))) < len(row):
+            twice.append(place)
+    labels = IndexLabels(num_classes)
+    try:
+        labels.add(["".join(field + "\t" for field in row).encode() for row in rows])
+    except WrongLabel as error:
+        assert error.args[0] == (wrong + twice)[0]
+    else:
+        assert not wrong + twice and labels.classes.tolist() == numbers
+        assert labels.ends.tolist() == np.cumsum([0, *map(len, rows)]).tolist()
+        assert labels.num_classes == max([(num_classes or 0) - 1, *numbers]) + 1

@@ -374,7 +374,7 @@ def test_class_numbers_in_jsonl_are_in_order_of_their_value(here):
     ("[1, 2]", "wants {"),
     ('{"image": "b.jpg", "labels": "cat"}', "wants {"),
     ('{"image": "b.jpg", "labels": [["cat"]]}', "holds more than names"),
-    ('{"image": "b.jpg", "labels": [""]}', "a class without a name"),
+    ('{"image": "b.jpg", "labels": [""]}', "the class name '' is empty"),
     ('{"image": "b.jpg", "labels": ["a\\nb"]}', "holds a line end"),
     ('{"image": "b\\ud800.jpg", "labels": []}', "surrogates not allowed"),
     ('{"image": "b\\u0000.jpg", "labels": []}', "zero byte"),

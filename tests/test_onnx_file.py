@@ -274,8 +274,7 @@ def test_mean_and_std_may_be_of_the_scale_of_0_to_1(onnx, pixels, tmp_path):
 
 @pytest.mark.parametrize("says, mean, std", [
     ({"Image.NominalPixelRange": "Normalized_0_1"}, 0, 255),
-    ({"Image.NominalPixelRange": "Normalized_1_1"}, 127.5, 127.5),
-    ({"image_mean": "[0.5, 0.5, 0.5]", "image_std": "[0.2, 0.2, 0.2]"}, 127.5, 51)])
+    ({"Image.NominalPixelRange": "Normalized_1_1"}, 127.5, 127.5)])
 def test_what_the_file_says_of_its_normalisation_is_used(says, mean, std, onnx, pixels, tmp_path):
     path = save(onnx, tmp_path / "net.onnx", *layers(onnx))
     model = onnx.load(path)

@@ -16,7 +16,7 @@ from common.cli import InputError, run
 from common.mx_compat import mx
 from evaluation.classifier import Classifier
 from evaluation.evaluation import Evaluation
-from evaluation.predictions_file import PredictionsFile, unique_columns
+from evaluation.predictions_file import PredictionsFile
 from lst_iter import LstIter
 from network import checkpoint
 from predict_multilabel import main
@@ -157,7 +157,8 @@ def test_tta_averages_with_the_mirror_image(model, photos):
     expected = (by_hand(model, pixels) + by_hand(model, pixels[..., ::-1])) / 2
     classifier = Classifier(model, 2)
     with classifier.open(ImageList([str(photos)], 3), batch_size=8) as batches:
-        got = np.concatenate([p for _, p in classifier.predict(batches, [mx.cpu()], mirror=True)])
+        got = np.concatenate([
+            p for _, p, _ in classifier.predict(batches, [mx.cpu()], mirror=True)])
     np.testing.assert_allclose(got, expected, atol=2e-6)
 
 
@@ -201,8 +202,8 @@ def test_fitted_thresholds_are_kept_in_the_checkpoint_and_decide(predict, model,
     common = ("--model", model, "--epoch", 2)
     before = set(os.listdir(os.path.dirname(model)))
     out, err = predict(*common, "--data", photos / "val.lst", "--image", photos,
-                       "--fit-thresholds", "--above", "thresholds")  # those just chosen
-    assert "> chosen" in err
+                       "--fit-thresholds")
+    assert "> chosen" in err and out == ""
     assert set(os.listdir(os.path.dirname(model))) == before
     attributes = checkpoint.get_attributes(checkpoint.load(model, 2)[0])
     thresholds = np.array(attributes["thresholds"])
@@ -216,18 +217,8 @@ def test_fitted_thresholds_are_kept_in_the_checkpoint_and_decide(predict, model,
     assert len(rows) == (prob > thresholds).sum()
 
 
-def test_the_file_takes_the_thresholds_that_are_fitted_with_it(predict, model, photos, tmp_path):
-    out = tmp_path / "val.jsonl"
-    predict("--model", model, "--epoch", 2, "--data", photos / "val.lst", "--image", photos,
-            "--fit-thresholds", "--min-precision", 0.9, "--format", "jsonl", "--out", out)
-    thresholds = checkpoint.get_attributes(checkpoint.load(model, 2)[0])["thresholds"]
-    prob = by_hand(model, validation_pixels(photos))
-    assert [json.loads(line)["labels"] for line in out.read_text().splitlines()] == [
-        [NAMES[c] for c in np.flatnonzero(row > thresholds)] for row in prob]
-
-
 def test_the_list_that_thresholds_were_fitted_on_is_known_again(predict, model, photos, tmp_path):
-    flags = ("--model", model, "--epoch", 2, "--image", photos, "--out", os.devnull)
+    flags = ("--model", model, "--epoch", 2, "--image", photos)
     _, err = predict(*flags, "--data", photos / "val.lst", "--fit-thresholds")
     assert "folds" in err
     shutil.copy(photos / "val.lst", tmp_path / "renamed.lst")
@@ -333,9 +324,10 @@ def test_the_most_probable_classes_are_marked_by_thresholds(predict, photos, tmp
         assert [row["predicted"] for row in rows] == expected
 
 
-def test_class_names_that_occur_twice_stay_apart():
-    assert unique_columns(["a", "a", "b", "a (2)", "a"]) == [
-        "a", "a (2)", "b", "a (2) (2)", "a (3)"]
+@pytest.mark.parametrize("names", [["a", "b", "a"], ["error", "error (class)"]])
+def test_class_names_that_occur_twice_are_refused(names):
+    with pytest.raises(InputError, match="two of its classes the same name"):
+        PredictionsFile(io.StringIO(), names, np.full(len(names), 0.5))
 
 
 def test_classes_called_like_the_tables_own_columns_stay_apart():
@@ -343,8 +335,8 @@ def test_classes_called_like_the_tables_own_columns_stay_apart():
     out = PredictionsFile(file, ["name", "error", "class"], np.full(3, 0.5))
     out.write("x.jpg", np.float32([0.25, 0.75, 0.5]))
     row, = csv.DictReader(io.StringIO(file.getvalue()))
-    assert row == {"name": "x.jpg", "name (2)": "0.25", "error (2)": "0.75", "class": "0.5",
-                   "error": ""}
+    assert row == {"name": "x.jpg", "name (class)": "0.25", "error (class)": "0.75",
+                   "class": "0.5", "error": ""}
 
 
 def test_names_that_are_not_utf_8_are_written_readably(predict, model, photos, tmp_path):
@@ -395,8 +387,9 @@ def test_output_appears_whole_or_not_at_all(predict, refused, model, photos, tmp
     (tmp_path / "out.csv").write_text("old")
     predict("--model", model, "--epoch", 2, photos, "--out", tmp_path / "out.csv")
     assert len((tmp_path / "out.csv").read_text().splitlines()) == COUNT + 1
-    assert "cannot be written" in refused(
-        "--model", model, "--epoch", 2, photos, "--out", tmp_path / "no" / "o.csv")
+    for name in ("no/o.csv", "."):
+        assert "cannot be written" in refused(
+            "--model", model, "--epoch", 2, photos, "--out", tmp_path / name)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/fd"), reason="the system has no /dev/fd")
@@ -420,19 +413,17 @@ def test_full_disk_ends_in_one_line(refused, model, photos):
 
 @pytest.mark.parametrize("flags, words", [
     ([], "one of the two"), (["x.png", "--data", "val.lst"], "one of the two"),
-    (["x.png", "--report", "r"], "--report needs labels"),
-    (["x.png", "--fit-thresholds"], "--fit-thresholds needs labels"),
+    (["x.png", "--report", "r"], "--report goes with --data"),
+    (["x.png", "--fit-thresholds"], "--fit-thresholds goes with --data"),
     (["x.png", "--min-precision", "0.9"], "goes with"),
     (["x.png", "--threshold-objective", "of1"], "--threshold-objective goes with"),
     (["--data", "v.lst", "--fit-thresholds", "--threshold-objective", "precision"],
      "--min-precision goes with --threshold-objective precision"),
-    (["--data", "v.lst", "--fit-thresholds", "--above", "0.5"], "--above P would not use"),
-    (["x.png", "--above", "much"], "--above wants"), (["x.png", "--above", "nan"], "--above wants"),
+    (["--data", "v.lst", "--fit-thresholds", "--above", "0.5"], "--above is for predictions"),
+    (["--data", "v.lst", "--fit-thresholds", "--out", "o.csv"], "--out is for predictions"),
+    (["x.png", "--above", "much"], "--above: invalid"), (["x.png", "--above", "nan"], "0 to 1"),
     (["x.png", "--above", "2"], "0 to 1"), (["x.png", "--image", "photos"], "--image goes with"),
-    (["x.png", "--out", ""], "--out wants the name of a file"),
-    (["x.png", "--out", "."], "--out wants the name of a file"),
-    (["--data", "v.lst", "--measures", "."], "--measures wants the name of a file"),
-    (["x.png", "--top", "0"], "--top is 1 or more"),
+    (["x.png", "--top", "0"], "--top: must be 1 or more"),
     (["x.png", "--no-such-flag"], "--no-such-flag"), (["x.png"], "m-symbol.json: no such file"),
     (["--data", "v.lst", "--fit-thresholds", "--min-precision", "2"], "0 to 1")])
 def test_mistakes_in_flags_end_in_one_line(refused, flags, words):

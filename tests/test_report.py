@@ -25,9 +25,8 @@ from evaluation.history import write_history
 from evaluation.pictures import (
     COLOURS,
     OPACITY,
-    PhotoOptions,
+    Photos,
     choose_photos,
-    count_images,
     describe_photos,
     embedded_jpeg,
 )
@@ -41,6 +40,7 @@ from evaluation.report import (
 
 HOSTILE = ["<img src=x onerror=alert(1)>", "</script><script>alert(2)</script>",
            "\"quoted\" & 'single' $x$ {{data}}", "plain, but long " * 20]
+NO_MAPS = Photos(SimpleNamespace(has_maps=False, area=None))
 BROWSER = next(filter(None, map(shutil.which, (
     "chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 
@@ -60,11 +60,13 @@ def samples(tmp_path_factory):
 
 
 def write(folder, samples, class_names=HOSTILE, thresholds=None, prefix="net", version="0.9",
-          predicted=None, **options):
-    classifier = SimpleNamespace(prefix=str(folder / prefix), epoch=3, version=version,
-                                 thresholds_list=["fit.lst", ""], training={"recipe": "<b>2</b>"})
+          predicted=None, photos=None, **options):
+    classifier = SimpleNamespace(prefix=str(folder / prefix), epoch=3, version=version, area=None,
+                                 thresholds_list=["fit.lst", ""], training={"recipe": "<b>2</b>"},
+                                 has_maps=False)
     evaluation = Evaluation(class_names, samples.label, samples.prob, thresholds, predicted)
-    path = write_report(str(folder), classifier, evaluation, samples, **options)
+    path = write_report(str(folder), classifier, evaluation, samples, photos or Photos(classifier),
+                        **options)
     with open(path, encoding="utf-8") as file:
         return file.read()
 
@@ -254,7 +256,7 @@ def test_curves_pass_through_scikit_learns_points(samples):
 def test_sheets_hold_what_their_names_say():
     label = np.int8([[1, 0], [0, 1], [1, 1], [0, -1]])
     prob = np.float32([[0.2, 0.9], [0.6, 0.8], [0.9, 0.4], [0.1, 0.9]])
-    sheets = choose_photos(label, prob, np.array([0.5, 0.5]))
+    sheets, _ = choose_photos(label, prob, np.array([0.5, 0.5]))
     assert sheets["wrong"] == [(0, 1), (1, 0), (2, 1)]
     assert sheets["false_negatives"] == [(0, 0), (2, 1)]
     assert sheets["false_positives"] == [(1, 0), (0, 1)]
@@ -265,7 +267,7 @@ def test_totals_count_what_the_sheets_leave_out():
     label = np.zeros((500, 2), np.int8)
     label[:, 0] = 1
     label[0] = -1
-    totals = count_images(label, np.full((500, 2), [0.1, 0.4], np.float32), 0.5)
+    _, totals = choose_photos(label, np.full((500, 2), [0.1, 0.4], np.float32), 0.5)
     assert totals["false_negatives"] == {"images": 499, "classes": [499, 0]}
     assert totals["false_positives"] == {"images": 0, "classes": [0, 0]}
     assert (totals["wrong"]["images"], totals["random"]["images"]) == (499, 500)
@@ -275,7 +277,7 @@ def test_photos_tell_true_and_false_positives_false_negatives_and_unknown(sample
     label = np.int8([[1, 0, 1, -1]])
     prob = np.float32([[0.9, 0.8, 0.3, 0.7]])
     one = LabelledImages(samples.names[:1], samples.root, label, prob)
-    (photo,), sheets = describe_photos({"random": [(0, -1)]}, one, np.full(4, 0.5))
+    (photo,), sheets = describe_photos({"random": [(0, -1)]}, one, np.full(4, 0.5), NO_MAPS)
     assert (photo["true_positives"], photo["false_positives"]) == ([[0, 0.9]], [[1, 0.8]])
     assert (photo["false_negatives"], photo["unknown"]) == ([[2, 0.3]], [[3, 0.7]])
     assert sheets == {"random": [[0, -1]]}
@@ -310,7 +312,8 @@ def test_a_photo_is_as_large_as_its_share_of_the_page_allows(tmp_path, max_bytes
 
 
 def test_fewer_photos_leave_the_first_of_each_sheet(samples):
-    sheets = choose_photos(samples.label, samples.prob, np.full(4, 0.5), {"suspects": [(3, 1)]}, 3)
+    sheets, _ = choose_photos(samples.label, samples.prob, np.full(4, 0.5),
+                              {"suspects": [(3, 1)]}, 3)
     assert len({s for sheet in sheets.values() for s, _ in sheet}) == 3
     assert sheets["suspects"] == [(3, 1)] and len(sheets["wrong"]) >= 1
 
@@ -351,7 +354,11 @@ def test_classes_that_the_other_run_lacks_change_no_sides(tmp_path):
     there = Evaluation(["b", "z"], label, np.float32([[0.9, 0.1]]))
     (tmp_path / "m.json").write_text(json.dumps(there.as_json(["x"])))
     other = read_measures(str(tmp_path / "m.json"), ["a", "b"])
-    assert other.changed(["x", "y"], np.array([[True, True], [True, True]])) == [[], [[0, 1]]]
+    here = LabelledImages(["x", "y"], "", np.int8([[0, 0]] * 2), np.float32([[0.9, 0.9]] * 2))
+    assert other.against(here, np.full((2, 2), True))[:3] == ([], [[0, 1]], 1)
+    apart = replace(here, names=["v", "w"])
+    *found, differences = other.against(apart, np.full((2, 2), True))
+    assert found == [[], [], 0] and np.isnan(differences["CF1"]).all()
     assert np.isnan(other.average_precision[0]) and other.average_precision[1] == 1
 
 
@@ -382,9 +389,11 @@ def test_a_thousand_images_stay_below_30_mb(tmp_path):
 
 
 class FixedMaps:
-    """In place of PhotoMaps: of classes 0 and 1 bright in two places, of 2 in all, else in none."""
+    """In place of Photos: of classes 0 and 1 bright in two places, of 2 in all, else in none."""
 
-    def compute(self, paths, classes, max_bytes):
+    max_photos, max_pixels = pictures.MAX_PHOTOS, pictures.ReadOptions.max_pixels
+
+    def maps(self, paths, classes, max_bytes):
         two = np.zeros((15, 10), np.uint8)
         two[0, 0], two[14, 5] = 255, 100
         grids = {0: two, 1: two, 2: np.full_like(two, 255)}
@@ -410,7 +419,7 @@ def test_maps_and_photos_share_the_bytes_of_the_page(samples, monkeypatch):
     monkeypatch.setattr(pictures, "MAX_BYTES", 1_000_000)
     monkeypatch.setattr(pictures, "MAX_MAP_BYTES", 30 * 3050)
     sheets = {"random": [(s, -1) for s in range(30)]}
-    photos, _ = describe_photos(sheets, many, 0.5, PhotoOptions(maps=FixedMaps()))
+    photos, _ = describe_photos(sheets, many, 0.5, FixedMaps())
     for photo in photos:  # the labelled class, then the most probable
         assert sorted(map(int, photo["maps"]["classes"])) == list(range(60, 80))
     map_bytes = sum(len(base64.b64decode(text)) for photo in photos
@@ -421,7 +430,7 @@ def test_maps_and_photos_share_the_bytes_of_the_page(samples, monkeypatch):
 def test_of_more_classes_than_photos_each_gets_its_first(samples):
     rng = np.random.RandomState(0)
     prob = rng.uniform(size=(2000, 300)).astype(np.float32)
-    sheets = choose_photos((prob < 0.3).astype(np.int8), prob, np.full(300, 0.5))
+    sheets, _ = choose_photos((prob < 0.3).astype(np.int8), prob, np.full(300, 0.5))
     assert len({s for sheet in sheets.values() for s, _ in sheet}) == pictures.MAX_PHOTOS
     for name in ("false_negatives", "false_positives"):
         assert {c for _, c in sheets[name]} == set(range(300))
@@ -622,7 +631,7 @@ def test_in_a_browser_it_sorts_filters_and_raises_nothing(page, samples, tmp_pat
 @pytest.mark.parametrize("width", [1280, 500])
 def test_in_a_browser_a_class_shows_its_map_over_the_photo(samples, tmp_path, width):
     certain = replace(samples, prob=np.full_like(samples.prob, 0.9))
-    page = write(tmp_path, certain, options=PhotoOptions(maps=FixedMaps()))
+    page = write(tmp_path, certain, photos=FixedMaps())
     told = use_in_browser(page, USE_MAPS, tmp_path, width, False)
     assert told["problems"] == [] and told["wide"] <= 0
     assert told["mapped"] == [0, 1, 2, 3] and "Point at a class" in told["hint"]

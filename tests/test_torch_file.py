@@ -40,12 +40,6 @@ def test_strides_and_offset_are_honoured():
     np.testing.assert_array_equal(parse_tensors(content)["view"], [[5, 9], [6, 10], [7, 11]])
 
 
-def test_bfloat16_becomes_float32():
-    bits = np.array([1.5, -0.25, 3e38], np.float32).view(np.uint32) >> 16
-    content = torch_bytes.safetensors({"b": bits.astype(np.uint16).view(np.float16)}, dtype="BF16")
-    np.testing.assert_allclose(parse_tensors(content)["b"], [1.5, -0.25, 3e38], rtol=0.01)
-
-
 def test_a_training_checkpoint_gives_its_state_dict():
     inner = torch_bytes.dictionary({"w": torch_bytes.tensor("0", 2, (2,), (1,))})[2:-1]
     pickled = torch_bytes.dictionary({"epoch": torch_bytes.number(3), "state_dict": inner})
@@ -126,17 +120,25 @@ def test_a_safetensors_header_that_lies_is_an_error(changed):
         parse_tensors(torch_bytes.safetensors({"w": np.ones(2, np.float32)}, **changed))
 
 
-def test_a_safetensors_type_that_numpy_lacks_is_named():
-    with pytest.raises(InputError, match="^w: of type F8_E4M3, not F64, F32"):
-        parse_tensors(torch_bytes.safetensors({"w": np.ones(1, np.float16)}, dtype="F8_E4M3",
-                                              shape=[2]))
+@pytest.mark.parametrize("dtype", ["BF16", "F8_E4M3"])
+def test_a_safetensors_type_that_numpy_lacks_is_named(dtype):
+    size = 2 if dtype == "F8_E4M3" else 1
+    with pytest.raises(InputError, match=f"type or shape that numpy lacks: '{dtype}'"):
+        parse_tensors(torch_bytes.safetensors({"w": np.ones(1, np.float16)}, dtype=dtype,
+                                              shape=[size]))
 
 
 @pytest.mark.parametrize("shape", [[1] * 70, [2**62, 0, 2**62]], ids=["dimensions", "overflow"])
 def test_a_safetensors_shape_that_numpy_cannot_hold_is_an_error(shape):
-    with pytest.raises(InputError, match=f"^w: a shape of {len(shape)} dimensions"):
+    with pytest.raises(InputError, match="shape that numpy lacks"):
         parse_tensors(torch_bytes.safetensors(
             {"w": np.ones(int(0 not in shape), np.float32)}, shape=shape))
+
+
+def test_a_pth_type_that_numpy_lacks_is_named():
+    tensor = torch_bytes.tensor("0", 1, (1,), (1,), storage="BFloat16Storage")
+    with pytest.raises(InputError, match=r"torch\.BFloat16Storage, which is no tensor that numpy"):
+        parse_tensors(torch_bytes.zip_format({}, torch_bytes.dictionary({"w": tensor})))
 
 
 def test_a_number_of_a_million_digits_in_safetensors_is_an_error():
@@ -214,7 +216,7 @@ def test_what_torch_writes_is_read(zipped, tmp_path):
     torch = pytest.importorskip("torch")
     base = torch.randn(4, 3, 2)
     state = {"plain": base, "turned": base.permute(2, 0, 1), "part": base[1:, :, 1],
-             "half": base.half(), "bfloat16": base.bfloat16(), "count": torch.tensor(5),
+             "half": base.half(), "count": torch.tensor(5),
              "parameter": torch.nn.Parameter(base), "empty": torch.zeros(0, 3)}
     path = os.path.join(tmp_path, "state.pth")
     torch.save(state, path, _use_new_zipfile_serialization=zipped)

@@ -409,7 +409,7 @@ def test_classes_that_cannot_be_learnt_are_named_before_training(
     text = script("train_multilabel.py", *training_flags(
         tiny_network, small_demo, tmp_path, num_epoch=1, data_train=train, data_val=val))
     before = text.partition("Epoch 1")[0]
-    assert f"warning: {train}: no label is absent (0)" in before
+    assert f"warning: {train}: without an absent label (0)" in before
     assert "--label-format signed" in before
     assert f"warning: {val}: without a present label: {first}\n" in before
 

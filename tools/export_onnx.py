@@ -46,16 +46,11 @@ def build_parser():
     add("--out", metavar="FILE", help="ONNX file to write")
     add("--deploy", metavar="PREFIX2",
         help="plain MXNet checkpoint to write: PREFIX2-symbol.json and PREFIX2-0000.params")
-    add = parser.add_argument_group(
-        "for checkpoints of other scripts, which say less").add_argument
-    add("--image-shape", metavar="3,H,W", help="size of the images")
-    add("--rgb-mean", metavar="R,G,B", help="mean that was subtracted from the pixels, 0 to 255")
-    add("--rgb-std", metavar="R,G,B", help="standard deviation that they were divided by")
     return parser
 
 
 def check_args(args):
-    """Turn texts into numbers, refuse what cannot be done, and make the results' folders."""
+    """Refuse what cannot be done, and make the results' folders."""
     if not (args.out or args.deploy):
         raise InputError("nothing to write: give {flag} FILE, --deploy PREFIX2, or both",
                          flag="--out")
@@ -66,20 +61,15 @@ def check_args(args):
                          "be trained further; give another prefix", flag="--deploy")
     if args.out and os.path.isdir(args.out):
         raise InputError(f"{{flag}} {args.out} is a folder; a file's name is wanted", flag="--out")
-    args.image_shape = cli.parse_image_shape(args.image_shape)
-    args.rgb_mean = cli.parse_numbers("--rgb-mean", args.rgb_mean, float, 3)
-    args.rgb_std = cli.parse_numbers("--rgb-std", args.rgb_std, float, 3)
     for result in filter(None, (args.out, args.deploy)):
         make_parent_folder(result)
 
 
-def load_network(prefix, epoch, image_shape=None, mean=None, std=None):
-    """Read a checkpoint as `checkpoint.load`, in float32, ready for the export.
+def load_network(prefix, epoch):
+    """Read a checkpoint of train_multilabel.py as `checkpoint.load`, in float32.
 
-    `image_shape` (3, height, width) is for a checkpoint that does not say it; `mean` and `std`
-    (3 floats each, on the scale of 0 to 255) are for one that does not normalise by itself. An
-    InputError is raised when the checkpoint cannot be read or gives no independent probabilities,
-    and when something that it needs was not given, or something given that it says itself.
+    An InputError is raised when it cannot be read, gives no independent probabilities, does not
+    normalise its pixels, or does not say the size of its images.
     """
     sym, arg_params, aux_params = checkpoint.load(prefix, epoch)
     file = f"{prefix}-symbol.json"
@@ -87,25 +77,10 @@ def load_network(prefix, epoch, image_shape=None, mean=None, std=None):
     if "sigmoid" not in (last.op, last.attrs.get("act_type")):
         raise InputError(f"ends in {last.name} ({last.op}), not in a sigmoid; wanted is a "
                          "checkpoint of train_multilabel.py", file=file)
-    if checkpoint.has_normalisation(sym):
-        if mean or std:
-            raise InputError("normalises by itself: leave out {flag}", file=file,
-                             flag="--rgb-mean" if mean else "--rgb-std")
-    elif not (mean and std):
-        raise InputError("does not normalise its pixels: give what it was trained with as "
-                         "{flag} R,G,B and --rgb-std R,G,B", file=file, flag="--rgb-mean")
-    else:
-        sym, constants = checkpoint.with_normalisation(sym, mean, std)
-        arg_params.update(constants)
-    if "image_shape" not in checkpoint.get_attributes(sym):
-        if not image_shape:
-            raise InputError("does not say its image size: give {flag} 3,H,W", file=file,
-                             flag="--image-shape")
-        sym = checkpoint.set_attributes(sym, image_shape=list(image_shape))
-    elif image_shape:
-        raise InputError("says its image size itself: leave out {flag}", file=file,
-                         flag="--image-shape")
-    shape = checkpoint.get_attributes(sym)["image_shape"]
+    shape = checkpoint.get_attributes(sym).get("image_shape")
+    if not shape or not checkpoint.has_normalisation(sym):
+        raise InputError("does not normalise its pixels, or does not say its image size; wanted "
+                         "is a checkpoint of train_multilabel.py", file=file)
     check_shapes(sym, arg_params, aux_params, shape, file)
     if any(value.dtype == np.float16 for value in arg_params.values()):
         print(f"{prefix}: computes in float16; is compared and exported in float32")
@@ -169,8 +144,7 @@ def compare(name, candidate, reference, samples):
 def main(argv=None):
     args = build_parser().parse_args(argv)
     check_args(args)
-    sym, arg_params, aux_params = load_network(
-        args.model, args.epoch, args.image_shape, args.rgb_mean, args.rgb_std)
+    sym, arg_params, aux_params = load_network(args.model, args.epoch)
     net = with_thresholds_of(without_loss(sym), args.epoch)
     arg_params, aux_params = params_of(net, arg_params, aux_params)
     samples = sample_images(checkpoint.get_attributes(net), args.image)

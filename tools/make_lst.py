@@ -118,11 +118,9 @@ def run_check(args):
     roots = args.path_root * (len(args.lst) if len(args.path_root) == 1 else 1)
     if len(roots) != len(args.lst):
         raise InputError("{flag} is one folder, or one for each list", flag="--path-root")
-    if args.fix and len(args.fix) != len(args.lst):
-        raise InputError(f"{{flag}} wants a file for each list: {len(args.lst)}, not "
-                         f"{len(args.fix)}", flag="--fix")
-    if args.fix and len(set(map(os.path.abspath, args.fix))) < len(args.fix):
-        raise InputError("{flag} names one file twice", flag="--fix")
+    if args.fix and not (len(set(map(os.path.abspath, args.fix))) == len(args.fix)
+                         == len(args.lst)):
+        raise InputError("{flag} wants a file of its own for each list", flag="--fix")
     for root in roots:
         if not os.path.isdir(root):
             raise InputError("no such folder ({flag})", file=root, flag="--path-root")

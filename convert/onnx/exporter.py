@@ -35,27 +35,12 @@ def _add_constant(name, values, kwargs):
     return name
 
 
-@MXNetGraph.register("erf", OPSET)
-def _erf(node, **kwargs):
-    return mxnets.create_basic_op_node("Erf", node, kwargs)
+def _node_of(operator):
+    return lambda node, **kwargs: mxnets.create_basic_op_node(operator, node, kwargs)
 
 
-@MXNetGraph.register("broadcast_maximum", OPSET)
-def _maximum(node, **kwargs):
-    return mxnets.create_basic_op_node("Max", node, kwargs)
-
-
-@MXNetGraph.register("GroupNorm", OPSET)
-def _group_norm(node, **kwargs):
-    name, inputs, attributes = mxnets.get_inputs(node, kwargs)
-    groups = int(attributes.get("num_groups", 1))
-    shape = _add_constant(f"{name}_groups", [0, groups, -1], kwargs)
-    return [
-        make_node("Shape", inputs[:1], [f"{name}_shape"]),
-        make_node("Reshape", [inputs[0], shape], [f"{name}_grouped"]),
-        make_node("InstanceNormalization", [f"{name}_grouped", *inputs[1:]],
-                  [f"{name}_normalised"], epsilon=float(attributes.get("eps", 1e-5))),
-        make_node("Reshape", [f"{name}_normalised", f"{name}_shape"], [name], name=name)]
+MXNetGraph.register("erf", OPSET)(_node_of("Erf"))
+MXNetGraph.register("broadcast_maximum", OPSET)(_node_of("Max"))
 
 
 @MXNetGraph.register("LeakyReLU", OPSET)
@@ -63,22 +48,10 @@ def _leaky_relu(node, **kwargs):
     name, inputs, attributes = mxnets.get_inputs(node, kwargs)
     if attributes.get("act_type") != "prelu":
         return mxnets.convert_leakyrelu(node, **kwargs)
-    # MXNet has one slope per channel, ONNX one that broadcasts.
-    shape = [-1] + [1] * (int(attributes["__rank__"]) - 2)
-    shape = _add_constant(f"{name}_shape", shape, kwargs)
+    # MXNet has one slope per channel, ONNX one that broadcasts to (batch, channels, height, width).
+    shape = _add_constant(f"{name}_shape", [-1, 1, 1], kwargs)
     return [make_node("Reshape", [inputs[1], shape], [f"{name}_slope"]),
             make_node("PRelu", [inputs[0], f"{name}_slope"], [name], name=name)]
-
-
-@MXNetGraph.register("_contrib_BilinearResize2D", OPSET)
-def _bilinear_resize(node, **kwargs):
-    nodes = mxnets.convert_contrib_BilinearResize2D(node, **kwargs)
-    _, _, attributes = mxnets.get_inputs(node, kwargs)
-    if attributes.get("align_corners", "True") in ("False", "0"):  # which MXNet's overlooks
-        for option in nodes[-1].attribute:
-            if option.name == "coordinate_transformation_mode":
-                option.s = b"half_pixel"
-    return nodes
 
 
 @MXNetGraph.register("slice", OPSET)
@@ -111,7 +84,7 @@ def to_onnx(net, arg_params, aux_params):
     attributes = checkpoint.get_attributes(net)
     shape = attributes["image_shape"]
     _, ((_, classes),), _ = net.infer_shape(data=(1, *shape))
-    net = _with_shapes(net, shape)
+    net = _with_numbers_in_reshapes(net, shape)
     nodes = Graph(net).nodes
     for node in nodes:  # MXNet's exporter overlooks fix_gamma
         if node.op == "BatchNorm" and node.flag("fix_gamma", "True"):
@@ -130,9 +103,7 @@ def to_onnx(net, arg_params, aux_params):
         _tidy(graph, shape, classes)
         model = onnx.helper.make_model(
             graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)], ir_version=IR_VERSION,
-            producer_name="MXNet", producer_version=mx.__version__,
-            doc_string="Multi-label image classifier: RGB pixels, 0 to 255, in; "
-                       "the probability of each class out.")
+            producer_name="MXNet", producer_version=mx.__version__)
         onnx.helper.set_model_props(
             model, {name: json.dumps(value) for name, value in attributes.items()
                     if name != "thresholds_epoch"})
@@ -161,11 +132,10 @@ def mapping_for_mxnet():
         yield
 
 
-def _with_shapes(net, image_shape):
-    """The network with what a converter has to know of its shapes.
+def _with_numbers_in_reshapes(net, image_shape):
+    """The network with numbers in each Reshape, and -1 for the batch.
 
-    That is numbers in each Reshape, and -1 for the batch, because ONNX has no codes that join or
-    divide sides; and the number of dimensions at each LeakyReLU.
+    ONNX has no codes that join or divide sides.
     """
     graph, layers = Graph(net), net.get_internals()
     _, shapes, _ = layers.infer_shape(data=(BATCH, *image_shape))
@@ -174,8 +144,6 @@ def _with_shapes(net, image_shape):
         if node.op in ("Reshape", "reshape"):
             shape = [-1 if side % BATCH == 0 else side for side in shapes[f"{node.name}_output"]]
             node.attrs = {"shape": str(tuple(shape))}
-        elif node.op == "LeakyReLU":
-            node.attrs["__rank__"] = str(len(shapes[f"{node.name}_output"]))
     return graph.symbol()
 
 

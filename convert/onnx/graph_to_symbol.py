@@ -2,9 +2,9 @@
 
 Exporters write LayerNormalization before operator set 17 and Gelu before 20 as several nodes each.
 MXNet has a layer for each, which is faster: such groups become one node first. A bias after a
-MatMul becomes its third input, and a transposition before one its attribute transB, neither of
-which ONNX has. Nodes of constants, and those that only compute with shapes, are folded. Each other
-node becomes layers by its function in the table of operators.
+MatMul becomes its third input, which ONNX does not have. Nodes of constants, and those that only
+compute with shapes, are folded. Each other node becomes layers by its function in the table of
+operators.
 """
 import collections
 import contextlib
@@ -106,14 +106,10 @@ class _Converter:
         inputs = [self.values[name] if name else None for name in node.input]
         if node.domain not in ("", "ai.onnx"):
             raise layer.error(f"the domain {node.domain!r:.50} is not known")
-        if node.op_type in ("Shape", "Size"):
-            sides = np.array(inputs[0].shape, np.int64)
-            if node.op_type == "Size":
-                sides = sides.prod()
-            elif node.attribute:
-                options = attributes_of(node)
-                sides = sides[options.get("start"):options.get("end")]
-            results = [Constant(sides)]
+        if node.op_type == "Shape":
+            options = attributes_of(node)
+            sides = inputs[0].shape[options.get("start"):options.get("end")]
+            results = [Constant(np.array(sides, np.int64))]
         elif node.op_type in FOLDED and not any(isinstance(v, Tensor) for v in inputs):
             results = self._fold(layer, node, inputs)
         else:
@@ -211,12 +207,7 @@ def _simplified(nodes, output, constants):
             _gelu(graph, node)
         elif node.op_type == "Add":
             _layer_normalization(graph, node)
-        elif node.op_type == "Transpose":
-            _one_transposition(graph, node)
-    for node in graph.nodes:
-        if node.op_type == "MatMul":
-            _transposed_factor(graph, node)
-        elif node.op_type == "Add":
+        if node.op_type == "Add":
             _bias(graph, node)
     return graph.needed(output)
 
@@ -316,24 +307,6 @@ def _layer_normalization(graph, total):
             and graph.constant(names[role]).value.ndim == 1 for role in ("gamma", "beta")):
         graph.replace(total, "LayerNormalization", [names[key] for key in ("x", "gamma", "beta")],
                       epsilon=graph.number(names["epsilon"]))
-
-
-def _one_transposition(graph, node):
-    """Two transpositions, one after the other, as one."""
-    first = graph.producer(node.input[0], "Transpose")
-    order = first and attributes_of(first).get("perm")
-    after = attributes_of(node).get("perm")
-    if order and after:
-        graph.replace(node, "Transpose", list(first.input), perm=[order[axis] for axis in after])
-
-
-def _transposed_factor(graph, node):
-    """A transposition of the last two axes of a product's second factor."""
-    swap = graph.producer(node.input[1], "Transpose")
-    order = swap and attributes_of(swap).get("perm")
-    rank = len(order or ())
-    if rank > 2 and list(order) == [*range(rank - 2), rank - 1, rank - 2]:
-        graph.replace(node, "MatMul", [node.input[0], *swap.input], transB=1)
 
 
 def _bias(graph, total):

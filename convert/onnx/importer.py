@@ -5,7 +5,6 @@ layers (graph_to_symbol.py), and its weights their parameters. The result is com
 onnxruntime's, and has to have gradients.
 """
 import contextlib
-import json
 import math
 import os
 from typing import NamedTuple
@@ -33,8 +32,8 @@ FREE_SIZE = 224  # pixels, for a model that takes images of any size
 LARGEST_SIZE = 2048  # of which a few images pass through a network in ordinary memory
 LARGEST_BATCH_PIXELS = 1 << 26  # width times height times the images of a fixed batch
 # ONNX's image metadata: mean and standard deviation, 0 to 255, that give the range.
-NOMINAL_RANGES = {"NominalRange_0_255": (0, 1), "Normalized_0_1": (0, 255),
-                  "Normalized_1_1": (127.5, 127.5)}
+NOMINAL_RANGES = {"NominalRange_0_255": ([0] * 3, [1] * 3), "Normalized_0_1": ([0] * 3, [255] * 3),
+                  "Normalized_1_1": ([127.5] * 3, [127.5] * 3)}
 
 
 def convert(path, mean=None, std=None, image_shape=None, channels="rgb"):
@@ -182,28 +181,17 @@ def _normalisation(model, image, mean, std):
             raise InputError("leave out {flag}: it takes uint8 pixels and normalises them itself",
                              flag="--rgb-mean" if mean else "--rgb-std")
         return (0, 0, 0), (1, 1, 1), "none: it takes uint8 pixels"
-    metadata = _metadata(model)
-    stored = (_three_numbers(metadata.get(f"image_{kind}")) for kind in ("mean", "std"))
-    nominal = NOMINAL_RANGES.get(metadata.get("Image.NominalPixelRange"), (None, None))
-    mean, std, source = next(each for each in (
-        (mean, std, "as given"),
-        (*stored, "as its metadata says"),
-        ([nominal[0]] * 3, [nominal[1]] * 3, "as its metadata says"),
-        (IMAGENET_MEAN, IMAGENET_STD, "ImageNet's, assumed: neither flags nor metadata say it"),
-    ) if each[0] and each[1] and None not in (*each[0], *each[1]))
-    return (*to_255_scale(mean, std), source)
+    if mean and std:
+        return (*to_255_scale(mean, std), "as given")
+    nominal = _metadata(model).get("Image.NominalPixelRange")
+    if nominal in NOMINAL_RANGES:
+        return (*NOMINAL_RANGES[nominal], "as its metadata says")
+    return (IMAGENET_MEAN, IMAGENET_STD,
+            "ImageNet's, assumed: neither flags nor metadata say it")
 
 
 def _metadata(model):
     return {entry.key: entry.value for entry in model.metadata_props}
-
-
-def _three_numbers(text):
-    try:
-        values = json.loads(text or "")
-        return [float(value) for value in values] if len(values) == 3 else None
-    except (ValueError, TypeError):
-        return None
 
 
 def _end_at_logits(graph):
@@ -271,10 +259,9 @@ def _compare(reference, imported, image):
         theirs = np.stack([
             reference.run(None, {image.name: np.repeat(one[None], batch, axis=0)})[0]
             .reshape(batch, -1)[0] for one in pixels])
-    if not np.isfinite(theirs).all():
-        raise InputError("onnxruntime computes infinite values, or no numbers, from random pixels")
-    if not theirs.any():
-        raise InputError("onnxruntime computes nothing but 0 from random pixels")
+    if not np.isfinite(theirs).all() or not theirs.any():
+        raise InputError("onnxruntime computes infinite values, no numbers, or nothing but 0 from "
+                         "random pixels")
     with mxnet_errors("MXNet cannot run it"):
         ours = output_of(logits, arg_params, aux_params, images)
     difference = np.inf

@@ -202,27 +202,24 @@ class Window:
         elif auto not in ("NOTSET", "VALID"):
             raise layer.error(f"its option auto_pad is {auto!r:.50}")
         self.covers_input = not any(pads) and self.kernel == tuple(x.shape[2:])
-        self.begin, self.end = pads[:2], pads[2:]
-        self.rounded_up = [0, 0]  # padding that only rounding up needs, and is no pixels
         if options.get("ceil_mode"):
             for axis, (size, kernel, stride, dilate) in enumerate(sizes):
+                reach = (kernel - 1) * dilate + 1
                 padded = size + pads[axis] + pads[axis + 2]
-                steps = -(-(padded - (kernel - 1) * dilate - 1) // stride)
-                if steps * stride >= size + pads[axis]:  # it would begin in the padding
-                    steps -= 1
-                last = steps * stride + (kernel - 1) * dilate + 1
-                self.rounded_up[axis] = max(last - padded, 0)
+                last = -(-(padded - reach) // stride) * stride
+                if last < size + pads[axis]:  # else it would begin in the padding
+                    pads[axis + 2] += last + reach - padded
+        self.begin, self.end = pads[:2], pads[2:]
 
     @property
     def even(self):
         """Whether MXNet's own padding, the same on both sides, will do."""
-        return self.begin == self.end and not any(self.rounded_up) and all(
+        return self.begin == self.end and all(
             pad < kernel for pad, kernel in zip(self.begin, self.kernel))
 
-    def padded(self, symbol, value=0.0, rounding=True):
+    def padded(self, symbol, value=0.0):
         """The symbol with the padding as a layer of its own."""
-        end = [pad + more * rounding for pad, more in zip(self.end, self.rounded_up)]
-        width = (0, 0, 0, 0, self.begin[0], end[0], self.begin[1], end[1])
+        width = (0, 0, 0, 0, self.begin[0], self.end[0], self.begin[1], self.end[1])
         if not any(width):
             return symbol
         return mx.sym.Pad(symbol, mode="constant", constant_value=value, pad_width=width)
@@ -259,14 +256,8 @@ def pool(layer, x, count_include_pad=0, **options):
     if kind == "max":
         return mx.sym.Pooling(window.padded(x.symbol, -LARGEST), **shape)
     # The average over what counts in a window: pixels, and padding if count_include_pad.
-    ones = mx.sym.ones_like(x.symbol)
-    if count_include_pad:
-        ones = window.padded(ones, 1.0, rounding=False)
-        more = (0, 0, 0, 0, 0, window.rounded_up[0], 0, window.rounded_up[1])
-        ones = mx.sym.Pad(ones, mode="constant", constant_value=0, pad_width=more)
-    else:
-        ones = window.padded(ones)
-    return mx.sym.Pooling(window.padded(x.symbol), **shape) / mx.sym.Pooling(ones, **shape)
+    counted = window.padded(mx.sym.ones_like(x.symbol), count_include_pad)
+    return mx.sym.Pooling(window.padded(x.symbol), **shape) / mx.sym.Pooling(counted, **shape)
 
 
 @operator("GlobalAveragePool", "GlobalMaxPool")
@@ -293,8 +284,8 @@ def fully_connected(layer, x, weight, bias):
 
 
 @operator("MatMul")
-def product(layer, a, b, bias=None, transB=0):
-    """A product of matrices. `bias` and `transB` come from graph_to_symbol.py."""
+def product(layer, a, b, bias=None):
+    """A product of matrices. `bias` comes from graph_to_symbol.py."""
     if isinstance(b, Constant) and b.value.ndim == 2 and len(a.shape) > 1:
         return fully_connected(layer, a, (b, b.value.T), (bias, bias and bias.value))
     if min(len(a.shape), len(b.shape)) < 2:
@@ -302,16 +293,15 @@ def product(layer, a, b, bias=None, transB=0):
     outer = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     like = a if isinstance(a, Tensor) else b
     factors = [layer.broadcast(v, (*outer, *v.shape[-2:]), like, "weight") for v in (a, b)]
-    return (mx.sym.batch_dot if outer else mx.sym.dot)(*factors, transpose_b=bool(transB))
+    return (mx.sym.batch_dot if outer else mx.sym.dot)(*factors)
 
 
 @operator("BatchNormalization", spatial=1, training_mode=0)
-def batch_norm(layer, x, *statistics, epsilon=1e-5, momentum=0.9):
-    if len(statistics) != 4:
-        raise layer.error(f"{len(statistics)} parameters; 4 are wanted")
+def batch_norm(layer, x, scale, bias, mean, var, epsilon=1e-5, momentum=0.9):
     variables = []
-    for value, role in zip(statistics, ("gamma", "beta", "moving_mean", "moving_var")):
-        layer.array(value, "parameters")
+    for value, role in ((scale, "gamma"), (bias, "beta"), (mean, "moving_mean"),
+                        (var, "moving_var")):
+        layer.array(value, role)
         variables.append(layer.parameter(value, role))
     return mx.sym.BatchNorm(x.symbol, *variables, eps=epsilon, momentum=momentum, fix_gamma=False)
 
@@ -344,9 +334,6 @@ def instance_norm(layer, x, scale, bias, epsilon=1e-5):
 @operator("GroupNormalization", stash_type=1)
 def group_norm(layer, x, scale, bias, num_groups, epsilon=1e-5):
     options = {"num_groups": num_groups, "eps": epsilon}
-    if layer.opset < 21:  # one gamma per group, as in MXNet
-        gamma, beta = scale_and_shift(layer, scale, bias, num_groups)
-        return mx.sym.GroupNorm(x.symbol, gamma, beta, **options)
     fixed = [layer.parameter(Constant(np.full(num_groups, value)), role, frozen=True)
              for value, role in ((1, "unit_gamma"), (0, "zero_beta"))]
     shape = (1, -1, *[1] * (len(x.shape) - 2))
@@ -358,6 +345,4 @@ def group_norm(layer, x, scale, bias, num_groups, epsilon=1e-5):
 
 @operator("LRN")
 def local_response_norm(layer, x, size, alpha=1e-4, beta=0.75, bias=1.0):
-    if size % 2 == 0:
-        raise layer.error("its option size is even; MXNet has odd ones")
     return mx.sym.LRN(x.symbol, nsize=size, alpha=alpha, beta=beta, knorm=bias)
