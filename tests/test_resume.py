@@ -191,7 +191,7 @@ def kill_and_resume(flags, result, times):
 
 
 def test_kill_9_at_random_moments(flags, undisturbed, tmp_path):
-    assert kill_and_resume(flags, tmp_path, 4) >= 2
+    assert kill_and_resume(flags, tmp_path, 2)
     script("train_multilabel.py", *flags(tmp_path, resume=True))
     assert "Resuming at epoch" in (tmp_path / "train.log").read_text()
     assert_same_run(tmp_path, undisturbed)
