@@ -19,8 +19,6 @@ At clip 0 and equal gammas it is the focal loss of Lin et al., ICCV 2017
 from __future__ import annotations
 
 import builtins
-import importlib
-import importlib.abc
 import importlib.machinery
 import re
 import sys
@@ -54,24 +52,16 @@ class NumpyForMXNet(types.ModuleType):
         return value
 
 
-class LaterModule(types.ModuleType):
-    """A module that is imported when something of it is first used."""
-
-    def __getattr__(self, name):
-        return getattr(importlib.import_module(self.__name__), name)
-
-
 class MXNetLoader(importlib.machinery.SourceFileLoader):
     """Loads a module of MXNet in which `import numpy` gives NumpyForMXNet.
 
     `distutils`, which Python 3.12 removed, is replaced, too: MXNet only compares versions with it.
     Where scipy.stats and scikit-learn are installed, importing them would double the time, for a
-    mode of quantization and a base class of the deprecated FeedForward. So the one is imported when
-    it is used, and the other counts as not installed unless it is loaded already.
+    mode of quantization and a base class of the deprecated FeedForward. So they count as not
+    installed unless they are loaded already.
     """
 
     numpy = NumpyForMXNet("numpy")
-    scipy = types.SimpleNamespace(stats=LaterModule("scipy.stats"))
     distutils = types.SimpleNamespace(**dict.fromkeys(
         ("StrictVersion", "LooseVersion"),
         lambda version: [int(number) for number in re.findall(r"\d+", version)]))
@@ -85,30 +75,25 @@ class MXNetLoader(importlib.machinery.SourceFileLoader):
     def _import(self, name, globals=None, locals=None, fromlist=(), level=0):
         if level == 0 and name == "distutils.version":
             return self.distutils
-        if level == 0 and (name == "scipy.stats" or name == "scipy" and "stats" in fromlist):
-            return self.scipy
-        if level == 0 and name == "sklearn.base" and "sklearn" not in sys.modules:
+        wanted = {name, *(f"{name}.{part}" for part in fromlist or ())}
+        if level == 0 and wanted & {"scipy.stats", "sklearn.base"} - sys.modules.keys():
             raise ImportError(name)
         imported = builtins.__import__(name, globals, locals, fromlist, level)
         return self.numpy if imported is np else imported
 
 
-class MXNetFinder(importlib.abc.MetaPathFinder):
-    """Chooses MXNetLoader for MXNet's modules."""
-
-    @staticmethod
-    def find_spec(name, path, target=None):
-        """Find one of MXNet's modules as Python does; None for any other module."""
-        if name.partition(".")[0] != "mxnet":
-            return None
-        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
-        if spec is not None and isinstance(spec.loader, importlib.machinery.SourceFileLoader):
-            spec.loader = MXNetLoader(spec.loader.name, spec.loader.path)
-        return spec
+def find_spec(name, path, target=None):
+    """Find one of MXNet's modules as Python does, for MXNetLoader; None for any other module."""
+    if name.partition(".")[0] != "mxnet":
+        return None
+    spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+    if spec is not None and isinstance(spec.loader, importlib.machinery.SourceFileLoader):
+        spec.loader = MXNetLoader(spec.loader.name, spec.loader.path)
+    return spec
 
 
 if "mxnet" not in sys.modules:
-    sys.meta_path.insert(0, MXNetFinder)
+    sys.meta_path.insert(0, types.SimpleNamespace(find_spec=find_spec))
 
 import mxnet as mx  # noqa: E402
 
@@ -123,24 +108,15 @@ def loss_options(pos_weight: Number | Sequence[Number] = 1.0, gamma_pos: Number 
                  grad_scale: Number = 1.0) -> dict[str, Any]:
     """Check the options of the loss, given as numbers or as text, and return them as a dict.
 
-    Parameters
-    ----------
-    pos_weight : float, sequence of float, or str
-        Weight of the present labels: one number, or one per class ("2.0" or "1.0,3.5");
-        1e-6 to 1e6. A float or a tuple of floats in the dict.
-    gamma_pos, gamma_neg : float
-        Focusing parameters: how much less easy present and easy absent labels count; 0 to 100.
-    clip : float
-        Probability margin below which an absent label has no loss; 0 to 0.99.
-    label_smoothing : float
-        s turns labels into y (1 - s) + s / 2; 0 to 0.99.
-    grad_scale : float
-        Factor on loss and gradient; 1e-6 to 1e6.
+    pos_weight       weight of the present labels, 1e-6 to 1e6: one number, or one per class ("2.0"
+                     or "1.0,3.5"); a float or a tuple of floats in the dict
+    gamma_pos,       focusing parameters, 0 to 100: how much less easy present and easy absent
+    gamma_neg        labels count
+    clip             probability margin below which an absent label has no loss, 0 to 0.99
+    label_smoothing  s turns labels into y (1 - s) + s / 2; 0 to 0.99
+    grad_scale       factor on loss and gradient, 1e-6 to 1e6
 
-    Raises
-    ------
-    ValueError
-        When a value is not a number, or is outside its range.
+    ValueError: a value is not a number, or is outside its range.
     """
     if isinstance(pos_weight, str):
         pos_weight = [w for w in pos_weight.strip("()[] ").split(",") if w.strip()]
@@ -172,22 +148,11 @@ def _in_range(name: str, value: Number, smallest: float, largest: float) -> floa
 def cross_entropy(prob: ArrayLike, label: ArrayLike, **options: Any) -> np.ndarray:
     """The loss that the operator's gradient minimises, in numpy; options as `loss_options`.
 
-    Parameters
-    ----------
-    prob : array, (batch, classes)
-        Probabilities, 0 to 1.
-    label : array, (batch, classes)
-        1 present, 0 absent, in between soft, below 0 unknown.
+    `prob`, 0 to 1, and `label`, 1 present, 0 absent, in between soft, below 0 unknown, are (batch,
+    classes). Returns the loss of each decision in nats, (batch, classes), float64: 0 where the
+    label is unknown, NaN where `prob` is. The logarithms are clipped where float32 ends, so that
+    the loss of a wrong probability of 0 or 1 is large, not infinite.
 
-    Returns
-    -------
-    np.ndarray, (batch, classes), float64
-        Loss of each decision in nats, 0 where the label is unknown, NaN where `prob` is. The
-        logarithms are clipped where float32 ends, so that the loss of a wrong probability of 0
-        or 1 is large, not infinite.
-
-    Example
-    -------
     >>> cross_entropy([[0.5, 0.5]], [[1, -1]]).round(4).tolist()
     [[0.6931, 0.0]]
     """

@@ -16,9 +16,8 @@ from common.cli import InputError
 from common.mx_compat import mx
 from common.progress import Progress
 from network.fine_tune import split_head
-from network.forward_pass import ForwardPass, choose_forward_pass
+from network.forward_pass import ForwardPass, choose_forward_pass, multiplies_exactly
 from network.graph import layers_up_to, params_of
-from network.int8 import multiplies_exactly
 from network.stages import FEATURES, layers_after
 from reading.batch_sampler import BatchSampler, SampledIter
 from training.data import Split, open_iterator
