@@ -19,6 +19,7 @@ At clip 0 and equal gammas it is the focal loss of Lin et al., ICCV 2017
 from __future__ import annotations
 
 import builtins
+import importlib
 import importlib.machinery
 import re
 import sys
@@ -52,16 +53,24 @@ class NumpyForMXNet(types.ModuleType):
         return value
 
 
+class LaterModule(types.ModuleType):
+    """A module that is imported when something of it is first used."""
+
+    def __getattr__(self, name):
+        return getattr(importlib.import_module(self.__name__), name)
+
+
 class MXNetLoader(importlib.machinery.SourceFileLoader):
     """Loads a module of MXNet in which `import numpy` gives NumpyForMXNet.
 
     `distutils`, which Python 3.12 removed, is replaced, too: MXNet only compares versions with it.
     Where scipy.stats and scikit-learn are installed, importing them would double the time, for a
-    mode of quantization and a base class of the deprecated FeedForward. So they count as not
-    installed unless they are loaded already.
+    mode of quantization and a base class of the deprecated FeedForward. So the one is imported when
+    it is used, and the other counts as not installed unless it is loaded already.
     """
 
     numpy = NumpyForMXNet("numpy")
+    scipy = types.SimpleNamespace(stats=LaterModule("scipy.stats"))
     distutils = types.SimpleNamespace(**dict.fromkeys(
         ("StrictVersion", "LooseVersion"),
         lambda version: [int(number) for number in re.findall(r"\d+", version)]))
@@ -75,8 +84,9 @@ class MXNetLoader(importlib.machinery.SourceFileLoader):
     def _import(self, name, globals=None, locals=None, fromlist=(), level=0):
         if level == 0 and name == "distutils.version":
             return self.distutils
-        wanted = {name, *(f"{name}.{part}" for part in fromlist or ())}
-        if level == 0 and wanted & {"scipy.stats", "sklearn.base"} - sys.modules.keys():
+        if level == 0 and (name == "scipy.stats" or name == "scipy" and "stats" in fromlist):
+            return self.scipy
+        if level == 0 and name == "sklearn.base" and "sklearn" not in sys.modules:
             raise ImportError(name)
         imported = builtins.__import__(name, globals, locals, fromlist, level)
         return self.numpy if imported is np else imported
