@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import builtins
 import importlib
-import importlib.abc
 import importlib.machinery
 import re
 import sys
@@ -93,22 +92,18 @@ class MXNetLoader(importlib.machinery.SourceFileLoader):
         return self.numpy if imported is np else imported
 
 
-class MXNetFinder(importlib.abc.MetaPathFinder):
-    """Chooses MXNetLoader for MXNet's modules."""
-
-    @staticmethod
-    def find_spec(name, path, target=None):
-        """Find one of MXNet's modules as Python does; None for any other module."""
-        if name.partition(".")[0] != "mxnet":
-            return None
-        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
-        if spec is not None and isinstance(spec.loader, importlib.machinery.SourceFileLoader):
-            spec.loader = MXNetLoader(spec.loader.name, spec.loader.path)
-        return spec
+def find_spec(name, path, target=None):
+    """Find one of MXNet's modules as Python does, for MXNetLoader; None for any other module."""
+    if name.partition(".")[0] != "mxnet":
+        return None
+    spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+    if spec is not None and isinstance(spec.loader, importlib.machinery.SourceFileLoader):
+        spec.loader = MXNetLoader(spec.loader.name, spec.loader.path)
+    return spec
 
 
 if "mxnet" not in sys.modules:
-    sys.meta_path.insert(0, MXNetFinder)
+    sys.meta_path.insert(0, types.SimpleNamespace(find_spec=find_spec))
 
 import mxnet as mx  # noqa: E402
 
@@ -123,24 +118,15 @@ def loss_options(pos_weight: Number | Sequence[Number] = 1.0, gamma_pos: Number 
                  grad_scale: Number = 1.0) -> dict[str, Any]:
     """Check the options of the loss, given as numbers or as text, and return them as a dict.
 
-    Parameters
-    ----------
-    pos_weight : float, sequence of float, or str
-        Weight of the present labels: one number, or one per class ("2.0" or "1.0,3.5");
-        1e-6 to 1e6. A float or a tuple of floats in the dict.
-    gamma_pos, gamma_neg : float
-        Focusing parameters: how much less easy present and easy absent labels count; 0 to 100.
-    clip : float
-        Probability margin below which an absent label has no loss; 0 to 0.99.
-    label_smoothing : float
-        s turns labels into y (1 - s) + s / 2; 0 to 0.99.
-    grad_scale : float
-        Factor on loss and gradient; 1e-6 to 1e6.
+    pos_weight       weight of the present labels, 1e-6 to 1e6: one number, or one per class ("2.0"
+                     or "1.0,3.5"); a float or a tuple of floats in the dict
+    gamma_pos,       focusing parameters, 0 to 100: how much less easy present and easy absent
+    gamma_neg        labels count
+    clip             probability margin below which an absent label has no loss, 0 to 0.99
+    label_smoothing  s turns labels into y (1 - s) + s / 2; 0 to 0.99
+    grad_scale       factor on loss and gradient, 1e-6 to 1e6
 
-    Raises
-    ------
-    ValueError
-        When a value is not a number, or is outside its range.
+    ValueError: a value is not a number, or is outside its range.
     """
     if isinstance(pos_weight, str):
         pos_weight = [w for w in pos_weight.strip("()[] ").split(",") if w.strip()]
@@ -172,22 +158,11 @@ def _in_range(name: str, value: Number, smallest: float, largest: float) -> floa
 def cross_entropy(prob: ArrayLike, label: ArrayLike, **options: Any) -> np.ndarray:
     """The loss that the operator's gradient minimises, in numpy; options as `loss_options`.
 
-    Parameters
-    ----------
-    prob : array, (batch, classes)
-        Probabilities, 0 to 1.
-    label : array, (batch, classes)
-        1 present, 0 absent, in between soft, below 0 unknown.
+    `prob`, 0 to 1, and `label`, 1 present, 0 absent, in between soft, below 0 unknown, are (batch,
+    classes). Returns the loss of each decision in nats, (batch, classes), float64: 0 where the
+    label is unknown, NaN where `prob` is. The logarithms are clipped where float32 ends, so that
+    the loss of a wrong probability of 0 or 1 is large, not infinite.
 
-    Returns
-    -------
-    np.ndarray, (batch, classes), float64
-        Loss of each decision in nats, 0 where the label is unknown, NaN where `prob` is. The
-        logarithms are clipped where float32 ends, so that the loss of a wrong probability of 0
-        or 1 is large, not infinite.
-
-    Example
-    -------
     >>> cross_entropy([[0.5, 0.5]], [[1, -1]]).round(4).tolist()
     [[0.6931, 0.0]]
     """

@@ -19,8 +19,8 @@ from common.machine import processors
 from common.mx_compat import mx
 from common.text import printable
 from reading.batch_sampler import BatchSampler, SampledIter
+from reading.image_file import NEUTRAL, ImageError, read_image
 from reading.image_list import ImageList
-from reading.image_reader import NEUTRAL, ImageError, read_image
 from reading.lst_file import LstFile, read_lst
 from reading.prefetch import Batch, Prefetcher
 from reading.read_options import BAD_IMAGES, ReadOptions, sample_rng

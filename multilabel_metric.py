@@ -45,14 +45,9 @@ class _Metric(mx.metric.EvalMetric):
 class MeanAveragePrecision(_Metric):
     """mAP: the mean of average precision over the classes that have a present label.
 
-    Parameters
-    ----------
-    latest : int, optional
-        Keep only that many of the latest samples; None keeps every label and score since the
-        last reset, 5 bytes each. reset_local (a Speedometer calls it) forgets nothing.
+    It keeps about the `latest` samples only, or for None every label and score since the last
+    reset, 5 bytes each. reset_local (a Speedometer calls it) forgets nothing.
 
-    Example
-    -------
     >>> metric = MeanAveragePrecision()
     >>> metric.update([mx.nd.array([[1, 0], [0, 1]])], [mx.nd.array([[.9, .2], [.1, .7]])])
     >>> metric.get()

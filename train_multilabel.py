@@ -11,7 +11,7 @@ import logging
 import numpy as np
 
 from common.cli import InputError, is_out_of_memory, log_to_stderr, run
-from common.mx_compat import error_line, is_mxnet_error, mx
+from common.mx_compat import error_line, mx
 from network.fine_tune import (  # noqa: F401  the first is for others to import
     get_fine_tune_model,
     load_pretrained,
@@ -39,7 +39,8 @@ def main(argv=None):
             if is_out_of_memory(error):
                 raise InputError("out of memory: a smaller --batch-size or --image-shape takes "
                                  "less") from None
-            if is_mxnet_error(error):
+            # simple_bind replaces an MXNetError by a plain RuntimeError.
+            if isinstance(error, mx.MXNetError) or isinstance(error.__context__, mx.MXNetError):
                 raise InputError(f"{flags.model}: MXNet cannot train this network: "
                                  f"{error_line(error)}") from None
             raise

@@ -13,8 +13,7 @@ from common.cli import ArgumentParser, parse_image_shape, run
 from common.mx_compat import mx
 from lst_iter import LstIter
 from network.fine_tune import get_fine_tune_model, load_pretrained, split_head
-from network.forward_pass import ForwardPass, least_cosine
-from network.int8 import multiplies_exactly
+from network.forward_pass import ForwardPass, least_cosine, multiplies_exactly
 from reading.image_list import ImageList
 from reading.read_options import ReadOptions
 

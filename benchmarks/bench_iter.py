@@ -22,8 +22,7 @@ from turns import make_photos, print_speeds, take_turns
 from common.cli import ArgumentParser, run
 from common.mx_compat import mx
 from lst_iter import LstIter
-from reading.image_file import REDUCED
-from reading.image_reader import REDUCTIONS
+from reading.image_file import REDUCED, REDUCTIONS
 from reading.lst_file import read_lst
 from reading.read_options import ReadOptions
 

@@ -21,9 +21,10 @@ from common.version import VERSION
 SYNONYMS = {"--epochs": "--num-epoch", "--learning-rate": "--lr"}  # of other training scripts
 MAY_PASS = 75  # exit status: the same command may succeed later (sysexits.h: EX_TEMPFAIL)
 # What disks, network storage and exhausted machines report. Not a full disk, which stays full.
-PASSING_ERRORS = {getattr(errno, name) for name in (
-    "EIO", "ESTALE", "EREMOTEIO", "ENOMEM", "ENFILE", "EMFILE", "EBUSY", "ETIMEDOUT", "ENETDOWN",
-    "ENETUNREACH", "EHOSTDOWN", "EHOSTUNREACH", "ECONNRESET", "ENOTCONN") if hasattr(errno, name)}
+PASSING_ERRORS = {
+    errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.ENOMEM, errno.ENFILE, errno.EMFILE, errno.EBUSY,
+    errno.ETIMEDOUT, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH,
+    errno.ECONNRESET, errno.ENOTCONN}
 # How MXNet, the loader of libraries and Python say that memory or address space is exhausted.
 NO_MEMORY = ("Failed to allocate", "failed to map segment", "can't start new thread")
 
@@ -77,28 +78,19 @@ class ArgumentParser(argparse.ArgumentParser):
                               help="show the version and exit")
 
     def parse_known_args(self, args=None, namespace=None):
-        """As argparse; an error then says which flag a misspelt one may mean."""
-        self._given = sys.argv[1:] if args is None else list(args)
-        return super().parse_known_args(args, namespace)
+        """As argparse; the InputError for an unknown flag says which one it may mean."""
+        namespace, unknown = super().parse_known_args(args, namespace)
+        for flag in (text.partition("=")[0] for text in unknown if text.startswith("--")):
+            near = difflib.get_close_matches(
+                SYNONYMS.get(flag, flag), list(self._option_string_actions), 1)
+            raise InputError("no such flag; " + (f"did you mean {near[0]}?" if near
+                                                 else "--help shows all"), flag=flag)
+        return namespace, unknown
 
     def error(self, message):
         """Raise an InputError; argparse itself would print all flags."""
-        known = list(self._option_string_actions)
-        for action in self._actions:
-            if isinstance(action, argparse._SubParsersAction):
-                for name in set(self._given) & set(action.choices):
-                    known += action.choices[name]._option_string_actions
-        for text in self._given:
-            flag = text.partition("=")[0]
-            if flag.startswith("--") and not any(name.startswith(flag) for name in known):
-                near = ([SYNONYMS[flag]] if SYNONYMS.get(flag) in known
-                        else difflib.get_close_matches(flag, known, 1))
-                if near:
-                    raise InputError(f"no such flag; did you mean {near[0]}?", flag=flag)
-        caught = sys.exc_info()[1]  # argparse calls this while it handles an error
-        names = getattr(caught, "argument_name", None)  # such as -n/--num-workers
-        raise InputError(f"{caught.message if names else message} (--help shows all flags)",
-                         flag=names and names.split("/")[-1])
+        flag, what = re.fullmatch(r"(?:argument (?:\S*/)?(\S+): )?(.*)", message, re.S).groups()
+        raise InputError(f"{what} (--help shows all flags)", flag=flag)
 
 
 class CheckpointPrefix(argparse.Action):
@@ -200,9 +192,8 @@ def run(main, argv=None):
         with contextlib.suppress(OSError):
             print(f"{os.path.basename(sys.argv[0])}: error: {line}", file=sys.stderr)
         status = exit_status(error)
-    if _is_decoding():
-        gc.collect()  # ends the threads of iterators without references
-    if _is_decoding():
+    gc.collect()  # ends the threads of iterators without references
+    if any(thread.name.startswith("LstIter-") for thread in threading.enumerate()):
         # A thread that returns to an interpreter that has ended would abort the process, and
         # waiting for a large image would delay the end after Ctrl-C.
         for stream in (sys.stdout, sys.stderr):
@@ -227,8 +218,3 @@ def _open_closed_streams():
                 os.fstat(number)
             except OSError:
                 os.dup2(stream.fileno(), number)
-
-
-def _is_decoding():
-    """Whether threads of an LstIter live."""
-    return any(thread.name.startswith("LstIter-") for thread in threading.enumerate())

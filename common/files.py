@@ -3,8 +3,8 @@ import contextlib
 import errno
 import logging
 import os
+import secrets
 import stat
-import tempfile
 import time
 import unicodedata
 
@@ -14,8 +14,7 @@ from common.cli import InputError
 # a stale handle), and the waits before the second and the third try.
 TRANSIENT = (errno.EIO, errno.ESTALE)
 RETRY_SECONDS = (0.2, 2.0)
-# How files begin that stand in for others, and what fetches those.
-POINTERS = {b"version https://git-lfs": "git lfs pull", b"/annex/objects/": "git annex get"}
+POINTER = b"version https://git-lfs"  # how a file begins that stands in for another
 
 logger = logging.getLogger(__name__)
 
@@ -27,32 +26,25 @@ def atomic_file(path):
     Another process sees the earlier file or the new one, never a part. An OSError becomes an
     InputError, and `path` is then as it was.
     """
-    path = os.path.abspath(path)
-    temporary = None
+    folder, name = os.path.split(os.path.abspath(path))
+    # The same ending, because some writers choose the format by it.
+    temporary = os.path.join(folder, f".{secrets.token_hex(4)}~{name}")
     try:
-        # The same ending, because some writers choose the format by it.
-        handle, temporary = tempfile.mkstemp(
-            dir=os.path.dirname(path), prefix=".", suffix="~" + os.path.basename(path))
-        os.close(handle)
+        open(temporary, "xb").close()
         yield temporary
         with open(temporary, "rb+") as written:
             os.fsync(written.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, path)
-        temporary = None
-        folder = os.open(os.path.dirname(path), os.O_RDONLY)
+        handle = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            os.fsync(handle)
         finally:
-            os.close(folder)
+            os.close(handle)
     except OSError as error:
         raise InputError(f"cannot be written: {error.strerror or error}", file=path) from error
     finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
 
 
 def remove_unfinished(folder, is_own):
@@ -79,16 +71,6 @@ def make_parent_folder(path):
         raise InputError(f"cannot be made: {error.strerror.lower()}", file=folder) from None
 
 
-def require_regular_file(path):
-    """Raise an InputError where `open_regular_file` would not open `path`; it need not exist."""
-    try:
-        open_regular_file(path).close()
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise InputError(error.strerror.lower(), file=path) from None
-
-
 def retry_transient_errors(read):
     """Return what `read()` returns, called up to three times while its OSError is in TRANSIENT."""
     for wait in RETRY_SECONDS:
@@ -102,18 +84,14 @@ def retry_transient_errors(read):
 
 
 def open_regular_file(path, mode="rb", **options):
-    """`open` a file for reading; an OSError says where it is no regular file, or in POINTERS."""
-    nonblocking = getattr(os, "O_NONBLOCK", 0)
+    """`open` a file for reading; an OSError says where it is no regular file, or a POINTER."""
     file = open(path, mode, **options,  # noqa: SIM115
-                opener=lambda name, flags: os.open(name, flags | nonblocking))
+                opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
     try:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "is not a regular file, but a pipe or a device")
-        start = os.pread(file.fileno(), max(map(len, POINTERS)), 0)
-        for pointer, command in POINTERS.items():
-            if start.startswith(pointer):
-                raise OSError(errno.EINVAL, "is a pointer that stands in for the file itself: "
-                                            f"`{command}` fetches it")
+        if os.pread(file.fileno(), len(POINTER), 0) == POINTER:
+            raise OSError(errno.EINVAL, "is a pointer of Git LFS: `git lfs pull` fetches the file")
     except OSError:
         file.close()
         raise

@@ -6,11 +6,11 @@ import math
 import os
 from pathlib import Path
 
-# In versions 2 and 1 of Linux's control groups: where the quota and its period stand; the limit,
-# the memory in use, and the prefix of memory.stat's lines.
+# In versions 2 and 1 of Linux's control groups: the quota and its period; the limit and the memory
+# in use.
 CPU_FILES = (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
-MEMORY_FILES = (("memory.max", "memory.current", ""),
-                ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"))
+MEMORY_FILES = (("memory.max", "memory.current"),
+                ("memory.limit_in_bytes", "memory.usage_in_bytes"))
 
 
 def processors():
@@ -18,15 +18,11 @@ def processors():
 
     A container's CPU quota is kept: with 1.5 processors' worth of time it is 2.
     """
-    count = (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
-             else os.cpu_count() or 1)
-    return math.ceil(min(count, max(cgroup_quota(), 1)))
+    return math.ceil(min(len(os.sched_getaffinity(0)), max(cgroup_quota(), 1)))
 
 
 def physical_cores():
     """Number of cores that the process may run on, hyperthreads not counted twice, at least 1."""
-    if not hasattr(os, "sched_getaffinity"):
-        return max((os.cpu_count() or 1) // 2, 1)
     cores = set()
     for number in os.sched_getaffinity(0):
         topology = Path(f"/sys/devices/system/cpu/cpu{number}/topology/thread_siblings_list")
@@ -36,7 +32,8 @@ def physical_cores():
 
 def cgroup_quota(root="/"):
     """Processors' worth of time that control groups allow the process; infinity without limit."""
-    return min(map(_quota_of, _control_groups("cpu", root)), default=math.inf)
+    return min((quota / period for _, quota, period in _limits("cpu", CPU_FILES, root)
+                if quota > 0), default=math.inf)
 
 
 def available_memory(root="/"):
@@ -44,8 +41,24 @@ def available_memory(root="/"):
 
     Counted as free is what the system only keeps of files that were read.
     """
-    free = _values(Path(root, "proc/meminfo")).get("MemAvailable:", math.inf) * 1024
-    return max(min([free, *map(_left_in, _control_groups("memory", root))]), 0)
+    free = [_values(Path(root, "proc/meminfo")).get("MemAvailable:", math.inf) * 1024]
+    for group, limit, used in _limits("memory", MEMORY_FILES, root):
+        stat = _values(group / "memory.stat")
+        cached = sum(stat.get(f"total_{kind}_file", stat.get(f"{kind}_file", 0))  # version 1, or 2
+                     for kind in ("active", "inactive"))
+        free.append(limit - used + cached)
+    return max(min(free), 0)
+
+
+def _limits(controller, files, root):
+    """Each control group that has a limit, and two numbers that its `files` hold."""
+    for group in _control_groups(controller, root):
+        for names in files:
+            try:
+                first, second = " ".join((group / name).read_text() for name in names).split()
+                yield group, int(first), int(second)
+            except (OSError, ValueError):  # another version's, or "max"
+                pass
 
 
 def _control_groups(controller, root):
@@ -64,29 +77,6 @@ def _control_groups(controller, root):
         # Within a container the path may be the host's, while the mount begins at its own group.
         groups |= {mount, group, *(p for p in group.parents if mount in p.parents)}
     return groups
-
-
-def _quota_of(group):
-    for names in CPU_FILES:
-        try:
-            limit, period = " ".join((group / name).read_text() for name in names).split()
-            if limit not in ("max", "-1"):
-                return int(limit) / int(period)
-        except (OSError, ValueError, ZeroDivisionError):
-            pass
-    return math.inf
-
-
-def _left_in(group):
-    """Bytes below a control group's limit."""
-    for limit, usage, prefix in MEMORY_FILES:
-        try:
-            left = int((group / limit).read_text()) - int((group / usage).read_text())
-        except (OSError, ValueError):  # other version, or "max"
-            continue
-        cached = _values(group / "memory.stat")
-        return left + sum(cached.get(f"{prefix}{kind}_file", 0) for kind in ("active", "inactive"))
-    return math.inf
 
 
 def _values(path):

@@ -21,11 +21,13 @@ os.environ.setdefault("OMP_NUM_THREADS", str(physical_cores()))
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # turns of waiting before a thread sleeps
 os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")  # a line on standard error for each network
 
-MISSING_PACKAGE = ("sh run_train.sh installs the packages into .venv; by hand: pip install -r "
-                   "requirements.txt, then pip install --no-deps mxnet==1.9.1")
-MISSING_LIBRARY = ("Debian, Ubuntu: apt-get install libgomp1 libquadmath0; Fedora: dnf install "
-                   "libgomp libquadmath; openSUSE: zypper install libgomp1 libquadmath0; without "
-                   "root sh run_train.sh sets up an environment that needs neither")
+REMEDIES = {
+    ModuleNotFoundError: "sh run_train.sh installs the packages into .venv; by hand: pip install "
+                         "-r requirements.txt, then pip install --no-deps mxnet==1.9.1",
+    OSError: "Debian, Ubuntu: apt-get install libgomp1 libquadmath0; Fedora: dnf install libgomp "
+             "libquadmath; openSUSE: zypper install libgomp1 libquadmath0; without root sh "
+             "run_train.sh sets up an environment that needs neither",
+    RuntimeError: "where bind failed, another process may have taken the port"}
 # What a small training takes beyond what Python has, with THREADS_PER_CORE in addition.
 THREADS, THREADS_PER_CORE, ADDRESS_SPACE = 9, 2, 2_400_000_000
 
@@ -60,17 +62,11 @@ if missing := missing_resource():
     raise SystemExit(MAY_PASS)
 try:
     from crossentropy_op import mx
-except (ModuleNotFoundError, OSError) as error:
-    # No command is running yet that could tell it.
-    remedy = MISSING_LIBRARY if isinstance(error, OSError) else MISSING_PACKAGE
-    print(f"error: MXNet cannot be loaded: {error} ({remedy})", file=sys.stderr)
-    raise SystemExit(2) from None
-except RuntimeError as error:  # MXNet's own: a scheduler runs while it is imported
-    if "bind failed" not in str(error):
-        raise
-    print(f"error: MXNet: {error_line(error)} (another process may have taken the port)",
-          file=sys.stderr)
-    raise SystemExit(MAY_PASS) from None
+except (ModuleNotFoundError, OSError, RuntimeError) as error:
+    # No command is running yet that could tell it. A scheduler runs while MXNet is imported.
+    remedy = next(text for kind, text in REMEDIES.items() if isinstance(error, kind))
+    print(f"error: MXNet cannot be loaded: {error_line(error)} ({remedy})", file=sys.stderr)
+    raise SystemExit(MAY_PASS if isinstance(error, RuntimeError) else 2) from None
 # That of Speedometer, whose speeds a clock that is set in mid-run would make negative.
 mx.callback.time = SimpleNamespace(time=time.monotonic)
 
@@ -97,11 +93,3 @@ def mxnet_errors(what, file=None):
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
         # MXNet chooses the class of an error by its text.
         raise InputError(f"{what}: {error_line(error)}", file=file) from None
-
-
-def is_mxnet_error(error: BaseException) -> bool:
-    """Whether an exception is an MXNetError, or was raised while one was handled.
-
-    Symbol.simple_bind replaces an MXNetError by a plain RuntimeError.
-    """
-    return isinstance(error, mx.MXNetError) or isinstance(error.__context__, mx.MXNetError)

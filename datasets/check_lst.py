@@ -17,7 +17,8 @@ from common.cli import InputError
 from common.files import existing_path
 from common.text import printable
 from reading import equal_files
-from reading.image_reader import ImageError, ReadOptions, read_image
+from reading.image_file import ImageError, read_image
+from reading.read_options import ReadOptions
 
 SHAPE = (3, 224, 224)
 IMAGES_AT_ONCE = 1024

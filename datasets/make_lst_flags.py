@@ -1,7 +1,7 @@
 """The flags of tools/make_lst.py: a subcommand per source format, check, suspects, next, shard."""
 from common.cli import ArgumentParser, CheckpointPrefix, at_least
-from reading.image_reader import ReadOptions
 from reading.lst_file import LABEL_FORMATS
+from reading.read_options import ReadOptions
 
 SUSPECTS_SHOWN = 60  # images on the sheet of suspects
 

@@ -10,10 +10,10 @@ from evaluation.thresholds import DEFAULT, with_thresholds
 from lst_iter import LstIter
 from network import checkpoint
 from network.fine_tune import class_maps, in_float32, without_loss
-from network.forward_pass import ForwardPass
-from network.int8 import multiplies_exactly
+from network.forward_pass import ForwardPass, multiplies_exactly
 from network.untrusted import check_shapes
-from reading.image_reader import ReadOptions, sample_area
+from reading.image_file import sample_area
+from reading.read_options import ReadOptions
 
 logger = logging.getLogger("predict_multilabel")
 

@@ -16,8 +16,9 @@ import numpy as np
 from common.files import atomic_file
 from common.progress import Progress
 from common.text import printable
+from reading.image_file import ImageError, read_image, sample_area
 from reading.image_list import ImageList
-from reading.image_reader import ImageError, ReadOptions, read_image, sample_area
+from reading.read_options import ReadOptions
 
 OPACITY = 0.55  # of the colours over the image
 # Colours of the bytes 0 to 255 (blue, green, red), from dark to light, clear to the colour-blind.

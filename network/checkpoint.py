@@ -24,8 +24,6 @@ from network.graph import Graph, Node, replaced
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 NORMALISATION = ("rgb_mean", "rgb_std")
-KEEP_SHAPE = {"Activation", "BatchNorm", "BlockGrad", "Cast", "Dropout", "LRN", "LeakyReLU",
-              "_copy", "amp_cast", "clip", "elemwise_add", "elemwise_mul", "relu", "sigmoid"}
 
 Params = Dict[str, mx.nd.NDArray]
 Network = Tuple[mx.sym.Symbol, Params, Params]  # with arg_params and aux_params
@@ -46,14 +44,14 @@ def normalised_data(mean: Sequence[float], std: Sequence[float],
             ("rgb_mean", mean, mx.sym.broadcast_sub, "rgb_centred"),
             ("rgb_std", std, mx.sym.broadcast_div, "rgb_normalised")):
         array = np.asarray(values, np.float32).reshape(-1)
-        if array.shape != (3,) or not np.isfinite(array).all():
-            raise InputError(f"{name} wants three numbers (red, green, blue), not {values}")
+        if array.shape != (3,) or not np.isfinite(array).all() or (
+                name == "rgb_std" and array.min() <= 0):
+            raise InputError(f"{name} wants three numbers (red, green, blue), deviations above 0, "
+                             f"not {values}")
         constants[name] = mx.nd.array(array.reshape(1, 3, 1, 1))
         # No learning rate and no weight decay when other scripts train this checkpoint.
         constant = mx.sym.Variable(name, lr_mult=0, wd_mult=0, shape=(1, 3, 1, 1), dtype=np.float32)
         pixels = operation(pixels, mx.sym.BlockGrad(constant), name=result)
-    if min(std) <= 0:
-        raise InputError(f"rgb_std wants numbers above 0, not {std}")
     if dtype != "float32":
         pixels = mx.sym.Cast(pixels, dtype=dtype, name="rgb_dtype")
     return pixels, constants
@@ -100,10 +98,7 @@ def set_attributes(sym: mx.sym.Symbol, **values: Any) -> mx.sym.Symbol:
     (pixels of the short side before the crop).
     """
     graph = Graph(sym)
-    try:
-        node = graph["data"]
-    except KeyError:
-        raise InputError("this network has no input called data") from None
+    node = graph["data"]
     for name, value in values.items():
         node.attrs.pop(f"__rgb_{name}__", None)
         if value is not None:
@@ -118,7 +113,7 @@ def _without_faults_of_mxnet(sym):
     Of oneDNN's blocked layouts MXNet can slice whole blocks of channels only; any other slice is an
     error, or a division by zero that ends the process. So each `slice` takes its input in the plain
     layout. And a FullyConnected straight on a feature map may fail in the second forward pass in
-    inference; a Flatten goes between.
+    inference; a Flatten, which changes nothing else, goes between.
     """
     graph = Graph(sym)
     for node in graph.nodes:
@@ -126,16 +121,10 @@ def _without_faults_of_mxnet(sym):
                 and node.input().op != "slice_axis"):
             plain = Node("slice_axis", f"{node.name}_plain", node.inputs, axis=0, begin=0, end=None)
             node.inputs = [(plain, 0, 0)]
-        elif node.op == "FullyConnected" and node.flag("flatten", "True") and _is_map(node.input()):
+        elif (node.op == "FullyConnected" and node.flag("flatten", "True")
+              and node.input().op not in ("Flatten", "flatten", "FullyConnected")):
             node.inputs[0] = (Node("Flatten", f"{node.name}_flat", node.inputs[:1]), 0, 0)
     return graph.symbol()
-
-
-def _is_map(node):
-    """Whether a convolution or pooling gives a layer's values, as a map that nothing flattened."""
-    while node.op in KEEP_SHAPE:
-        node = node.input()
-    return node.op in ("Convolution", "Pooling")
 
 
 def load(prefix: str, epoch: int) -> Network:
@@ -145,15 +134,12 @@ def load(prefix: str, epoch: int) -> Network:
     holds what MXNet would crash on.
     """
     symbol_file, params_file = f"{prefix}-symbol.json", f"{prefix}-{epoch:04d}.params"
-    if os.path.isdir(prefix) and not os.path.isfile(symbol_file):
-        names = sorted(name[:-12] for name in os.listdir(prefix) if name.endswith("-symbol.json"))
-        raise InputError("a folder; {flag} takes a checkpoint's path before -symbol.json"
-                         + (f", such as {printable(os.path.join(prefix, names[0]))}" if names
-                            else ", and there is none in it"), file=prefix, flag="--model")
     for name in (symbol_file, params_file):
         if not os.path.isfile(name):
-            raise InputError("no such file; --model takes the path before -symbol.json, --epoch "
-                             "the number in the .params file's name", file=name)
+            inside = [str(path)[:-12] for path in sorted(Path(prefix).glob("*-symbol.json"))]
+            raise InputError("no such file; --model takes a checkpoint's path before -symbol.json"
+                             + (f", such as {printable(inside[0])}" if inside else "")
+                             + ", --epoch the number in the .params file's name", file=name)
     with mxnet_errors("not an MXNet symbol file", symbol_file):
         sym = _without_faults_of_mxnet(mx.sym.load_json(untrusted.checked_symbol(symbol_file)))
     untrusted.check_params(params_file)
@@ -161,21 +147,15 @@ def load(prefix: str, epoch: int) -> Network:
         saved = mx.nd.load(params_file)
     arg_params, aux_params = ({key[4:]: value for key, value in saved.items()
                                if key.startswith(kind)} for kind in ("arg:", "aux:"))
-    inputs = set(sym.list_arguments())
-    missing = (set(sym.list_auxiliary_states()) - set(aux_params)
-               or inputs - set(arg_params) - {"data"})
-    absent = sorted(n for n in missing if not n.endswith("label"))
+    inputs, states = set(sym.list_arguments()), set(sym.list_auxiliary_states())
+    missing = (inputs - {"data"} - set(arg_params)) | (states - set(aux_params))
+    absent = sorted(name for name in missing if not name.endswith("label"))
     if absent:
-        raise InputError(f"not of {symbol_file}: lacks {absent[0]}"
-                         + (f" and {len(absent) - 1} more" if absent[1:] else ""),
-                         file=params_file)
-    found = None
-    if "data" not in inputs:
-        found = "no input called data"
-    elif inputs & set(NORMALISATION) and not has_normalisation(sym):
-        found = "rgb_mean and rgb_std, but no layer rgb_normalised that uses them"
-    if found:
-        raise InputError(f"has {found}; take a checkpoint of train_multilabel.py, or an unchanged "
+        raise InputError(f"not of {symbol_file}: lacks {len(absent)} parameters, such as "
+                         f"{absent[0]}", file=params_file)
+    if "data" not in inputs or (inputs & set(NORMALISATION) and not has_normalisation(sym)):
+        raise InputError("no input called data, or rgb_mean and rgb_std without the layer that "
+                         "uses them; take a checkpoint of train_multilabel.py, or an unchanged "
                          "pretrained one", file=symbol_file)
     attributes = get_attributes(sym, symbol_file)
     if "image_shape" in attributes:

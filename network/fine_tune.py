@@ -11,7 +11,7 @@ import numpy as np
 from common.cli import InputError
 from common.mx_compat import mx, mxnet_errors
 from network import checkpoint
-from network.graph import Graph, Node, layers_up_to, output_of
+from network.graph import Graph, Node, layer_shapes, layers_up_to, output_of
 
 CLASSIFIERS = ("FullyConnected", "Convolution")
 # What may stand between the classifier and the network's output.
@@ -25,13 +25,9 @@ AFTER_FEATURE_MAP = ("Pooling", "mean", "Flatten", "flatten", "Reshape", "reshap
 ATTENTION = "fc_attention"  # layer that adds the parts of the attention head
 # From the probabilities of an attention head back to its class maps.
 ATTENTION_PATH = ["sigmoid", "elemwise_add", "Flatten", "Pooling", "Convolution"]
-# What may stand between the pixels and a network's own normalisation.
-PASS_ON = {"Cast", "amp_cast", "_copy", "BlockGrad", "identity"}
-# What arithmetic with a number n makes of scale * pixel + shift.
-ARITHMETIC = {**dict.fromkeys(("minus", "sub"), lambda scale, shift, n: (scale, shift - n)),
-              **dict.fromkeys(("plus", "add"), lambda scale, shift, n: (scale, shift + n)),
-              "mul": lambda scale, shift, n: (scale * n, shift * n),
-              "div": lambda scale, shift, n: (scale / n, shift / n)}
+# What may stand between the pixels and the end of a network's own normalisation.
+ARITHMETIC = re.compile("broadcast_(sub|add|mul|div)|_(minus|plus|mul|div)_?scalar|(amp_)?cast|"
+                        "_copy|BlockGrad", re.IGNORECASE)
 RAW, UNIT, SIGNED = (0, 1), (0, 255), (127.5, 127.5)  # pixels of 0 to 255, 0 to 1, and -1 to 1
 
 
@@ -60,33 +56,20 @@ def likely_layers(sym: mx.sym.Symbol) -> str:
     return ", ".join(reversed(layers[-8:]))
 
 
-def find_feature_map(sym: mx.sym.Symbol, name: str, image_shape: Sequence[int]) -> str:
-    """Name of the layer whose feature map, (batch, channels, height, width), layer `name` pools.
+def find_feature_map(sym: mx.sym.Symbol, layer_name: str | None,
+                     image_shape: Sequence[int]) -> str | None:
+    """Name of the layer whose feature map, (batch, channels, height, width), a layer pools.
 
-    That is `name` itself where it has positions. An InputError says that there is no such layer.
+    That is the layer itself (None: the one that find_features finds) where it has positions.
+    Returns None where neither has.
     """
-    layers = sym.get_internals()
-    with mxnet_errors(f"the network does not work on images of {image_shape}"):
-        _, shapes, _ = layers.infer_shape_partial(data=(1, *image_shape))
-    shapes = collections.defaultdict(tuple, zip(layers.list_outputs(), shapes))
+    name = layer_name or find_features(sym)
+    shapes = collections.defaultdict(tuple, layer_shapes(sym, image_shape))
     node = next((node for node in Graph(sym).nodes if name in (node.name, f"{node.name}_output")),
                 Node("null", name))
     while math.prod(shapes[f"{node.name}_output"][2:]) <= 1 and node.op in AFTER_FEATURE_MAP:
         node = node.input()
-    if len(shapes[f"{node.name}_output"]) != 4:
-        raise InputError(f"{{flag}} wants features with positions, which {name} and what it pools "
-                         "have not; --layer-before-fullc names a layer that has: "
-                         + likely_layers(sym), flag="--head attention")
-    return node.name
-
-
-def has_feature_map(sym: mx.sym.Symbol, layer_name: str | None, image_shape: Sequence[int]) -> bool:
-    """Whether the layer (None: the one that find_features finds) has positions, or pools some."""
-    try:
-        find_feature_map(sym, layer_name or find_features(sym), image_shape)
-    except InputError:
-        return False
-    return True
+    return node.name if len(shapes[f"{node.name}_output"]) == 4 else None
 
 
 def get_fine_tune_model(sym: mx.sym.Symbol, arg_params: checkpoint.Params, num_classes: int,
@@ -95,53 +78,38 @@ def get_fine_tune_model(sym: mx.sym.Symbol, arg_params: checkpoint.Params, num_c
                         **loss: Any) -> tuple[mx.sym.Symbol, checkpoint.Params]:
     """Cut the classifier off a pretrained network and put a multi-label head in its place.
 
-    The head ends in sigmoid `sig` and CrossEntropyLoss `softmax` (so that the label is
-    `softmax_label`). Its classifier is a FullyConnected `fc` on the features, of which a feature
-    map is first averaged over its positions. With `attention` it is class-specific residual
-    attention: a 1x1 Convolution `fc` gives each class a map over the positions, and the logit is
-    the map's mean plus `attention` times its maximum. Source: Zhu and Wu, "Residual Attention: A
-    Simple but Effective Method for Multi-Label Recognition", ICCV 2021
-    (https://arxiv.org/abs/2108.02456).
+    `sym` has an input called `data`, (batch, 3, height, width). The head takes the output of layer
+    `layer_name` (None: see `find_features`), of type `dtype`, casts it to float32, and ends in
+    sigmoid `sig` and CrossEntropyLoss `softmax` (so that the label is `softmax_label`), whose
+    options are `loss`; see crossentropy_op.loss_options. Its classifier is a FullyConnected `fc` on
+    the features, of which a feature map is first averaged over its positions. With `attention`, at
+    least 0, it is class-specific residual attention: a 1x1 Convolution `fc` gives each class a map
+    over the positions, and the logit is the map's mean plus `attention` times its maximum. Source:
+    Zhu and Wu, "Residual Attention: A Simple but Effective Method for Multi-Label Recognition",
+    ICCV 2021 (https://arxiv.org/abs/2108.02456).
 
-    Parameters
-    ----------
-    sym : mx.sym.Symbol
-        Pretrained network with an input called `data`, (batch, 3, height, width).
-    arg_params : dict of str to mx.nd.NDArray
-    num_classes : int
-    layer_name : str, optional
-        Layer whose output the classifier takes; None finds it (see `find_features`).
-    dtype : str
-        Type of the features; where it is not float32 they are cast for the head.
-    attention : float, optional
-        Weight of the maximum, at least 0.
-    **loss
-        Options of CrossEntropyLoss, see crossentropy_op.loss_options.
-
-    Returns
-    -------
-    net : mx.sym.Symbol
-        The new network; its output is the probabilities, (batch, num_classes).
-    new_args : dict of str to mx.nd.NDArray
-        Pretrained parameters of the layers that were kept.
+    Returns the new network, whose output is the probabilities, (batch, num_classes), and those of
+    `arg_params`, a dict of str to mx.nd.NDArray, that it keeps. An InputError names likely layers
+    where there is no such layer, or one without positions cannot have `attention`.
     """
     layers = sym.get_internals()
     name = layer_name or find_features(sym)
-    inputs = sym.list_inputs()  # parameters and labels are no layers
-    outputs = [output for output in layers.list_outputs() if output not in inputs]
-    if not {name, name + "_output"} & set(outputs):
-        raise InputError(f"the network has no layer {layer_name!r}; likely ones: "
+    outputs = set(layers.list_outputs()) - set(sym.list_inputs())  # parameters and labels
+    found = next((output for output in (name + "_output", name) if output in outputs), None)
+    if not found or any(n.endswith("label") for n in layers[found].list_arguments()):
+        raise InputError(f"the network has no layer {name!r} before its loss; likely ones: "
                          + likely_layers(sym), flag="--layer-before-fullc")
     image_shape = checkpoint.get_attributes(sym).get("image_shape", [3, 224, 224])
     if attention is not None:
-        name = find_feature_map(sym, name, image_shape)
-    net = layers[next(output for output in (name + "_output", name) if output in outputs)]
+        feature_map = find_feature_map(sym, name, image_shape)
+        if not feature_map:
+            raise InputError(f"{{flag}} wants features with positions, which {name} and what it "
+                             "pools have not; --layer-before-fullc names a layer that has: "
+                             + likely_layers(sym), flag="--head attention")
+        found = feature_map + "_output"
+    net = layers[found]
     kept = net.list_arguments()
-    if any(argument.endswith("label") for argument in kept):
-        raise InputError(f"{name} comes after the network's own loss; likely ones: "
-                         + likely_layers(sym), flag="--layer-before-fullc")
-    with mxnet_errors(f"the network does not work on images of {image_shape}"):
-        _, (shape,), _ = net.infer_shape_partial(data=(1, *image_shape))
+    shape = layer_shapes(net, image_shape)[found]
     if dtype != "float32":
         net = mx.sym.Cast(net, dtype="float32", name="features_float32")
     # A backbone that has a layer called fc of its own keeps it.
@@ -178,20 +146,20 @@ def load_pretrained(prefix: str, epoch: int, mean: Sequence[float] | None = None
     Returns symbol, arg_params, aux_params, and a text that says which normalisation this is.
     """
     sym, arg_params, aux_params = checkpoint.load(prefix, epoch)
-    values = [mean or checkpoint.IMAGENET_MEAN, std or checkpoint.IMAGENET_STD]
-    origin = "--rgb-mean and --rgb-std"
+    values: Sequence[Any] = mean or checkpoint.IMAGENET_MEAN, std or checkpoint.IMAGENET_STD
     if checkpoint.has_normalisation(sym):
         if mean or std:
             raise InputError("normalises by itself: leave out {flag}", flag=(
                 "--rgb-mean" if mean else "--rgb-std"), file=f"{prefix}-symbol.json")
         values = [arg_params[name].asnumpy().ravel() for name in checkpoint.NORMALISATION]
         origin = "the checkpoint's"
-    elif not (mean or std):
-        own = find_own_normalisation(sym, arg_params, aux_params)
+    elif mean or std:
+        origin = "--rgb-mean and --rgb-std"
+    elif own := find_own_normalisation(sym, arg_params, aux_params):
+        *values, layer = own
+        origin = f"what the network itself begins with ({layer}) wants"
+    else:
         origin = "ImageNet's, as the checkpoint does not say: --rgb-mean and --rgb-std"
-        if own:
-            *values, layer = own
-            origin = f"what the network itself begins with ({layer}) wants"
     sym, constants = checkpoint.with_normalisation(sym, values[0], values[1], dtype)
     shown = ("/".join(f"{value:.4g}" for value in numbers) for numbers in values)
     text = "mean {}, deviation {} ({})".format(*shown, origin)
@@ -205,29 +173,30 @@ def find_own_normalisation(symbol, arg_params, aux_params):
     numbers. Returns mean and standard deviation, 3 numbers of 0 to 255 each, and the name of that
     layer; None where the network begins otherwise, or its pixels were normalised before.
     """
+    symbol, constants = checkpoint.with_normalisation(symbol, (0, 0, 0), (1, 1, 1))
     graph = Graph(symbol)
-    users, node = graph.users(), graph["data"]
-    scale, shift, found = 1.0, 0.0, None
-    while len(users[node]) == 1:
+    users, node = graph.users(), graph["rgb_normalised"]
+    while len(users[node]) == 1 and ARITHMETIC.fullmatch(users[node][0].op):
         node = users[node][0]
-        if node.op in PASS_ON:
-            continue
-        if node.op == "BatchNorm":
-            mean, variance = (aux_params[node.input(place).name].asnumpy() for place in (3, 4))
-            found = _kind((np.median(mean) - shift) / scale,
-                          np.median(np.sqrt(variance)) / abs(scale)), node.name
-            break
-        number = _number(node, arg_params)
-        changes = [change for name, change in ARITHMETIC.items() if name in node.op]
-        if not (number and changes):
-            break
-        scale, shift = changes[0](scale, shift, number)
-        # The middle of the range that becomes -1 to 1, or of which the mean is subtracted.
-        found = _kind(-shift / scale, abs(1 / scale) if scale != 1 else 0), node.name
-    if not found or not found[0]:
+    # The arithmetic is scale * pixel + shift.
+    pixels = np.array([0, 255], np.uint8).repeat(3).reshape(2, 3, 1, 1)
+    with mxnet_errors("MXNet cannot compute what the network begins with"):
+        black, white = output_of(layers_up_to(symbol, node.name), {**arg_params, **constants},
+                                 aux_params, pixels)
+    shift, scale = float(np.median(black)), float(np.median(white - black)) / 255
+    if not scale:
         return None
-    (mean, std), layer = found
-    return [mean] * 3, [std] * 3, layer
+    # The middle of the range that becomes -1 to 1, or of which the mean is subtracted.
+    middle, deviation = -shift / scale, abs(1 / scale)
+    if users[node] and users[node][0].op == "BatchNorm":
+        node = users[node][0]
+        mean, variance = (aux_params[node.input(place).name].asnumpy() for place in (3, 4))
+        middle += np.median(mean) / scale
+        deviation *= np.median(np.sqrt(variance))
+    elif abs(scale - 1) < 1e-5:
+        deviation = 0
+    kind = _kind(middle, deviation)
+    return kind and ([kind[0]] * 3, [kind[1]] * 3, node.name)
 
 
 def _kind(middle, deviation):
@@ -239,15 +208,6 @@ def _kind(middle, deviation):
     return SIGNED if abs(middle) < 0.2 and 0.2 < deviation < 0.8 else None
 
 
-def _number(node, arg_params):
-    """The number, or the median of the parameter, of arithmetic on the data; None for others."""
-    if "scalar" in node.attrs:
-        return float(node.attrs["scalar"]) if not node.op.startswith("_r") else None
-    if len(node.inputs) == 2 and node.input(1).name in arg_params:
-        return float(np.median(arg_params[node.input(1).name].asnumpy()))
-    return None
-
-
 def variance_ratio(symbol, arg_params, aux_params, pixels):
     """The variance of images at the first BatchNorm, as a share of the variance that it has stored.
 
@@ -255,18 +215,15 @@ def variance_ratio(symbol, arg_params, aux_params, pixels):
     channels: about 1 where the images are normalised as in the network's training. None without a
     BatchNorm, or where it has not been trained.
     """
-    norm = next((node for node in Graph(symbol).nodes if node.op == "BatchNorm"), None)
+    graph = Graph(symbol)
+    norm = next((node for node in graph.nodes if node.op == "BatchNorm"), None)
     if norm is None:
         return None
     stored = aux_params[norm.input(4).name].asnumpy()
     if (stored == stored[0]).all():
         return None
-    source, number, *_ = norm.inputs[0]
-    layers = symbol.get_internals()
-    names = {source.name + "_output", f"{source.name}_output{number}"} & {*layers.list_outputs()}
-    if not names:
-        return None  # it is the input itself
-    values = output_of(layers[names.pop()], arg_params, aux_params, pixels)
+    graph.outputs = norm.inputs[:1]
+    values = output_of(graph.symbol(), arg_params, aux_params, pixels)
     variance = values.var(axis=(0, *range(2, values.ndim)))
     ratio = np.median(variance / np.maximum(stored, 1e-12))
     return (norm.name, float(ratio)) if math.isfinite(ratio) else None

@@ -7,6 +7,7 @@
 """
 from __future__ import annotations
 
+import math
 import time
 from typing import Callable, Sequence
 
@@ -15,8 +16,7 @@ import numpy as np
 from common.cli import InputError
 from common.mx_compat import mx, mxnet_errors
 from network import checkpoint
-from network.graph import replaced
-from network.int8 import in_int8, multiplications, multiplies_exactly
+from network.graph import Graph, layer_shapes, params_of, replaced
 
 # Pixels per piece of a batch on a CPU: 8 images of 224x224. The activations then mostly stay in the
 # processor's caches.
@@ -35,26 +35,14 @@ TURNS = 3
 class ForwardPass:
     """Computes the outputs, (batch, ...), of a network that takes raw pixels as `data`.
 
-    Parameters
-    ----------
-    network : mx.sym.Symbol
-        With one output or several (mx.sym.Group).
-    arg_params, aux_params : dict of str to mx.nd.NDArray
-        May hold more parameters than the network has.
-    data : mx.io.DataDesc
-        Description of the batches, uint8 (batch, 3, height, width).
-    devices : list of mx.Context
-        Several GPUs share each batch. On a CPU a batch is divided into pieces, which is faster.
-    sample : mx.nd.NDArray, optional
-        Images, uint8 (count, 3, height, width), for computing in int8: the first of them give the
-        ranges of the layers' integers. An error of MXNet's says that it cannot.
+    `network` has one output or several (mx.sym.Group); `arg_params` and `aux_params` may hold more
+    parameters than it has. `data` describes the batches, uint8 (batch, 3, height, width). Several
+    GPUs in `devices` share each batch; on a CPU a batch is divided into pieces, which is faster.
+    With `sample`, images as uint8 (count, 3, height, width), it computes in int8: the first of them
+    give the ranges of the layers' integers. An error of MXNet's says that it cannot.
 
-    Attributes
-    ----------
-    precision : str
-        "float32" or "int8".
-    output_shapes : list of tuple of int
-        Of each output of one image.
+    Attributes: `precision`, "float32" or "int8", and `output_shapes`, a tuple of int for each
+    output of one image.
     """
 
     def __init__(self, network: mx.sym.Symbol, arg_params: checkpoint.Params,
@@ -178,3 +166,56 @@ def least_cosine(plain: ForwardPass, forward: ForwardPass, images: mx.nd.NDArray
         norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
         cosines.append(np.mean(np.sum(one * other, axis=1) / np.maximum(norms, 1e-12)))
     return float(np.min(cosines))
+
+
+def in_int8(network, arg_params, aux_params, pixels, sample):
+    """The network in int8, and its parameters; see ForwardPass, and one_pass_normalisation.
+
+    The weights of each layer become 8-bit integers, and so do its outputs, by the range of their
+    values on the sample. MXNet's own `contrib.quantization` does it; its collector of these ranges
+    takes five times as long.
+    """
+    network = replaced(network, "rgb_normalised", mx.sym.Variable("data"))
+    args, auxs = params_of(network, arg_params, aux_params)
+    network = network.get_backend_symbol("MKLDNN_QUANTIZE")
+    options = {"calib_mode": "naive", "quantized_dtype": "auto", "logger": None}
+    quantised, _, _, collector = mx.contrib.quantization.quantize_graph(
+        network, args, auxs, quantize_mode="smart", **options)
+    layers = network.get_internals()
+    names = [name for name in layers.list_outputs() if name in collector.include_layer]
+    executor = mx.sym.Group([layers[name] for name in names])(data=pixels).simple_bind(
+        mx.cpu(), grad_req="null", data=(1, *sample.shape[1:]), type_dict={"data": sample.dtype})
+    executor.copy_params_from(args, auxs, allow_extra_params=True)
+    ranges = []  # of each image and layer
+    for number in range(len(sample)):
+        outputs = executor.forward(is_train=False, data=sample[number:number + 1])
+        ranges.append([(v.min(), v.max()) for v in (output.asnumpy() for output in outputs)])
+    least, most = np.min(ranges, axis=0)[:, 0].tolist(), np.max(ranges, axis=0)[:, 1].tolist()
+    collector.min_max_dict = dict(zip(names, zip(least, most)))
+    quantised, args, auxs = mx.contrib.quantization.calib_graph(
+        quantised, args, auxs, collector, **options)
+    return quantised.get_backend_symbol("MKLDNN_QUANTIZE")(data=pixels), args, auxs
+
+
+def multiplies_exactly() -> bool:
+    """Whether this processor adds products of 8-bit integers without saturating at 16 bits.
+
+    Those without VNNI add them in 16 bits in oneDNN, MXNet's library for CPUs.
+    """
+    data, weight = mx.nd.full((4, 64), 255, dtype="uint8"), mx.nd.full((16, 64), 127, dtype="int8")
+    ranges = zip(("min_data", "max_data", "min_weight", "max_weight"), (0, 255, -127, 127))
+    try:
+        total = mx.nd.contrib.quantized_fully_connected(
+            data, weight, num_hidden=16, no_bias=True, bias=None, min_bias=None, max_bias=None,
+            **{name: mx.nd.array([value]) for name, value in ranges})[0].asnumpy()
+    except mx.MXNetError:  # this MXNet has no such operator
+        return False
+    return bool(total[0, 0] == 64 * 255 * 127)
+
+
+def multiplications(symbol, image_shape) -> int:
+    """How many the convolutions and fully connected layers of a network take for one image."""
+    shapes = layer_shapes(symbol, image_shape)
+    return sum(math.prod(shapes[node.name + "_output"])
+               * math.prod(shapes.get(node.input(1).name, (0,))[1:])
+               for node in Graph(symbol).nodes if node.op in ("Convolution", "FullyConnected"))

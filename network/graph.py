@@ -4,10 +4,11 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
+from typing import Sequence
 
 import numpy as np
 
-from common.mx_compat import mx
+from common.mx_compat import mx, mxnet_errors
 
 
 class Node:
@@ -126,6 +127,17 @@ def params_of(symbol: mx.sym.Symbol, arg_params: dict, aux_params: dict) -> tupl
     names = symbol.list_arguments(), symbol.list_auxiliary_states()
     return tuple({name: given[name] for name in own if name in given}
                  for own, given in zip(names, (arg_params, aux_params)))
+
+
+def layer_shapes(symbol: mx.sym.Symbol, image_shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """Shapes of a network's layers and parameters for one image, by the names of their outputs.
+
+    An InputError says that it does not work on images of `image_shape`, (3, height, width).
+    """
+    layers = symbol.get_internals()
+    with mxnet_errors(f"the network does not work on images of {list(image_shape)}"):
+        _, shapes, _ = layers.infer_shape_partial(data=(1, *image_shape))
+    return dict(zip(layers.list_outputs(), shapes))
 
 
 def output_of(symbol: mx.sym.Symbol, arg_params: dict, aux_params: dict,

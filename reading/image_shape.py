@@ -7,9 +7,8 @@ import os
 
 import numpy as np
 
-from reading.image_file import BadImage, read_header
+from reading.image_file import BadImage, read_file, read_header
 from reading.image_list import ImageList
-from reading.image_reader import read_file
 from reading.lst_file import LstFile
 
 SAMPLE = 200  # images whose headers are read

@@ -16,7 +16,7 @@ from evaluation.classifier import Classifier
 from evaluation.pictures import COLOURS, OPACITY, Photos, draw, intensities
 from lst_iter import LstIter
 from network import checkpoint
-from network.fine_tune import get_fine_tune_model, has_feature_map
+from network.fine_tune import find_feature_map, get_fine_tune_model
 from network.forward_pass import ForwardPass
 from predict_multilabel import main
 from reading.read_options import ReadOptions
@@ -247,12 +247,13 @@ def test_features_without_positions_are_refused():
         get_fine_tune_model(net, {}, 8, attention=0.3)
 
 
-@pytest.mark.parametrize("layer, has", [
-    ("features", True), ("features_output", True), ("last", False), ("absent", False)])
-def test_whether_a_layer_has_a_feature_map_is_asked_of_any_name(layer, has):
+@pytest.mark.parametrize("layer, found", [
+    ("features", "features"), ("features_output", "features"), (None, "features"), ("last", None),
+    ("absent", None)])
+def test_whether_a_layer_has_a_feature_map_is_asked_of_any_name(layer, found):
     net = mx.sym.Pooling(mx.sym.Variable("data"), kernel=(16, 16), stride=(16, 16), name="features")
     net = mx.sym.FullyConnected(net, num_hidden=2, name="last")
-    assert has_feature_map(net, layer, (3, 64, 64)) == has
+    assert find_feature_map(net, layer, (3, 64, 64)) == found
 
 
 def test_an_attention_network_can_be_fine_tuned_to_other_classes(trained):

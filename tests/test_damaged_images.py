@@ -18,7 +18,7 @@ READER = """
 import os, resource, signal, sys
 import cv2
 import numpy as np
-from reading.image_reader import ImageError, read_image
+from reading.image_file import ImageError, read_image
 
 cv2.setNumThreads(0)
 (getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel)(0)

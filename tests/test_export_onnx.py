@@ -22,7 +22,8 @@ from convert.gluon_zoo import import_gluon
 from network import checkpoint
 from network.fine_tune import ATTENTION, in_float32
 from network.graph import output_of
-from reading.image_reader import ReadOptions, read_image
+from reading.image_file import read_image
+from reading.read_options import ReadOptions
 from train_multilabel import get_fine_tune_model
 
 NETWORKS = ["efficientnet_lite0", "resnet18_v1", "resnet18_v2", "mobilenetv2_1.0",

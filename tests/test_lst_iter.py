@@ -23,11 +23,11 @@ from common.cli import InputError
 from common.mx_compat import mx
 from lst_iter import LstIter
 from reading.batch_sampler import BatchSampler
+from reading.image_file import NEUTRAL
 from reading.image_list import ImageList
-from reading.image_reader import NEUTRAL, ReadOptions
 from reading.image_shape import best_shape, median_size
 from reading.lst_file import read_lst
-from reading.read_options import AREA
+from reading.read_options import AREA, ReadOptions
 
 ROOT = Path(__file__).resolve().parents[1]
 RANDOM = ReadOptions(random_crop=True, random_mirror=True, brightness=0.2)

@@ -21,8 +21,8 @@ from lst_iter import LstIter
 from network import checkpoint
 from predict_multilabel import main
 from reading.image_list import ImageList
-from reading.image_reader import ReadOptions
 from reading.lst_file import read_lst
+from reading.read_options import ReadOptions
 from train_multilabel import get_fine_tune_model
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -512,5 +512,5 @@ def test_int8_predicts_nearly_the_same_and_says_how_nearly(photos, model, tmp_pa
 
 
 def test_a_folder_as_model_is_answered_by_a_checkpoint_in_it(refused, model, photos, tmp_path):
-    assert f"a folder; --model takes a checkpoint's path before -symbol.json, such as {model}" in (
+    assert f"--model takes a checkpoint's path before -symbol.json, such as {model}" in (
         refused("--model", tmp_path, photos))

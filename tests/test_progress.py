@@ -13,16 +13,15 @@ from common.progress import Progress
 def test_lines_tell_the_time_that_is_left(monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 10)
-    clock = iter([0.0, *(5.0 + 2 * n for n in range(30))])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
     with Progress("Reading", 300, "images") as reading:
         for _ in range(30):
+            clock[0] += 2
             reading.update(10, "loss 1.5")
     lines = [record.getMessage() for record in caplog.records]
-    # 10 images take 2 s, and the first 10 took 5 s.
-    assert lines[0] == "Reading: 300 images, about 52 s"
-    assert lines[1] == "Reading: 50 of 300 images, 5/s, 50 s left, loss 1.5"
-    assert lines[2] == "Reading: 100 of 300 images, 5/s, 40 s left, loss 1.5"
+    assert lines[0] == "Reading: 50 of 300 images, 5.00 images/s, 00:50 left, loss 1.5"
+    assert lines[1] == "Reading: 100 of 300 images, 5.00 images/s, 00:40 left, loss 1.5"
     assert len(lines) == 6
 
 

@@ -10,8 +10,8 @@ import pytest
 from common import files
 from common.cli import InputError, exit_status
 from lst_iter import LstIter
-from reading import image_reader, lst_file
-from reading.image_reader import ImageError, read_image
+from reading import image_file, lst_file
+from reading.image_file import ImageError, read_image
 from reading.lst_file import read_lst
 
 
@@ -27,7 +27,7 @@ def failing(monkeypatch):
     """A function that makes the next reads fail with these errors; returns what was waited."""
     def fail(*errors):
         errors, waits = list(errors), []
-        read_once = image_reader.read_file
+        read_once = image_file.read_file
 
         def read(path, max_pixels):
             if errors:
@@ -35,7 +35,7 @@ def failing(monkeypatch):
                 raise OSError(number, os.strerror(number))
             return read_once(path, max_pixels)
 
-        monkeypatch.setattr(image_reader, "read_file", read)
+        monkeypatch.setattr(image_file, "read_file", read)
         monkeypatch.setattr(files.time, "sleep", waits.append)
         return waits
     return fail

@@ -20,7 +20,7 @@ import numpy as np
 from graph_grammar import write_checkpoint
 
 from common.cli import InputError
-from common.mx_compat import is_mxnet_error, mx
+from common.mx_compat import mx
 from evaluation.classifier import Classifier
 from network import checkpoint, fine_tune
 from network.untrusted import check_shapes
@@ -219,8 +219,10 @@ def main(kind, folder, first, last, log):
                     result = "is computed"
                 except (InputError, RuntimeError) as error:
                     # train_multilabel.py ends in one line after an error of MXNet's own.
+                    of_mxnet = isinstance(error, mx.MXNetError) or isinstance(
+                        error.__context__, mx.MXNetError)
                     if not isinstance(error, InputError) and (
-                            step is not steps[1] or not is_mxnet_error(error)):
+                            step is not steps[1] or not of_mxnet):
                         raise
                     result = "is refused: " + " ".join(str(error).split())[:300]
                 print(number, result, file=out)

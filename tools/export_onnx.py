@@ -27,7 +27,8 @@ from network import checkpoint  # noqa: E402
 from network.fine_tune import in_float32, without_loss  # noqa: E402
 from network.graph import Graph, output_of, params_of  # noqa: E402
 from network.untrusted import NO_THRESHOLDS, check_shapes  # noqa: E402
-from reading.image_reader import ReadOptions, read_image  # noqa: E402
+from reading.image_file import read_image  # noqa: E402
+from reading.read_options import ReadOptions  # noqa: E402
 
 TOLERANCE = 1e-4
 BATCH = 8  # images, in the comparison

@@ -33,10 +33,10 @@ from datasets.make_lst_flags import SUSPECTS_SHOWN, build_parser  # noqa: E402
 from datasets.text_sources import read_csv  # noqa: E402
 from reading import contact_sheet  # noqa: E402
 from reading.classes import ListCounts, absent_warning, names_beside, read_class_names  # noqa: E402
-from reading.image_file import IMAGE_ENDINGS  # noqa: E402
+from reading.image_file import IMAGE_ENDINGS, read_image  # noqa: E402
 from reading.image_list import ImageList, walk_images  # noqa: E402
-from reading.image_reader import ReadOptions, read_image  # noqa: E402
 from reading.lst_file import read_lst  # noqa: E402
+from reading.read_options import ReadOptions  # noqa: E402
 
 SUSPECT_SIDE = 200  # pixels of an image on the sheet of --show
 REASONS_SHOWN = 3  # classes beside an image to label next

@@ -77,8 +77,8 @@ def measure_reading(train):
         for batch in train:
             progress.update(train.batch_size - batch.pad)
     seconds = time.monotonic() - start
-    logger.info("Read %d images in %.1f s: %.0f samples/sec", progress.done, seconds,
-                progress.done / seconds)
+    logger.info("Read %d images in %.1f s: %.0f samples/sec", progress.n, seconds,
+                progress.n / seconds)
 
 
 def make_metrics(loss, num_classes, workers):

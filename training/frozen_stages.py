@@ -18,9 +18,8 @@ from common.cli import InputError
 from common.mx_compat import mx, mxnet_errors
 from common.progress import Progress
 from network.fine_tune import split_head
-from network.forward_pass import ForwardPass, choose_forward_pass
+from network.forward_pass import ForwardPass, choose_forward_pass, multiplies_exactly
 from network.graph import Graph, layers_up_to, params_of, replaced
-from network.int8 import multiplies_exactly
 from reading.batch_sampler import BatchSampler, SampledIter
 from training.compute import Alone
 from training.data import Split, make_metrics, open_iterator

@@ -16,7 +16,7 @@ from common.mx_compat import mx
 from common.text import printable
 from common.version import VERSION
 from network import checkpoint
-from network.fine_tune import frozen_parameters, get_fine_tune_model, has_feature_map
+from network.fine_tune import find_feature_map, frozen_parameters, get_fine_tune_model
 from network.graph import layers_up_to, params_of
 from network.untrusted import NO_THRESHOLDS, check_shapes
 from reading.classes import ListCounts, label_warnings, read_class_names, require_present
@@ -111,7 +111,7 @@ def resolve_settings(flags, pretrained, normalisation, lists, workers):
         symbol=checkpoint.set_attributes(pretrained.symbol, image_shape=image_shape))
     head = flags.head
     if head == "auto":
-        head = "attention" if has_feature_map(
+        head = "attention" if find_feature_map(
             pretrained.symbol, flags.layer_before_fullc, image_shape) else "linear"
     loss = loss_from_flags(flags, choose_pos_weight(flags.pos_weight, lists.train))
     symbol, arg_params = get_fine_tune_model(

@@ -15,7 +15,7 @@ import onnxruntime
 from google.protobuf.message import DecodeError  # a package that onnx needs
 
 from common.cli import InputError
-from common.files import require_regular_file
+from common.files import open_regular_file
 from common.mx_compat import mx, mxnet_errors
 from convert import to_255_scale
 from convert.onnx.graph_to_symbol import convert_graph
@@ -49,7 +49,6 @@ def convert(path, mean=None, std=None, image_shape=None, channels="rgb"):
     images, [3, height, width]. Raises an InputError when the file is no ONNX classifier, an
     operator or option is not known, or the result is not the same.
     """
-    require_regular_file(path)
     try:
         model = _load_model(path)
         image = _image_input(model, image_shape, channels)
@@ -76,7 +75,8 @@ def _load_model(path):
     An InputError says why a file is no ONNX model.
     """
     try:
-        model = onnx.load(path, load_external_data=False)
+        with open_regular_file(path) as file:
+            model = onnx.load(file, load_external_data=False)
         folder, left = os.path.dirname(os.path.abspath(path)), LARGEST_BYTES
         for tensor in model.graph.initializer:
             if tensor.data_location == onnx.TensorProto.EXTERNAL:

@@ -14,9 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from reading import image_reader
-from reading.image_file import BadImage, read_header
-from reading.image_reader import ImageError, read_image, sample_area
+from reading import image_file
+from reading.image_file import BadImage, ImageError, read_header, read_image, sample_area
 from reading.read_options import FITS, ReadOptions, sample_rng
 
 PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "ccp" / "photos"
@@ -294,7 +293,7 @@ def test_images_of_any_aspect_fit(read, size, fit, extension):
     content = encode(np.full(size + (3,), 200, np.uint8), extension)
     image = read(content, (24, 40), ReadOptions(fit=fit, resize=30)).astype(int)
     picture = np.abs(image - 200) <= 3
-    assert picture.any() and (picture | (fit == "pad") & (image == image_reader.NEUTRAL)).all()
+    assert picture.any() and (picture | (fit == "pad") & (image == image_file.NEUTRAL)).all()
     lucky = ReadOptions(random_crop=True, min_random_area=0.01, max_random_aspect_ratio=0.9)
     if fit == "crop":
         for row in range(5):
@@ -317,8 +316,8 @@ def test_without_resize_the_crop_just_covers_the_image(read):
 
 def test_padding_keeps_the_whole_image_on_grey(read):
     image = read(encode(two_halves(50, 100), ".png"), (40, 40), ReadOptions(fit="pad"))
-    assert (image[:10] == image_reader.NEUTRAL).all()
-    assert (image[30:] == image_reader.NEUTRAL).all()
+    assert (image[:10] == image_file.NEUTRAL).all()
+    assert (image[30:] == image_file.NEUTRAL).all()
     assert (image[10:30, :19] == RED).all() and (image[10:30, 21:] == BLUE).all()
 
 
@@ -394,8 +393,8 @@ def test_the_generator_gives_the_same_numbers_for_ever():
 
 def test_a_decode_is_reduced_only_while_it_covers_the_result(read, monkeypatch):
     reductions = []
-    decode = image_reader.decode
-    monkeypatch.setattr(image_reader, "decode",
+    decode = image_file.decode
+    monkeypatch.setattr(image_file, "decode",
                         lambda *args: reductions.append(args[2]) or decode(*args))
     content = encode(smooth(831, 550), ".jpg")
     for size, full in ((280, False), (224, False), (100, False), (40, False), (40, True)):
