@@ -21,8 +21,8 @@ UNTRUSTED = "network/untrusted/"
 # What train_multilabel.py imports within functions, because most runs do not need it.
 DOORS = ("distributed/", "reading/contact_sheet.py", "reading/equal_files.py",
          "reading/image_shape.py", "training/frozen_stages.py", "training/resuming.py")
-# Wanted are 5,200 and 16,000; until then the numbers only fall.
-CLOSURE_LINES, ALL_LINES = 6301, 17001
+# 16,000 is the limit of all. Wanted of the closure are 5,200; until then the number only falls.
+CLOSURE_LINES, ALL_LINES = 5838, 16000
 
 
 def name(path):
