@@ -66,7 +66,7 @@ def train(flags, compute):
             return 0
         if workers.rank == 0 and flags.dtype == "float32":
             for warning in check_normalisation(pretrained, lists.train, settings.image_shape,
-                                               settings.plain_reading):
+                                               settings.reading.plain):
                 logger.warning("warning: %s", warning)
         try:
             if this_run.snapshot:

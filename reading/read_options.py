@@ -54,6 +54,12 @@ class ReadOptions:
     max_pixels: int = 100_000_000  # refuse images whose header says more
     background: tuple[int, int, int] = (255, 255, 255)  # RGB behind transparent images
 
+    @property
+    def plain(self) -> ReadOptions:
+        """The same with nothing random, as for validation."""
+        return ReadOptions(resize=self.resize, fit=self.fit, full_decode=self.full_decode,
+                           max_pixels=self.max_pixels, background=self.background)
+
     def __post_init__(self):
         require((self.resize or 0) >= 0, "resize", "a number of pixels", self.resize)
         require(0 < self.max_random_area <= 1, "max_random_area", "above 0, at most 1",
@@ -161,14 +167,9 @@ def add_data_args(parser: argparse.ArgumentParser) -> None:
                             default=getattr(ReadOptions, name), help=text)
 
 
-def read_options_from_args(args: argparse.Namespace, train: bool = True) -> ReadOptions:
-    """The ReadOptions, or an InputError, for the flags of `add_data_args`.
-
-    Without `train`, nothing is random, as in validation.
-    """
-    names = ["resize", "full_decode", "max_pixels"]
-    if train:
-        names += ["random_crop", "random_mirror", *RANDOM_AMOUNTS]
+def read_options_from_args(args: argparse.Namespace) -> ReadOptions:
+    """The ReadOptions of training images, or an InputError, for the flags of `add_data_args`."""
+    names = ("resize", "full_decode", "max_pixels", "random_crop", "random_mirror", *RANDOM_AMOUNTS)
     background = tuple(parse_numbers("--background", args.background, int, 3))
     fit = "pad" if args.pad_square else "squash" if args.squash else "crop"
     try:

@@ -52,7 +52,7 @@ def open_iterator(settings, lst, augmented=False, **options):
     options = {
         "shuffle": augmented, "part_index": lst.shard[0], "num_parts": lst.shard[1],
         "seed": flags.seed, "num_threads": flags.data_nthreads, "bad_images": flags.bad_images,
-        "read_options": settings.reading if augmented else settings.plain_reading, **options}
+        "read_options": settings.reading if augmented else settings.reading.plain, **options}
     return LstIter(settings.batch_size, settings.image_shape, lst.lst, lst.folder, **options)
 
 

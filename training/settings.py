@@ -59,8 +59,7 @@ class Settings:
     last_frozen_layer: Optional[str]  # of these stages; None without any
     frozen: list  # names of the parameters that are not trained
     loss: dict  # options of CrossEntropyLoss
-    reading: ReadOptions  # of training images; others are read by `plain_reading`
-    plain_reading: ReadOptions
+    reading: ReadOptions  # of training images; others are read by `reading.plain`
     num_workers: int
     notes: list  # lines for the log: what was chosen and why
     warnings: list  # lines for the log: which classes cannot be learnt or evaluated
@@ -131,9 +130,7 @@ def resolve_settings(flags, pretrained, normalisation, lists, workers):
         flags=flags, prefix=os.path.join(flags.save_result, flags.save_name),
         batch_size=batch_size, image_shape=image_shape, head=head, freeze_stages=freeze_stages,
         last_frozen_layer=last_frozen_layer, frozen=frozen, loss=loss,
-        reading=read_options_from_args(flags),
-        plain_reading=read_options_from_args(flags, train=False),
-        num_workers=workers.count, notes=notes,
+        reading=read_options_from_args(flags), num_workers=workers.count, notes=notes,
         warnings=check_lists(lists, class_names, workers))
     _, aux_params = params_of(symbol, {}, pretrained.aux_params)
     symbol = checkpoint.set_attributes(symbol, class_names=class_names,
@@ -205,7 +202,7 @@ def _attributes(settings, lists, normalisation):
 
     Files are named without folders.
     """
-    flags, reading = settings.flags, settings.plain_reading
+    flags, reading = settings.flags, settings.reading
     height, width = settings.image_shape[1:]
     fit = {"pad": "padded", "squash": "squashed", "crop": "cropped"}[reading.fit]
     recipe = [settings.head + f" ({flags.attention:g})" * (settings.head == "attention") + " head"]
