@@ -43,7 +43,7 @@ def test_flags_that_have_a_variable_set_it(run_train, small_demo, tmp_path):
     assert conclusions and all(f"\n  {line}" in done for line in conclusions)
     page = (other / "report" / "index.html").read_text()
     assert f"<h1>my name-best, checkpoint {best['number']}</h1>" in page
-    assert "chosen on val.lst: these images" in page
+    assert "chosen on val.lst" in page and "folds of these images" in page
     log = (other / "train.log").read_text()
     assert " seed=3 " in log and "num_epoch=2 " in log
     assert f"labels={small_demo}/labels.txt" in log  # beside the list

@@ -110,13 +110,14 @@ def pass_images(settings, network, compute, this_run):
     where they are not needed, or there is no list.
     """
     flags, lists, workers = settings.flags, this_run.lists, compute.workers
-    outputs = {"features": split_head(network.symbol)[0]}
-    mirrors = {"features": bool(flags.warm_head_mirror)}
-    if not flags.warm_head_epochs or this_run.snapshot:
-        del mirrors["features"]
+    outputs, mirrors = {}, {}
+    if flags.warm_head_epochs:
+        # Also where they are not stored: in int8 one output may depend on whether there are others,
+        # and a resumed run must get what the first one got.
+        outputs["features"] = split_head(network.symbol)[0]
+        if not this_run.snapshot:
+            mirrors["features"] = bool(flags.warm_head_mirror)
     if settings.stores_activations:
-        # Together with the features, also where these are not stored: in int8 one output may
-        # depend on whether there are others, and a resumed run must get what the first one got.
         outputs["stages"] = layers_up_to(network.symbol, settings.last_frozen_layer)
         if flags.num_epoch:
             mirrors["stages"] = bool(flags.random_mirror)
