@@ -82,10 +82,10 @@ def test_without_a_known_label_nothing_is_known():
 def test_differences_are_those_of_two_runs_on_the_same_draws(sample):
     label, prob = np.maximum(sample[0], 0), sample[1]
     other = np.random.RandomState(5).permutation(prob)
-    found = bootstrap(label, prob, {"0.5": prob > 0.5}, draws=64, seed=5,
+    found = bootstrap(label, prob, {"0.5": prob > 0.5}, draws=16, seed=5,
                       other=(other, {"0.5": other > 0.5}))
     drawn = [by_scikit_learn(label[rows], prob[rows]) - by_scikit_learn(label[rows], other[rows])
-             for rows in np.random.default_rng(5).integers(0, len(label), (64, len(label)))]
+             for rows in np.random.default_rng(5).integers(0, len(label), (16, len(label)))]
     value = by_scikit_learn(label, prob) - by_scikit_learn(label, other)
     margin = 1.959964 * np.nanstd(drawn, axis=0, ddof=1)
     got = np.concatenate([found[name].reshape(2, -1) for name in RULES], axis=1)

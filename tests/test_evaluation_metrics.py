@@ -67,7 +67,7 @@ def expected(label, predicted):
             "exact": np.mean((label == predicted).all(axis=1))}
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(scored())
 def test_decision_metrics_are_scikit_learns(sample):
     label, prob = sample
@@ -76,7 +76,7 @@ def test_decision_metrics_are_scikit_learns(sample):
         expected(label, predicted), nan_ok=True)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(scored())
 def test_per_class_metrics_are_scikit_learns(sample):
     label, prob = sample
@@ -90,7 +90,7 @@ def test_per_class_metrics_are_scikit_learns(sample):
         ours["F1"], [f1_score(*columns) for columns in zip(label.T, predicted.T)])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(scored(lowest_label=-1))
 def test_unknown_labels_count_nowhere(sample):
     label, prob = sample
@@ -112,7 +112,7 @@ def test_unknown_labels_count_nowhere(sample):
     assert values["exact"] == pytest.approx(np.mean(exact))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(scored(), st.integers(1, 4))
 def test_top_k_predicts_the_first_of_a_stable_ranking(sample, k):
     label, prob = sample
@@ -124,7 +124,7 @@ def test_top_k_predicts_the_first_of_a_stable_ranking(sample, k):
         expected(label, predicted), nan_ok=True)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(scored(lowest_label=-1), st.integers(1, 20))
 def test_calibration_error_is_scikit_learns_curve_weighted(sample, bins):
     label, prob = sample
@@ -150,7 +150,7 @@ def test_curve_is_scikit_learns_where_labels_are_known():
     np.testing.assert_allclose(ours, [precision[:-1][::-1], recall[:-1][::-1]])
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(scored(lowest_label=-1))
 def test_no_threshold_has_a_better_f1(sample):
     label, prob = sample[0][:, 0], sample[1][:, 0]
@@ -165,7 +165,7 @@ def test_no_threshold_has_a_better_f1(sample):
     assert metrics.f1_score(truth, prob > chosen, zero_division=0) == pytest.approx(best)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(scored(), st.sampled_from([0.0, 0.3, 0.5, 0.9, 1.0]))
 def test_no_threshold_keeps_the_precision_at_a_better_recall(sample, least):
     label, prob = sample[0][:, 0] > 0.5, sample[1][:, 0]
@@ -264,7 +264,7 @@ def test_thresholds_of_few_labels_are_nearer_to_the_one_of_all():
         assert logit[c] == pytest.approx(count / (count + 1) * apart, abs=1e-9)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(scored(lowest_label=-1))
 def test_no_class_is_predicted_on_many_times_its_labels(sample):
     label, prob = sample

@@ -173,8 +173,9 @@ def run_elsewhere(code, folder, status=0):
 
 
 @pytest.mark.parametrize("name, attention", [
-    *(pytest.param(name, None, marks=[pytest.mark.slow] * (name == "resnet18_v2"))
-      for name in NETWORKS), ("efficientnet_lite0", 0.3), ("resnet18_v2", 0.3)])
+    *(pytest.param(name, None, marks=[pytest.mark.slow] * name.startswith("resnet"))
+      for name in NETWORKS), ("efficientnet_lite0", 0.3),
+    pytest.param("resnet18_v2", 0.3, marks=pytest.mark.slow)])
 def test_onnxruntime_gives_the_checkpoints_probabilities(name, attention, tmp_path, exporter):
     import onnxruntime
     prefix = fine_tuned(tmp_path / "net", name, attention=attention)

@@ -376,6 +376,7 @@ def test_measures_of_other_kinds_are_refused_in_one_line(tmp_path, text):
         read_measures(str(tmp_path / "m.json"), ["a"])
 
 
+@pytest.mark.slow
 def test_a_thousand_images_stay_below_30_mb(tmp_path):
     rng = np.random.RandomState(0)
     names = [f"{n}.jpg" for n in range(4)]
