@@ -117,7 +117,7 @@ def parse_args(argv=None):
              "it as a formula; remove one leading apostrophe to get the text back")
     add("--top", type=at_least(1), metavar="K",
         help="short form: the K most probable classes of an image, and which are predicted")
-    add("--above", type=_threshold, metavar="P",
+    add("--above", type=probability, metavar="P",
         help="short form: the classes whose probability is above P, or, with the word thresholds, "
              "above each class's own. P decides in the evaluation and the report too (default "
              "there: the checkpoint's thresholds, if it has any, else 0.5)")
@@ -140,7 +140,7 @@ def parse_args(argv=None):
     return _checked(parser.parse_args(argv))
 
 
-def _threshold(text):
+def probability(text):
     return text if text == "thresholds" else float(text)
 
 
@@ -162,6 +162,10 @@ def _checked(args):
         if args.fit_thresholds and getattr(args, name) is not None:
             raise InputError("{flag} is for predictions, which --fit-thresholds does not write",
                              flag=_flag(name))
+    for name in ("out", "measures"):
+        if os.path.isdir(getattr(args, name) or ""):
+            raise InputError("{flag} wants the name of a file, not of a folder",
+                             file=getattr(args, name), flag=_flag(name))
     args.image = args.image or ""
     if args.report:
         args.out = args.out or os.path.join(args.report, f"predictions.{args.format}")

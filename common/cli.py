@@ -79,16 +79,24 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def parse_known_args(self, args=None, namespace=None):
         """As argparse; the InputError for an unknown flag says which one it may mean."""
+        self._given = sys.argv[1:] if args is None else args
         namespace, unknown = super().parse_known_args(args, namespace)
-        for flag in (text.partition("=")[0] for text in unknown if text.startswith("--")):
-            near = difflib.get_close_matches(
-                SYNONYMS.get(flag, flag), list(self._option_string_actions), 1)
-            raise InputError("no such flag; " + (f"did you mean {near[0]}?" if near
-                                                 else "--help shows all"), flag=flag)
+        self._refuse_unknown(unknown)
         return namespace, unknown
+
+    def _refuse_unknown(self, texts):
+        known = list(self._option_string_actions)
+        for flag in (text.partition("=")[0] for text in texts if text.startswith("--")):
+            if not any(name.startswith(flag) for name in known):
+                near = ([SYNONYMS[flag]] if SYNONYMS.get(flag) in known
+                        else difflib.get_close_matches(flag, known, 1))
+                raise InputError("no such flag; " + (f"did you mean {near[0]}?" if near
+                                                     else "--help shows all"), flag=flag)
 
     def error(self, message):
         """Raise an InputError; argparse itself would print all flags."""
+        if "required" in message:  # a misspelt flag may be the one that is missing
+            self._refuse_unknown(self._given)
         flag, what = re.fullmatch(r"(?:argument (?:\S*/)?(\S+): )?(.*)", message, re.S).groups()
         raise InputError(f"{what} (--help shows all flags)", flag=flag)
 

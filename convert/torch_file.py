@@ -158,7 +158,10 @@ def _read_safetensors(content):
         raise InputError("a .safetensors file needs the package safetensors: "
                          "pip install -r requirements-export.txt") from None
     try:
-        return dict(sorted(safetensors.numpy.load(content).items()))
+        tensors = safetensors.numpy.load(content)
+        if any(tensor.dtype.kind not in "fiub" for tensor in tensors.values()):
+            raise ValueError("complex numbers")
+        return dict(sorted(tensors.items()))
     except (safetensors.SafetensorError, KeyError, ValueError, OverflowError) as error:
         raise InputError("not a whole safetensors file, or of a type or shape that numpy lacks: "
                          f"{error!s:.200}") from None

@@ -3,6 +3,7 @@
 Each reader returns a Source, with names relative to the folder of the images; samples of folders
 are read on the way.
 """
+import functools
 import io
 import logging
 import os
@@ -41,13 +42,15 @@ def read_folders(flags, bad_input):
     root, separator = flags.root, flags.split_names
     classes, images, others = {}, [], Counter()
     entries = _entries(root)
+    num_folders = sum(entry.is_dir() for entry in entries)
     for entry in entries:
         if not entry.is_dir():
             if entry.name.lower().endswith(IMAGE_ENDINGS):
                 bad_input.reject(Place(entry.path), "lies in no class's folder")
             continue
-        if (entry.name.lower() in SPLIT_NAMES or len(entries) == 1) and any(
-                inner.is_dir() for inner in _entries(entry.path)):
+        holds = {inner.is_dir() for inner in _entries(entry.path)}
+        if True in holds and (entry.name.lower() in SPLIT_NAMES
+                              or num_folders == len(holds) == 1):
             raise InputError(f"holds {entry.name}, which holds the folders of classes: give "
                              f"{entry.path}, and others on their own (--val-fraction 0 makes one "
                              "list)", file=root)
@@ -178,9 +181,14 @@ def _voc_sets(root, sets, image_set, bad_input):
 def _image_finder(root):
     """The function that finds the images of a VOC folder by the names of their annotations."""
     images = root / "JPEGImages" if (root / "JPEGImages").is_dir() else root
-    by_stem = defaultdict(list)
-    for path in map(Path, walk_images(images)):
-        by_stem[path.with_suffix("")].append(path)
+
+    @functools.lru_cache(None)
+    def names_by_stem(folder):
+        by_stem = defaultdict(list)
+        for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
+            if name.lower().endswith(IMAGE_ENDINGS):
+                by_stem[Path(name).stem].append(name)
+        return dict(by_stem)
 
     def find(below, stem, filename="", notes=None):
         """Name, relative to the root, of the image of an annotation; a ValueError without one.
@@ -188,18 +196,19 @@ def _image_finder(root):
         It is the file called `filename`, else that of the annotation's own name, `stem`. `notes` is
         the folder of the annotations.
         """
-        folder = images / below
-        found = by_stem.get(folder / stem, [])
-        named = folder / filename.replace("\\", "/").split("/")[-1]
+        by_stem = names_by_stem(images / below)
+        base = filename.replace("\\", "/").split("/")[-1]
+        found = by_stem.get(stem) or by_stem.get(base, [])
+        named = Path(base).stem
         # Annotations get renamed along with their images, and <filename> gets stale: it then names
         # the image of another annotation.
-        is_stale = found and named.stem != stem and notes and (notes / f"{named.stem}.xml").exists()
-        if named in by_stem.get(folder / named.stem, ()) and not is_stale:
-            found = [named]
+        is_stale = named != stem and stem in by_stem and notes and (notes / f"{named}.xml").exists()
+        if base in by_stem.get(named, ()) and not is_stale:
+            found = [base]
         if len(found) != 1:
-            raise ValueError(f"has {len(found) or 'no'} images of its name in {folder}"
-                             + f": {' and '.join(path.name for path in found)}" * bool(found))
-        return os.path.relpath(found[0], root)
+            raise ValueError(f"has {len(found) or 'no'} images of its name in {images / below}"
+                             + f": {' and '.join(found)}" * bool(found))
+        return os.path.relpath(images / below / found[0], root)
 
     return find
 

@@ -7,6 +7,7 @@ attributes of `data` in the symbol file.
 """
 from __future__ import annotations
 
+import glob
 import json
 import os
 from pathlib import Path
@@ -24,6 +25,8 @@ from network.graph import Graph, Node, replaced
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 NORMALISATION = ("rgb_mean", "rgb_std")
+KEEP_SHAPE = {"Activation", "BatchNorm", "BlockGrad", "Cast", "Dropout", "LRN", "LeakyReLU",
+              "_copy", "amp_cast", "clip", "elemwise_add", "elemwise_mul", "relu", "sigmoid"}
 
 Params = Dict[str, mx.nd.NDArray]
 Network = Tuple[mx.sym.Symbol, Params, Params]  # with arg_params and aux_params
@@ -113,7 +116,7 @@ def _without_faults_of_mxnet(sym):
     Of oneDNN's blocked layouts MXNet can slice whole blocks of channels only; any other slice is an
     error, or a division by zero that ends the process. So each `slice` takes its input in the plain
     layout. And a FullyConnected straight on a feature map may fail in the second forward pass in
-    inference; a Flatten, which changes nothing else, goes between.
+    inference; a Flatten goes between.
     """
     graph = Graph(sym)
     for node in graph.nodes:
@@ -121,10 +124,16 @@ def _without_faults_of_mxnet(sym):
                 and node.input().op != "slice_axis"):
             plain = Node("slice_axis", f"{node.name}_plain", node.inputs, axis=0, begin=0, end=None)
             node.inputs = [(plain, 0, 0)]
-        elif (node.op == "FullyConnected" and node.flag("flatten", "True")
-              and node.input().op not in ("Flatten", "flatten", "FullyConnected")):
+        elif node.op == "FullyConnected" and node.flag("flatten", "True") and _is_map(node.input()):
             node.inputs[0] = (Node("Flatten", f"{node.name}_flat", node.inputs[:1]), 0, 0)
     return graph.symbol()
+
+
+def _is_map(node):
+    """Whether a convolution or pooling gives a layer's values, as a map that nothing flattened."""
+    while node.op in KEEP_SHAPE:
+        node = node.input()
+    return node.op in ("Convolution", "Pooling")
 
 
 def load(prefix: str, epoch: int) -> Network:
@@ -136,7 +145,8 @@ def load(prefix: str, epoch: int) -> Network:
     symbol_file, params_file = f"{prefix}-symbol.json", f"{prefix}-{epoch:04d}.params"
     for name in (symbol_file, params_file):
         if not os.path.isfile(name):
-            inside = [str(path)[:-12] for path in sorted(Path(prefix).glob("*-symbol.json"))]
+            inside = [path[:-12] for path in sorted(glob.glob(glob.escape(prefix)
+                                                              + "/*-symbol.json"))]
             raise InputError("no such file; --model takes a checkpoint's path before -symbol.json"
                              + (f", such as {printable(inside[0])}" if inside else "")
                              + ", --epoch the number in the .params file's name", file=name)

@@ -10,7 +10,7 @@ import numpy as np
 
 from common.cli import InputError
 from common.mx_compat import mx, mxnet_errors
-from network import checkpoint
+from network import checkpoint, untrusted
 from network.graph import Graph, Node, layer_shapes, layers_up_to, output_of
 
 CLASSIFIERS = ("FullyConnected", "Convolution")
@@ -155,7 +155,7 @@ def load_pretrained(prefix: str, epoch: int, mean: Sequence[float] | None = None
         origin = "the checkpoint's"
     elif mean or std:
         origin = "--rgb-mean and --rgb-std"
-    elif own := find_own_normalisation(sym, arg_params, aux_params):
+    elif own := find_own_normalisation(sym, arg_params, aux_params, f"{prefix}-symbol.json"):
         *values, layer = own
         origin = f"what the network itself begins with ({layer}) wants"
     else:
@@ -166,12 +166,13 @@ def load_pretrained(prefix: str, epoch: int, mean: Sequence[float] | None = None
     return sym, {**arg_params, **constants}, aux_params, text
 
 
-def find_own_normalisation(symbol, arg_params, aux_params):
+def find_own_normalisation(symbol, arg_params, aux_params, file=None):
     """How pixels have to be normalised for a network that begins with a normalisation of its own.
 
     That is a BatchNorm, whose stored statistics tell which pixels it has seen, or arithmetic with
     numbers. Returns mean and standard deviation, 3 numbers of 0 to 255 each, and the name of that
-    layer; None where the network begins otherwise, or its pixels were normalised before.
+    layer; None where the network begins otherwise, or its pixels were normalised before. An
+    InputError, about `file`, says that it cannot be computed.
     """
     symbol, constants = checkpoint.with_normalisation(symbol, (0, 0, 0), (1, 1, 1))
     graph = Graph(symbol)
@@ -180,9 +181,10 @@ def find_own_normalisation(symbol, arg_params, aux_params):
         node = users[node][0]
     # The arithmetic is scale * pixel + shift.
     pixels = np.array([0, 255], np.uint8).repeat(3).reshape(2, 3, 1, 1)
-    with mxnet_errors("MXNet cannot compute what the network begins with"):
-        black, white = output_of(layers_up_to(symbol, node.name), {**arg_params, **constants},
-                                 aux_params, pixels)
+    start, arg_params = layers_up_to(symbol, node.name), {**arg_params, **constants}
+    untrusted.check_shapes(start, arg_params, aux_params, pixels.shape[1:], file)
+    with mxnet_errors("MXNet cannot compute what the network begins with", file):
+        black, white = output_of(start, arg_params, aux_params, pixels)
     shift, scale = float(np.median(black)), float(np.median(white - black)) / 255
     if not scale:
         return None

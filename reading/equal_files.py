@@ -103,7 +103,7 @@ def _or_none(read, path):
 
 def _size(path):
     status = os.stat(path)
-    return status.st_size if stat.S_ISREG(status.st_mode) else None
+    return status.st_size or None if stat.S_ISREG(status.st_mode) else None  # an empty one is none
 
 
 def _end(path):

@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import re
 from array import array
 from typing import Sequence
 
@@ -31,6 +32,8 @@ MAX_CLASSES = 1_000_000
 BLOCK_BYTES = 1 << 20
 COUNTED_AT_ONCE = 1 << 20  # labels
 MAX_LINE_BYTES = 16 << 20
+# A file name that is, or begins with, what tools write as a label.
+LABEL = re.compile(rb"-?[01](\.0*)?|0\.\d+|(-?[01]\.0+|0\.\d{6})\s.*", re.DOTALL)
 # What follows the digit of a label that is 0, 1 or -1; im2rec writes the first.
 PLAIN_ENDINGS = (b".000000\t", b".0\t", b"\t")
 
@@ -105,6 +108,11 @@ class LstFile:
                 lines.append(number)
                 names += row[tail + 1:]
                 name_ends.append(len(names))
+            name = bytes(names[:name_ends[1]]) if len(name_ends) > 1 else b""
+            if num_classes is None and label_format == "multi-hot" and LABEL.fullmatch(name):
+                raise InputError(f"the file name is {quoted(name)}: no tab before it, or none at "
+                                 "all? {flag} says how many labels there are, if it is right",
+                                 file=self.path, line=lines[0], flag="--num-classes")
             try:
                 labels.add(kept)
             except WrongLabel as wrong:

@@ -153,6 +153,9 @@ def test_a_missing_name_leaves_one_label_less(write, name):
         row = b"5\t1\t0\t" + name + end
         fails(write(PLAIN + row), ":2: 2 labels, but the first row has 3")
         fails(write(row), ":1: 2 labels, but --num-classes is 3", num_classes=3)
+        fails(write(row * 2), ":1: the file name is ")
+    if b"." in name:
+        fails(write(b"5\t1\t0\t" + name + b" a.jpg\n"), ":1: the file name is ")
 
 
 @pytest.mark.parametrize("name", ["1 cat.jpg", "0.5 inch.jpg", "-1 degrees.jpg", "2.0 x.jpg"])

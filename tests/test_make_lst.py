@@ -659,13 +659,28 @@ def test_the_file_that_a_voc_annotation_names_comes_before_one_of_its_stem(
     (["train/cat", "train/dog", "val/cat", "val/dog", "__MACOSX/train"], "photos/train"),
     (["Validation/cat", "TEST/dog"], "photos/TEST"),
     (["test/cat", "bird"], "photos/test"),
-    (["images/cat", "images/dog", "@eaDir/cat"], "photos/images")])
+    (["images/cat", "images/dog", "@eaDir/cat"], "photos/images"),
+    (["images/cat", ""], "photos/images")])
 def test_folders_of_parts_of_a_data_set_are_not_taken_for_classes(here, folders, named):
     for number, folder in enumerate(folders):
-        write(here / "photos" / folder / "1.jpg", f"image {number}")
+        write(here / "photos" / folder / ("1.jpg" if folder else "a.txt"), f"image {number}")
     error = refused("folders", "photos", "--prefix", "out")
     assert error.file == "photos" and f"give {named}," in error.what
     assert not list(here.glob("out*"))
+
+
+def test_a_lone_folder_of_images_may_hold_folders(here):
+    for name in ("cat/1.jpg", "cat/more/2.jpg"):
+        write(here / "photos" / name, f"image {name}")
+    make("folders", "photos", "--prefix", "out", "--val-fraction", 0)
+    assert rows("out_train.lst") == {"cat/1.jpg": "1", "cat/more/2.jpg": "1"}
+
+
+def test_empty_files_are_not_one_image(here):
+    write(here / "photos/cat/1.jpg", "")
+    write(here / "photos/dog/2.jpg", "")
+    make("folders", "photos", "--prefix", "out", "--val-fraction", 0)
+    assert rows("out_train.lst") == {"cat/1.jpg": "1 0", "dog/2.jpg": "0 1"}
 
 
 @pytest.mark.parametrize("stray", ["__MACOSX/cat/._1.jpg", "__MACOSX/1.jpg", "@eaDir/1.jpg/x.jpg",

@@ -50,7 +50,7 @@ def fitted(kind, network, optimizer, contexts, caplog):
     with caplog.at_level(logging.INFO):
         module.fit(
             batches(), batches(20), mx.metric.CompositeEvalMetric([Loss(), Accuracy()]),
-            batch_end_callback=[note("batch"), mx.callback.Speedometer(8, 2)],
+            batch_end_callback=(note("batch"), mx.callback.Speedometer(8, 2)),
             epoch_end_callback=lambda epoch, symbol, arg_params, aux_params: told.append(
                 (epoch, symbol.name, sorted(arg_params), sorted(aux_params))),
             eval_batch_end_callback=note("validation batch"), eval_end_callback=note("validated"),

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from common.cli import InputError
 from common.mx_compat import mx
 from network import checkpoint
 from network.fine_tune import find_own_normalisation, load_pretrained, variance_ratio
@@ -67,6 +68,15 @@ def with_constants():
 def test_what_a_network_begins_with_tells_which_pixels_it_takes(network, expected):
     found = find_own_normalisation(*network)
     assert (found and tuple(map(tuple, found[:2]))) == expected
+
+
+def test_what_a_network_begins_with_is_not_computed_where_it_is_too_large():
+    tall, wide = (mx.sym.Variable(name, shape=shape) for name, shape in (
+        ("tall", (1, 3, 40_000, 1)), ("wide", (1, 1, 1, 40_000))))
+    symbol = mx.sym.relu(mx.sym.broadcast_add(mx.sym.broadcast_add(DATA, tall), wide))
+    args = {"tall": mx.nd.ones((1, 3, 40_000, 1)), "wide": mx.nd.ones((1, 1, 1, 40_000))}
+    with pytest.raises(InputError, match="values per image"):
+        find_own_normalisation(symbol, args, {}, "bomb-symbol.json")
 
 
 @pytest.mark.parametrize("network", [batch_norm_on_data([124, 117, 104], [58, 57, 57]),

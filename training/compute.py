@@ -104,10 +104,11 @@ def check_memory(symbol, batch_size, image_shape, frozen, available=None):
     needed = (IMAGE_BATCHES * math.prod(image_shape)
               + LEAST_SHARE * np.dtype(np.float32).itemsize * kept)
     if needed * batch_size > available:
+        fits = int(available / needed)
         raise InputError(f"{batch_size} images at once take {needed * batch_size / 1e9:.1f} GB or "
                          f"more, and {available / 1e9:.1f} GB of memory are free: "
-                         f"{int(available / needed)} or less fits; a smaller --image-shape takes "
-                         "less", flag="--batch-size")
+                         + f"{fits} or less fits; " * bool(fits)
+                         + "a smaller --image-shape takes less", flag="--batch-size")
 
 
 def check_disk(folder, parameters):

@@ -156,6 +156,10 @@ def _open_forward_pass(settings, network, lst, num_passes, compute, this_run):
         precision, why = "float32", "as there are several workers"
     elif begun and precision == "auto":
         precision, why = begun, "as the run began"
+        if begun == "int8" and not multiplies_exactly():
+            raise InputError("the run began in int8, which this processor does not compute "
+                             "exactly; --frozen-precision int8 goes on all the same",
+                             flag="--resume")
     # Not as augmented: the ranges of int8 are those of what passes.
     sample = open_iterator(settings, lst, shuffle=True, prefetch=1)
     with sample:
@@ -163,8 +167,7 @@ def _open_forward_pass(settings, network, lst, num_passes, compute, this_run):
             network, sample.provide_data[0], compute.contexts, precision, num_passes,
             lambda: sample.next().data[0])
     reason = reason or why
-    saturates = begun == "int8" and flags.frozen_precision == "auto" and not multiplies_exactly()
-    if (saturates or begun not in (None, forward.precision)) and not flags.resume_anyway:
+    if begun not in (None, forward.precision) and not flags.resume_anyway:
         raise InputError(f"the run began in {begun}, and now the frozen layers would be computed "
                          f"in {forward.precision} ({reason}); --resume-anyway goes on all the same",
                          flag="--resume")

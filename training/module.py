@@ -11,9 +11,6 @@ OPTIMIZER_COUNTERS = ("num_update", "m_schedule")
 # Of the new classifier's weights.
 INITIALIZER = mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2)
 
-call = mx.model._multiple_callbacks  # None, one, or a list of them
-
-
 class Uninterrupted:
     """A run that begins at its first batch, saves nothing, and is not stopped.
 
@@ -35,6 +32,12 @@ class Uninterrupted:
 
     begin = before_batch = after_batch = _do_nothing
     after_training = after_validation_batch = after_epoch = _do_nothing
+
+
+def call(callbacks, *args):
+    """Call None, one callback, or a list or tuple of them."""
+    for callback in filter(None, mx.module.base_module._as_list(callbacks)):
+        callback(*args)
 
 
 class FineTuningModule(mx.mod.Module):
@@ -79,7 +82,7 @@ class FineTuningModule(mx.mod.Module):
                     self.update()
                     self.update_metric(metrics, batch.label)
                     call(batch_end_callback,
-                          mx.model.BatchEndParam(epoch, nbatch, metrics, locals()))
+                         mx.model.BatchEndParam(epoch, nbatch, metrics, locals()))
                     run.after_batch(self, metrics)
                 for name, value in metrics.get_global_name_value():
                     self.logger.info("Epoch[%d] Train-%s=%f", epoch, name, value)
@@ -96,12 +99,12 @@ class FineTuningModule(mx.mod.Module):
                     self.forward(batch, is_train=False)
                     self.update_metric(validation_metrics, batch.label)
                     call(eval_batch_end_callback,
-                          mx.model.BatchEndParam(epoch, nbatch, validation_metrics, locals()))
+                         mx.model.BatchEndParam(epoch, nbatch, validation_metrics, locals()))
                     run.after_validation_batch(self, metrics, nbatch)
                 for name, value in validation_metrics.get_global_name_value():
                     self.logger.info("Epoch[%d] Validation-%s=%f", epoch, name, value)
                 call(eval_end_callback,
-                      mx.model.BatchEndParam(epoch, nbatch + 1, validation_metrics, locals()))
+                     mx.model.BatchEndParam(epoch, nbatch + 1, validation_metrics, locals()))
             if run.after_epoch(self, metrics, validation_metrics if eval_data else None):
                 return
             train_data.reset()

@@ -318,6 +318,8 @@ class RunFiles:
             logger.info("Best: checkpoint %d, validation %s %.4f%s, kept as %s-best (--model "
                         "%s-best --epoch 0)", best["number"], name, value, beside, self.prefix,
                         self.prefix)
+            if scored is not None and value <= scored:
+                logger.warning("warning: %s %.4f does not beat %s", name, value, BASELINES[name])
             # A snapshot may be a stranger's, and a resumed run without validation.
             row = next((row for row in self.record.history if row.get("epoch") == best["number"]),
                        {})

@@ -72,6 +72,30 @@ def _slice(node, **kwargs):
     return [make_node("Slice", inputs, [name], name=name)]
 
 
+@MXNetGraph.register("GroupNorm", OPSET)
+def _group_norm(node, **kwargs):
+    name, inputs, attributes = mxnets.get_inputs(node, kwargs)
+    groups = int(attributes.get("num_groups", 1))
+    shape = _add_constant(f"{name}_groups", [0, groups, -1], kwargs)
+    return [
+        make_node("Shape", inputs[:1], [f"{name}_shape"]),
+        make_node("Reshape", [inputs[0], shape], [f"{name}_grouped"]),
+        make_node("InstanceNormalization", [f"{name}_grouped", *inputs[1:]],
+                  [f"{name}_normalised"], epsilon=float(attributes.get("eps", 1e-5))),
+        make_node("Reshape", [f"{name}_normalised", f"{name}_shape"], [name], name=name)]
+
+
+@MXNetGraph.register("_contrib_BilinearResize2D", OPSET)
+def _bilinear_resize(node, **kwargs):
+    nodes = mxnets.convert_contrib_BilinearResize2D(node, **kwargs)
+    _, _, attributes = mxnets.get_inputs(node, kwargs)
+    if attributes.get("align_corners", "True") in ("False", "0"):  # which MXNet's overlooks
+        for option in nodes[-1].attribute:
+            if option.name == "coordinate_transformation_mode":
+                option.s = b"half_pixel"
+    return nodes
+
+
 def to_onnx(net, arg_params, aux_params):
     """A network as an onnx.ModelProto.
 

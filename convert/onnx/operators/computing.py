@@ -202,24 +202,27 @@ class Window:
         elif auto not in ("NOTSET", "VALID"):
             raise layer.error(f"its option auto_pad is {auto!r:.50}")
         self.covers_input = not any(pads) and self.kernel == tuple(x.shape[2:])
+        self.begin, self.end = pads[:2], pads[2:]
+        self.rounded_up = [0, 0]  # padding that only rounding up needs, and is no pixels
         if options.get("ceil_mode"):
             for axis, (size, kernel, stride, dilate) in enumerate(sizes):
-                reach = (kernel - 1) * dilate + 1
                 padded = size + pads[axis] + pads[axis + 2]
-                last = -(-(padded - reach) // stride) * stride
-                if last < size + pads[axis]:  # else it would begin in the padding
-                    pads[axis + 2] += last + reach - padded
-        self.begin, self.end = pads[:2], pads[2:]
+                steps = -(-(padded - (kernel - 1) * dilate - 1) // stride)
+                if steps * stride >= size + pads[axis]:  # it would begin in the padding
+                    steps -= 1
+                last = steps * stride + (kernel - 1) * dilate + 1
+                self.rounded_up[axis] = max(last - padded, 0)
 
     @property
     def even(self):
         """Whether MXNet's own padding, the same on both sides, will do."""
-        return self.begin == self.end and all(
+        return self.begin == self.end and not any(self.rounded_up) and all(
             pad < kernel for pad, kernel in zip(self.begin, self.kernel))
 
-    def padded(self, symbol, value=0.0):
+    def padded(self, symbol, value=0.0, rounding=True):
         """The symbol with the padding as a layer of its own."""
-        width = (0, 0, 0, 0, self.begin[0], self.end[0], self.begin[1], self.end[1])
+        end = [pad + more * rounding for pad, more in zip(self.end, self.rounded_up)]
+        width = (0, 0, 0, 0, self.begin[0], end[0], self.begin[1], end[1])
         if not any(width):
             return symbol
         return mx.sym.Pad(symbol, mode="constant", constant_value=value, pad_width=width)
@@ -256,8 +259,14 @@ def pool(layer, x, count_include_pad=0, **options):
     if kind == "max":
         return mx.sym.Pooling(window.padded(x.symbol, -LARGEST), **shape)
     # The average over what counts in a window: pixels, and padding if count_include_pad.
-    counted = window.padded(mx.sym.ones_like(x.symbol), count_include_pad)
-    return mx.sym.Pooling(window.padded(x.symbol), **shape) / mx.sym.Pooling(counted, **shape)
+    ones = mx.sym.ones_like(x.symbol)
+    if count_include_pad:
+        ones = window.padded(ones, 1.0, rounding=False)
+        more = (0, 0, 0, 0, 0, window.rounded_up[0], 0, window.rounded_up[1])
+        ones = mx.sym.Pad(ones, mode="constant", constant_value=0, pad_width=more)
+    else:
+        ones = window.padded(ones)
+    return mx.sym.Pooling(window.padded(x.symbol), **shape) / mx.sym.Pooling(ones, **shape)
 
 
 @operator("GlobalAveragePool", "GlobalMaxPool")

@@ -7,18 +7,20 @@ from common.mx_compat import mx
 from convert.onnx.operators.computing import combined
 from convert.onnx.operators.values import BATCH, Constant, Tensor, ints, numbers, operator, resolve
 
-# Coordinates and rounding by which "nearest" repeats each pixel, for a whole factor.
-REPEATING = [("asymmetric", "floor"), ("half_pixel", "round_prefer_floor"),
-             ("half_pixel", "round_prefer_ceil")]
+MOST_PIECES = 64  # of a Gather
 
 
 def _in_shape(layer, x, target, allowzero=0):
     found = resolve(x, target, layer.batch, allowzero)
     if found is None:
-        shape = ["batch" if side == BATCH else side for side in x.shape]
-        raise layer.error(f"shape {shape} does not fit into {target}")
+        raise layer.error(f"shape {_shape_text(x.shape)} does not fit into {_shape_text(target)}")
     shape, inner = found
     return x if shape == tuple(x.shape) else Tensor(x.reshaped(shape), shape, inner=inner)
+
+
+def _shape_text(shape):
+    return [side if side < BATCH or side % BATCH else "batch" if side == BATCH
+            else f"{side // BATCH} batch" for side in shape]
 
 
 @operator("Reshape")
@@ -124,9 +126,16 @@ def gather(layer, x, indices, axis=0):
         # PyTorch's as_strided of a whole value.
         return _in_shape(layer, x, ints(indices.shape))
     taken = layer.axes(ints(indices), size)
-    if not taken or taken != list(range(taken[0], taken[-1] + 1)) or size % BATCH == 0:
-        raise layer.error("its indices do not follow each other, or take part of the batch")
-    symbol = mx.sym.slice_axis(x.symbol, axis=axis, begin=taken[0], end=taken[-1] + 1)
+    runs = []  # of indices that follow each other
+    for number in taken:
+        if runs and number == runs[-1][1]:
+            runs[-1][1] += 1
+        else:
+            runs.append([number, number + 1])
+    if len(runs) > MOST_PIECES or size % BATCH == 0:
+        raise layer.error("it takes too many pieces, or part of the batch")
+    parts = [mx.sym.slice_axis(x.symbol, axis=axis, begin=begin, end=end) for begin, end in runs]
+    symbol = mx.sym.Concat(*parts, dim=axis) if len(parts) > 1 else parts[0]
     result = Tensor(symbol, (*x.shape[:axis], len(taken), *x.shape[axis + 1:]))
     return result.reshaped((*x.shape[:axis], *indices.value.shape, *x.shape[axis + 1:]))
 
@@ -138,6 +147,11 @@ def expand(layer, x, shape):
     olds, news = ([1] * (rank - len(sides)) + [*sides] for sides in (x.shape, target))
     target = [old if new == 1 or old % BATCH == 0 else new for old, new in zip(olds, news)]
     return layer.broadcast(x, target, x)
+
+
+@operator("Tile")
+def tile(layer, x, repeats):
+    return mx.sym.tile(x.symbol, reps=tuple(ints(repeats)))
 
 
 @operator("Where")
@@ -171,7 +185,8 @@ def pad(layer, x, pads, constant_value=None, axes=None, mode="constant", value=0
     # MXNet pads the last two axes of four.
     shape = (1,) * (4 - rank) + tuple(x.shape)
     padded = [axis + 4 - rank for axis in width]
-    order = [axis for axis in range(4) if axis not in padded] + padded
+    kept = [axis for axis in range(4) if axis not in padded]
+    order = [*kept[:4 - len(padded)], *padded]
     symbol = x.reshaped(shape)
     if order != sorted(order):
         symbol = mx.sym.transpose(symbol, axes=tuple(order))
@@ -184,9 +199,14 @@ def pad(layer, x, pads, constant_value=None, axes=None, mode="constant", value=0
     return Tensor(symbol, (1,) * (4 - rank) + tuple(result)).reshaped(result)
 
 
-@operator("DepthToSpace", mode="DCR")
-def depth_to_space(layer, x, blocksize):
-    return mx.sym.depth_to_space(x.symbol, block_size=blocksize)
+@operator("DepthToSpace")
+def depth_to_space(layer, x, blocksize, mode="DCR"):
+    if mode == "DCR":
+        return mx.sym.depth_to_space(x.symbol, block_size=blocksize)
+    symbol = mx.sym.reshape(x.symbol, shape=(0, -4, -1, blocksize**2, 0, 0))
+    symbol = mx.sym.reshape(symbol, shape=(0, 0, -4, blocksize, blocksize, 0, 0))
+    symbol = mx.sym.transpose(symbol, axes=(0, 1, 4, 2, 5, 3))
+    return mx.sym.reshape(symbol, shape=(0, 0, -3, -3))
 
 
 @operator("SpaceToDepth")
@@ -203,24 +223,66 @@ def resize(layer, x, roi=None, scales=None, sizes=None, *, axes=None, mode="near
         scales = roi if scales is None else scales
         coordinate_transformation_mode, nearest_mode = "asymmetric", "floor"
     rank = len(x.shape)
-    goal = list(x.shape)
+    factors, goal = [1.0] * rank, list(x.shape)
     for number, axis in enumerate(layer.axes(axes or range(rank), rank)):
         if sizes is None:
-            goal[axis] = math.floor(x.shape[axis] * numbers(scales)[number])
+            factors[axis] = numbers(scales)[number]
+            goal[axis] = math.floor(x.shape[axis] * factors[axis])
         elif axis > 0:
             goal[axis] = ints(sizes)[number]
+            factors[axis] = goal[axis] / x.shape[axis]
     if rank != 4 or goal[:2] != list(x.shape[:2]) or min(goal) < 1:
         raise layer.error("it resizes other axes than the height and width, or to nothing")
-    transformation = coordinate_transformation_mode
-    if mode == "linear" and transformation in (
-            "half_pixel", "pytorch_half_pixel", "align_corners"):
-        return mx.sym.contrib.BilinearResize2D(
-            x.symbol, height=goal[2], width=goal[3],
-            align_corners=transformation == "align_corners")
-    if mode != "nearest" or (transformation, nearest_mode) not in REPEATING or any(
-            new % old for new, old in zip(goal[2:], x.shape[2:])):
-        raise layer.error(f"mode {mode!r:.50} with {transformation!r:.50} and {nearest_mode!r:.50} "
-                          f"from {x.shape[2:]} to {goal[2:]}: known are linear, and nearest where "
-                          "it repeats each pixel")
-    rows = mx.sym.repeat(x.symbol, repeats=goal[2] // x.shape[2], axis=2)
-    return mx.sym.repeat(rows, repeats=goal[3] // x.shape[3], axis=3)
+    if mode == "nearest":
+        return _nearest(layer, x, goal, factors, (coordinate_transformation_mode, nearest_mode))
+    if mode != "linear" or coordinate_transformation_mode not in (
+            "half_pixel", "pytorch_half_pixel", "align_corners") \
+            or (coordinate_transformation_mode == "pytorch_half_pixel" and 1 in goal[2:]):
+        raise layer.error(
+            f"mode {mode!r:.50} with {coordinate_transformation_mode!r:.50} is not known")
+    if any(abs(factors[axis] * x.shape[axis] - goal[axis]) > 1e-3 for axis in (2, 3)):
+        raise layer.error("its scales do not give whole sizes")
+    return mx.sym.contrib.BilinearResize2D(
+        x.symbol, height=goal[2], width=goal[3],
+        align_corners=coordinate_transformation_mode == "align_corners")
+
+
+def _nearest(layer, x, goal, factors, rules):
+    """Each value repeated, or some left out, as the rule of coordinates says."""
+    symbol = x.symbol
+    for axis in (2, 3):
+        if goal[axis] == x.shape[axis]:
+            continue
+        taken = nearest_indices(layer, x.shape[axis], goal[axis], factors[axis], rules)
+        factor = goal[axis] // x.shape[axis]
+        step = x.shape[axis] // goal[axis]
+        if np.array_equal(taken, np.repeat(np.arange(x.shape[axis]), factor)):
+            symbol = mx.sym.repeat(symbol, repeats=factor, axis=axis)
+        elif step and len(taken) and np.array_equal(
+                taken, taken[0] + step * np.arange(goal[axis])):
+            before = (None,) * axis
+            symbol = mx.sym.slice(symbol, begin=(*before, int(taken[0])), step=(*before, step),
+                                  end=(*before, int(taken[-1]) + 1))
+        else:
+            raise layer.error(f"nearest pixels from {x.shape[axis]} to {goal[axis]} do not repeat "
+                              "evenly")
+    return symbol
+
+
+def nearest_indices(layer, size, goal, factor, rules):
+    """Numbers of the pixels that ONNX takes along one axis."""
+    transformation, nearest_mode = rules
+    place = np.arange(goal)
+    if transformation == "asymmetric":
+        place = place / factor
+    elif transformation in ("half_pixel", "pytorch_half_pixel"):
+        place = (place + 0.5) / factor - 0.5
+    elif transformation == "align_corners" and goal > 1:
+        place = place * (size - 1) / (goal - 1)
+    else:
+        raise layer.error(f"mode 'nearest' with {transformation!r:.50} is not known")
+    rounded = {"floor": np.floor, "ceil": np.ceil, "round_prefer_floor": lambda p: np.ceil(p - 0.5),
+               "round_prefer_ceil": lambda p: np.floor(p + 0.5)}.get(nearest_mode)
+    if rounded is None:
+        raise layer.error(f"its option nearest_mode is {nearest_mode!r:.50}")
+    return np.clip(rounded(place), 0, size - 1).astype(int)
