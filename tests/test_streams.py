@@ -24,7 +24,8 @@ def test_a_reader_that_ends_early_ends_no_training(tiny_network, small_demo, tmp
     assert "Best: checkpoint 1" in (tmp_path / "train.log").read_text()
 
 
-@pytest.mark.parametrize("closed", ["<&- >&- 2>&-", "2>&-", ">&-"])
+@pytest.mark.parametrize("closed", ["<&- >&- 2>&-", *(
+    pytest.param(one, marks=pytest.mark.slow) for one in ("2>&-", ">&-"))])
 def test_closed_streams_end_no_training(closed, tiny_network, small_demo, tmp_path):
     done = shell(f'"$@" {closed}', sys.executable, "train_multilabel.py",
                  *training_flags(tiny_network, small_demo, tmp_path, num_epoch=1))
