@@ -259,8 +259,9 @@ def test_a_shorter_list_is_padded_with_rows_of_unknown_labels(small_demo):
 def test_more_workers_than_rows_a_shard_is_empty_and_nobody_waits(flags, small_demo, tmp_path):
     lines = (small_demo / "train.lst").read_text().splitlines(keepends=True)
     (tmp_path / "two.lst").write_text("".join(lines[:2]))
+    (tmp_path / "val.lst").write_text("".join(lines[2:4]))
     finish(launched(flags(tmp_path / "result", data_train=tmp_path / "two.lst", num_epoch=2,
-                          data_val=tmp_path / "two.lst", warm_head_epochs=2,
+                          data_val=tmp_path / "val.lst", warm_head_epochs=2,
                           image_val=small_demo / "images")))
 
 
