@@ -11,7 +11,7 @@ from common.cli import InputError
 from common.machine import available_memory
 from common.mx_compat import choose_devices, mx
 from multilabel_metric import Metrics
-from network.graph import Graph
+from network.graph import Graph, layer_shapes
 from reading.image_list import SampleList
 from reading.lst_file import read_lst
 
@@ -92,8 +92,7 @@ def check_memory(symbol, batch_size, image_shape, frozen, available=None):
     `available` is in bytes; default: what the machine has free and the container may take.
     """
     available = available_memory() if available is None else available
-    layers = symbol.get_internals()
-    shapes = dict(zip(layers.list_outputs(), layers.infer_shape(data=(1, *image_shape))[1]))
+    shapes = layer_shapes(symbol, image_shape)
     fixed = {"data", "softmax_label", *frozen, *symbol.list_auxiliary_states()}
     is_trained, kept = False, 0  # values of one image
     for node in Graph(symbol).nodes:  # each layer comes right after its own parameters

@@ -15,11 +15,11 @@ import time
 import numpy as np
 
 from common.cli import InputError
-from common.mx_compat import mx, mxnet_errors
+from common.mx_compat import mx
 from common.progress import Progress
 from network.fine_tune import split_head
 from network.forward_pass import ForwardPass, choose_forward_pass, multiplies_exactly
-from network.graph import Graph, layers_up_to, params_of, replaced
+from network.graph import Graph, layer_shapes, layers_up_to, params_of, replaced
 from reading.batch_sampler import BatchSampler, SampledIter
 from training.compute import Alone
 from training.data import Split, make_metrics, open_iterator
@@ -71,10 +71,7 @@ def find_stages(symbol, image_shape):
     residuals do) does not count.
     """
     backbone = split_head(symbol)[0]
-    layers = backbone.get_internals()
-    with mxnet_errors(f"the network does not work on images of {image_shape}"):
-        _, shapes, _ = layers.infer_shape(data=(1, *image_shape))
-    shapes = dict(zip(layers.list_outputs(), shapes))
+    shapes = layer_shapes(backbone, image_shape)
     nodes = Graph(backbone).nodes
     last_use = {source: number for number, node in enumerate(nodes)
                 for source, *_ in node.inputs}
