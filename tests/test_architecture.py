@@ -22,7 +22,7 @@ UNTRUSTED = "network/untrusted/"
 DOORS = ("distributed/", "reading/contact_sheet.py", "reading/equal_files.py",
          "reading/image_shape.py", "training/frozen_stages.py", "training/resuming.py")
 # 16,000 is the limit of all. Wanted of the closure are 5,200; until then the number only falls.
-CLOSURE_LINES, ALL_LINES = 5870, 16000
+CLOSURE_LINES, ALL_LINES = 5869, 16000
 
 
 def name(path):
