@@ -129,14 +129,16 @@ def params_of(symbol: mx.sym.Symbol, arg_params: dict, aux_params: dict) -> tupl
                  for own, given in zip(names, (arg_params, aux_params)))
 
 
-def layer_shapes(symbol: mx.sym.Symbol, image_shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
-    """Shapes of a network's layers and parameters for one image, by the names of their outputs.
+def layer_shapes(symbol: mx.sym.Symbol, image_shape: Sequence[int], batch_size: int = 1,
+                 data: str = "data") -> dict[str, tuple[int, ...]]:
+    """Shapes of a network's layers and parameters for a batch, by the names of their outputs.
 
-    An InputError says that it does not work on images of `image_shape`, (3, height, width).
+    An InputError says that it does not work on images of `image_shape`, (3, height, width). `data`
+    is the name of the input.
     """
     layers = symbol.get_internals()
     with mxnet_errors(f"the network does not work on images of {list(image_shape)}"):
-        _, shapes, _ = layers.infer_shape_partial(data=(1, *image_shape))
+        _, shapes, _ = layers.infer_shape_partial(**{data: (batch_size, *image_shape)})
     return dict(zip(layers.list_outputs(), shapes))
 
 

@@ -25,7 +25,7 @@ import platform
 
 from common.cli import InputError
 from common.mx_compat import mx, mxnet_errors
-from network.graph import Graph, Node
+from network.graph import Graph, Node, layer_shapes
 
 BLOCK = 16  # channels in a block of oneDNN's layout for AVX-512
 LARGEST_CLIP = 64  # c - (c - x) loses the last digits of a small x
@@ -92,9 +92,7 @@ class _Rewriting:
         self._everywhere = everywhere
         self._graph = Graph(symbol)
         self._users, self._constants = self._graph.users(), {}
-        layers = symbol.get_internals()
-        _, shapes, _ = layers.infer_shape(**{data.name: data.shape})
-        self._shapes = dict(zip(layers.list_outputs(), shapes))
+        self._shapes = layer_shapes(symbol, data.shape[1:], data=data.name)
 
     def symbol(self):
         """The new network, or None if no layer is another."""

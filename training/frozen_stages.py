@@ -1,11 +1,16 @@
 """What the frozen part of a network gives for each image, computed once and stored.
 
-That never changes, unless the images are cropped or recoloured at random. The warm head, the new
-classifier alone, trains on the features, and then an epoch of fine-tuning costs only the last
-stages, which take the outputs of the frozen ones. Starting from such a head distorts the pretrained
-features less: Kumar et al., "Fine-Tuning can Distort Pretrained Features and Underperform
-Out-of-Distribution", ICLR 2022 (https://arxiv.org/abs/2202.10054).
+That never changes, unless the images are cropped or recoloured at random. In the order of a run:
+
+- `choose_stages`: which stages --freeze-stages freezes.
+- `pass_images`: each image once through what is frozen. What it stores is trained on by FeatureIter
+  and, with frozen stages, the network that `after_frozen_stages` gives: an epoch of fine-tuning
+  then costs only the last stages.
+- `train_warm_head`: the new classifier alone, on the stored features. Starting from such a head
+  distorts the pretrained features less: Kumar et al., "Fine-Tuning can Distort Pretrained Features
+  and Underperform Out-of-Distribution", ICLR 2022 (https://arxiv.org/abs/2202.10054).
 """
+import itertools
 import logging
 import math
 import os
@@ -28,12 +33,14 @@ from training.run_files import with_prefix
 
 logger = logging.getLogger("train_multilabel")
 
-NOT_SAVED = (" in the warm head or the pass through frozen layers before it, of which nothing is "
-             "saved: the same command begins them anew")
-ROWS_PER_MESSAGE = 4096
-FEATURES = "features"
+# Of choose_stages.
 LARGE_IMAGE = 100_000  # pixels
 WIDER = 4  # times as many channels as the narrowest layer of a stage: of ResNets the last layers
+# Of pass_images.
+FEATURES = "features"  # the input of a network that trains on what is stored
+ROWS_PER_MESSAGE = 4096
+NOT_SAVED = (" in the warm head or the pass through frozen layers before it, of which nothing is "
+             "saved: the same command begins them anew")
 # Of the warm head.
 BATCH_SIZE = 32
 LEARNING_RATE = 0.003
@@ -75,27 +82,22 @@ def find_stages(symbol, image_shape):
     nodes = Graph(backbone).nodes
     last_use = {source: number for number, node in enumerate(nodes)
                 for source, *_ in node.inputs}
-    stages, open_until = [], 0
+    layers, open_until = [], 0  # the layers that are the last one on every path, with shapes
     for number, node in enumerate(nodes):
         if node.is_variable and node.name != "data":
             continue  # a parameter
         # Nothing before this layer is used after it.
         alone, open_until = open_until <= number, max(open_until, last_use.get(node, number))
         shape = shapes.get(node.name + "_output", ())[1:]
-        if (not alone or len(shape) != 3 or shape[1:] == (1, 1)
-                or node.name.startswith(("rgb_", "data"))):
-            continue
-        if not stages or stages[-1][0][1][1:] != shape[1:]:
-            stages.append([])
-        stages[-1].append((node.name, shape))
-    return [[layer for layer in stage
-             if layer[1][0] <= WIDER * min(shape[0] for _, shape in stage)][-1]
-            for stage in stages]
-
-
-def layers_after(symbol, name):
-    """The network after layer `name`, in whose place is the input `features`, of any float type."""
-    return replaced(symbol, name, mx.sym.Cast(mx.sym.Variable(FEATURES), dtype="float32"))
+        if (alone and len(shape) == 3 and shape[1:] != (1, 1)
+                and not node.name.startswith(("rgb_", "data"))):
+            layers.append((node.name, shape))
+    stages = []
+    for _, stage in itertools.groupby(layers, lambda layer: layer[1][1:]):
+        stage = list(stage)
+        widest = WIDER * min(shape[0] for _, shape in stage)
+        stages.append([layer for layer in stage if layer[1][0] <= widest][-1])
+    return stages
 
 
 def pass_images(settings, network, compute, this_run):
@@ -107,7 +109,7 @@ def pass_images(settings, network, compute, this_run):
     where they are not needed, or there is no list.
     """
     flags, lists, workers = settings.flags, this_run.lists, compute.workers
-    outputs, mirrors = {}, {}
+    outputs, mirrors = {}, {}  # what passes; of what is stored, whether with mirror images
     if flags.warm_head_epochs:
         # Also where they are not stored: in int8 one output may depend on whether there are others,
         # and a resumed run must get what the first one got.
@@ -132,16 +134,15 @@ def pass_images(settings, network, compute, this_run):
         # The best epoch and the thresholds are the checkpoint's, which predicts in float32.
         passes[1] = ForwardPass(*network, iterators[1].provide_data[0], compute.contexts)
 
-    stored = {name: [] for name in ("features", "stages")}
+    stored, storage = {name: [] for name in mirrors}, (flags.save_result, flags.feature_memory * 1e6)
     for lst, iterator, forward in zip(lists, iterators, passes):
-        wanted = [None if name not in mirrors else mirrors[name] and lst is lists.train
-                  for name in outputs]
-        storage = flags.save_result, flags.feature_memory * 1e6
-        found = extract(forward, iterator, wanted, *storage,
-                        lambda: this_run.stops.stop_unsaved(NOT_SAVED)) if lst else [None] * 2
+        found = [None] * len(outputs) if not lst else extract(
+            forward, iterator, [mirrors.get(name) and lst is lists.train for name in outputs],
+            *storage, lambda: this_run.stops.stop_unsaved(NOT_SAVED))
         for name, values in zip(outputs, found):
-            stored[name].append(values and collect(workers, *values, *storage))
-    return tuple(stored[name] if name in mirrors else None for name in stored)
+            if name in stored:
+                stored[name].append(values and collect(workers, *values, *storage))
+    return stored.get("features"), stored.get("stages")
 
 
 def _open_forward_pass(settings, network, lst, num_passes, compute, this_run):
@@ -170,56 +171,6 @@ def _open_forward_pass(settings, network, lst, num_passes, compute, this_run):
                          flag="--resume")
     this_run.files.set_frozen_precision(forward.precision)
     return forward, reason
-
-
-def after_frozen_stages(settings, network, stored):
-    """The network after the frozen stages, and a Split of FeatureIters over what these gave."""
-    train, val = stored
-    data = Split(FeatureIter(*train, settings.batch_size, settings.flags.seed,
-                             bool(settings.flags.random_mirror)),
-                 val and FeatureIter(*val, settings.batch_size))
-    rest = layers_after(network.symbol, settings.last_frozen_layer)
-    arg_params, aux_params = params_of(rest, network.arg_params, network.aux_params)
-    return network._replace(symbol=rest, arg_params=arg_params, aux_params=aux_params), data
-
-
-class FeatureIter(SampledIter):
-    """Batches of stored features; rows that fill up the last one have the label -1.
-
-    `features`, (rows, values) float32 or (rows, channels, height, width) float16, may be a memory
-    map: only the rows of a batch are read. `labels` are (rows, classes), float32. The sample order
-    is new in each epoch by the random `seed`; None keeps it. With `mirror` each two rows are an
-    image and its mirror image, of which an epoch takes one at random. The attributes and methods
-    are those of LstIter.
-    """
-
-    def __init__(self, features, labels, batch_size, seed=None, mirror=False):
-        super().__init__(batch_size)
-        self.features, self.labels, self.seed, self.mirror = features, labels, seed, mirror
-        self.num_rows, self.num_classes = len(labels) // (1 + mirror), labels.shape[1]
-        self._sampler = BatchSampler(self.num_rows, batch_size, seed is not None, seed or 0)
-        self.provide_data = [
-            mx.io.DataDesc(FEATURES, (batch_size, *features.shape[1:]), features.dtype)]
-        self.provide_label = [mx.io.DataDesc("softmax_label", (batch_size, labels.shape[1]))]
-        self.seek(0, 0)
-
-    def seek(self, epoch, batch):
-        """Continue at a batch of an epoch, both from 0."""
-        self.epoch, self._begun = epoch, False
-        self._batches = self._sampler.batches(epoch, batch)
-        if self.mirror:
-            draw = np.random.RandomState([self.seed, epoch, 1])
-            self._turns = draw.randint(2, size=self.num_rows)
-
-    def next(self):
-        self._begun = True
-        rows, _, pad = next(self._batches)
-        if self.mirror:
-            rows = 2 * rows + self._turns[rows]
-        data, label = self.features[rows], self.labels[rows]
-        label[self.batch_size - pad:] = -1
-        return mx.io.DataBatch([mx.nd.array(data, dtype=data.dtype)], [mx.nd.array(label)],
-                               pad=pad)
 
 
 def extract(forward, iterator, mirrors, folder, max_bytes, check_stop=lambda: None):
@@ -303,6 +254,61 @@ def allocate(rows, shape, folder, max_bytes):
     return np.memmap(file, dtype, "w+", shape=shape)
 
 
+class FeatureIter(SampledIter):
+    """Batches of stored features; rows that fill up the last one have the label -1.
+
+    `features`, (rows, values) float32 or (rows, channels, height, width) float16, may be a memory
+    map: only the rows of a batch are read. `labels` are (rows, classes), float32. The sample order
+    is new in each epoch by the random `seed`; None keeps it. With `mirror` each two rows are an
+    image and its mirror image, of which an epoch takes one at random. The attributes and methods
+    are those of LstIter.
+    """
+
+    def __init__(self, features, labels, batch_size, seed=None, mirror=False):
+        super().__init__(batch_size)
+        self.features, self.labels, self.seed, self.mirror = features, labels, seed, mirror
+        self.num_rows, self.num_classes = len(labels) // (1 + mirror), labels.shape[1]
+        self._sampler = BatchSampler(self.num_rows, batch_size, seed is not None, seed or 0)
+        self.provide_data = [
+            mx.io.DataDesc(FEATURES, (batch_size, *features.shape[1:]), features.dtype)]
+        self.provide_label = [mx.io.DataDesc("softmax_label", (batch_size, labels.shape[1]))]
+        self.seek(0, 0)
+
+    def seek(self, epoch, batch):
+        """Continue at a batch of an epoch, both from 0."""
+        self.epoch, self._begun = epoch, False
+        self._batches = self._sampler.batches(epoch, batch)
+        if self.mirror:
+            draw = np.random.RandomState([self.seed, epoch, 1])
+            self._turns = draw.randint(2, size=self.num_rows)
+
+    def next(self):
+        self._begun = True
+        rows, _, pad = next(self._batches)
+        if self.mirror:
+            rows = 2 * rows + self._turns[rows]
+        data, label = self.features[rows], self.labels[rows]
+        label[self.batch_size - pad:] = -1
+        return mx.io.DataBatch([mx.nd.array(data, dtype=data.dtype)], [mx.nd.array(label)],
+                               pad=pad)
+
+
+def after_frozen_stages(settings, network, stored):
+    """The network after the frozen stages, and a Split of FeatureIters over what these gave."""
+    train, val = stored
+    data = Split(FeatureIter(*train, settings.batch_size, settings.flags.seed,
+                             bool(settings.flags.random_mirror)),
+                 val and FeatureIter(*val, settings.batch_size))
+    rest = layers_after(network.symbol, settings.last_frozen_layer)
+    arg_params, aux_params = params_of(rest, network.arg_params, network.aux_params)
+    return network._replace(symbol=rest, arg_params=arg_params, aux_params=aux_params), data
+
+
+def layers_after(symbol, name):
+    """The network after layer `name`, in whose place is the input `features`, of any float type."""
+    return replaced(symbol, name, mx.sym.Cast(mx.sym.Variable(FEATURES), dtype="float32"))
+
+
 def train_warm_head(settings, network, features, compute, this_run):
     """The network with a head trained on `features` from pass_images: checkpoint 0 of the run."""
     files, workers = this_run.files, compute.workers
@@ -334,8 +340,8 @@ def train_head(network, stored, metrics, context, flags, check_stop=lambda: None
     Returns a dict of weight and bias, np.ndarray, by their names in the network, and one of the
     last metrics of validation, empty without it.
     """
-    rows = max(len(stored[0][0]), 1)
-    num_updates = max(flags.warm_head_epochs * -(-rows // BATCH_SIZE), 1)
+    rows = len(stored[0][0])
+    num_updates = flags.warm_head_epochs * -(-rows // BATCH_SIZE)
     schedule = mx.lr_scheduler.CosineScheduler(num_updates, LEARNING_RATE,
                                                warmup_steps=int(WARM_UP * num_updates))
     head, params = _on_standardised_features(network, *stored[0])
@@ -397,8 +403,8 @@ def channel_statistics(features):
         rows = rows.reshape(*rows.shape[:2], -1).mean(axis=2, dtype=np.float64)
         total += rows.sum(axis=0)
         squares += (rows ** 2).sum(axis=0)
-    mean = total / max(len(features), 1)
-    return mean, np.sqrt(np.maximum(squares / max(len(features), 1) - mean ** 2, 0))
+    mean = total / len(features)
+    return mean, np.sqrt(np.maximum(squares / len(features) - mean ** 2, 0))
 
 
 class WarmHeadLog(logging.LoggerAdapter):

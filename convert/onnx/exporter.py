@@ -17,7 +17,7 @@ from common.cli import InputError
 from common.mx_compat import mx
 from convert.onnx.operators.values import BATCH
 from network import checkpoint
-from network.graph import Graph
+from network.graph import Graph, layer_shapes
 
 # The highest operator set that MXNet 1.9.1 knows. It would label its result with the newest one
 # of the installed onnx, in which Pad and the reductions are written differently.
@@ -161,9 +161,7 @@ def _with_numbers_in_reshapes(net, image_shape):
 
     ONNX has no codes that join or divide sides.
     """
-    graph, layers = Graph(net), net.get_internals()
-    _, shapes, _ = layers.infer_shape(data=(BATCH, *image_shape))
-    shapes = dict(zip(layers.list_outputs(), shapes))
+    graph, shapes = Graph(net), layer_shapes(net, image_shape, BATCH)
     for node in graph.nodes:
         if node.op in ("Reshape", "reshape"):
             shape = [-1 if side % BATCH == 0 else side for side in shapes[f"{node.name}_output"]]
