@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from common.cli import InputError
 from common.files import existing_path
+from common.progress import Progress
 from common.text import printable
 from reading import equal_files
 from reading.image_file import ImageError, read_image
@@ -116,13 +116,13 @@ def _check_images(paths, threads, max_pixels):
     checked = {}
     read_options = ReadOptions(max_pixels=max_pixels, fit="squash")  # the whole image, to compare
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool, \
-            tqdm(total=len(paths), unit="image", disable=None) as bar:
+            Progress("Checking", len(paths), "images") as progress:
         # In portions, so that Ctrl-C waits for one of them and not for all.
         for start in range(0, len(paths), IMAGES_AT_ONCE):
             portion = paths[start:start + IMAGES_AT_ONCE]
             for path, result in zip(portion, pool.map(lambda p: _open(p, read_options), portion)):
                 checked[path] = result
-                bar.update()
+                progress.update(1)
     return checked
 
 

@@ -7,10 +7,10 @@
 import logging
 
 import numpy as np
-from tqdm import tqdm
 
 from common.cli import parse_numbers
 from common.mx_compat import choose_devices
+from common.progress import Progress
 from lst_iter import LstIter
 from network import checkpoint
 from network.fine_tune import get_fine_tune_model, in_float32, load_pretrained, split_head
@@ -40,7 +40,7 @@ def extract_features(args, lst):
         ("--rgb-mean", args.rgb_mean), ("--rgb-std", args.rgb_std)))
     symbol, arg_params, aux_params, normalisation = load_pretrained(args.model, args.epoch, mean,
                                                                     std)
-    logger.warning("Normalisation of red, green, blue: %s", normalisation)
+    logger.info("Normalisation of red, green, blue: %s", normalisation)
     devices = choose_devices(args.gpus)
     network = get_fine_tune_model(symbol, {}, lst.num_classes)[0]
     network = split_head(network)[0], arg_params, aux_params
@@ -53,18 +53,18 @@ def extract_features(args, lst):
     with LstIter(min(BATCH_SIZE, len(lst)), shape, lst, args.image, num_threads=args.data_nthreads,
                  bad_images="report",
                  read_options=ReadOptions.of_checkpoint(attributes, fit="squash")) as batches, \
-            tqdm(total=len(lst), desc="Features", unit="image", disable=None) as bar:
+            Progress("Features", len(lst), "images") as progress:
         forward, reason = choose_forward_pass(
             network, batches.provide_data[0], devices, args.frozen_precision, len(lst),
             lambda: batches.next().data[0])
         batches.seek(0, 0)
-        logger.warning("Features in %s%s", forward.precision, reason and f": {reason}")
+        logger.info("Features in %s%s", forward.precision, reason and f": {reason}")
         for batch in batches:
             count = batches.batch_size - batch.pad
             features.append(forward(batch.data[0], count).values())
             labels.append(batch.label[0].asnumpy()[:count])
             readable += [slot not in batch.bad for slot in range(count)]
-            bar.update(count)
+            progress.update(count)
     return np.concatenate(features), np.concatenate(labels), np.array(readable)
 
 

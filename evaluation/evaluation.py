@@ -210,6 +210,15 @@ def _json_values(value):
     return int(value) if isinstance(value, np.integer) else value
 
 
+class Differences(NamedTuple):
+    """How decisions differ from another run's, on the images and classes of both."""
+
+    only_right_here: list  # [sample, class] of each such decision
+    only_right_there: list
+    num_images: int
+    intervals: dict  # by metric, np.ndarray, (2,): mAP, where the probabilities are known, and more
+
+
 class Comparison(NamedTuple):
     """What the report shows of the other run; NaN where it has no such number."""
 
@@ -221,13 +230,10 @@ class Comparison(NamedTuple):
     prob: dict  # by image, its probabilities of the `shared` classes: np.ndarray; maybe empty
 
     def against(self, samples, wrong):
-        """Compare with the other run, on the images and classes of both.
+        """The Differences of a run to this other one.
 
         `samples` are LabelledImages; `wrong`, bool, (samples, classes), says which decisions on
-        them are wrong. Returns the decisions that are right only here, and those right only there,
-        lists of [sample, class]; the number of images of both; and by metric the intervals,
-        np.ndarray, (2,), of the differences: mAP, where the probabilities are known, and those of
-        decisions.
+        them are wrong.
         """
         names = [encodable(name) for name in samples.names]
         both = [s for s, name in enumerate(names) if name in self.mistakes]
@@ -237,15 +243,14 @@ class Comparison(NamedTuple):
         for s in both:
             there[s, self.mistakes[names[s]]] = True
             prob[s, self.shared] = self.prob.get(names[s], 0)
-        only_here, only_there = (np.argwhere(cells).tolist()
-                                 for cells in (there & ~here, here & ~there))
         present = samples.label[part] > 0.5
         intervals = bootstrap(samples.label[part], samples.prob[part], {"": present ^ here[part]},
                               other=(prob[part], {"": present ^ there[part]}))
         metrics = {name[1]: value for name, value in intervals.items() if name[0] == ""}
         if self.prob:
             metrics["mAP"] = intervals["mAP"]
-        return only_here, only_there, len(both), metrics
+        return Differences(np.argwhere(there & ~here).tolist(), np.argwhere(here & ~there).tolist(),
+                           len(both), metrics)
 
 
 def read_measures(path, class_names):

@@ -46,11 +46,10 @@ def write_report(folder, classifier, evaluation, samples, options, comparison=No
     """
     label, prob, thresholds = samples.label, samples.prob, evaluation.thresholds
     names = evaluation.class_names
-    differences = ()
     extra = {"suspects": list(zip(*(places.tolist() for places in suspects(label, prob))))}
-    if comparison:
-        extra["fixed"], extra["broken"], *differences = comparison.against(
-            samples, evaluation.wrong)
+    differences = comparison and comparison.against(samples, evaluation.wrong)
+    if differences:
+        extra.update(fixed=differences.only_right_here, broken=differences.only_right_there)
     sheets, totals = pictures.choose_photos(label, prob, thresholds, extra, options.max_photos)
     photos, sheets = pictures.describe_photos(sheets, samples, thresholds, options)
     curves, mean_curve = precision_recall_curves(label, prob)
@@ -87,7 +86,7 @@ def write_report(folder, classifier, evaluation, samples, options, comparison=No
         "facts": _facts(classifier, evaluation, samples, comparison),
         "conclusions": "".join(f"<li>{html.escape(line.replace('warning: ', ''))}</li>"
                                for line in evaluation.conclusions()),
-        **_tiles(evaluation, comparison, *differences), "overall": _overall_rows(evaluation),
+        **_tiles(evaluation, comparison, differences), "overall": _overall_rows(evaluation),
         "change": CHANGE_HEAD if comparison else "",
         "classes": _class_rows(evaluation, comparison), "history": _epoch_table(history),
         "options": "".join(f'<option value="{c}">{html.escape(names[c])}</option>'
@@ -148,7 +147,7 @@ def _facts(classifier, evaluation, samples, comparison):
                    for name, text in facts.items() if text)
 
 
-def _tiles(evaluation, comparison, num_shared=0, differences=()):
+def _tiles(evaluation, comparison, differences):
     """The page's parts about the metrics over all classes."""
     rule = evaluation.rule
     parts = {"at": "at threshold 0.5" if rule == "0.5" else "at the class's threshold",
@@ -165,9 +164,10 @@ def _tiles(evaluation, comparison, num_shared=0, differences=()):
         if comparison:
             other = comparison.values.get(name, math.nan)
             text += f'<span class="change">other run {number(other)}: {_difference(value - other)}'
-            if name in differences:
-                low, high = map(_difference, differences[name])
-                text += f" (95 %, {counted(num_shared, 'image')} of both: {low} to {high})"
+            if name in differences.intervals:
+                low, high = map(_difference, differences.intervals[name])
+                text += (f" (95 %, {counted(differences.num_images, 'image')} of both: {low} to "
+                         f"{high})")
             text += "</span>"
         parts[name] = text
     return parts

@@ -221,3 +221,9 @@ def test_signed_lists_are_told_read_and_written_as_multi_hot(photos, capsys):
                    "--fix", "b.lst")
     assert "without an absent label" not in out
     assert read_lst("b.lst").labels([0, 1]).tolist() == [[1, 0], [0, 1]]
+
+
+def test_progress_is_told_without_a_terminal(photos, capsys, monkeypatch):
+    monkeypatch.setattr("common.progress.SECONDS_BETWEEN_LINES", 0)
+    assert main(["check", lst("a.lst", "1 0.png", "0 1.png"), "--path-root", "photos"]) == 0
+    assert "Checking: 1 of 2 images" in capsys.readouterr().err

@@ -357,8 +357,8 @@ def test_classes_that_the_other_run_lacks_change_no_sides(tmp_path):
     here = LabelledImages(["x", "y"], "", np.int8([[0, 0]] * 2), np.float32([[0.9, 0.9]] * 2))
     assert other.against(here, np.full((2, 2), True))[:3] == ([], [[0, 1]], 1)
     apart = replace(here, names=["v", "w"])
-    *found, differences = other.against(apart, np.full((2, 2), True))
-    assert found == [[], [], 0] and np.isnan(differences["CF1"]).all()
+    found = other.against(apart, np.full((2, 2), True))
+    assert found[:3] == ([], [], 0) and np.isnan(found.intervals["CF1"]).all()
     assert np.isnan(other.average_precision[0]) and other.average_precision[1] == 1
 
 

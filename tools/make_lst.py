@@ -269,7 +269,7 @@ SOURCES = {
 
 
 def main(argv=None):
-    log_to_stderr(logging.WARNING)
+    log_to_stderr(logging.INFO)
     sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal cannot show
     args = build_parser(__doc__.splitlines()[0]).parse_args(argv)
     commands = {"check": run_check, "suspects": run_suspects, "next": run_next, "shard": run_shard}

@@ -18,6 +18,10 @@ MXNET_LINE = re.compile(r"(Epoch|Warm head)\[\d+\]( Batch \[)?")
 class TqdmHandler(logging.Handler):
     """Writes log lines above a progress bar, while somebody reads them."""
 
+    def createLock(self):
+        """tqdm's lock, because a bar that holds it logs, and a thread that logs may wait for it."""
+        self.lock = tqdm.get_lock()
+
     def emit(self, record):
         try:
             tqdm.write(self.format(record), file=sys.stderr)
