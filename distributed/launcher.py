@@ -1,15 +1,16 @@
 """One attempt of a distributed run: its machines and processes, their output and their end."""
 import contextlib
 import dataclasses
+import io
 import ipaddress
 import os
 import re
-import selectors
 import shlex
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -28,6 +29,7 @@ SECONDS_TO_SAVE = 120  # for all workers, after a signal
 SECONDS_OF_ONE_SIGNAL = 0.2  # within which a signal that arrives twice counts once
 SECONDS_TO_LEAVE = 3  # for all after a failure, and for servers after the last worker
 SECONDS_TO_DIE = 5  # after SIGKILL
+SECONDS_BETWEEN_LOOKS = 0.1
 
 
 @dataclasses.dataclass
@@ -37,8 +39,18 @@ class Process:
     role: str
     name: str  # put before its lines
     supervisor: subprocess.Popen
-    unfinished: bytes = b""  # the line that it has begun to write
     status: int = None  # once it has ended, as a shell gives it
+
+    def __post_init__(self):
+        self.output = threading.Thread(target=self._print_output, daemon=True)
+        self.output.start()
+
+    def _print_output(self):
+        """Print the lines that it writes, until it ends, after its name."""
+        for line in io.BufferedReader(self.supervisor.stdout):
+            # Only the last state of a progress bar, which returns to the start of its line.
+            shown = line.rstrip(b"\r\n").rpartition(b"\r")[2]
+            _print(sys.stdout, b"[%s] %s" % (self.name.encode(), shown))
 
     def send(self, number):
         """Send a signal to the process and its children, unless it has ended."""
@@ -55,7 +67,6 @@ class Attempt:
     def __init__(self, args, hosts):
         self.args, self.hosts = args, hosts
         self.processes = []
-        self.selector = selectors.DefaultSelector()
         self.signal = self.signalled = None
         self.failed = None  # the first process that failed
         self.next_sign_of_life = 0.0
@@ -106,14 +117,13 @@ class Attempt:
         name = role if role == "scheduler" else f"{role} {rank}"
         process = Process(role, name, supervisor)
         self.processes.append(process)
-        self.selector.register(supervisor.stdout, selectors.EVENT_READ, process)
         if self.signal and role == "worker":
             process.send(self.signal)
 
     def _watch(self):
-        """Print output until all workers have ended or a process fails; the exit status."""
+        """Wait until all workers have ended or a process fails; the exit status."""
         while True:
-            self._read(0.1)
+            self._look()
             failed = self.failed
             if failed and not (self.signal and failed.status == 128 + self.signal):
                 report(f"{failed.name} ended with exit status {failed.status}: ending all")
@@ -137,52 +147,39 @@ class Attempt:
         """End all processes; after success servers and scheduler end by themselves."""
         if not succeeded:
             self._send(signal.SIGTERM)
-        self._read_until(time.monotonic() + SECONDS_TO_LEAVE)
+        self._wait(SECONDS_TO_LEAVE)
         self._send(signal.SIGKILL)
-        self._read_until(time.monotonic() + SECONDS_TO_DIE)
+        self._wait(SECONDS_TO_DIE)
         for process in self.processes:
             if process.status is None:
                 process.supervisor.kill()
                 process.supervisor.wait()
             process.supervisor.stdin.close()
-        self.selector.close()
 
     def _send(self, number, roles=("scheduler", "server", "worker")):
         for process in self.processes:
             if process.role in roles:
                 process.send(number)
 
-    def _read_until(self, deadline):
-        while time.monotonic() < deadline and (
-                self.selector.get_map() or any(p.status is None for p in self.processes)):
-            self._read(0.1)
+    def _wait(self, seconds):
+        """Wait until all processes have ended and all that they wrote is printed."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and any(
+                p.status is None or p.output.is_alive() for p in self.processes):
+            self._look()
 
-    def _read(self, seconds):
-        """Print the output of up to so many seconds, and note which processes have ended."""
+    def _look(self):
+        """Note, after a moment, which processes have ended."""
+        time.sleep(SECONDS_BETWEEN_LOOKS)
         if self.hosts and time.monotonic() > self.next_sign_of_life:
             self.next_sign_of_life = time.monotonic() + self.args.network_timeout / 5
             self._send(0)
-        for key, _ in self.selector.select(seconds):
-            data = os.read(key.fd, 1 << 16)
-            if not data:
-                self.selector.unregister(key.fileobj)
-            _write(key.data, data)
         for process in self.processes:
-            if process.status is None:
-                status = process.supervisor.poll()
-                process.status = status if status is None or status >= 0 else 128 - status
+            if process.status is None and process.supervisor.poll() is not None:
+                process.output.join(SECONDS_BETWEEN_LOOKS)  # its last lines before what follows
+                status = process.supervisor.returncode
+                process.status = status if status >= 0 else 128 - status
                 self.failed = self.failed or (process if process.status else None)
-
-
-def _write(process, data):
-    """Print complete lines after the name of their process; b"" completes the last line."""
-    *lines, process.unfinished = (process.unfinished + data).split(b"\n")
-    if not data and process.unfinished:
-        lines, process.unfinished = [process.unfinished], b""
-    for line in lines:
-        # Only the last state of a progress bar, which returns to the start of its line.
-        shown = line.rstrip(b"\r").rpartition(b"\r")[2]
-        _print(sys.stdout, b"[%s] %s" % (process.name.encode(), shown))
 
 
 def report(text):
