@@ -23,8 +23,12 @@ class Validation:
 
     def __init__(self, lst, objective):
         self.lst, self.objective = lst, objective
-        self.baselines = baselines(lst.positives, lst.negatives)
         self._samples = {}  # the last ones
+
+    @property
+    def baselines(self):
+        """What can be scored without looking at the images; see evaluation.decisions.baselines."""
+        return baselines(self.lst.positives, self.lst.negatives)
 
     def choose_thresholds(self, samples):
         """Thresholds chosen on Metrics.samples, and a dict of CF1 and OF1 at cross-fitted ones."""
@@ -43,12 +47,13 @@ class Validation:
 
     def log_baselines(self, epoch, scores):
         """Log baselines that ignore the images, and warn where the scores are no better."""
+        shown = {name: self.baselines[name] for name in ("acc", "mAP")}
         logger.info("Epoch[%d] Baselines: %s", epoch, ", ".join(
-            f"{name} {self.baselines[name]:.4f} ({BASELINES[name]})" for name in ("acc", "mAP")))
-        for name in ("acc", "mAP"):
-            if scores[name] <= self.baselines[name]:
+            f"{name} {value:.4f} ({BASELINES[name]})" for name, value in shown.items()))
+        for name, value in shown.items():
+            if scores[name] <= value:
                 logger.warning("warning: validation %s %.4f does not beat the baseline %.4f",
-                               name, scores[name], self.baselines[name])
+                               name, scores[name], value)
 
     def log_classes(self, symbol):
         """Log the classes with the best and the worst average precision of the last validation."""
