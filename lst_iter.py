@@ -10,20 +10,22 @@ import functools
 import logging
 import os
 import weakref
-from typing import Any, Sequence
+from typing import TYPE_CHECKING, Any, Sequence
 
 import numpy as np
 
-from common.cli import ArgumentParser, InputError, at_least, parse_image_shape, require, run
+from common.cli import InputError, require, run
 from common.machine import processors
 from common.mx_compat import mx
 from common.text import printable
 from reading.batch_sampler import BatchSampler, SampledIter
 from reading.image_file import NEUTRAL, ImageError, read_image
-from reading.image_list import ImageList
 from reading.lst_file import LstFile, read_lst
 from reading.prefetch import Batch, Prefetcher
 from reading.read_options import BAD_IMAGES, ReadOptions, sample_rng
+
+if TYPE_CHECKING:
+    from reading.image_list import ImageList
 
 MAX_DEFAULT_THREADS = 16
 MAX_BAD_SHARE = 0.05  # of an epoch's images, with bad_images="skip"
@@ -253,46 +255,8 @@ def _fill(lst, path_root, read_options, seed, batch, slot):
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    # No iterator needs these.
-    from reading import contact_sheet
-    from reading.classes import names_beside, read_class_names
-    from reading.image_shape import best_shape, median_size
-    from reading.read_options import AREA, add_data_args, read_options_from_args
-
-    parser = ArgumentParser(
-        description="Draw the samples that a network gets in training, with their labels.")
-    parser.add_argument("lst", metavar="LST", help=".lst file")
-    parser.add_argument("--path-root", default="", metavar="DIR",
-                        help="folder that image names in the .lst file start from")
-    parser.add_argument("--show", required=True, metavar="PNG", help="image to write")
-    parser.add_argument("--image-shape", default="3,224,224", metavar="3,H,W",
-                        help="shape of a sample; auto: as training finds it for these images")
-    parser.add_argument("--labels", metavar="FILE",
-                        help="file of class names, one per line (default: PREFIX_labels.txt beside "
-                             "PREFIX_train.lst, if it is there)")
-    parser.add_argument("--num-images", type=at_least(1), default=24, metavar="N",
-                        help="samples to draw")
-    parser.add_argument("--seed", type=int, default=0, help="random seed")
-    add_data_args(parser)
-    args = parser.parse_args(argv)
-
-    lst = read_lst(args.lst, label_format=args.label_format)
-    if args.image_shape == "auto":
-        size = median_size(lst, args.path_root, args.max_pixels)
-        shape = best_shape(*size, AREA) if size else [3, 224, 224]
-    else:
-        shape = parse_image_shape(args.image_shape)
-    names = (read_class_names(args.labels, lst.num_classes) if args.labels
-             else names_beside(args.lst, lst.num_classes) or [*map(str, range(lst.num_classes))])
-    with LstIter(min(args.num_images, len(lst)), shape, lst, args.path_root, shuffle=True,
-                 seed=args.seed, num_threads=args.data_nthreads, prefetch=1,
-                 read_options=read_options_from_args(args), bad_images=args.bad_images) as batches:
-        batch = batches.next()
-    captions = [f"{lst.ids[row]}: " + ", ".join(
-        names[c] if label[c] == 1 else f"{names[c]} {label[c]:g}" for c in np.flatnonzero(label > 0)
-    ) for row, label in zip(batch.index, batch.label[0].asnumpy())]
-    contact_sheet.save(args.show, batch.data[0].asnumpy(), captions)
-    print(f"{args.show}: {len(captions)} samples of {shape[1]}x{shape[2]} pixels")
+    from reading.contact_sheet import draw_samples  # which no iterator needs
+    draw_samples(LstIter, argv)
 
 
 if __name__ == "__main__":

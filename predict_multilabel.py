@@ -26,21 +26,15 @@ from common.progress import Progress
 from common.text import printable
 from evaluation.classifier import Classifier
 from evaluation.evaluation import Evaluation, LabelledImages, read_measures
+from evaluation.objective import add_objective_args, objective_from_args
 from evaluation.pictures import MAX_PHOTOS, Photos, write_maps
 from evaluation.predictions_file import FORMATS, PredictionsFile, open_output
 from evaluation.report import read_history, write_report
-from evaluation.thresholds import (
-    DEFAULT,
-    NEVER,
-    add_objective_args,
-    choose_thresholds,
-    cross_fitted,
-    objective_from_args,
-)
+from evaluation.thresholds import DEFAULT, NEVER, choose_thresholds, cross_fitted
 from reading.classes import named
 from reading.equal_files import shared_rows
-from reading.image_list import ImageList, SampleList
-from reading.lst_file import read_lst
+from reading.image_list import ImageList
+from reading.lst_file import SampleList, read_lst
 from reading.read_options import add_file_args
 
 logger = logging.getLogger("predict_multilabel")

@@ -18,7 +18,7 @@ from common.machine import physical_cores
 from common.mx_compat import choose_devices, mx
 from evaluation.classifier import Classifier
 from evaluation.predictions_file import PredictionsFile
-from network.fine_tune import without_loss
+from network.forward_pass import without_loss
 from reading.image_list import ImageList
 
 

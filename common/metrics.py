@@ -1,14 +1,10 @@
-"""Rankings in numpy, and what they reach without the images.
+"""Rankings in numpy.
 
 multilabel_metric.py offers mAP as mx.metric.EvalMetric; metrics of decisions are in
 evaluation/decisions.py. A label above 0.5 is present, one below 0 unknown, any other absent.
 Unknown labels count nowhere.
 """
 import numpy as np
-
-# What `baselines` are the scores of.
-BASELINES = {"acc": "the more frequent answer per class", "mAP": "random rankings",
-             "OF1": "predicting every class", "CF1": "predicting every class"}
 
 
 def ranking(label, score):
@@ -42,28 +38,3 @@ def average_precision(label, score):
         return float("nan")
     precision, recall = precision_recall_curve(label, score)
     return float(np.sum(np.diff(recall, prepend=0) * precision))
-
-
-def ratio(part, whole, if_zero=np.nan):
-    """part / whole, elementwise; `if_zero` where whole is 0."""
-    part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
-    return np.where(whole > 0, part / np.where(whole > 0, whole, 1), if_zero)
-
-
-def baselines(positives, negatives):
-    """What can be scored without looking at the images, by BASELINES: a dict of float.
-
-    The mAP of random rankings is the expected one; for many samples that is the mean share of
-    present labels. `positives` and `negatives` count present and absent labels, (classes,).
-    """
-    positives, known = np.asarray(positives, np.int64), np.asarray(positives + negatives, np.int64)
-    has_labels = positives > 0
-    # Before a present sample at place k of n, (k - 1)(p - 1) / (n - 1) of the p are expected.
-    harmonic = np.append(0, np.cumsum(1 / np.arange(1, known.max(initial=0) + 1)))[known]
-    precision = ratio(harmonic + ratio(positives - 1, known - 1, 1) * (known - harmonic), known)
-    present = positives.sum()
-    share = ratio(ratio(positives, known)[has_labels].sum(), has_labels.sum())  # the CP of "every"
-    return {"acc": float(ratio(np.maximum(positives, negatives).sum(), known.sum())),
-            "mAP": float(ratio(precision[has_labels].sum(), has_labels.sum())),
-            "OF1": float(ratio(2 * present, present + known.sum())),
-            "CF1": float(2 * share / (1 + share))}

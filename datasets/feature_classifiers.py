@@ -13,8 +13,8 @@ from common.mx_compat import choose_devices
 from common.progress import Progress
 from lst_iter import LstIter
 from network import checkpoint
-from network.fine_tune import get_fine_tune_model, in_float32, load_pretrained, split_head
-from network.forward_pass import choose_forward_pass
+from network.fine_tune import get_fine_tune_model, load_pretrained, split_head
+from network.forward_pass import choose_forward_pass, in_float32
 from network.untrusted import check_shapes
 from reading.read_options import ReadOptions
 

@@ -19,8 +19,7 @@ from common.cli import MAY_PASS, InputError, run
 from common.mx_compat import mx
 from distributed.connections import LostWorker, connect_workers, time_to_connect, watch_network
 from multilabel_metric import Metrics
-from reading.image_list import SampleList
-from reading.lst_file import read_lst
+from reading.lst_file import SampleList, read_lst
 
 RANK = "{rank}"
 # The worker that failed reports its error before those that only lost the connection to it.

@@ -1,5 +1,6 @@
 """A fine-tuned checkpoint for prediction; all that it needs is in its two files."""
 import logging
+import re
 
 import numpy as np
 
@@ -9,13 +10,16 @@ from common.text import printable
 from evaluation.thresholds import DEFAULT, with_thresholds
 from lst_iter import LstIter
 from network import checkpoint
-from network.fine_tune import class_maps, in_float32, without_loss
-from network.forward_pass import ForwardPass, multiplies_exactly
+from network.forward_pass import ForwardPass, in_float32, multiplies_exactly, without_loss
+from network.graph import Graph, layers_up_to
 from network.untrusted import check_shapes
 from reading.image_file import sample_area
 from reading.read_options import ReadOptions
 
 logger = logging.getLogger("predict_multilabel")
+
+# From the probabilities of an attention head back to its class maps.
+ATTENTION_PATH = ["sigmoid", "elemwise_add", "Flatten", "Pooling", "Convolution"]
 
 
 class Classifier:
@@ -173,3 +177,30 @@ def _in_int8(plain, network, batches, devices):
                 "most, by %.4f in the mean%s", len(sample), difference.max(), difference.mean(),
                 "" if multiplies_exactly() else "; this processor's int8 arithmetic saturates")
     return forward
+
+
+def class_maps(net: mx.sym.Symbol) -> tuple[mx.sym.Symbol, float] | None:
+    """The class maps of a network with an attention head, and the weight of their maximum.
+
+    The maps are a symbol, (batch, classes, height, width), that lies as the image does, also where
+    the network turns its images first. None where the head is another.
+    """
+    net = without_loss(net)
+    graph = Graph(net)
+    path = [graph.output]
+    while path[-1].inputs and len(path) < len(ATTENTION_PATH):
+        path.append(path[-1].input())
+    if [node.op for node in path] != ATTENTION_PATH:
+        return None
+    pooling, maximum = path[3], path[1].input(1)
+    if maximum.op != "_mul_scalar" or not pooling.flag("global_pool"):
+        return None
+    maps = layers_up_to(net, path[-1].name)
+    turn = np.ones(2, int)
+    for node in graph.nodes:
+        steps = re.findall(r"None|-?\d+", node.attrs.get("step", ""))
+        if node.op == "slice" and len(steps) == 4:
+            turn *= [-1 if step.startswith("-") else 1 for step in steps[2:]]
+    if turn.min() < 0:
+        maps = mx.sym.slice(maps, begin=(None,) * 4, end=(None,) * 4, step=(1, 1, *turn.tolist()))
+    return maps, float(maximum.attrs["scalar"])

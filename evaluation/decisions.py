@@ -13,11 +13,19 @@ import math
 
 import numpy as np
 
-from common.metrics import ratio
 from common.text import printable
 
 CALIBRATION_BINS = 15
 CELLS = ("TP", "FP", "FN", "TN")
+# What `baselines` are the scores of.
+BASELINES = {"acc": "the more frequent answer per class", "mAP": "random rankings",
+             "OF1": "predicting every class", "CF1": "predicting every class"}
+
+
+def ratio(part, whole, if_zero=np.nan):
+    """part / whole, elementwise; `if_zero` where whole is 0."""
+    part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
+    return np.where(whole > 0, part / np.where(whole > 0, whole, 1), if_zero)
 
 
 def decision_cells(label, predicted):
@@ -81,6 +89,25 @@ def decision_metrics(counts):
               "hamming": ratio(wrong, wrong + correct + true_negatives),
               "exact": ratio(counts["exact"], counts["samples"])}
     return {name: value if value.ndim else float(value) for name, value in values.items()}
+
+
+def baselines(positives, negatives):
+    """What can be scored without looking at the images, by BASELINES: a dict of float.
+
+    The mAP of random rankings is the expected one; for many samples that is the mean share of
+    present labels. `positives` and `negatives` count present and absent labels, (classes,).
+    """
+    positives, known = np.asarray(positives, np.int64), np.asarray(positives + negatives, np.int64)
+    has_labels = positives > 0
+    # Before a present sample at place k of n, (k - 1)(p - 1) / (n - 1) of the p are expected.
+    harmonic = np.append(0, np.cumsum(1 / np.arange(1, known.max(initial=0) + 1)))[known]
+    precision = ratio(harmonic + ratio(positives - 1, known - 1, 1) * (known - harmonic), known)
+    present = positives.sum()
+    share = ratio(ratio(positives, known)[has_labels].sum(), has_labels.sum())  # the CP of "every"
+    return {"acc": float(ratio(np.maximum(positives, negatives).sum(), known.sum())),
+            "mAP": float(ratio(precision[has_labels].sum(), has_labels.sum())),
+            "OF1": float(ratio(2 * present, present + known.sum())),
+            "CF1": float(2 * share / (1 + share))}
 
 
 def calibration_bins(label, prob, bins=CALIBRATION_BINS):

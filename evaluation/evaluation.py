@@ -18,10 +18,10 @@ import numpy as np
 from common.cli import InputError
 from common.files import open_regular_file
 from common.json_text import parse_json
-from common.metrics import BASELINES, average_precision, baselines, ratio
+from common.metrics import average_precision
 from common.text import counted, encodable
 from evaluation import decisions
-from evaluation.decisions import CELLS
+from evaluation.decisions import BASELINES, CELLS, baselines, ratio
 from evaluation.thresholds import DEFAULT, FOLDS
 from reading.classes import named
 
@@ -69,7 +69,7 @@ class Evaluation:
     wrong : np.ndarray of bool, (samples, classes)
         The decisions by `rule` that are wrong.
     calibration, baselines, intervals
-        Sums over the samples of `calibration_bins`; see common.metrics.baselines and `bootstrap`.
+        Sums over the samples of `calibration_bins`; see decisions.baselines and `bootstrap`.
     per_class, overall : dict of str to dict of str to np.ndarray and float
         By decision rule ("0.5", "chosen"; overall also "top-3" and two that look at no image,
         "constant", the more frequent answer per class, and "always", every class), then by metric.

@@ -18,11 +18,11 @@ import numpy as np
 
 from common.files import atomic_file, open_regular_file
 from common.label_errors import suspects
-from common.metrics import precision_recall_curve, ratio
+from common.metrics import precision_recall_curve
 from common.text import counted, printable
 from common.version import VERSION
 from evaluation import pictures
-from evaluation.decisions import CELLS, calibration_bins
+from evaluation.decisions import CELLS, calibration_bins, ratio
 from evaluation.evaluation import TOP
 from evaluation.history import COLUMNS, history_files
 from evaluation.thresholds import FOLDS

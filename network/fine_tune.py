@@ -23,8 +23,6 @@ AFTER_CLASSIFIER = (
 AFTER_FEATURE_MAP = ("Pooling", "mean", "Flatten", "flatten", "Reshape", "reshape", "squeeze",
                      "Dropout", "Cast", "_copy")
 ATTENTION = "fc_attention"  # layer that adds the parts of the attention head
-# From the probabilities of an attention head back to its class maps.
-ATTENTION_PATH = ["sigmoid", "elemwise_add", "Flatten", "Pooling", "Convolution"]
 # What may stand between the pixels and the end of a network's own normalisation.
 ARITHMETIC = re.compile("broadcast_(sub|add|mul|div)|_(minus|plus|mul|div)_?scalar|(amp_)?cast|"
                         "_copy|BlockGrad", re.IGNORECASE)
@@ -276,52 +274,3 @@ def split_head(net: mx.sym.Symbol) -> tuple[mx.sym.Symbol, str]:
         mean = classifier.get_children()[0]
         classifier = mean.get_children()[0].get_children()[0]
     return classifier.get_children()[0], classifier.name
-
-
-def class_maps(net: mx.sym.Symbol) -> tuple[mx.sym.Symbol, float] | None:
-    """The class maps of a network with an attention head, and the weight of their maximum.
-
-    The maps are a symbol, (batch, classes, height, width), that lies as the image does, also where
-    the network turns its images first. None where the head is another.
-    """
-    net = without_loss(net)
-    graph = Graph(net)
-    path = [graph.output]
-    while path[-1].inputs and len(path) < len(ATTENTION_PATH):
-        path.append(path[-1].input())
-    if [node.op for node in path] != ATTENTION_PATH:
-        return None
-    pooling, maximum = path[3], path[1].input(1)
-    if maximum.op != "_mul_scalar" or not pooling.flag("global_pool"):
-        return None
-    maps = layers_up_to(net, path[-1].name)
-    turn = np.ones(2, int)
-    for node in graph.nodes:
-        steps = re.findall(r"None|-?\d+", node.attrs.get("step", ""))
-        if node.op == "slice" and len(steps) == 4:
-            turn *= [-1 if step.startswith("-") else 1 for step in steps[2:]]
-    if turn.min() < 0:
-        maps = mx.sym.slice(maps, begin=(None,) * 4, end=(None,) * 4, step=(1, 1, *turn.tolist()))
-    return maps, float(maximum.attrs["scalar"])
-
-
-def without_loss(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
-    """The network up to its probabilities, which CrossEntropyLoss would only pass on."""
-    return symbol.get_children()[0] if Graph(symbol).output.op == "Custom" else symbol
-
-
-def in_float32(net: mx.sym.Symbol, arg_params: checkpoint.Params,
-               aux_params: checkpoint.Params) -> checkpoint.Network:
-    """The same network and parameters with float32 in place of float16.
-
-    MXNet has no float16 convolution for the CPU, and its exporter writes none.
-    """
-    graph = Graph(net)
-    for node in graph.nodes:
-        if node.is_variable and node.attrs.get("__dtype__") == "2":  # MXNet's number of float16
-            del node.attrs["__dtype__"]
-        elif node.attrs.get("dtype") == "float16":
-            node.attrs["dtype"] = "float32"
-    params = ({name: value.astype(np.float32, copy=False) for name, value in params.items()}
-              for params in (arg_params, aux_params))
-    return (graph.symbol(), *params)

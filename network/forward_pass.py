@@ -224,3 +224,25 @@ def multiplications(symbol, image_shape) -> int:
     return sum(math.prod(shapes[node.name + "_output"])
                * math.prod(shapes.get(node.input(1).name, (0,))[1:])
                for node in Graph(symbol).nodes if node.op in ("Convolution", "FullyConnected"))
+
+
+def without_loss(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
+    """The network up to its probabilities, which CrossEntropyLoss would only pass on."""
+    return symbol.get_children()[0] if Graph(symbol).output.op == "Custom" else symbol
+
+
+def in_float32(net: mx.sym.Symbol, arg_params: checkpoint.Params,
+               aux_params: checkpoint.Params) -> checkpoint.Network:
+    """The same network and parameters with float32 in place of float16.
+
+    MXNet has no float16 convolution for the CPU, and its exporter writes none.
+    """
+    graph = Graph(net)
+    for node in graph.nodes:
+        if node.is_variable and node.attrs.get("__dtype__") == "2":  # MXNet's number of float16
+            del node.attrs["__dtype__"]
+        elif node.attrs.get("dtype") == "float16":
+            node.attrs["dtype"] = "float32"
+    params = ({name: value.astype(np.float32, copy=False) for name, value in params.items()}
+              for params in (arg_params, aux_params))
+    return (graph.symbol(), *params)

@@ -13,7 +13,7 @@ import numpy as np
 from common.cli import InputError
 from common.files import existing_path
 from common.progress import Progress
-from reading.image_list import SampleList
+from reading.lst_file import SampleList
 
 THREADS = 8  # a network file system answers several small questions at once
 AT_ONCE = 256  # files that a thread is asked about

@@ -2,59 +2,33 @@
 
 The size is read from the header, JPEGs are decoded at 1/2, 1/4 or 1/8 of it where that still covers
 the result, and images are cropped before they are resized. OpenCV decodes JPEGs, Pillow all other
-formats. A file of a few kilobytes that claims 30000x30000 pixels costs nothing. The header of a
-JPEG is read here: Pillow takes 23 microseconds for it and 75 with an EXIF block, where 2 and 6 do
-here.
+formats (other_formats.py). A file of a few kilobytes that claims 30000x30000 pixels costs nothing.
+The header of a JPEG is read here: Pillow takes 23 microseconds for it and 75 with an EXIF block,
+where 2 and 6 do here.
 """
 from __future__ import annotations
 
 import contextlib
-import io
 import math
 import os
 import random
-import re
 import struct
-import warnings
-from typing import Any, Callable, Iterator, NamedTuple, Sequence
+from typing import Any, Callable, NamedTuple, Sequence
 
 import cv2
 import numpy as np
-from PIL import (
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    PngImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
 
 from common.cli import InputError
 from common.files import existing_path, open_regular_file, retry_transient_errors
-from common.text import printable, quoted
+from common.text import printable
 from reading.read_options import ReadOptions, jitter_colors
 
-FORMATS = "JPEG, PNG, GIF, BMP, WebP and TIFF"
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
-# How files of each format begin, and Pillow's class, because Image.open has a limit of pixels of
-# its own.
-PILLOW_READERS: tuple[tuple[str, bytes, Any], ...] = (
-    ("PNG", rb"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
-    ("GIF", rb"GIF8[79]a", GifImagePlugin.GifImageFile),
-    ("BMP", rb"BM", BmpImagePlugin.BmpImageFile),
-    ("WebP", rb"(?s)RIFF....WEBP", WebPImagePlugin.WebPImageFile),
-    ("TIFF", rb"II\*\0|MM\0\*", TiffImagePlugin.TiffImageFile))
-# Colour profiles of a few MB are in use; Pillow's own limit is 1 MB.
-PngImagePlugin.MAX_TEXT_CHUNK = 16 << 20
-# Pillow warns of damage that does not keep it from decoding.
-warnings.filterwarnings("ignore", module=r"PIL\.")
-
 MAX_JPEG_SCANS = 500
 MAX_TIFF_ENTRIES = 4096
-ORIENTATION, SAMPLE_FORMAT = 274, 339  # TIFF tags
+ORIENTATION = 274  # a TIFF tag
 TYPE_SIZES = bytes((0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4))
 INTEGERS = {3: "H", 4: "I"}
-UNSIGNED, UNDEFINED = 1, 4  # values of SAMPLE_FORMAT
 REDUCED = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
            8: cv2.IMREAD_REDUCED_COLOR_8}
 # What turns a picture stored under each EXIF orientation the right way up.
@@ -267,7 +241,11 @@ def read_header(data: bytes) -> Header:
     if not data:
         raise BadImage("is empty")
     try:
-        header = _jpeg_header(data) if data.startswith(b"\xff\xd8") else _open_by_pillow(data)
+        if data.startswith(b"\xff\xd8"):
+            header = _jpeg_header(data)
+        else:
+            from reading.other_formats import open_picture  # most lists have JPEGs alone
+            header = open_picture(data)
     except (struct.error, IndexError, OverflowError):
         raise BadImage("is cut short: it ends within its header") from None
     if min(header.width, header.height) < 1:
@@ -283,12 +261,8 @@ def decode(data: bytes, header: Header, reduction: int, background: Sequence[int
     damaged or of a kind that cannot be decoded.
     """
     if header.picture is not None:
-        with _pillow_errors(header.format):
-            image = _decode_by_pillow(header.picture, background)
-        # Pillow turns a TIFF itself; other EXIF may follow the pixels.
-        has_exif = header.format in ("PNG", "WebP")
-        exif = header.picture.info.get("exif", b"") if has_exif else b""
-        return TURNS[_exif_orientation(exif)](image)
+        from reading.other_formats import decode_picture
+        return decode_picture(header, background)
     # OpenCV does not find the orientation in every place.
     flags = REDUCED[reduction] | cv2.IMREAD_IGNORE_ORIENTATION
     try:
@@ -300,55 +274,12 @@ def decode(data: bytes, header: Header, reduction: int, background: Sequence[int
     return TURNS[header.orientation](image)
 
 
-def _open_by_pillow(data):
-    for name, start, reader in PILLOW_READERS:
-        if re.match(start, data):
-            with _pillow_errors(name):
-                picture = reader(io.BytesIO(_only_pixels(data) if name == "TIFF" else data))
-            width, height = picture.size
-            return Header(name, width, height, picture=picture)
-    raise BadImage(f"begins with {quoted(data[:24])}, which is no image of a known format "
-                   f"({FORMATS})")
-
-
-@contextlib.contextmanager
-def _pillow_errors(name: str) -> Iterator[None]:
-    """Turn what Pillow raises for a damaged file of the format `name` into a BadImage."""
-    try:
-        yield
-    except (BadImage, MemoryError):
-        raise
-    except Exception as error:  # Pillow's decoders raise exceptions of about ten classes
-        raise BadImage(f"is damaged or cut short, or a kind of {name} that Pillow does not read "
-                       f"({str(error) or type(error).__name__:.100})") from None
-
-
-def _decode_by_pillow(picture, background):
-    picture.load()
-    if picture.mode.startswith("I;16") or picture.mode == "I" and picture.format == "PNG":
-        values = np.asarray(picture)  # grey, 16 bits
-        image = cv2.cvtColor((values >> 8).astype(np.uint8), cv2.COLOR_GRAY2BGR)
-        if "transparency" in picture.info:
-            image[values == picture.info["transparency"]] = background[::-1]
-        return image
-    if picture.mode in ("I", "F"):
-        raise BadImage(f"its pixels are numbers of 32 bits (Pillow's mode {picture.mode})")
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        canvas = Image.new("RGB", picture.size, background)
-        canvas.paste(picture, mask=picture)
-        picture = canvas
-    elif picture.mode != "RGB":
-        picture = picture.convert("RGB")
-    return cv2.cvtColor(np.asarray(picture), cv2.COLOR_RGB2BGR)
-
-
-def _exif_orientation(block):
+def exif_orientation(block):
     """The orientation, 1 to 8, that an EXIF block names; 1 where it is damaged or empty."""
     block = block[6 * block.startswith(b"Exif\0"):]
     if block[:4] in (b"II*\0", b"MM\0*"):
         with contextlib.suppress(struct.error, BadImage):
-            for _, tag, value, _ in _tiff_entries(block):
+            for _, tag, value, _ in tiff_entries(block):
                 if tag == ORIENTATION:
                     return value if value in range(1, 9) else 1
     return 1
@@ -377,7 +308,7 @@ def _jpeg_header(data):
             # Each scan of a progressive JPEG, however short, passes over all pixels.
             if marker == 0xC2 and data.count(b"\xff\xda", position) > MAX_JPEG_SCANS:
                 raise BadImage(f"is a JPEG of more than {MAX_JPEG_SCANS} scans")
-            orientation = _exif_orientation(exif)
+            orientation = exif_orientation(exif)
             if orientation >= 5:
                 width, height = height, width
             return Header("JPEG", width, height, orientation)
@@ -389,28 +320,7 @@ def _jpeg_header(data):
             position = end
 
 
-def _only_pixels(data):
-    """A TIFF without what does not concern its first picture's pixels.
-
-    Pillow reads all that any directory points to, and 4,000 entries that each point to the whole
-    file would make gigabytes of it.
-    """
-    kept, named, place = bytearray(data), 0, len(data)
-    for place, tag, value, size in _tiff_entries(data):
-        if tag == SAMPLE_FORMAT and value not in (None, UNSIGNED, UNDEFINED):
-            raise BadImage("is a TIFF of signed, floating-point or complex numbers (SampleFormat "
-                           f"{value}), not of unsigned whole numbers")
-        if 254 <= tag <= 347 or 512 <= tag <= 532:
-            named += size
-        else:
-            kept[place + 2:place + 4] = b"\0\0"  # entries of type 0, which is none, are skipped
-    if named > len(data):
-        raise BadImage("is a damaged TIFF: its directory names more data than the file holds")
-    kept[place + 12:place + 16] = bytes(4)  # no further directory
-    return bytes(kept)
-
-
-def _tiff_entries(data):
+def tiff_entries(data):
     """Yield place, tag, first value and bytes of data of each entry of a TIFF's first directory.
 
     The value is None unless it is an unsigned whole number.

@@ -1,4 +1,4 @@
-"""Where LstIter gets its images from: a .lst with a folder, or images without labels."""
+"""Images without labels, as LstIter takes them in place of a .lst, and those in a folder."""
 from __future__ import annotations
 
 import os
@@ -48,19 +48,6 @@ class ImageList:
     def labels(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """Unknown, -1: float32, (len(rows), num_classes)."""
         return np.full((len(rows), self.num_classes), -1, np.float32)
-
-
-class SampleList:
-    """Samples of a run: `lst` (LstFile), whose images are in `folder`, and their totals.
-
-    Of several workers each reads its `shard`, (number, count). The totals are as those of an
-    LstFile, but over all workers' lists.
-    """
-
-    def __init__(self, lst, folder, shard=(0, 1)):
-        self.lst, self.folder, self.shard = lst, folder, shard
-        self.num_rows, self.num_classes, self.checksum = len(lst), lst.num_classes, lst.checksum
-        self.positives, self.negatives = lst.positives, lst.negatives
 
 
 def walk_images(folder: str, others: Counter | None = None) -> Iterator[str]:

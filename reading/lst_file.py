@@ -19,7 +19,7 @@ import math
 import os
 import re
 from array import array
-from typing import Sequence
+from typing import Any, Sequence
 
 import numpy as np
 
@@ -72,9 +72,9 @@ class LstFile:
         require(num_classes is None or 0 < num_classes <= MAX_CLASSES, "num_classes",
                 f"1 to {MAX_CLASSES}", num_classes)
         self.path = os.fspath(path)
-        labels: MultiHotLabels | IndexLabels
         if label_format == "indices":
-            labels = IndexLabels(num_classes)
+            from reading.index_labels import IndexLabels  # most lists are multi-hot
+            labels: Any = IndexLabels(num_classes)
         else:
             labels = MultiHotLabels(num_classes, label_format == "signed")
             label_format = "multi-hot"
@@ -153,6 +153,19 @@ class LstFile:
 read_lst = LstFile  # for callers: read_lst(path)
 
 
+class SampleList:
+    """Samples of a run: `lst` (LstFile), whose images are in `folder`, and their totals.
+
+    Of several workers each reads its `shard`, (number, count). The totals are as those of an
+    LstFile, but over all workers' lists.
+    """
+
+    def __init__(self, lst, folder, shard=(0, 1)):
+        self.lst, self.folder, self.shard = lst, folder, shard
+        self.num_rows, self.num_classes, self.checksum = len(lst), lst.num_classes, lst.checksum
+        self.positives, self.negatives = lst.positives, lst.negatives
+
+
 class WrongLabel(Exception):
     """What is wrong with the labels of a row: its place among the rows added, and the reason."""
 
@@ -204,7 +217,7 @@ class MultiHotLabels:
                 source = "the first row has" if self.expected is None else "{flag} is"
                 raise WrongLabel(place, f"{counted(count, 'label')}, but {source} "
                                         f"{self.num_classes}; {hint}")
-        values = _floats(b"".join(rows))
+        values = parse_floats(b"".join(rows))
         is_wrong = ~((values >= 0) & (values <= 1) | (values == -1))
         if is_wrong.any():
             place, column = divmod(int(np.argmax(is_wrong)), self.num_classes)
@@ -223,60 +236,6 @@ class MultiHotLabels:
         positives = np.sum([np.count_nonzero(part > 0.5, axis=0) for part in parts], axis=0)
         known = np.sum([np.count_nonzero(part >= 0, axis=0) for part in parts], axis=0)
         return positives, known - positives
-
-
-class IndexLabels:
-    """The class numbers of all rows in sequence, and where those of each row end (CSR).
-
-    Without `num_classes`, it is the largest class number plus 1.
-    """
-
-    def __init__(self, num_classes: int | None) -> None:
-        self.expected = num_classes
-        self.num_classes = num_classes or 0
-        self.classes = array("i")
-        self.ends = array("q", [0])
-
-    def add(self, rows: list[bytes]) -> None:
-        """Append rows, each the text of its class numbers with a tab after each."""
-        limit = self.expected or MAX_CLASSES
-        counts = np.array([row.count(b"\t") for row in rows], np.int64)
-        text = b"".join(rows)
-        if text.translate(None, b"0123456789\t") or b"\t\t" in text or text[:1] in (b"", b"\t"):
-            numbers = _floats(text)  # single-label lists have 4.000000
-        else:
-            numbers = np.fromstring(text, np.int64, sep="\t")  # several times as fast
-        is_wrong = ~((numbers >= 0) & (numbers < limit) & (numbers == np.trunc(numbers)))
-        if is_wrong.any():
-            wrong = int(np.argmax(is_wrong))
-            place = int(np.searchsorted(counts.cumsum(), wrong, "right"))
-            field = text.split(b"\t")[wrong]
-            hint = f" ({{flag}} is {limit})" * bool(self.expected)
-            raise WrongLabel(place, f"the label {quoted(field)} is not a class "
-                                    f"number, 0 to {limit - 1}{hint}")
-        numbers = numbers.astype(np.int64)
-        keys = np.sort(np.repeat(np.arange(len(rows)), counts) * limit + numbers)
-        twice = keys[1:][keys[1:] == keys[:-1]]
-        if len(twice):
-            place, number = divmod(int(twice[0]), limit)
-            raise WrongLabel(place, f"class {number} stands there twice; a row of one 0 or 1 per "
-                                    "class needs --label-format multi-hot")
-        self.num_classes = max(self.num_classes, int(numbers.max(initial=-1)) + 1)
-        self.classes.frombytes(numbers.astype(np.int32).tobytes())
-        self.ends.frombytes((self.ends[-1] + counts.cumsum()).tobytes())
-
-    def dense(self, rows: np.ndarray) -> np.ndarray:
-        """Labels of some rows (int64 numbers): float32, (len(rows), num_classes)."""
-        labels = np.zeros((len(rows), self.num_classes), np.float32)
-        classes = np.asarray(self.classes, np.int32)
-        for label, row in zip(labels, rows.tolist()):
-            label[classes[self.ends[row]:self.ends[row + 1]]] = 1
-        return labels
-
-    def count(self, num_rows: int) -> tuple[np.ndarray, np.ndarray]:
-        """Positives and negatives: int64, (num_classes,) each, over all `num_rows` rows."""
-        positives = np.bincount(self.classes, minlength=self.num_classes).astype(np.int64)
-        return positives, num_rows - positives
 
 
 def _parse_plain(rows, num_classes):
@@ -330,7 +289,7 @@ def _blocks(path, digest):
         raise InputError((error.strerror or str(error)).lower(), file=path) from None
 
 
-def _floats(text):
+def parse_floats(text):
     """The numbers in fields that each end with a tab, float64, (fields,); NaN for what is none."""
     fields = text.replace(b"_", b"?").split(b"\t")[:-1]  # Python alone reads 1_0 as 10
     try:

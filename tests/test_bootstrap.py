@@ -6,7 +6,8 @@ import pytest
 from scipy import stats
 from sklearn import metrics
 
-from common.metrics import average_precision, baselines
+from common.metrics import average_precision
+from evaluation.decisions import baselines
 from evaluation.evaluation import Evaluation, bootstrap
 
 RULES = ("mAP", "AP", ("0.5", "CF1"), ("0.5", "OF1"))

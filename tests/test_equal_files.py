@@ -7,8 +7,7 @@ from common import progress
 from common.cli import InputError
 from reading import equal_files
 from reading.equal_files import check_validation, first_equal, shared_rows
-from reading.image_list import SampleList
-from reading.lst_file import read_lst
+from reading.lst_file import SampleList, read_lst
 
 
 @pytest.fixture

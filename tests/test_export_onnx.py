@@ -20,7 +20,8 @@ from common.mx_compat import mx
 from convert import torch_networks
 from convert.gluon_zoo import import_gluon
 from network import checkpoint
-from network.fine_tune import ATTENTION, in_float32
+from network.fine_tune import ATTENTION
+from network.forward_pass import in_float32
 from network.graph import output_of
 from reading.image_file import read_image
 from reading.read_options import ReadOptions

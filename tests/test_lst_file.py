@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from common.cli import InputError
 from reading import lst_file
 from reading.classes import read_class_names
-from reading.lst_file import IndexLabels, WrongLabel, read_lst
+from reading.index_labels import IndexLabels
+from reading.lst_file import WrongLabel, read_lst
 
 PLAIN = b"5\t1.000000\t0.000000\t1.000000\ta.jpg\n"
 ANY_SETTINGS = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -12,8 +12,7 @@ from network import checkpoint
 from network.fine_tune import find_own_normalisation, load_pretrained, variance_ratio
 from network.forward_pass import ForwardPass
 from network.graph import layers_up_to
-from reading.image_list import SampleList
-from reading.lst_file import read_lst
+from reading.lst_file import SampleList, read_lst
 from reading.read_options import ReadOptions
 from training.data import check_normalisation
 

@@ -8,9 +8,10 @@ from import_pretrained import main
 
 from common.cli import InputError
 from common.mx_compat import mx
+from evaluation.classifier import class_maps
 from network import checkpoint
 from network.checkpoint import IMAGENET_MEAN, IMAGENET_STD
-from network.fine_tune import class_maps, get_fine_tune_model
+from network.fine_tune import get_fine_tune_model
 from network.graph import Graph
 
 importer = pytest.importorskip("convert.onnx.importer", reason="onnx is optional")

@@ -19,10 +19,12 @@ from common import files
 from common.cli import InputError, exit_status
 from common.mx_compat import mx
 from network import checkpoint
+from reading.lst_file import SampleList, read_lst
 from training.compute import Alone
 from training.resuming import load_snapshot
 from training.run_files import RunFiles, RunRecord, locked, move_aside
 from training.train_flags import parse_args
+from training.validation import Validation
 
 EPOCHS = 3
 
@@ -493,6 +495,22 @@ def test_every_worker_knows_of_the_checkpoints_that_rank_0_writes(flags, tmp_pat
         files.save_checkpoint(number, {}, {})
     assert files.record.checkpoints == [2, 3]
     assert "the last good checkpoint is kept" in str(files.not_finite("the loss is nan"))
+
+
+def test_only_rank_0_writes_what_an_epoch_ends_with(flags, tmp_path, small_demo):
+    validation = Validation(SampleList(read_lst(small_demo / "val.lst"), ""), "f1")
+    labels = validation.lst.lst.labels(range(validation.lst.num_rows)).astype(np.int8)
+    samples = {"labels": labels, "scores": np.random.RandomState(0).rand(*labels.shape)}
+    for is_writer in (False, True):
+        assert not list(tmp_path.iterdir())
+        settings = SimpleNamespace(flags=parse_args(flags(tmp_path)), prefix=str(tmp_path / "x"))
+        symbol = checkpoint.set_attributes(mx.sym.Variable("data"), training={"recipe": ""})
+        files = RunFiles(settings, symbol, validation, {}, RunRecord(checkpoints=[1]), is_writer)
+        files.close_epoch(1, {"seconds": 1}, {}, {"mAP": 0.5}, samples, ({}, {}))
+        assert files.record.best["number"] == 1
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "x-symbol.json", "x-best-symbol.json", "x-best-0000.params", "x-history.csv",
+        "x-history.png"}
 
 
 def test_a_full_disk_ends_in_one_line_and_the_earlier_checkpoint_stays(flags, tmp_path):

@@ -24,7 +24,7 @@ from common.files import atomic_file, make_parent_folder  # noqa: E402
 from common.mx_compat import mxnet_errors  # noqa: E402
 from convert.onnx import require_onnx  # noqa: E402
 from network import checkpoint  # noqa: E402
-from network.fine_tune import in_float32, without_loss  # noqa: E402
+from network.forward_pass import in_float32, without_loss  # noqa: E402
 from network.graph import Graph, output_of, params_of  # noqa: E402
 from network.untrusted import NO_THRESHOLDS, check_shapes  # noqa: E402
 from reading.image_file import read_image  # noqa: E402

@@ -12,8 +12,7 @@ from common.machine import available_memory
 from common.mx_compat import choose_devices, mx
 from multilabel_metric import Metrics
 from network.graph import Graph, layer_shapes
-from reading.image_list import SampleList
-from reading.lst_file import read_lst
+from reading.lst_file import SampleList, read_lst
 
 # Measured peaks of training (resident memory, ResNets, MobileNet, SqueezeNet, VGG) were 0.75 to
 # 2.4 times what the outputs of the trained layers take.

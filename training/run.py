@@ -6,7 +6,6 @@ import os
 import signal
 import time
 
-from common.metrics import BASELINES, baselines
 from common.mx_compat import mx
 from common.progress import Progress
 from common.text import counted
@@ -38,7 +37,11 @@ def open_run(settings, symbol, lists, data, metrics, workers):
             elif is_writer:
                 logger.warning("--resume: there is no %s-resume.npz: starting anew", prefix)
         record = snapshot.record if snapshot else RunRecord()
-        files = RunFiles(settings, symbol, lists.val, shared, record, is_writer)
+        validation = None
+        if lists.val:
+            from training.validation import Validation
+            validation = Validation(lists.val, flags.threshold_objective)
+        files = RunFiles(settings, symbol, validation, shared, record, is_writer)
         run = Run(settings, lists, data, files, snapshot, workers)
         if run.is_over:
             logger.info("--resume: %s has ended this run already, after epoch %d: nothing is left "
@@ -158,7 +161,8 @@ class Run(Uninterrupted):
         if validation_metrics:
             scores = dict(validation_metrics.get_global_name_value())
             samples = validation_metrics.samples()
-            self._log_baselines(scores)
+            if self.files.is_writer:
+                self.files.validation.log_baselines(record.epoch, scores)
         seconds = self._seconds()
         self._epoch_began = time.monotonic()  # what is written now counts for the next one
         updates = (record.epoch + 1) * self.num_batches * self.workers.count
@@ -175,18 +179,6 @@ class Run(Uninterrupted):
             logger.info("%s has not been better than epoch %d's for %d epochs: stopping",
                         self.flags.monitor_metric, record.best["number"], record.since_best)
         return is_over
-
-    def _log_baselines(self, scores):
-        """Log baselines that ignore the images, and warn where the scores are no better."""
-        if not self.files.is_writer:
-            return
-        scored = baselines(self.lists.val.positives, self.lists.val.negatives)
-        logger.info("Epoch[%d] Baselines: %s", self.record.epoch, ", ".join(
-            f"{name} {scored[name]:.4f} ({BASELINES[name]})" for name in ("acc", "mAP")))
-        for name in ("acc", "mAP"):
-            if scores[name] <= scored[name]:
-                logger.warning("warning: validation %s %.4f does not beat the baseline %.4f",
-                               name, scores[name], scored[name])
 
     def _seconds(self):
         return time.monotonic() - self._epoch_began

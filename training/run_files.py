@@ -32,10 +32,7 @@ import numpy as np
 
 from common.cli import InputError
 from common.files import atomic_file, remove_unfinished
-from common.metrics import BASELINES, average_precision, baselines
-from evaluation.decisions import best_and_worst, count_decisions, decision_metrics
 from evaluation.history import history_files, write_history
-from evaluation.thresholds import choose_thresholds, cross_fitted, with_thresholds
 from network import checkpoint
 
 logger = logging.getLogger("train_multilabel")
@@ -154,14 +151,14 @@ def move_aside(prefix):
 class RunFiles:
     """Saves the results of a run under its prefix, and keeps its record.
 
-    `val_lst` is validation's SampleList or None, `shared` what a resumed run must share with this
-    one. Only one worker `is_writer`; all keep the record, because all decide by it.
+    `validation` is a Validation or None, `shared` what a resumed run must share with this one. Only
+    one worker `is_writer`; all keep the record, because all decide by it.
     """
 
-    def __init__(self, settings, symbol, val_lst, shared, record, is_writer):
+    def __init__(self, settings, symbol, validation, shared, record, is_writer):
         self.flags, self.prefix, self.symbol = settings.flags, settings.prefix, symbol
-        self.val_lst, self._samples = val_lst, {}
-        self.shared, self.record, self.is_writer = shared, record, is_writer
+        self.validation, self.shared = validation, shared
+        self.record, self.is_writer = record, is_writer
         if record.frozen_precision:
             self.set_frozen_precision(record.frozen_precision)
 
@@ -199,44 +196,36 @@ class RunFiles:
         if self.is_writer:
             training = {**checkpoint.get_attributes(self.symbol)["training"],
                         "checkpoint": str(number)}
-            symbol = checkpoint.set_attributes(self._symbol_with(thresholds, 0), training=training)
-            checkpoint.save(f"{self.prefix}-best", 0, symbol, arg_params, aux_params)
+            symbol = self.validation.symbol_with(self.symbol, thresholds, 0)
+            checkpoint.save(f"{self.prefix}-best", 0,
+                            checkpoint.set_attributes(symbol, training=training),
+                            arg_params, aux_params)
 
-    def _symbol_with(self, thresholds, epoch):
-        """The symbol with thresholds for the .params of this number; None: without any."""
-        if thresholds is None:
-            return self.symbol
-        return with_thresholds(self.symbol, thresholds, epoch, self.val_lst.lst.path,
-                               self.val_lst.checksum, self.flags.threshold_objective)
-
-    def close_epoch(self, number, row, training, validation, samples, params):
+    def close_epoch(self, number, row, training, scores, samples, params):
         """Add an epoch to the history, keep the best, and log a line; epoch 0 is the warm head.
 
-        `row` are further columns of the history, `training` and `validation` dicts of metrics.
-        Thresholds are chosen on the validation's `samples` (Metrics.samples), where there are any.
+        `row` are further columns of the history, `training` and `scores` dicts of metrics, of
+        training and of validation. Thresholds are chosen on the validation's `samples`
+        (Metrics.samples), where there are any.
         """
         thresholds = None
         if samples:
-            self._samples = samples
-            label, prob = samples["labels"], samples["scores"]
-            objective = self.flags.threshold_objective
-            thresholds = choose_thresholds(label, prob, objective)
-            predicted = cross_fitted(label, prob, objective)
-            rates = decision_metrics(count_decisions(label, predicted))
-            validation = {**validation, "CF1": rates["CF1"], "OF1": rates["OF1"]}
-            if number in self.record.checkpoints[-1:]:
-                checkpoint.save_symbol(self.prefix, self._symbol_with(thresholds, number))
+            thresholds, rates = self.validation.choose_thresholds(samples)
+            scores = {**scores, **rates}
+            if self.is_writer and number in self.record.checkpoints[-1:]:
+                checkpoint.save_symbol(self.prefix, self.validation.symbol_with(
+                    self.symbol, thresholds, number))
         self.record.history.append({
             "epoch": number, **row, **{f"train-{name}": value for name, value in training.items()},
-            **{f"val-{name}": value for name, value in validation.items()}})
+            **{f"val-{name}": value for name, value in scores.items()}})
         if self.is_writer:
             write_history(self.prefix, self.record.history)
-        self.update_best(number, validation, thresholds, *params)
+        self.update_best(number, scores, thresholds, *params)
         best = self.record.best
         logger.info("%s: %.0f s%s%s%s",
                     f"Epoch {number} of {self.flags.num_epoch}" if number else "Warm head",
                     row["seconds"], _scores_shown("training", training),
-                    _scores_shown("validation", validation), "" if not best else
+                    _scores_shown("validation", scores), "" if not best else
                     ", the best so far" if best["number"] == number else
                     "; best {metric} {value:.4f} (epoch {number})".format(**best))
 
@@ -298,35 +287,14 @@ class RunFiles:
         """
         if not self.is_writer:
             return
-        val_lst = self.val_lst
-        if self._samples:
-            names = (checkpoint.get_attributes(self.symbol).get("class_names")
-                     or [str(number) for number in range(val_lst.num_classes)])
-            precision = [average_precision(label, score) for label, score in zip(
-                self._samples["labels"].T, self._samples["scores"].T)]
-            for line in best_and_worst(names, precision, val_lst.positives):
-                logger.info("%s", line)
+        if self.validation:
+            self.validation.log_classes(self.symbol)
         best, last = self.record.best, self.record.checkpoints[-1:]
         result = {"checkpoint": self.prefix, "epoch": last[0] if last else None, "best": None}
         if best:
-            name, value = best["metric"], best["value"]
-            every = val_lst and baselines(val_lst.positives, val_lst.negatives)
-            scored = every and every.get(name)
-            result = {"checkpoint": f"{self.prefix}-best", "epoch": 0,
-                      "best": {**best, "baseline": scored, "baseline_is": BASELINES.get(name)}}
-            beside = f" ({BASELINES[name]} {scored:.4f})" if scored is not None else ""
-            logger.info("Best: checkpoint %d, validation %s %.4f%s, kept as %s-best (--model "
-                        "%s-best --epoch 0)", best["number"], name, value, beside, self.prefix,
-                        self.prefix)
-            if scored is not None and value <= scored:
-                logger.warning("warning: %s %.4f does not beat %s", name, value, BASELINES[name])
-            # A snapshot may be a stranger's, and a resumed run without validation.
-            row = next((row for row in self.record.history if row.get("epoch") == best["number"]),
-                       {})
-            if val_lst and {"val-CF1", "val-OF1"} <= set(row):
-                logger.info("At its own thresholds: F1 averaged over classes (CF1) %.4f, over all "
-                            "decisions (OF1) %.4f; %s: %.4f and %.4f", row["val-CF1"],
-                            row["val-OF1"], BASELINES["CF1"], every["CF1"], every["OF1"])
+            from training.validation import log_best  # without validation nothing is best
+            scored = log_best(self.record, f"{self.prefix}-best", self.validation)
+            result = {"checkpoint": f"{self.prefix}-best", "epoch": 0, "best": {**best, **scored}}
         elif last:
             logger.info("Done: %s-%04d.params", self.prefix, last[0])
         with atomic_file(f"{self.prefix}-result.json") as name:

@@ -7,7 +7,7 @@ from collections import namedtuple
 from common import cli
 from common.cli import InputError, at_least, parse_numbers
 from crossentropy_op import loss_options
-from evaluation.thresholds import add_objective_args, objective_from_args
+from evaluation.objective import add_objective_args, objective_from_args
 from reading.read_options import AREA, add_data_args
 
 # The options of CrossEntropyLoss that each --loss stands for; the flags of the same names win.
