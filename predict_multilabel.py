@@ -11,15 +11,8 @@ import os
 
 import numpy as np
 
-from common.cli import (
-    ArgumentParser,
-    CheckpointPrefix,
-    InputError,
-    at_least,
-    log_to_stderr,
-    require,
-    run,
-)
+from common import cli
+from common.cli import InputError, at_least
 from common.files import existing_path, make_parent_folder
 from common.mx_compat import choose_devices
 from common.progress import Progress
@@ -43,7 +36,7 @@ logger = logging.getLogger("predict_multilabel")
 def main(argv=None):
     """Predict, and evaluate where there are labels. Returns 1 when an image could not be used."""
     args = parse_args(argv)
-    log_to_stderr(logging.INFO)
+    cli.log_to_stderr(logging.INFO)
     devices = choose_devices(args.gpus)
     classifier = open_checkpoint(args)
     images = list_images(args, len(classifier.class_names))
@@ -78,7 +71,7 @@ def main(argv=None):
 
 def parse_args(argv=None):
     """Parse and check the command line; see --help."""
-    parser = ArgumentParser(
+    parser = cli.ArgumentParser(
         description="Predict with a fine-tuned checkpoint, evaluate it against labels, and write "
                     "a report. Exit status 1: some images could not be used.",
         allow_abbrev=False)
@@ -90,7 +83,7 @@ def parse_args(argv=None):
     add_file_args(add)
 
     add = parser.add_argument_group("model").add_argument
-    add("--model", required=True, metavar="PREFIX", action=CheckpointPrefix,
+    add("--model", required=True, metavar="PREFIX", action=cli.CheckpointPrefix,
         help="fine-tuned checkpoint: its path before -symbol.json")
     add("--epoch", type=at_least(0), default=0, metavar="N", help="number of its .params file")
     add("--tta", action="store_true", help="average with the prediction for the mirror image")
@@ -150,7 +143,7 @@ def _checked(args):
         if getattr(args, name) and not getattr(args, needed):
             raise InputError(f"{{flag}} goes with {_flag(needed)}", flag=_flag(name))
     args.threshold_objective = objective_from_args(args)
-    require(args.above in (None, "thresholds") or 0 <= args.above <= 1, "--above",
+    cli.require(args.above in (None, "thresholds") or 0 <= args.above <= 1, "--above",
             "a probability, 0 to 1, or the word thresholds", args.above)
     for name in ("out", "above"):
         if args.fit_thresholds and getattr(args, name) is not None:
@@ -295,4 +288,4 @@ def evaluate(args, classifier, labelled, lst, report):
 
 
 if __name__ == "__main__":
-    run(main)
+    cli.run(main)

@@ -19,7 +19,7 @@ from distributed.supervisor import address_towards
 
 SUPERVISOR = Path(__file__).with_name("supervisor.py").read_text(encoding="utf-8")
 
-HOST = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*@)?[A-Za-z0-9_][A-Za-z0-9_.-]*")
+HOST = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*@)?[A-Za-z0-9_][A-Za-z0-9_.-]*(?::([0-9]{1,5}))?")
 # Variables that remote processes get as well as local ones.
 FORWARDED = ("PYTHONPATH", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES",
              "DMLC_INTERFACE")
@@ -207,9 +207,8 @@ def read_hosts(path):
         host = line.partition("#")[0].strip()
         if not host:
             continue
-        name, colon, port = host.partition(":")
-        good_port = not colon or (port.isascii() and port.isdigit() and 0 < int(port) < 65536)
-        if not (HOST.fullmatch(name) and good_port):
+        match = HOST.fullmatch(host)
+        if not match or match[1] and not 0 < int(match[1]) < 65536:
             raise InputError(f"{host!r} is not [user@]name[:port]", file=path, line=number)
         hosts.append(host)
     if not hosts:

@@ -234,7 +234,7 @@ class Workers:
 
 
 class PaddedLst:
-    """An LstFile padded to a length with its first row, there with unknown labels (-1)."""
+    """An LstFile padded to a length with its own rows, there with unknown labels (-1)."""
 
     def __init__(self, lst, length):
         self._lst, self._length = lst, length
@@ -246,18 +246,15 @@ class PaddedLst:
     def labels(self, rows):
         """Labels of some rows, as LstFile's; -1 in padding."""
         rows = np.asarray(rows)
-        labels = self._lst.labels(self._real(rows))
+        labels = self._lst.labels(rows % len(self._lst))
         labels[rows >= len(self._lst)] = -1
         return labels
 
     def name(self, row):
-        return self._lst.name(int(self._real(row)))
+        return self._lst.name(row % len(self._lst))
 
     def line(self, row):
-        return self._lst.line(int(self._real(row)))
-
-    def _real(self, rows):
-        return np.where(np.asarray(rows) < len(self._lst), rows, 0)
+        return self._lst.line(row % len(self._lst))
 
 
 class MergedMetrics(Metrics):

@@ -134,7 +134,8 @@ def pass_images(settings, network, compute, this_run):
         # The best epoch and the thresholds are the checkpoint's, which predicts in float32.
         passes[1] = ForwardPass(*network, iterators[1].provide_data[0], compute.contexts)
 
-    stored, storage = {name: [] for name in mirrors}, (flags.save_result, flags.feature_memory * 1e6)
+    stored = {name: [] for name in mirrors}
+    storage = flags.save_result, flags.feature_memory * 1e6
     for lst, iterator, forward in zip(lists, iterators, passes):
         found = [None] * len(outputs) if not lst else extract(
             forward, iterator, [mirrors.get(name) and lst is lists.train for name in outputs],

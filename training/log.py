@@ -19,8 +19,7 @@ class TqdmHandler(logging.Handler):
     """Writes log lines above a progress bar, while somebody reads them."""
 
     def createLock(self):
-        """tqdm's lock, because a bar that holds it logs, and a thread that logs may wait for it."""
-        self.lock = tqdm.get_lock()
+        self.lock = tqdm.get_lock()  # one for both, as a bar that holds it may log, too
 
     def emit(self, record):
         try:

@@ -126,15 +126,10 @@ def gather(layer, x, indices, axis=0):
         # PyTorch's as_strided of a whole value.
         return _in_shape(layer, x, ints(indices.shape))
     taken = layer.axes(ints(indices), size)
-    runs = []  # of indices that follow each other
-    for number in taken:
-        if runs and number == runs[-1][1]:
-            runs[-1][1] += 1
-        else:
-            runs.append([number, number + 1])
-    if len(runs) > MOST_PIECES or size % BATCH == 0:
-        raise layer.error("it takes too many pieces, or part of the batch")
-    parts = [mx.sym.slice_axis(x.symbol, axis=axis, begin=begin, end=end) for begin, end in runs]
+    runs = np.split(taken, np.flatnonzero(np.diff(taken) != 1) + 1)  # that follow each other
+    if not taken or len(runs) > MOST_PIECES or size % BATCH == 0:
+        raise layer.error("it takes nothing, too many pieces, or part of the batch")
+    parts = [mx.sym.slice_axis(x.symbol, axis=axis, begin=run[0], end=run[-1] + 1) for run in runs]
     symbol = mx.sym.Concat(*parts, dim=axis) if len(parts) > 1 else parts[0]
     result = Tensor(symbol, (*x.shape[:axis], len(taken), *x.shape[axis + 1:]))
     return result.reshaped((*x.shape[:axis], *indices.value.shape, *x.shape[axis + 1:]))
