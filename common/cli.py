@@ -63,7 +63,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Shows the default of each flag that has one."""
 
     def _get_help_string(self, action):
-        if action.default in (None, "") or action.default is False:
+        if action.default in (None, "", []) or action.default is False:
             return action.help
         return super()._get_help_string(action)
 

@@ -706,3 +706,9 @@ def test_real_photos_and_labels_come_through_unchanged(ccp, here):
     assert abs(len(sides[1]) - 96) <= 2
     for row in range(len(lst)):
         np.testing.assert_array_equal(again[lst.name(row)], labels[row])
+
+
+def test_help_shows_no_empty_default(capsys):
+    with pytest.raises(SystemExit):
+        main(["csv", "--help"])
+    assert "--class-columns" in (text := capsys.readouterr().out) and "[])" not in text
