@@ -234,7 +234,6 @@ def convolution(layer, x, weight, bias=None, group=1, **window):
     window = Window(layer, x, filters.shape[2:], window)
     inputs = [layer.parameter(weight, "weight")]
     if bias is not None:
-        layer.array(bias, "bias")
         inputs.append(layer.parameter(bias, "bias"))
     symbol, pad = x.symbol, tuple(window.begin)
     if window.begin != window.end:
@@ -307,11 +306,8 @@ def product(layer, a, b, bias=None):
 
 @operator("BatchNormalization", spatial=1, training_mode=0)
 def batch_norm(layer, x, scale, bias, mean, var, epsilon=1e-5, momentum=0.9):
-    variables = []
-    for value, role in ((scale, "gamma"), (bias, "beta"), (mean, "moving_mean"),
-                        (var, "moving_var")):
-        layer.array(value, role)
-        variables.append(layer.parameter(value, role))
+    variables = [layer.parameter(value, role) for value, role in (
+        (scale, "gamma"), (bias, "beta"), (mean, "moving_mean"), (var, "moving_var"))]
     return mx.sym.BatchNorm(x.symbol, *variables, eps=epsilon, momentum=momentum, fix_gamma=False)
 
 

@@ -181,10 +181,11 @@ class Layer:
         """Variable of a parameter, or a running statistic, that is made of a constant.
 
         `role` is the end of its name: MXNet's optimizers have weight decay for weights and
-        gammas only. `value` is what to store in place of the constant's own value.
-        A frozen parameter is not trained.
+        gammas only. `value` is what to store in place of the constant's own value. A frozen
+        parameter is not trained.
         """
-        value = np.ascontiguousarray(constant.value if value is None else value, np.float32)
+        value = self.array(constant, role) if value is None else value
+        value = np.ascontiguousarray(value, np.float32)
         name = self._parameter_name(constant, role, value.shape)
         (self.statistics if role.startswith("moving_") else self.parameters)[name] = value
         options = {"lr_mult": 0, "wd_mult": 0} if frozen else {}
