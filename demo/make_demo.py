@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from common.cli import ArgumentParser, InputError, at_least, run  # noqa: E402
+from common.cli import ArgumentParser, InputError, at_least, run
 
 # How often each class is asked for.
 CLASSES = {"ring": 0.55, "star": 0.45, "triangle": 0.38, "stripes": 0.31,

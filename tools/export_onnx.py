@@ -18,17 +18,17 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import cli  # noqa: E402
-from common.cli import InputError  # noqa: E402
-from common.files import atomic_file, make_parent_folder  # noqa: E402
-from common.mx_compat import mxnet_errors  # noqa: E402
-from convert.onnx import require_onnx  # noqa: E402
-from network import checkpoint  # noqa: E402
-from network.forward_pass import in_float32, without_loss  # noqa: E402
-from network.graph import Graph, output_of, params_of  # noqa: E402
-from network.untrusted import NO_THRESHOLDS, check_shapes  # noqa: E402
-from reading.image_file import read_image  # noqa: E402
-from reading.read_options import ReadOptions  # noqa: E402
+from common import cli
+from common.cli import InputError
+from common.files import atomic_file, make_parent_folder
+from common.mx_compat import mxnet_errors
+from convert.onnx import require_onnx
+from network import checkpoint
+from network.forward_pass import in_float32, without_loss
+from network.graph import Graph, output_of, params_of
+from network.untrusted import NO_THRESHOLDS, check_shapes
+from reading.image_file import read_image
+from reading.read_options import ReadOptions
 
 TOLERANCE = 1e-4
 BATCH = 8  # images, in the comparison

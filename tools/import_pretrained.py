@@ -14,14 +14,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import cli  # noqa: E402
-from common.cli import InputError  # noqa: E402
-from common.files import make_parent_folder  # noqa: E402
-from convert import gluon_zoo, to_255_scale, torch_networks  # noqa: E402
-from convert.onnx import require_onnx  # noqa: E402
-from convert.torch_file import read_tensors  # noqa: E402
-from convert.torch_networks import SIZES  # noqa: E402
-from network import checkpoint  # noqa: E402
+from common import cli
+from common.cli import InputError
+from common.files import make_parent_folder
+from convert import gluon_zoo, to_255_scale, torch_networks
+from convert.onnx import require_onnx
+from convert.torch_file import read_tensors
+from convert.torch_networks import SIZES
+from network import checkpoint
 
 
 def build_parser():

@@ -18,8 +18,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.cli import ArgumentParser, InputError, at_least, run  # noqa: E402
-from distributed.launcher import Attempt, read_hosts, report  # noqa: E402
+from common.cli import ArgumentParser, InputError, at_least, run
+from distributed.launcher import Attempt, read_hosts, report
 
 
 def parse_args(argv=None):

@@ -19,24 +19,24 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from common.cli import InputError, log_to_stderr, require, run  # noqa: E402
-from common.files import make_parent_folder  # noqa: E402
-from common.label_errors import suspects  # noqa: E402
-from common.text import MAX_LINE, printable  # noqa: E402
-from datasets import divide, label_table  # noqa: E402
-from datasets.check_lst import check, clean_rows, summarise  # noqa: E402
-from datasets.image_sources import read_folders, read_rec, read_voc  # noqa: E402
-from datasets.json_sources import read_coco, read_jsonl, read_manifest  # noqa: E402
-from datasets.make_lst_flags import SUSPECTS_SHOWN, build_parser  # noqa: E402
-from datasets.text_sources import read_csv  # noqa: E402
-from reading import contact_sheet  # noqa: E402
-from reading.classes import ListCounts, absent_warning, names_beside, read_class_names  # noqa: E402
-from reading.image_file import IMAGE_ENDINGS, read_image  # noqa: E402
-from reading.image_list import ImageList, walk_images  # noqa: E402
-from reading.lst_file import read_lst  # noqa: E402
-from reading.read_options import ReadOptions  # noqa: E402
+from common.cli import InputError, log_to_stderr, require, run
+from common.files import make_parent_folder
+from common.label_errors import suspects
+from common.text import MAX_LINE, printable
+from datasets import divide, label_table
+from datasets.check_lst import check, clean_rows, summarise
+from datasets.image_sources import read_folders, read_rec, read_voc
+from datasets.json_sources import read_coco, read_jsonl, read_manifest
+from datasets.make_lst_flags import SUSPECTS_SHOWN, build_parser
+from datasets.text_sources import read_csv
+from reading import contact_sheet
+from reading.classes import ListCounts, absent_warning, names_beside, read_class_names
+from reading.image_file import IMAGE_ENDINGS, read_image
+from reading.image_list import ImageList, walk_images
+from reading.lst_file import read_lst
+from reading.read_options import ReadOptions
 
 SUSPECT_SIDE = 200  # pixels of an image on the sheet of --show
 REASONS_SHOWN = 3  # classes beside an image to label next
