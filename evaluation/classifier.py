@@ -13,7 +13,7 @@ from network import checkpoint
 from network.forward_pass import ForwardPass, in_float32, multiplies_exactly, without_loss
 from network.graph import Graph, layers_up_to
 from network.untrusted import check_shapes
-from reading.image_file import sample_area
+from reading.image_file import layout
 from reading.read_options import ReadOptions
 
 logger = logging.getLogger("predict_multilabel")
@@ -204,3 +204,19 @@ def class_maps(net: mx.sym.Symbol) -> tuple[mx.sym.Symbol, float] | None:
     if turn.min() < 0:
         maps = mx.sym.slice(maps, begin=(None,) * 4, end=(None,) * 4, step=(1, 1, *turn.tolist()))
     return maps, float(maximum.attrs["scalar"])
+
+
+def sample_area(full, size, options):
+    """Where a sample without random augmentation lies in its image: left, top, width, height.
+
+    In shares of the image's sides; what is outside of 0 to 1 is padding. `full` is the upright
+    image's (width, height) in pixels, `size` the sample's.
+    """
+    box, inner = layout(full, size, options, None)
+    shares = []
+    for axis in (0, 1):
+        pixel = box[axis + 2] / inner[axis] / full[axis]  # of the sample
+        padding = (size[axis] - inner[axis]) // 2
+        shares.append((box[axis] / full[axis] - padding * pixel, size[axis] * pixel))
+    (left, width), (top, height) = shares
+    return left, top, width, height

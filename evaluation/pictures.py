@@ -16,7 +16,8 @@ import numpy as np
 from common.files import atomic_file
 from common.progress import Progress
 from common.text import printable
-from reading.image_file import ImageError, read_image, sample_area
+from evaluation.classifier import sample_area
+from reading.image_file import ImageError, read_image
 from reading.image_list import ImageList
 from reading.read_options import ReadOptions
 

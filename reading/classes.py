@@ -72,15 +72,14 @@ class ListCounts(NamedTuple):
     negatives: np.ndarray  # absent; in the others it is unknown
 
 
-def require_present(counts):
-    """Raise an InputError for a list without any present label: nothing can be learnt from it."""
+def label_warnings(counts, class_names):
+    """Lines that name the classes without a present label, and those without an absent one.
+
+    An InputError says that the list has no present label at all: nothing can be learnt from it.
+    """
     if not counts.positives.any():
         raise InputError(f"no label of its {counts.num_rows} rows is present (1)",
                          file=counts.title)
-
-
-def label_warnings(counts, class_names):
-    """Lines that name the classes without a present label, and those without an absent one."""
     without = [name for name, count in zip(class_names, counts.positives) if not count]
     lines = [f"{counts.title}: without a present label: {named(without)}" if without else None,
              absent_warning(counts, class_names)]

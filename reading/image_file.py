@@ -3,17 +3,14 @@
 The size is read from the header, JPEGs are decoded at 1/2, 1/4 or 1/8 of it where that still covers
 the result, and images are cropped before they are resized. OpenCV decodes JPEGs, Pillow all other
 formats (other_formats.py). A file of a few kilobytes that claims 30000x30000 pixels costs nothing.
-The header of a JPEG is read here: Pillow takes 23 microseconds for it and 75 with an EXIF block,
-where 2 and 6 do here.
 """
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import random
 import struct
-from typing import Any, Callable, NamedTuple, Sequence
+from typing import Sequence
 
 import cv2
 import numpy as np
@@ -21,45 +18,20 @@ import numpy as np
 from common.cli import InputError
 from common.files import existing_path, open_regular_file, retry_transient_errors
 from common.text import printable
+from reading.image_header import TURNS, BadImage, Header, jpeg_header
 from reading.read_options import ReadOptions, jitter_colors
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
-MAX_JPEG_SCANS = 500
-MAX_TIFF_ENTRIES = 4096
-ORIENTATION = 274  # a TIFF tag
-TYPE_SIZES = bytes((0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4))
-INTEGERS = {3: "H", 4: "I"}
 REDUCED = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
            8: cv2.IMREAD_REDUCED_COLOR_8}
-# What turns a picture stored under each EXIF orientation the right way up.
-TURNS: dict[int, Callable[[Any], Any]] = {
-    1: lambda image: image, 2: lambda image: cv2.flip(image, 1),
-    3: lambda image: cv2.rotate(image, cv2.ROTATE_180), 4: lambda image: cv2.flip(image, 0),
-    5: cv2.transpose, 6: lambda image: cv2.rotate(image, cv2.ROTATE_90_CLOCKWISE),
-    7: lambda image: cv2.flip(cv2.transpose(image), -1),
-    8: lambda image: cv2.rotate(image, cv2.ROTATE_90_COUNTERCLOCKWISE)}
 NEUTRAL = 127  # where there is no image: padding, and samples left out
 # How far libjpeg may reduce an image, and from how many pixels to a pixel of the result on.
 # Barely resized after that, it differs from area averaging by more than 3 of 255.
 REDUCTIONS = ((8, 13.5), (4, 5.5), (2, 2))
 
 
-class BadImage(ValueError):
-    """The reason why a file cannot be used as an image, without the file's name."""
-
-
 class ImageError(InputError):
     """An image that cannot be used: `what` is the reason, and `file` its path as it is shown."""
-
-
-class Header(NamedTuple):
-    """What an image file says of itself."""
-
-    format: str  # "JPEG", "PNG", "GIF", "BMP", "WebP" or "TIFF"
-    width: int  # of a JPEG after, of the others before they are turned upright
-    height: int
-    orientation: int = 1  # as in EXIF: how the decoded pixels of a JPEG have to be turned
-    picture: Any = None  # the opened PIL.Image.Image where Pillow decodes it
 
 
 def read_image(path: str | os.PathLike[str], out: np.ndarray, options: ReadOptions | None = None,
@@ -93,23 +65,6 @@ def read_image(path: str | os.PathLike[str], out: np.ndarray, options: ReadOptio
     return header
 
 
-def sample_area(full: tuple[int, int], size: tuple[int, int],
-                options: ReadOptions) -> tuple[float, float, float, float]:
-    """Where a sample without random augmentation lies in its image: left, top, width, height.
-
-    In shares of the image's sides; what is outside of 0 to 1 is padding. `full` is the upright
-    image's (width, height) in pixels, `size` the sample's.
-    """
-    box, inner = _layout(full, size, options, None)
-    shares = []
-    for axis in (0, 1):
-        pixel = box[axis + 2] / inner[axis] / full[axis]  # of the sample
-        padding = (size[axis] - inner[axis]) // 2
-        shares.append((box[axis] / full[axis] - padding * pixel, size[axis] * pixel))
-    (left, width), (top, height) = shares
-    return left, top, width, height
-
-
 def read_file(path: str | os.PathLike[str], max_pixels: int) -> bytes:
     """The bytes of the file that `existing_path` finds; OSError, or BadImage if it is too long."""
     try:
@@ -134,7 +89,7 @@ def _crop_and_resize(data, size, options, draws):
     full_width, full_height = header.width, header.height
     reduction = 1
     if header.format == "JPEG":
-        box, inner = _layout((full_width, full_height), size, options, draws)
+        box, inner = layout((full_width, full_height), size, options, draws)
         # Pixels of the full image per pixel of the sample, in the direction that has fewer.
         ratio = min(box[2] / inner[0], box[3] / inner[1])
         reduction = next((r for r, least in REDUCTIONS if ratio >= least), 1)
@@ -143,7 +98,7 @@ def _crop_and_resize(data, size, options, draws):
     if decoded == 1:
         full_height, full_width = image.shape[:2]  # a damaged file's header may lie
 
-    box, inner = _layout((full_width, full_height), size, options, draws)
+    box, inner = layout((full_width, full_height), size, options, draws)
     # A shift of half a pixel of the result is visible. At 1/2 the box may move to the grid of the
     # reduced pixels (as it does at full size too); at 1/4 and 1/8 it must not.
     if decoded > 2:
@@ -162,7 +117,7 @@ def _crop_and_resize(data, size, options, draws):
     return image, header._replace(width=full_width, height=full_height, picture=None)
 
 
-def _layout(full, size, options, draws):
+def layout(full, size, options, draws):
     """The part of the full image that is shown (x, y, width, height), and its size in the sample.
 
     Sizes are (width, height).
@@ -242,7 +197,7 @@ def read_header(data: bytes) -> Header:
         raise BadImage("is empty")
     try:
         if data.startswith(b"\xff\xd8"):
-            header = _jpeg_header(data)
+            header = jpeg_header(data)
         else:
             from reading.other_formats import open_picture  # most lists have JPEGs alone
             header = open_picture(data)
@@ -272,73 +227,3 @@ def decode(data: bytes, header: Header, reduction: int, background: Sequence[int
     if image is None:
         raise BadImage("is damaged or cut short, or a kind of JPEG that OpenCV does not read")
     return TURNS[header.orientation](image)
-
-
-def exif_orientation(block):
-    """The orientation, 1 to 8, that an EXIF block names; 1 where it is damaged or empty."""
-    block = block[6 * block.startswith(b"Exif\0"):]
-    if block[:4] in (b"II*\0", b"MM\0*"):
-        with contextlib.suppress(struct.error, BadImage):
-            for _, tag, value, _ in tiff_entries(block):
-                if tag == ORIENTATION:
-                    return value if value in range(1, 9) else 1
-    return 1
-
-
-def _jpeg_header(data):
-    position, exif = 2, b""
-    while True:
-        if data[position] != 0xFF:  # stray bytes, which decoders pass over
-            position = data.find(b"\xff", position)
-            if position < 0:
-                raise BadImage("is a damaged JPEG: there is no marker where one belongs")
-        marker = data[position + 1]
-        if marker == 0xFF:  # a fill byte
-            position += 1
-        elif marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:  # these stand alone
-            position += 2
-        elif marker in (0xD9, 0xDA):
-            raise BadImage("is a damaged JPEG: its pixels start before its size is told")
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
-            height, width = struct.unpack_from(">HH", data, position + 5)
-            # Coded pixels never hold the end marker, so it stands where they end or nowhere;
-            # phones append more data after it.
-            if not data.endswith(b"\xff\xd9") and data.find(b"\xff\xd9", position) < 0:
-                raise BadImage("is cut short: a JPEG without its end")
-            # Each scan of a progressive JPEG, however short, passes over all pixels.
-            if marker == 0xC2 and data.count(b"\xff\xda", position) > MAX_JPEG_SCANS:
-                raise BadImage(f"is a JPEG of more than {MAX_JPEG_SCANS} scans")
-            orientation = exif_orientation(exif)
-            if orientation >= 5:
-                width, height = height, width
-            return Header("JPEG", width, height, orientation)
-        else:
-            end = position + 2 + struct.unpack_from(">H", data, position + 2)[0]
-            # Other things, such as XMP, are stored under this marker too.
-            if marker == 0xE1 and not exif and data[position + 4:position + 8] == b"Exif":
-                exif = data[position + 4:end]
-            position = end
-
-
-def tiff_entries(data):
-    """Yield place, tag, first value and bytes of data of each entry of a TIFF's first directory.
-
-    The value is None unless it is an unsigned whole number.
-    """
-    order = "<" if data[:2] == b"II" else ">"
-    start, = struct.unpack_from(order + "I", data, 4)
-    if start >= len(data):
-        raise BadImage("is cut short: a TIFF file whose directory lies beyond its end")
-    count, = struct.unpack_from(order + "H", data, start)
-    if count > MAX_TIFF_ENTRIES:
-        raise BadImage(f"is a damaged TIFF: its directory has {count} entries")
-    for place in range(start + 2, start + 2 + 12 * count, 12):
-        tag, kind, number = struct.unpack_from(order + "HHI", data, place)
-        size = number * (TYPE_SIZES[kind] if kind < len(TYPE_SIZES) else 0)
-        value = None
-        if kind in INTEGERS and number:
-            at = place + 8
-            if size > 4:
-                at, = struct.unpack_from(order + "I", data, at)
-            value, = struct.unpack_from(order + INTEGERS[kind], data, at)
-        yield place, tag, value, size

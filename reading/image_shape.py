@@ -7,7 +7,8 @@ import os
 
 import numpy as np
 
-from reading.image_file import BadImage, read_file, read_header
+from reading.image_file import read_file, read_header
+from reading.image_header import BadImage
 from reading.image_list import ImageList
 from reading.lst_file import LstFile
 

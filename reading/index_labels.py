@@ -6,7 +6,7 @@ from array import array
 import numpy as np
 
 from common.text import quoted
-from reading.lst_file import MAX_CLASSES, WrongLabel, parse_floats
+from reading.multi_hot_labels import MAX_CLASSES, WrongLabel, parse_floats
 
 
 class IndexLabels:

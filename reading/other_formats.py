@@ -19,7 +19,7 @@ from PIL import (
 )
 
 from common.text import quoted
-from reading.image_file import TURNS, BadImage, Header, exif_orientation, tiff_entries
+from reading.image_header import TURNS, BadImage, Header, exif_orientation, tiff_entries
 
 FORMATS = "JPEG, PNG, GIF, BMP, WebP and TIFF"
 # How files of each format begin, and Pillow's class, because Image.open has a limit of pixels of

@@ -3,6 +3,7 @@
 `pytest -s tests/test_architecture.py -k lines` prints the counts.
 """
 import ast
+import functools
 
 import pytest
 from conftest import ROOT
@@ -43,15 +44,18 @@ def lines(path):
     return len(path.read_text().splitlines())
 
 
+@functools.lru_cache(maxsize=None)
 def imported_files(path):
     """The project's files that a file imports, at its top level or anywhere."""
+    found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         modules = []
         if isinstance(node, ast.Import):
             modules = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             modules = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        yield from (BY_MODULE[module] for module in modules if module in BY_MODULE)
+        found.update(BY_MODULE[module] for module in modules if module in BY_MODULE)
+    return found
 
 
 def closure(path, without=()):
@@ -71,6 +75,11 @@ def test_imports_go_down(path):
              if room(file) != here and FLOORS[room(file)] >= FLOORS[here]
              and (here, room(file)) not in BESIDE]
     assert not wrong
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_no_files_import_each_other(path):
+    assert not [name(file) for file in imported_files(path) if path in closure(file)]
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if not name(path).startswith(UNTRUSTED)],

@@ -14,8 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from evaluation.classifier import sample_area
 from reading import image_file
-from reading.image_file import BadImage, ImageError, read_header, read_image, sample_area
+from reading.image_file import ImageError, read_header, read_image
+from reading.image_header import BadImage
 from reading.read_options import FITS, ReadOptions, sample_rng
 
 PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "ccp" / "photos"

@@ -19,7 +19,7 @@ from network import checkpoint
 from network.fine_tune import find_feature_map, frozen_parameters, get_fine_tune_model
 from network.graph import layers_up_to, params_of
 from network.untrusted import NO_THRESHOLDS, check_shapes
-from reading.classes import ListCounts, label_warnings, read_class_names, require_present
+from reading.classes import ListCounts, label_warnings, read_class_names
 from reading.read_options import ReadOptions, read_options_from_args
 from training.module import optimizer_params
 from training.train_flags import loss_from_flags
@@ -177,9 +177,8 @@ def check_lists(lists, class_names, workers):
     names = class_names or list(map(str, range(lists.train.num_classes)))
     warnings = []
     for lst in filter(None, lists):
-        counts = ListCounts(lst.lst.path, lst.num_rows, lst.positives, lst.negatives)
-        require_present(counts)
-        warnings += label_warnings(counts, names)
+        warnings += label_warnings(
+            ListCounts(lst.lst.path, lst.num_rows, lst.positives, lst.negatives), names)
     if lists.val and workers.rank == 0:
         from reading.equal_files import check_validation  # not needed without validation
         warnings += filter(None, [check_validation(*lists)])

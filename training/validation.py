@@ -2,13 +2,8 @@
 import logging
 
 from common.metrics import average_precision
-from evaluation.decisions import (
-    BASELINES,
-    baselines,
-    best_and_worst,
-    count_decisions,
-    decision_metrics,
-)
+from evaluation import decisions
+from evaluation.decisions import BASELINES
 from evaluation.thresholds import choose_thresholds, cross_fitted, with_thresholds
 from network import checkpoint
 
@@ -27,14 +22,15 @@ class Validation:
 
     @property
     def baselines(self):
-        """What can be scored without looking at the images; see evaluation.decisions.baselines."""
-        return baselines(self.lst.positives, self.lst.negatives)
+        """What can be scored without looking at the images; see decisions.baselines."""
+        return decisions.baselines(self.lst.positives, self.lst.negatives)
 
     def choose_thresholds(self, samples):
         """Thresholds chosen on Metrics.samples, and a dict of CF1 and OF1 at cross-fitted ones."""
         self._samples = samples
         label, prob = samples["labels"], samples["scores"]
-        rates = decision_metrics(count_decisions(label, cross_fitted(label, prob, self.objective)))
+        predicted = cross_fitted(label, prob, self.objective)
+        rates = decisions.decision_metrics(decisions.count_decisions(label, predicted))
         return (choose_thresholds(label, prob, self.objective),
                 {name: rates[name] for name in ("CF1", "OF1")})
 
@@ -62,7 +58,7 @@ class Validation:
                      or [str(number) for number in range(self.lst.num_classes)])
             precision = [average_precision(label, score) for label, score in zip(
                 self._samples["labels"].T, self._samples["scores"].T)]
-            for line in best_and_worst(names, precision, self.lst.positives):
+            for line in decisions.best_and_worst(names, precision, self.lst.positives):
                 logger.info("%s", line)
 
 
