@@ -30,7 +30,6 @@ DEFAULT_SEPARATOR = ";"
 OTHER_SEPARATORS = "|,/&+ "
 # What starts a list; a name such as "(other)" does not.
 LIST_START = re.compile(r"[\[{]|(\w+\.)?array\(|\(\s*['\"]|\(\s*-?\d[\d.\s]*,")
-BRACKETS = ("[]", "{}", "()")
 # An item of a list of Python or numpy, which puts no commas between items; or a stray character.
 ITEM = re.compile(r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d*)?|[A-Za-z]+|<NA>|.)"""
                   r"(?:\s*,)?\s*", re.DOTALL)
@@ -276,7 +275,7 @@ def _parse_list(text):
         if isinstance(values, list):
             return values
     with contextlib.suppress(ValueError, SyntaxError):
-        if text[0] + text[-1] in BRACKETS:
+        if text[0] + text[-1] in ("[]", "{}", "()"):
             items = ITEM.finditer(SCALAR.sub(r"\1", text[1:-1]).strip())
             return [_item(match.group(1)) for match in items]
     raise ValueError(f"{text!r:.60} looks like a list, but is none of Python's or JSON's: names "

@@ -59,7 +59,8 @@ def plain_backbone(network, iterator):
 
 def test_features_are_those_of_each_image_and_its_mirror_image(network, small_demo, tmp_path):
     with images(small_demo) as iterator:
-        (features, labels), = extract(backbone(network, iterator), iterator, [True], tmp_path, 1e9)
+        features, labels = extract(backbone(network, iterator), iterator, {0: True}, tmp_path,
+                                   1e9)[0]
         module = plain_backbone(network, iterator)
         iterator.reset()
         batch = next(iterator)
@@ -75,9 +76,9 @@ def test_features_are_those_of_each_image_and_its_mirror_image(network, small_de
 def test_features_above_the_limit_are_mapped_and_leave_no_file(network, small_demo, tmp_path):
     with images(small_demo) as iterator:
         forward = backbone(network, iterator)
-        (kept, _), = extract(forward, iterator, [False], tmp_path, 1e9)
+        kept, _ = extract(forward, iterator, {0: False}, tmp_path, 1e9)[0]
         iterator.reset()
-        (mapped, _), = extract(forward, iterator, [False], tmp_path, 1)
+        mapped, _ = extract(forward, iterator, {0: False}, tmp_path, 1)[0]
     assert isinstance(mapped, np.memmap) and not isinstance(kept, np.memmap)
     np.testing.assert_array_equal(mapped, kept)
     assert not list(tmp_path.iterdir())
@@ -101,7 +102,7 @@ def test_the_head_is_regularised_logistic_regression(
     monkeypatch.setattr("training.frozen_stages.BATCH_SIZE", 35)  # divides the 70 images
     monkeypatch.setattr("training.frozen_stages.INVERSE_PENALTY", 0.01)
     with images(small_demo) as train:
-        stored, = extract(backbone(network, train), train, [False], tmp_path, 1e9)
+        stored = extract(backbone(network, train), train, {0: False}, tmp_path, 1e9)[0]
     features, labels = stored
     head, scores = train_head(Network(*network), (stored, stored), (measures(), measures()),
                               mx.cpu(), head_flags(200))
@@ -122,8 +123,8 @@ def test_the_attention_head_trains_on_feature_maps(network, small_demo, tmp_path
     maps, arg_params = get_fine_tune_model(net, arg_params, 8, attention=0.3)
     network = Network(maps, arg_params, aux_params)
     with images(small_demo) as again:
-        (mirrored,), (stored,) = (extract(backbone(network, again), again, [mirror], tmp_path, 1)
-                                  for mirror in (True, False))
+        mirrored, stored = (extract(backbone(network, again), again, {0: mirror}, tmp_path, 1)[0]
+                            for mirror in (True, False))
         features, labels = stored
         head, scores = train_head(network, (mirrored, stored), (measures(), measures()),
                                   mx.cpu(), head_flags(40))

@@ -134,15 +134,16 @@ def pass_images(settings, network, compute, this_run):
         # The best epoch and the thresholds are the checkpoint's, which predicts in float32.
         passes[1] = ForwardPass(*network, iterators[1].provide_data[0], compute.contexts)
 
-    stored = {name: [] for name in mirrors}
-    storage = flags.save_result, flags.feature_memory * 1e6
+    stored, storage = {}, (flags.save_result, flags.feature_memory * 1e6)
     for lst, iterator, forward in zip(lists, iterators, passes):
-        found = [None] * len(outputs) if not lst else extract(
-            forward, iterator, [mirrors.get(name) and lst is lists.train for name in outputs],
+        found = lst and extract(
+            forward, iterator, {number: mirrors[name] and lst is lists.train
+                                for number, name in enumerate(outputs) if name in mirrors},
             *storage, lambda: this_run.stops.stop_unsaved(NOT_SAVED))
-        for name, values in zip(outputs, found):
-            if name in stored:
-                stored[name].append(values and collect(workers, *values, *storage))
+        for number, name in enumerate(outputs):
+            if name in mirrors:
+                stored.setdefault(name, []).append(
+                    found and collect(workers, *found[number], *storage))
     return stored.get("features"), stored.get("stages")
 
 
@@ -177,33 +178,30 @@ def _open_forward_pass(settings, network, lst, num_passes, compute, this_run):
 def extract(forward, iterator, mirrors, folder, max_bytes, check_stop=lambda: None):
     """Pass an epoch of an LstIter's images through a ForwardPass once; padding is left out.
 
-    `mirrors` says of each output of the network whether that of an image's mirror image is stored,
-    too, as the row after its own; None: the output is not stored. Once those stored take
+    `mirrors` has the numbers of the network's outputs that are stored, and says of each whether
+    that of an image's mirror image is, too, as the row after its own. Once those stored take
     `max_bytes`, further ones stay in a memory-mapped file of the folder. What `check_stop` raises
     after a batch ends the pass.
 
-    Returns of each output None or the stored values and the labels: (rows, values) float32, or of
-    feature maps (rows, channels, height, width) float16, and (rows, classes).
+    Returns a dict by the same numbers of values and labels: (rows, values) float32, or of feature
+    maps (rows, channels, height, width) float16, and (rows, classes).
     """
-    count, stored = iterator.num_rows, {}
-    for number, mirror in enumerate(mirrors):
-        if mirror is not None:
-            shape = forward.output_shapes[number]
-            stored[number] = allocate(count * (1 + mirror), shape, folder, max_bytes).reshape(
-                count, 1 + mirror, *shape)
-            max_bytes -= stored[number].nbytes
-    labels, row = np.empty((count, iterator.num_classes), np.float32), 0
+    num_rows, stored = iterator.num_rows, {}
+    for number, mirror in mirrors.items():
+        shape = forward.output_shapes[number]
+        stored[number] = allocate(num_rows * (1 + mirror), shape, folder, max_bytes).reshape(
+            num_rows, 1 + mirror, *shape)
+        max_bytes -= stored[number].nbytes
+    labels, row = np.empty((num_rows, iterator.num_classes), np.float32), 0
     iterator.reset()
-    with Progress("Features", count, "images") as progress:
+    with Progress("Features", num_rows, "images") as progress:
         for batch in iterator:
             count = iterator.batch_size - batch.pad
             labels[row:row + count] = batch.label[0].asnumpy()[:count]
-            turns = (False, True) if any(mirrors) else (False,)
-            for turn, outputs in enumerate(
-                    [forward(batch.data[0], count, mirror=turn) for turn in turns]):
-                for number, array in stored.items():
-                    if turn and not mirrors[number]:
-                        continue
+            turns = [forward(batch.data[0], count, mirror=bool(turn))
+                     for turn in range(1 + any(mirrors.values()))]
+            for number, array in stored.items():
+                for turn, outputs in enumerate(turns[:array.shape[1]]):
                     values = outputs.values(number)
                     if values.size and not np.abs(values).max() <= np.finfo(array.dtype).max:
                         raise InputError("the backbone's features are not finite, or too large to "
@@ -212,9 +210,9 @@ def extract(forward, iterator, mirrors, folder, max_bytes, check_stop=lambda: No
             row += count
             progress.update(count)
             check_stop()
-    return [None if mirror is None else
-            (stored[number][:row].reshape(-1, *forward.output_shapes[number]),
-             np.repeat(labels[:row], 1 + mirror, axis=0)) for number, mirror in enumerate(mirrors)]
+    return {number: (array[:row].reshape(-1, *array.shape[2:]),
+                     np.repeat(labels[:row], array.shape[1], axis=0))
+            for number, array in stored.items()}
 
 
 def collect(workers, features, labels, folder, max_bytes):
