@@ -14,7 +14,7 @@ from common.progress import Progress
 from lst_iter import LstIter
 from network import checkpoint
 from network.fine_tune import get_fine_tune_model, load_pretrained, split_head
-from network.forward_pass import choose_forward_pass, in_float32
+from network.forward_pass import choose_forward_pass
 from network.untrusted import check_shapes
 from reading.read_options import ReadOptions
 
@@ -44,8 +44,6 @@ def extract_features(args, lst):
     devices = choose_devices(args.gpus)
     network = get_fine_tune_model(symbol, {}, lst.num_classes)[0]
     network = split_head(network)[0], arg_params, aux_params
-    if devices[0].device_type == "cpu":
-        network = in_float32(*network)
     attributes = checkpoint.get_attributes(symbol)
     shape = attributes.get("image_shape", (3, 224, 224))
     check_shapes(*network, shape, f"{args.model}-symbol.json")

@@ -10,7 +10,7 @@ from common.text import printable
 from evaluation.thresholds import DEFAULT, with_thresholds
 from lst_iter import LstIter
 from network import checkpoint
-from network.forward_pass import ForwardPass, in_float32, multiplies_exactly, without_loss
+from network.forward_pass import ForwardPass, multiplies_exactly, without_loss
 from network.graph import Graph, layers_up_to
 from network.untrusted import check_shapes
 from reading.image_file import layout
@@ -125,8 +125,6 @@ class Classifier:
             # The head adds the mean of the class map's logits, and their maximum times `attention`.
             network = mx.sym.Group([network, mx.sym.sigmoid(maps * (1 + attention))])
         network = network, self.arg_params, self.aux_params
-        if devices[0].device_type == "cpu":
-            network = in_float32(*network)
         with mxnet_errors("the network cannot be computed", f"{self.prefix}-symbol.json"):
             forward = ForwardPass(*network, batches.provide_data[0], devices)
             if self._precision == "int8":

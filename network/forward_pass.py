@@ -40,9 +40,10 @@ class ForwardPass:
 
     `network` has one output or several (mx.sym.Group); `arg_params` and `aux_params` may hold more
     parameters than it has. `data` describes the batches, uint8 (batch, 3, height, width). Several
-    GPUs in `devices` share each batch; on a CPU a batch is divided into pieces, which is faster.
-    With `sample`, images as uint8 (count, 3, height, width), it computes in int8: the first of them
-    give the ranges of the layers' integers. An error of MXNet's says that it cannot.
+    GPUs in `devices` share each batch; on a CPU a batch is divided into pieces, which is faster,
+    and float16 is computed in float32. With `sample`, images as uint8 (count, 3, height, width), it
+    computes in int8: the first of them give the ranges of the layers' integers. An error of MXNet's
+    says that it cannot.
 
     Attributes: `precision`, "float32" or "int8", and `output_shapes`, a tuple of int for each
     output of one image.
@@ -56,6 +57,7 @@ class ForwardPass:
         if devices[0].device_type == "cpu":
             most = max(1, PIECE_PIXELS // (shape[1] * shape[2]))
             self._piece = -(-batch_size // -(-batch_size // most))
+            network, arg_params, aux_params = in_float32(network, arg_params, aux_params)
         pixels = one_pass_normalisation(arg_params)
         self.precision = "float32" if sample is None else "int8"
         if sample is None:
