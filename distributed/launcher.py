@@ -162,7 +162,7 @@ class Attempt:
                 process.send(number)
 
     def _wait(self, seconds):
-        """Wait until all processes have ended and all that they wrote is printed."""
+        """Wait, so long at most, until all have ended and all that they wrote is printed."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and any(
                 p.status is None or p.output.is_alive() for p in self.processes):
