@@ -172,10 +172,8 @@ def _compare(lists, same, class_names):
     place = _place(lists[first], first_row)
     expected = lists[first].labels([first_row])[0]
     for number, row in same[1:]:
-        if number == first:
-            yield number, row, "duplicate", f"the same image as {place}"
-        else:
-            yield number, row, "leaked", f"the same image as {place}, in another list"
+        kind, where = ("duplicate", "") if number == first else ("leaked", ", in another list")
+        yield number, row, kind, f"the same image as {place}{where}"
         labels = lists[number].labels([row])[0]
         differing = np.flatnonzero((labels != expected) & (labels >= 0) & (expected >= 0))
         if len(differing):

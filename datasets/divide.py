@@ -250,13 +250,11 @@ def deal(num_rows, num_parts, seed=0):
     return [np.sort(order[part::num_parts]) for part in range(num_parts)]
 
 
-def write_parts(lst, parts, prefix):
-    """Write PREFIX_0.lst and PREFIX_0_files.txt, and so on, for the parts from `deal`."""
-    for number, rows in enumerate(parts):
-        names = [lst.name(row) for row in rows]
-        # rsync takes lines that start with # or ; for comments.
-        files = ["./" * name.startswith(("#", ";")) + name for name in dict.fromkeys(names)]
-        write_together([
-            lines_file(f"{prefix}_{number}_files.txt", files),
-            lst_file(f"{prefix}_{number}.lst", lst.ids[rows], lst.labels(rows), names,
-                     lst.label_format)])
+def write_part(lst, rows, prefix):
+    """Write PREFIX.lst and PREFIX_files.txt of one machine's rows."""
+    names = [lst.name(row) for row in rows]
+    # rsync takes lines that start with # or ; for comments.
+    files = ["./" * name.startswith(("#", ";")) + name for name in dict.fromkeys(names)]
+    write_together([
+        lines_file(f"{prefix}_files.txt", files),
+        lst_file(f"{prefix}.lst", lst.ids[rows], lst.labels(rows), names, lst.label_format)])

@@ -57,8 +57,7 @@ def parse_args(argv=None):
         help="what the scheduler, the servers and the workers run")
     args = parser.parse_args(argv)
     args.command = args.command[args.command[:1] == ["--"]:]
-    if args.num_servers is None:
-        args.num_servers = args.num_workers
+    args.num_servers = args.num_servers or args.num_workers
     if not args.command:
         raise InputError("nothing to start: the command comes last, for instance python "
                          "train_multilabel.py ...")

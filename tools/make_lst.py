@@ -252,8 +252,8 @@ def run_shard(args):
     lst = read_lst(args.lst, label_format=args.label_format)
     parts = divide.deal(len(lst), args.num_parts, args.seed)
     make_parent_folder(args.prefix)
-    divide.write_parts(lst, parts, args.prefix)
     for number, rows in enumerate(parts):
+        divide.write_part(lst, rows, f"{args.prefix}_{number}")
         print(f"{args.prefix}_{number}.lst: {len(rows)} rows of {len(lst)}")
 
 
