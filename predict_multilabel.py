@@ -152,7 +152,7 @@ def _checked(args):
     args.threshold_objective = objective_from_args(args)
     require(args.above in (None, "thresholds") or 0 <= args.above <= 1, "--above",
             "a probability, 0 to 1, or the word thresholds", args.above)
-    for name in ("out", "above"):
+    for name in ("out", "above", "top"):
         if args.fit_thresholds and getattr(args, name) is not None:
             raise InputError("{flag} is for predictions, which --fit-thresholds does not write",
                              flag=_flag(name))
@@ -221,10 +221,15 @@ def warn_of_training_images(args, classifier, lst):
         path = os.path.join(os.path.dirname(args.data), name or "")
         if not name or os.path.basename(name) != name or not os.path.isfile(path):
             return
-        train = read_lst(path, lst.num_classes, args.label_format)
+        try:
+            train = read_lst(path, lst.num_classes, args.label_format)
+        except InputError:  # another list of this name
+            return
+        if train.checksum not in checksum.split():
+            return
         count = np.count_nonzero(shared_rows(
             SampleList(train, args.image), SampleList(lst, args.image)))
-        if train.checksum not in checksum.split() or not count:
+        if not count:
             return
         shared = f"{count} of {len(lst)}"
     logger.warning("warning: %s: the network was trained on %s of these images (%s): metrics are "
