@@ -24,7 +24,7 @@ import numpy as np  # noqa: E402
 from common.cli import InputError, log_to_stderr, require, run  # noqa: E402
 from common.files import make_parent_folder  # noqa: E402
 from common.label_errors import suspects  # noqa: E402
-from common.text import MAX_LINE, printable  # noqa: E402
+from common.text import MAX_LINE, counted, printable  # noqa: E402
 from datasets import divide, label_table  # noqa: E402
 from datasets.check_lst import check, clean_rows, summarise  # noqa: E402
 from datasets.image_sources import read_folders, read_rec, read_voc  # noqa: E402
@@ -145,7 +145,7 @@ def run_check(args):
         for path, (ids, _, _), lst in zip(args.fix, clean, lists):
             print(f"{path}: {len(ids)} of {len(lst)} rows")
     elif has_problems:
-        print(f"\n--fix writes lists without them: a file for each of the {len(lists)}")
+        print(f"\n--fix writes lists without them; it takes {counted(len(lists), 'file name')}")
     return int(has_problems)
 
 

@@ -180,6 +180,9 @@ def number_of_stages(text):
     return text if text == "auto" else FROM_0(text)
 
 
+number_of_stages.__name__ = "number or auto"  # what argparse calls it when the text is neither
+
+
 def check_args(args):
     """Parse the flags that are lists of numbers, and check the ranges of all."""
     if args.lr is None:
