@@ -41,7 +41,8 @@ def find_features(sym: mx.sym.Symbol) -> str:
         raise InputError("the network has several outputs; name the layer to build on with {flag}: "
                          + likely_layers(sym), flag="--layer-before-fullc")
     node = graph.output
-    while node.op in AFTER_CLASSIFIER or node.name == ATTENTION:
+    # ONNX appends to the names of layers.
+    while node.op in AFTER_CLASSIFIER or node.name.startswith(ATTENTION):
         node = node.input()
     return (node.input() if node.op in CLASSIFIERS else graph.output).name
 
