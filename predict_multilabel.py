@@ -214,21 +214,16 @@ def warn_of_training_images(args, classifier, lst):
     The checkpoint has the name and the checksum of its training list. The images are compared where
     that list is beside --data.
     """
-    name, checksum = classifier.training_list or (None, "")
-    if lst.checksum in checksum.split():
-        shared = "all"
-    else:
-        path = os.path.join(os.path.dirname(args.data), name or "")
-        if not name or os.path.basename(name) != name or not os.path.isfile(path):
-            return
+    name, checksum = classifier.training_list or ("", "")
+    shared = "all"
+    if lst.checksum not in checksum.split():
+        path = os.path.join(os.path.dirname(args.data), os.path.basename(name))
         try:
             train = read_lst(path, lst.num_classes, args.label_format)
-        except InputError:  # another list of this name
+        except InputError:  # none there, or another list of this name
             return
-        if train.checksum not in checksum.split():
-            return
-        count = np.count_nonzero(shared_rows(
-            SampleList(train, args.image), SampleList(lst, args.image)))
+        count = train.checksum in checksum.split() and np.count_nonzero(
+            shared_rows(SampleList(train, args.image), SampleList(lst, args.image)))
         if not count:
             return
         shared = f"{count} of {len(lst)}"
