@@ -145,7 +145,7 @@ def _checked(args):
     args.threshold_objective = objective_from_args(args)
     cli.require(args.above in (None, "thresholds") or 0 <= args.above <= 1, "--above",
             "a probability, 0 to 1, or the word thresholds", args.above)
-    for name in ("out", "above"):
+    for name in ("out", "above", "top"):
         if args.fit_thresholds and getattr(args, name) is not None:
             raise InputError("{flag} is for predictions, which --fit-thresholds does not write",
                              flag=_flag(name))
@@ -207,17 +207,17 @@ def warn_of_training_images(args, classifier, lst):
     The checkpoint has the name and the checksum of its training list. The images are compared where
     that list is beside --data.
     """
-    name, checksum = classifier.training_list or (None, "")
-    if lst.checksum in checksum.split():
-        shared = "all"
-    else:
-        path = os.path.join(os.path.dirname(args.data), name or "")
-        if not name or os.path.basename(name) != name or not os.path.isfile(path):
+    name, checksum = classifier.training_list or ("", "")
+    shared = "all"
+    if lst.checksum not in checksum.split():
+        path = os.path.join(os.path.dirname(args.data), os.path.basename(name))
+        try:
+            train = read_lst(path, lst.num_classes, args.label_format)
+        except InputError:  # none there, or another list of this name
             return
-        train = read_lst(path, lst.num_classes, args.label_format)
-        count = np.count_nonzero(shared_rows(
-            SampleList(train, args.image), SampleList(lst, args.image)))
-        if train.checksum not in checksum.split() or not count:
+        count = train.checksum in checksum.split() and np.count_nonzero(
+            shared_rows(SampleList(train, args.image), SampleList(lst, args.image)))
+        if not count:
             return
         shared = f"{count} of {len(lst)}"
     logger.warning("warning: %s: the network was trained on %s of these images (%s): metrics are "

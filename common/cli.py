@@ -87,9 +87,10 @@ class ArgumentParser(argparse.ArgumentParser):
     def _refuse_unknown(self, texts):
         known = list(self._option_string_actions)
         for flag in (text.partition("=")[0] for text in texts if text.startswith("--")):
-            if not any(name.startswith(flag) for name in known):
+            longer = [name for name in known if name.startswith(flag)]
+            if not longer or not self.allow_abbrev and flag not in longer:
                 near = ([SYNONYMS[flag]] if SYNONYMS.get(flag) in known
-                        else difflib.get_close_matches(flag, known, 1))
+                        else longer or difflib.get_close_matches(flag, known, 1))
                 raise InputError("no such flag; " + (f"did you mean {near[0]}?" if near
                                                      else "--help shows all"), flag=flag)
 

@@ -64,8 +64,9 @@ def _escape(match):
 
 
 class LineFormatter(logging.Formatter):
-    """A logging.Formatter whose messages are one printable line each."""
+    """A logging.Formatter whose messages are one printable line each, with tabs as they are."""
 
     def formatMessage(self, record):
         """The line; a traceback that belongs to it follows as it is."""
-        return printable(super().formatMessage(record), MAX_LOG_LINE)
+        fields = super().formatMessage(record).split("\t")  # MXNet's Speedometer writes tabs
+        return "\t".join(printable(field, MAX_LOG_LINE) for field in fields)

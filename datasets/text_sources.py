@@ -186,7 +186,7 @@ def _class_column_rows(rows, classes, signed, bad_input):
                 odd = labels.index(None)
                 raise ValueError(f"column {classes[odd]} holds {row.values[odd]!r:.60}, not "
                                  + ("1 or -1" if signed else "1, 0 or -1")
-                                 + "; a column of class names wants --labels-column")
+                                 + "; give the right ones by --class-columns or --labels-column")
             path = os.path.normpath(row.name)
             if path in seen:
                 # Zeros say something here, so that two rows may well contradict each other.

@@ -22,7 +22,7 @@ AFTER_CLASSIFIER = (
 # What may stand between a feature map and the values that a classifier takes.
 AFTER_FEATURE_MAP = ("Pooling", "mean", "Flatten", "flatten", "Reshape", "reshape", "squeeze",
                      "Dropout", "Cast", "_copy")
-ATTENTION = "fc_attention"  # layer that adds the parts of the attention head
+ATTENTION = "fc_attention"  # layer that adds the attention head's parts; ONNX appends to the name
 # What may stand between the pixels and the end of a network's own normalisation.
 ARITHMETIC = re.compile("broadcast_(sub|add|mul|div)|_(minus|plus|mul|div)_?scalar|(amp_)?cast|"
                         "_copy|BlockGrad", re.IGNORECASE)
@@ -41,7 +41,7 @@ def find_features(sym: mx.sym.Symbol) -> str:
         raise InputError("the network has several outputs; name the layer to build on with {flag}: "
                          + likely_layers(sym), flag="--layer-before-fullc")
     node = graph.output
-    while node.op in AFTER_CLASSIFIER or node.name == ATTENTION:
+    while node.op in AFTER_CLASSIFIER or node.name.startswith(ATTENTION):
         node = node.input()
     return (node.input() if node.op in CLASSIFIERS else graph.output).name
 

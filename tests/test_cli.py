@@ -22,6 +22,8 @@ NEEDED = ["--model", "m", "--data-train", "t.lst", "--image-train", "."]
     (train_args, [*NEEDED, "--num-epochs", "3"], "--num-epochs: no such flag; did you mean "
      "--num-epoch?"),
     (train_args, [*NEEDED, "--modle", "m"], "did you mean --model?"),
+    (train_args, [*NEEDED, "--num-ep", "3"], "did you mean --num-epoch?"),
+    (train_args, [*NEEDED, "--warm", "3"], "did you mean --warm-head-epochs?"),
     (predict_args, ["--modle", "m", "a.jpg"], "did you mean --model?"),
     (train_args, [*NEEDED, "--epochs", "3"], "did you mean --num-epoch?"),
     (train_args, [*NEEDED, "--learning-rate=1"], "did you mean --lr?"),

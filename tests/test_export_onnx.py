@@ -14,13 +14,14 @@ import export_onnx
 import numpy as np
 import pytest
 from conftest import script
+from import_pretrained import main as import_main
 
 from common.cli import InputError
 from common.mx_compat import mx
 from convert import torch_networks
 from convert.gluon_zoo import import_gluon
 from network import checkpoint
-from network.fine_tune import ATTENTION
+from network.fine_tune import ATTENTION, find_feature_map, find_features
 from network.forward_pass import in_float32
 from network.graph import output_of
 from reading.image_file import read_image
@@ -189,6 +190,15 @@ def test_onnxruntime_gives_the_checkpoints_probabilities(name, attention, tmp_pa
         assert ours.min() > 0.01 and ours.max() < 0.99
         theirs = session.run(None, {"data": pixels})[0]
         np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_an_exported_attention_head_is_found_after_its_import(tmp_path, exporter):
+    prefix = fine_tuned(tmp_path / "net", "efficientnet_lite0", attention=0.3)
+    export(prefix, "--out", tmp_path / "net.onnx")
+    import_main(["--onnx", str(tmp_path / "net.onnx"), "--prefix", str(tmp_path / "again")])
+    symbol = checkpoint.load(str(tmp_path / "again"), 0)[0]
+    assert find_feature_map(symbol, None, [3, 64, 64]) == find_features(symbol)
 
 
 @pytest.mark.parametrize("begin, end, step", [

@@ -240,6 +240,15 @@ def test_a_workers_part_of_the_list_that_thresholds_were_chosen_on_is_known(pred
     assert "folds" in err and "trained on all of these images" in err
 
 
+def test_another_list_of_the_training_lists_name_is_passed_over(predict, photos, tmp_path):
+    model = small_checkpoint(tmp_path / "net", training_list=["train.lst", "f" * 32])
+    shutil.copy(photos / "val.lst", tmp_path)
+    (tmp_path / "train.lst").write_text("1\t1\t0\tof_two_classes.png\n")
+    _, err = predict("--model", model, "--epoch", 2, "--data", tmp_path / "val.lst", "--image",
+                     photos, "--out", os.devnull)
+    assert "trained on" not in err
+
+
 def test_a_threshold_of_the_command_line_decides_in_place_of_the_checkpoints(
         predict, model, photos, tmp_path):
     common = ("--model", model, "--epoch", 2, "--data", photos / "val.lst", "--image", photos)
@@ -421,6 +430,7 @@ def test_full_disk_ends_in_one_line(refused, model, photos):
      "--min-precision goes with --threshold-objective precision"),
     (["--data", "v.lst", "--fit-thresholds", "--above", "0.5"], "--above is for predictions"),
     (["--data", "v.lst", "--fit-thresholds", "--out", "o.csv"], "--out is for predictions"),
+    (["--data", "v.lst", "--fit-thresholds", "--top", "1"], "--top is for predictions"),
     (["x.png", "--above", "much"], "--above: invalid"), (["x.png", "--above", "nan"], "0 to 1"),
     (["x.png", "--above", "2"], "0 to 1"), (["x.png", "--image", "photos"], "--image goes with"),
     (["x.png", "--top", "0"], "--top: must be 1 or more"),

@@ -132,8 +132,10 @@ def test_logging_to_a_run_folder_is_printable(tmp_path):
     try:
         log_to(str(tmp_path))
         logging.getLogger("any").warning("Class %s", HOSTILE)
+        logging.getLogger("any").info("Epoch[0] Batch [0-20]\tSpeed: 50.00 samples/sec\tacc=0.5")
     finally:
         logging.getLogger().handlers[:] = before
-    line, = (tmp_path / "train.log").read_text().splitlines()
+    line, mxnets = (tmp_path / "train.log").read_text().splitlines()
     assert is_harmless(line) and "Class cat\\x1b[2J" in line
+    assert mxnets.endswith("Batch [0-20]\tSpeed: 50.00 samples/sec\tacc=0.5")
     assert os.listdir(tmp_path) == ["train.log"]

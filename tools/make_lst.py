@@ -24,7 +24,7 @@ import numpy as np
 from common.cli import InputError, log_to_stderr, require, run
 from common.files import make_parent_folder
 from common.label_errors import suspects
-from common.text import MAX_LINE, printable
+from common.text import MAX_LINE, counted, printable
 from datasets import divide, label_table
 from datasets.check_lst import check, clean_rows, summarise
 from datasets.image_sources import read_folders, read_rec, read_voc
@@ -145,7 +145,7 @@ def run_check(args):
         for path, (ids, _, _), lst in zip(args.fix, clean, lists):
             print(f"{path}: {len(ids)} of {len(lst)} rows")
     elif has_problems:
-        print(f"\n--fix writes lists without them: a file for each of the {len(lists)}")
+        print(f"\n--fix writes lists without them; it takes {counted(len(lists), 'file name')}")
     return int(has_problems)
 
 

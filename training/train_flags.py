@@ -73,7 +73,7 @@ def parse_args(argv=None):
     add("--freeze", default="none", metavar="WHAT",
         help="parameters to leave as they are: none, backbone (all but the new classifier), or a "
              "regular expression for their names; a frozen BatchNorm uses its stored statistics")
-    add("--freeze-stages", type=number_of_stages, default=0, metavar="N",
+    add("--freeze-stages", type=number_or_auto, default=0, metavar="N",
         help="leave the first N stages (runs of layers of one resolution) as they are; auto: 3 of "
              "small images, 4 of large ones, never the last; each image passes through them once "
              "where only mirroring is random (--squash, --pad-square or --random-crop 0)")
@@ -175,7 +175,7 @@ def parse_args(argv=None):
     return namedtuple("Flags", vars(args))(**vars(args))
 
 
-def number_of_stages(text):
+def number_or_auto(text):
     """The value of --freeze-stages: a number, or "auto"."""
     return text if text == "auto" else FROM_0(text)
 
