@@ -192,7 +192,7 @@ def list_images(args, num_classes):
     except InputError as error:
         if error.flag != "--num-classes":
             raise
-        raise error.with_flag("the checkpoint's number of classes") from None
+        raise error.at(flag="the checkpoint's number of classes") from None
     if not any(os.path.exists(existing_path(os.path.join(args.image, lst.name(row))))
                for row in range(len(lst))):
         raise InputError(f"{printable(lst.name(0))} and all others are not in "

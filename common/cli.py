@@ -50,13 +50,10 @@ class InputError(ValueError):
             parts.insert(0, f"{file}:{line}" if line is not None else str(file))
         super().__init__(": ".join(parts))
 
-    def with_flag(self, flag):
-        """The same error under the name of its flag that this command's user knows."""
-        return InputError(self.what, file=self.file, line=self.line, flag=flag)
-
-    def with_file(self, file):
-        """The same error in a file whose name was not known where the error was raised."""
-        return InputError(self.what, file=file, line=self.line, flag=self.flag)
+    def at(self, **where):
+        """The same error with the file, line or flag that this command's user knows it by."""
+        return InputError(self.what, **{"file": self.file, "line": self.line, "flag": self.flag,
+                                        **where})
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):

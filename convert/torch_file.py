@@ -56,7 +56,7 @@ def read_tensors(path):
     try:
         return parse_tensors(read_file(path))
     except InputError as error:
-        raise error.with_file(path) from None
+        raise error.at(file=path) from None
 
 
 def read_file(path):

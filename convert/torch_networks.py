@@ -209,7 +209,7 @@ def import_efficientnet_lite(name, file=None):
                  for key, tensor in state.items()}
         params = _parameters(sym, state, layers.get, f"the weights of {name}")
     except InputError as error:
-        raise error.with_file(file) from None
+        raise error.at(file=file) from None
     return (sym, *params_of(sym, {**constants, **params}, params))
 
 

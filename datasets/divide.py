@@ -50,7 +50,7 @@ def split_table(table, fractions, seed, image_root=None, group_regex=None):
             try:
                 is_chosen = split(table.labels[rest], fraction / share, seed, together[rest])
             except InputError as error:
-                raise error.with_flag(f"--{title}-fraction") from None
+                raise error.at(flag=f"--{title}-fraction") from None
             chosen[title], rest, share = rest[is_chosen], rest[~is_chosen], share - fraction
     lists = {"train": rest, **chosen}
     if not chosen:

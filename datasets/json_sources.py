@@ -139,7 +139,7 @@ def _read_json(path):
         content = parse_json(data, object_hook=lambda item: {
             key: item[key] for key in KEPT.intersection(item)})
     except InputError as error:
-        raise error.with_file(path) from None
+        raise error.at(file=path) from None
     if not isinstance(content, dict):
         raise InputError("holds no object in braces: not a COCO file", file=path)
     return content

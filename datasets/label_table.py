@@ -13,7 +13,7 @@ import numpy as np
 
 from common.cli import InputError
 from common.files import atomic_file, existing_path
-from common.text import encodable, no_formula, printable
+from common.text import counted, encodable, no_formula, printable
 from reading.classes import ListCounts, class_problem
 from reading.image_file import IMAGE_ENDINGS
 
@@ -141,8 +141,8 @@ def build_table(source, bad_input, listed=None, drop_unlisted=False, min_count=0
         names = ", ".join(f"{where}: {name!r:.200}" for where, name in missing[:MISSING_SHOWN])
         has_ending = missing[0][1].lower().endswith(IMAGE_ENDINGS)
         hint = "" if has_ending else "; --suffix .jpg adds an ending"
-        bad_input.reject(path_root, f"{len(missing)} images are not there, such as {names}{hint}",
-                         len(missing))
+        bad_input.reject(path_root, f"{counted(len(missing), 'image is', 'images are')} not there, "
+                         f"such as {names}{hint}", len(missing))
     if not rows_of_names:
         raise InputError("no images were found" + ", only bad ones" * bool(bad_input.count))
 

@@ -177,4 +177,4 @@ def read_options_from_args(args: argparse.Namespace) -> ReadOptions:
                            **{name: getattr(args, name) for name in names})
     except InputError as error:  # its flag is a field of ReadOptions
         field = {"fit": "pad-square" if args.pad_square else "squash"}.get(error.flag, error.flag)
-        raise error.with_flag("--" + field.replace("_", "-")) from None
+        raise error.at(flag="--" + field.replace("_", "-")) from None

@@ -96,7 +96,7 @@ def import_network(args):
         try:
             return with_crop(*torch_networks.import_resnet(state, *normalisation))
         except InputError as error:
-            raise error.with_file(args.torch_resnet) from None
+            raise error.at(file=args.torch_resnet) from None
     if args.gluon:
         *network, size = gluon_zoo.import_gluon(args.name, args.random)
         return with_crop(*network, (3, size, size))

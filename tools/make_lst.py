@@ -234,7 +234,7 @@ def _read_lists(paths, args):
         lists = [read_lst(path, names and len(names), args.label_format) for path in paths]
     except InputError as error:
         if error.flag == "--num-classes":  # what the number of classes is called in training
-            error = error.with_flag("the number of names in --labels")
+            error = error.at(flag="the number of names in --labels")
         raise error from None
     most = max(lst.num_classes for lst in lists)
     for number, lst in enumerate(lists):

@@ -13,7 +13,7 @@ import numpy as np
 
 from common.cli import InputError
 from common.mx_compat import mx
-from common.text import printable
+from common.text import counted, printable
 from common.version import VERSION
 from network import checkpoint
 from network.fine_tune import find_feature_map, frozen_parameters, get_fine_tune_model
@@ -206,12 +206,12 @@ def _attributes(settings, lists, normalisation):
     fit = {"pad": "padded", "squash": "squashed", "crop": "cropped"}[reading.fit]
     recipe = [settings.head + f" ({flags.attention:g})" * (settings.head == "attention") + " head"]
     if flags.warm_head_epochs:
-        recipe.append(f"{flags.warm_head_epochs} epochs of the new classifier alone"
+        recipe.append(counted(flags.warm_head_epochs, "epoch") + " of the new classifier alone"
                       + ", with mirror images" * flags.warm_head_mirror)
     if flags.num_epoch:
         frozen = f"{settings.freeze_stages} stages" if settings.freeze_stages else flags.freeze
-        recipe.append(f"{flags.num_epoch} epochs of fine-tuning by {flags.optimizer}, learning "
-                      f"rate {flags.lr:g} ({flags.lr_schedule}), frozen: {frozen}")
+        recipe.append(f"{counted(flags.num_epoch, 'epoch')} of fine-tuning by {flags.optimizer}, "
+                      f"learning rate {flags.lr:g} ({flags.lr_schedule}), frozen: {frozen}")
     recipe.append(f"loss {flags.loss}, batches of {settings.batch_size}")
     names = {lst: printable(os.path.basename(lst.lst.path)) for lst in lists if lst}
     training = {

@@ -65,7 +65,7 @@ def convert(path, mean=None, std=None, image_shape=None, channels="rgb"):
         print(f"{path}: logits differ from onnxruntime's by {difference:.1g} of the largest")
         _check_gradients(logits, arg_params, aux_params, shape)
     except InputError as error:
-        raise error.with_file(path) from None
+        raise error.at(file=path) from None
     return mx.sym.SoftmaxOutput(logits, name="softmax"), arg_params, aux_params, shape
 
 
