@@ -73,53 +73,90 @@ def expect_error(*, file=None, line=None, flag=None):
     assert len(str(error).splitlines()) == 1
 
 
-# Forks a process for each request; a command then starts without loading MXNet and OpenCV anew.
-FORK_COMMANDS = """
-import json, os, runpy, sys
-root = sys.argv[1]
-sys.path.insert(0, root)
-import matplotlib.pyplot
-for module in ("train_multilabel", "predict_multilabel", "training.run", "training.frozen_stages"):
-    __import__(module)
-for line in sys.stdin:
-    path, arguments, folder, output = json.loads(line)
-    child = os.fork()
-    if not child:
-        for number, file in enumerate((os.devnull, output, output)):
-            os.dup2(os.open(file, os.O_RDWR | os.O_APPEND), number)
-        os.chdir(folder)
-        sys.argv = [os.path.join(root, path), *arguments]
-        sys.path[0] = os.path.dirname(sys.argv[0])
-        runpy.run_path(sys.argv[0], run_name="__main__")
-        sys.exit()
-    print(os.waitpid(child, 0)[1], flush=True)
-"""
-forking = None  # the process that does it, once it is needed
+class Forked:
+    """One of the project's scripts in the background; like subprocess.Popen, but forked.
+
+    The process that forks (forker.py) has loaded MXNet and OpenCV. `limits` are triples for
+    resource.setrlimit. The script's standard output is `out`; `err` holds its standard error, or
+    is empty where `merged` puts both into `out`.
+    """
+
+    forker = None  # the process that forks, once it is needed
+
+    def __init__(self, path, *args, cwd=None, limits=(), merged=False):
+        if Forked.forker is None:
+            Forked.forker = subprocess.Popen([sys.executable, str(Path(__file__).with_name(
+                "forker.py"))], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._folder = tempfile.TemporaryDirectory()  # which vanishes with this object
+        self._out, self._err = (Path(self._folder.name, name) for name in ("out", "err"))
+        self._out.touch()
+        self._err.touch()
+        self.returncode = None
+        self.pid = self._answer({
+            "path": str(path), "args": [str(arg) for arg in args], "cwd": str(cwd or os.getcwd()),
+            "out": str(self._out), "err": str(self._out if merged else self._err),
+            "limits": limits})
+
+    def _answer(self, request):
+        print(json.dumps(request), file=self.forker.stdin, flush=True)
+        return json.loads(self.forker.stdout.readline())
+
+    @property
+    def out(self):
+        return self._out.read_text()
+
+    @property
+    def err(self):
+        return self._err.read_text()
+
+    def wait(self, timeout=None):
+        if self.returncode is None:
+            self.returncode = self._answer([self.pid, timeout])
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired("forked", timeout)
+        return self.returncode
+
+    def poll(self):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def send_signal(self, number):
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
 
 
-def script(path, *args, status=0, cwd=None, **options):
+def script(path, *args, status=0, cwd=None, limits=(), **options):
     """Run one of the project's scripts; its standard output and error as one text.
 
     `options` are those of subprocess.run; with any the script gets a Python of its own.
     """
-    global forking
-    args = [str(arg) for arg in args]
     if options:
-        done = subprocess.run([sys.executable, str(ROOT / path), *args], text=True, cwd=cwd,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        done = subprocess.run([sys.executable, str(ROOT / path), *map(str, args)], text=True,
+                              cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                               env={**os.environ, **options.pop("env", {})}, **options)
-        assert done.returncode == status, done.stdout
-        return done.stdout
-    if forking is None:
-        forking = subprocess.Popen([sys.executable, "-c", FORK_COMMANDS, str(ROOT)], text=True,
-                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    with tempfile.NamedTemporaryFile("r") as output:
-        print(json.dumps([path, args, str(cwd or os.getcwd()), output.name]), file=forking.stdin,
-              flush=True)
-        ended = int(forking.stdout.readline())
-        text = output.read()
-    assert ended == status << 8, text
+        text, ended = done.stdout, done.returncode
+    else:
+        done = Forked(path, *args, cwd=cwd, limits=limits, merged=True)
+        ended, text = done.wait(), done.out
+    assert ended == status, text
     return text
+
+
+def train_all(runs, seconds=60, limits=()):
+    """Several runs of train_multilabel.py in one process: the status and the output of each.
+
+    Fewer come back where the process died, as it does when a run takes more than `seconds`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "runs").write_text(json.dumps(runs))
+        results = Path(folder) / "results"
+        results.touch()
+        Forked("tests/train_all.py", folder, seconds, limits=limits).wait()
+        return [json.loads(line) for line in results.read_text().splitlines()]
 
 
 def predictions(classifier, lst, folder):
@@ -128,35 +165,6 @@ def predictions(classifier, lst, folder):
         return tuple(np.concatenate(part) for part in zip(*(
             (batch.label[0].asnumpy()[:len(prob)], prob)
             for batch, prob, _ in classifier.predict(batches, [mx.cpu()]))))
-
-
-RUN_ALL = """
-import contextlib, io, json, signal, sys, traceback
-sys.path.insert(0, sys.argv[1])
-from common.cli import run
-from train_multilabel import main
-for argv in json.load(sys.stdin):
-    text = io.StringIO()
-    signal.alarm(int(sys.argv[2]))
-    with contextlib.redirect_stderr(text), contextlib.redirect_stdout(text):
-        try:
-            run(main, argv)
-        except SystemExit as end:
-            status = end.code
-        except BaseException:
-            status = traceback.print_exc()
-    print(json.dumps([status, text.getvalue()]), flush=True)
-"""
-
-
-def train_all(runs, seconds=60, **options):
-    """Several runs of train_multilabel.py in one process: the status and the output of each.
-
-    Fewer come back where the process died, as it does when a run takes more than `seconds`.
-    """
-    done = subprocess.run([sys.executable, "-c", RUN_ALL, str(ROOT), str(seconds)], text=True,
-                          stdout=subprocess.PIPE, input=json.dumps(runs), **options)
-    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def training_flags(network, demo, result, **flags):

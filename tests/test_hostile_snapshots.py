@@ -138,8 +138,7 @@ def resume_all(snapshots, flags, folder):
         result.mkdir()
         (result / "tiny-resume.npz").write_bytes(content)
         runs.append(flags(result))
-    return train_all(runs, SECONDS, env={"OMP_NUM_THREADS": "1"}, preexec_fn=lambda: (
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))))
+    return train_all(runs, SECONDS, [(resource.RLIMIT_AS, MEMORY, MEMORY)])
 
 
 def assert_harmless(snapshots, flags, folder):

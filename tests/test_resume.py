@@ -8,12 +8,13 @@ import resource
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import ROOT, expect_error, script, train_all, training_flags
+from conftest import ROOT, Forked, expect_error, script, train_all, training_flags
 
 from common import files
 from common.cli import InputError, exit_status
@@ -47,9 +48,25 @@ def undisturbed(flags, tmp_path_factory):
     return result
 
 
+IMPORTS = f"""
+import os, resource, signal, sys
+sys.path.insert(0, {str(ROOT)!r})
+from common.cli import run
+from training.compute import Alone
+from training.frozen_stages import allocate
+from train_multilabel import main
+from training.run import StopRequests
+"""
+
+
 def start(arguments):
-    return subprocess.Popen([sys.executable, str(ROOT / "train_multilabel.py"), *arguments],
-                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return Forked("train_multilabel.py", *arguments, merged=True)
+
+
+def forked(code, folder):
+    """A process that runs `code`, which is written to a file in `folder`."""
+    (folder / "code.py").write_text(IMPORTS + textwrap.dedent(code))
+    return Forked(folder / "code.py")
 
 
 def wait_for(result, text, seconds=60):
@@ -342,34 +359,40 @@ def test_without_a_snapshot_resume_says_so_and_starts(flags, tmp_path):
 
 
 def test_a_restart_refuses_another_runs_snapshot(flags, copied):
-    text = script("train_multilabel.py", *flags(copied, resume=True),
-                  env={"MULTILABEL_RUN_ID": "another"}, status=2)
-    assert "saved by another run than the one to be resumed" in text.splitlines()[-1]
+    process = forked(f"""
+        os.environ["MULTILABEL_RUN_ID"] = "another"
+        run(main, {flags(copied, resume=True)})
+        """, copied)
+    assert process.wait() == 2
+    assert "saved by another run than the one to be resumed" in process.err.splitlines()[-1]
 
 
-def test_a_second_signal_of_the_other_kind_ends_the_process_at_once():
-    code = ("import signal; from training.run import StopRequests; "
-            "from training.compute import Alone; requests = StopRequests(Alone()); "
-            "signal.raise_signal(signal.SIGTERM); signal.raise_signal(signal.SIGINT)")
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == -signal.SIGINT
+def test_a_second_signal_of_the_other_kind_ends_the_process_at_once(tmp_path):
+    process = forked("""
+        requests = StopRequests(Alone())
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        """, tmp_path)
+    assert process.wait() == -signal.SIGINT
 
 
-def test_nohup_keeps_sighup_from_the_run():
-    code = ("import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); "
-            "from training.run import StopRequests; "
-            "from training.compute import Alone; requests = StopRequests(Alone()); "
-            "signal.raise_signal(signal.SIGHUP); assert requests.received is None")
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+def test_nohup_keeps_sighup_from_the_run(tmp_path):
+    process = forked("""
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        requests = StopRequests(Alone())
+        signal.raise_signal(signal.SIGHUP)
+        assert requests.received is None
+        """, tmp_path)
+    assert process.wait() == 0, process.err
 
 
 def test_a_signal_in_the_warm_head_is_answered(flags, tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train_multilabel.py"),
-         *flags(tmp_path, warm_head_epochs=100000)], stderr=subprocess.PIPE, text=True)
+    process = start(flags(tmp_path, warm_head_epochs=100000))
     wait_for(tmp_path, "Warm head[1]")
-    process.terminate()
-    text = process.communicate(timeout=60)[1]
-    assert process.returncode == 143 and "Traceback" not in text
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143
+    text = process.out
+    assert "Traceback" not in text
     assert "Stopped by SIGTERM in the warm head" in text
 
 
@@ -426,13 +449,14 @@ def test_a_run_that_starts_anew_moves_the_earlier_one_aside(flags, copied):
 
 
 def test_no_room_for_mapped_features_is_told(tmp_path):
-    code = ("import resource; from training.frozen_stages import allocate; "
-            "from common.cli import run; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); "
-            f"run(lambda argv: allocate(1000, (1000,), {str(tmp_path)!r}, 1) and None)")
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True,
-                          stderr=subprocess.PIPE, check=False)
-    assert done.returncode == 2 and "no room for 4 MB of features" in done.stderr
-    assert "Traceback" not in done.stderr and not list(tmp_path.iterdir())
+    features = tmp_path / "features"
+    features.mkdir()
+    process = forked(f"""
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        run(lambda argv: allocate(1000, (1000,), {str(features)!r}, 1) and None)
+        """, tmp_path)
+    assert process.wait() == 2 and "no room for 4 MB of features" in process.err
+    assert "Traceback" not in process.err and not list(features.iterdir())
 
 
 def test_a_changed_lst_is_refused(flags, copied, small_demo):
@@ -518,12 +542,10 @@ def test_a_full_disk_ends_in_one_line_and_the_earlier_checkpoint_stays(flags, tm
     script("train_multilabel.py", *arguments)
     before = (tmp_path / "tiny-0001.params").read_bytes()
 
-    def no_room():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-
     log = (tmp_path / "train.log")
     log.unlink()  # it is longer than that already
-    text = script("train_multilabel.py", *arguments, status=2, preexec_fn=no_room)
+    text = script("train_multilabel.py", *arguments, status=2,
+                  limits=[(resource.RLIMIT_FSIZE, 4096, 4096)])
     assert "cannot be written" in text.splitlines()[-1] and "Traceback" not in text
     earlier, = tmp_path.glob("tiny-until-*")
     assert (earlier / "tiny-0001.params").read_bytes() == before

@@ -454,11 +454,9 @@ def test_mistakes_end_in_one_line_and_status_2(name, mistakes):
 
 
 def test_too_little_memory_is_told_in_one_line(tiny_network, small_demo, tmp_path):
-    def little():
-        resource.setrlimit(resource.RLIMIT_AS, (16 << 30, 16 << 30))
-
     flags = training_flags(tiny_network, small_demo, tmp_path, image_shape="3,20000,20000")
-    text = script("train_multilabel.py", *flags, status=2, preexec_fn=little)
+    text = script("train_multilabel.py", *flags, status=2,
+                  limits=[(resource.RLIMIT_AS, 16 << 30, 16 << 30)])
     assert "--batch-size: 16 images at once take " in text.splitlines()[-1]
     assert "Traceback" not in text
 
