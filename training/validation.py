@@ -58,6 +58,7 @@ class Validation:
                      or [str(number) for number in range(self.lst.num_classes)])
             precision = [average_precision(label, score) for label, score in zip(
                 self._samples["labels"].T, self._samples["scores"].T)]
+            logger.info("Average precision after the last epoch:")
             for line in decisions.best_and_worst(names, precision, self.lst.positives):
                 logger.info("%s", line)
 
