@@ -5,8 +5,6 @@ import multiprocessing
 import os
 import pickle
 import signal
-import subprocess
-import sys
 import textwrap
 import threading
 import time
@@ -16,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import expect_error
+from conftest import Forked, expect_error
 
 import lst_iter
 from common.cli import InputError
@@ -89,21 +87,36 @@ def started():
     return lambda: [thread for thread in reader_threads() if thread not in before]
 
 
-def python(code, folder, **options):
-    """A Python process that runs `code` with the iterator's names imported."""
-    start = (f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]\n"
-             "from pathlib import Path\nfrom test_lst_iter import *\n"
-             f"folder = Path({str(folder)!r})\n")
-    return subprocess.Popen([sys.executable, "-u", "-c", start + textwrap.dedent(code)],
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+@pytest.fixture
+def python(tmp_path):
+    """A function that starts a process with `code`, the iterator's names and a folder."""
+    def start(code, folder):
+        program = tmp_path / "program.py"
+        program.write_text(
+            f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]\n"
+            "from pathlib import Path\nfrom test_lst_iter import *\n"
+            f"folder = Path({str(folder)!r})\n" + textwrap.dedent(code))
+        processes.append(Forked(program))
+        return processes[-1]
+
+    processes = []
+    yield start
+    for process in processes:
+        process.kill()  # it does not outlive a test that fails
+
+
+def wait_for(process, text, seconds=60):
+    """Wait until a process has printed a line."""
+    deadline = time.monotonic() + seconds
+    while process.out != text:
+        assert process.poll() is None and time.monotonic() < deadline, process.err
+        time.sleep(0.01)
 
 
 def output(process):
-    """Standard output and error of a process, which does not outlive a test that fails."""
-    try:
-        return process.communicate(timeout=60)
-    finally:
-        process.kill()
+    """Standard output and error of a process that ends."""
+    process.wait(60)
+    return process.out, process.err
 
 
 # What MXNet asks of an iterator
@@ -406,7 +419,7 @@ def test_an_exception_in_a_thread_arrives_with_its_traceback(photos, monkeypatch
 
 
 @pytest.mark.parametrize("when", ["waiting", "training"])
-def test_ctrl_c_interrupts_the_consumer_and_closing_ends_the_threads(photos, when):
+def test_ctrl_c_interrupts_the_consumer_and_closing_ends_the_threads(photos, when, python):
     process = python(f"""
         read_image, reading, interrupted = lst_iter.read_image, threading.Event(), threading.Event()
 
@@ -433,14 +446,15 @@ def test_ctrl_c_interrupts_the_consumer_and_closing_ends_the_threads(photos, whe
                 thread.join()
             print("ended")
         """, photos)
-    assert process.stdout.readline() == "begun\n"
+    wait_for(process, "begun\n")
     process.send_signal(signal.SIGINT)
     out, err = output(process)
-    assert out == "ended\n" and "KeyboardInterrupt" in err
+    assert out == "begun\nended\n" and "KeyboardInterrupt" in err
 
 
 @pytest.mark.parametrize("ending", ["ctrl-c", "error", "end"])
-def test_a_command_ends_cleanly_without_waiting_for_images_in_decoding(tmp_path, ending):
+def test_a_command_ends_cleanly_without_waiting_for_images_in_decoding(
+        tmp_path, ending, python):
     rng = np.random.RandomState(0)
     cv2.imwrite(str(tmp_path / "large.png"), rng.randint(0, 256, (1000, 1200, 3)))
     cv2.imwrite(str(tmp_path / "small.png"), rng.randint(0, 256, (50, 60, 3)))
@@ -470,12 +484,13 @@ def test_a_command_ends_cleanly_without_waiting_for_images_in_decoding(tmp_path,
 
         cli.run(main)
         """, tmp_path)
-    assert process.stdout.readline() == "reading\n"
+    wait_for(process, "reading\n")
     if ending == "ctrl-c":
         process.send_signal(signal.SIGINT)
     out, err = output(process)
     assert process.returncode == {"ctrl-c": 130, "error": 2, "end": 0}[ending], err
-    assert out == "" and err == ("-c: error: wrong\n" if ending == "error" else "")
+    assert out == "reading\n"
+    assert err == ("program.py: error: wrong\n" if ending == "error" else "")
 
 
 def test_closing_from_another_thread_wakes_the_reader(photos, monkeypatch):
@@ -500,13 +515,13 @@ def test_closing_from_another_thread_wakes_the_reader(photos, monkeypatch):
     closer.join()
 
 
-def test_a_program_that_ends_without_closing_ends(photos):
+def test_a_program_that_ends_without_closing_ends(photos, python):
     process = python("batches = make(folder)\nbatches.next()\nprint('end')", photos)
     assert output(process) == ("end\n", "")
     assert process.returncode == 0
 
 
-def test_a_forked_child_reads_on(photos):
+def test_a_forked_child_reads_on(photos, python):
     process = python("""
         import os
         batches = make(folder, shuffle=True, read_options=RANDOM)
