@@ -1,14 +1,12 @@
 """make_lst.py manifest and make_lst.py rec."""
 import json
-import os
-import subprocess
-import sys
+from pathlib import Path
 
 import cv2
 import make_lst
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import script
 
 from common.cli import InputError
 from common.mx_compat import mx
@@ -184,11 +182,8 @@ def test_records_of_im2rec_are_read(here):
         (here / f"in/{number}.png").write_bytes(picture(number, ".png"))
     (here / "in.lst").write_text("7\t1.0\t1.0\t0.0\t0.png\n8\t0.0\t0.0\t1.0\t1.png\n"
                                  "9\t0.0\t0.0\t0.0\t2.png\n")
-    program = ("import runpy, common.mx_compat; from mxnet import tools; "
-               "runpy.run_path(tools.__path__[0] + '/im2rec.py', run_name='__main__')")
-    subprocess.run([sys.executable, "-c", program, "in.lst", "in", "--pack-label", "--pass-through",
-                    "--num-thread", "1"], check=True, stdout=subprocess.DEVNULL,
-                   env={**os.environ, "PYTHONPATH": str(ROOT)})
+    script(Path(mx.__path__[0], "tools/im2rec.py"), "in.lst", "in", "--pack-label",
+           "--pass-through", "--num-thread", 1)
     assert make("rec", "in.rec", "--images", "photos") == {
         "7.png": [1, 1, 0], "8.png": [0, 0, 1], "9.png": [0, 0, 0]}
     assert (here / "photos/8.png").read_bytes() == (here / "in/1.png").read_bytes()

@@ -61,6 +61,7 @@ def test_stored_outputs_train_what_the_whole_network_trains(tiny_network, small_
     assert losses[0] == pytest.approx(losses[1], rel=0.01)
 
 
+@pytest.mark.slow  # the next one holds it for int8
 def test_a_resumed_run_on_stored_outputs_equals_an_undisturbed_one(
         tiny_network, small_demo, tmp_path):
     def train(name, **more):

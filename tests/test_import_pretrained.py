@@ -2,7 +2,6 @@
 import io
 import math
 import os
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -11,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch_bytes
+from conftest import script
 from import_pretrained import main
 from numpy_network import convolve, normalise, relu6, same_padding
 
@@ -381,11 +381,9 @@ def test_a_file_larger_than_any_network_is_an_error(tmp_path):
 
 
 def test_the_command_ends_with_status_2_and_no_traceback(tmp_path):
-    done = subprocess.run([sys.executable, str(ROOT / "tools" / "import_pretrained.py"), "nothing",
-                           "--prefix", str(tmp_path / "net")], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.startswith("import_pretrained.py: error: nothing: not known")
-    assert len(done.stderr.splitlines()) == 1
+    text = script("tools/import_pretrained.py", "nothing", "--prefix", tmp_path / "net", status=2)
+    assert text.startswith("import_pretrained.py: error: nothing: not known")
+    assert len(text.splitlines()) == 1
 
 
 def test_an_existing_checkpoint_is_replaced(imported, wheel, tmp_path):

@@ -10,7 +10,7 @@ import sys
 import cv2
 import numpy as np
 import pytest
-from conftest import script, training_flags
+from conftest import Forked, script, training_flags
 
 from common.cli import InputError, run
 from common.mx_compat import mx
@@ -82,18 +82,9 @@ def test_transparent_images_are_put_on_the_background_of_the_checkpoint(tmp_path
         assert (data[0].transpose(1, 2, 0) == colour).all()
 
 
-def run_script(*args, status=0):
-    """Run the script as a person does: standard output and standard error."""
-    done = subprocess.run([sys.executable, os.path.join(ROOT, "predict_multilabel.py"),
-                           *map(str, args)], capture_output=True, encoding="utf-8", check=False)
-    assert done.returncode == status, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout, done.stderr
-
-
 @pytest.fixture
 def predict(capsys):
-    """The same in this process, which is quicker."""
+    """Runs the script in this process: its standard output and standard error."""
     def predict(*args, status=0):
         capsys.readouterr()
         assert main([*map(str, args), "--gpus", ""]) == status
@@ -134,9 +125,10 @@ def validation_pixels(photos):
 
 @pytest.mark.smoke
 def test_csv_has_the_probabilities_of_the_network_on_validations_pixels(model, photos):
-    out, _ = run_script("--model", model, "--epoch", 2, "--data", photos / "val.lst", "--image",
-                     photos, "--batch-size", 5)
-    head, *rows = csv.reader(io.StringIO(out))
+    done = Forked("predict_multilabel.py", "--model", model, "--epoch", 2, "--data",
+                  photos / "val.lst", "--image", photos, "--batch-size", 5)
+    assert done.wait() == 0, done.err
+    head, *rows = csv.reader(io.StringIO(done.out))
     assert head == ["name", *NAMES, "error"]
     assert [row[0] for row in rows] == [f"{n:02d}.png" for n in range(COUNT)]
     got = np.array([row[1:4] for row in rows], float)
@@ -403,8 +395,11 @@ def test_output_appears_whole_or_not_at_all(predict, refused, model, photos, tmp
 
 @pytest.mark.skipif(not os.path.exists("/dev/fd"), reason="the system has no /dev/fd")
 def test_output_goes_into_pipes(model, photos):
-    out, _ = run_script("--model", model, "--epoch", 2, photos, "--out", "/dev/stdout")
-    assert len(out.splitlines()) == COUNT + 1
+    done = subprocess.run(
+        [sys.executable, os.path.join(ROOT, "predict_multilabel.py"), "--model", model, "--epoch",
+         "2", str(photos), "--out", "/dev/stdout"], stdout=subprocess.PIPE, encoding="utf-8",
+        check=True)
+    assert len(done.stdout.splitlines()) == COUNT + 1
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no /dev/full")

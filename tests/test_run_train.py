@@ -61,11 +61,15 @@ def test_without_validation_images_there_is_no_report(run_train, tmp_path):
     assert "data_val=None" in (tmp_path / "result" / "train.log").read_text()
 
 
-def test_many_images_are_fine_tuned_too(run_train, small_demo, tmp_path):
-    (tmp_path / "many.lst").write_text((small_demo / "train.lst").read_text() * 25)  # 1,750
-    status, text = run_train("--test-io", DATA_TRAIN=tmp_path / "many.lst", NUM_EPOCH="")
-    assert status == 0, text
-    assert "1750 images: 2 epochs of fine-tuning" in text
+@pytest.mark.parametrize("times, epochs", [
+    pytest.param(14, 3, marks=pytest.mark.slow), (15, 2)])
+def test_many_images_are_fine_tuned_in_fewer_epochs(times, epochs, run_train, small_demo, tmp_path):
+    (tmp_path / "some.lst").write_text((small_demo / "train.lst").read_text() * times)
+    (tmp_path / "flags.py").write_text("import sys; print(sys.argv)")
+    status, text = run_train("--test-io", DATA_TRAIN=tmp_path / "some.lst", NUM_EPOCH="",
+                             SCRIPT=tmp_path / "flags.py")
+    assert status == 0 and f"'--num-epoch', '{epochs}'" in text and "'--test-io'" in text, text
+    assert (f"{70 * times} images: 2 epochs of fine-tuning" in text) == (epochs == 2)
 
 
 @pytest.mark.slow

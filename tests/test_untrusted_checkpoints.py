@@ -1,16 +1,12 @@
 """Checkpoints from strangers: nothing in their files crashes, hangs or floods the commands."""
 import json
-import os
 import struct
-import subprocess
-import sys
-from pathlib import Path
 
 import cv2
 import export_onnx
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, Forked
 
 import predict_multilabel
 import train_multilabel
@@ -20,8 +16,6 @@ from evaluation.classifier import Classifier
 from network import checkpoint
 from network.fine_tune import get_fine_tune_model
 from network.untrusted import check_params, read_attributes
-
-CHILD = Path(__file__).with_name("untrusted_child.py")
 
 
 @pytest.fixture(scope="module")
@@ -356,17 +350,18 @@ def test_an_attribute_that_could_not_be_read_is_not_written():
 def crashes(kind, folder, first, last, log):
     """Inputs that ended the child process, each with its reason."""
     found = []
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(
-        [str(ROOT), str(ROOT / "tools")])}
+    program = log.with_name("child.py")
+    program.write_text(
+        f"import sys; sys.path[:0] = {[str(ROOT / part) for part in ('', 'tools', 'tests')]}\n"
+        "from untrusted_child import main\nmain(*sys.argv[1:])\n")
     while first < last:
-        done = subprocess.run(
-            [sys.executable, str(CHILD), kind, str(folder), str(first), str(last), str(log)],
-            env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False)
+        done = Forked(program, kind, folder, first, last, log)
+        done.wait()
         *_, line = log.read_text().splitlines() or [""]
         if done.returncode == 0 and line == "done":
             break
         number = int(line.split()[0])
-        found.append((number, done.returncode, done.stderr.decode(errors="replace")[-500:]))
+        found.append((number, done.returncode, done.err[-500:]))
         first = number + 1
     return found
 

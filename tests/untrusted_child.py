@@ -1,6 +1,4 @@
-"""A child process that loads untrusted checkpoints: one line to a log before each, one after it.
-
-    python untrusted_child.py KIND FOLDER FIRST LAST LOG
+"""What a child process loads of untrusted checkpoints: one line to a log before each, one after it.
 
 Whatever ends the process, the last line of the log says which input did.
 """
@@ -13,7 +11,6 @@ import resource
 import shutil
 import signal
 import struct
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -228,7 +225,3 @@ def main(kind, folder, first, last, log):
                 print(number, result, file=out)
             signal.alarm(0)
         print("done", file=out)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
