@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from common.cli import InputError
-from common.mx_compat import mx
-from network import checkpoint
 from reading.lst_file import read_lst
+
+# MXNet is imported where it is used: the process that deals out the files does without it.
 
 ROOT = Path(__file__).resolve().parents[1]
 CCP = ROOT.parent / "shared" / "data" / "ccp"
@@ -23,6 +23,23 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # Shells start background jobs so, and the programs that the tests interrupt would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup ignores
+
+
+# The files that take longest come first, so that no process is left alone with one at the end.
+LONGEST = ("test_train_multilabel", "test_resume", "test_run_train", "test_export_onnx",
+           "test_import_pretrained", "test_distributed", "test_predict_multilabel",
+           "test_frozen_stages", "test_streams", "test_lst_iter", "test_hostile_snapshots",
+           "test_untrusted_checkpoints", "test_image_file", "test_launch", "test_mx_compat",
+           "test_class_maps", "test_warm_head")
+
+
+def pytest_configure(config):
+    config.option.loadscopereorder = False  # xdist deals the files out in the order that follows
+
+
+def pytest_collection_modifyitems(items):
+    order = {f"{name}.py": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 def pytest_collection_finish():
@@ -50,6 +67,9 @@ def small_demo(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_network(tmp_path_factory):
     """Prefix of a small ResNet-like "pretrained" checkpoint that says nothing of its input."""
+    from common.mx_compat import mx
+    from network import checkpoint
+
     prefix = str(tmp_path_factory.mktemp("network") / "tiny")
     net = mx.sym.Variable("data")
     for i, width in enumerate((8, 16)):
@@ -168,6 +188,8 @@ def train_all(runs, seconds=60, limits=()):
 
 def predictions(classifier, lst, folder):
     """Labels and probabilities by a Classifier of all images of a .lst: both (images, classes)."""
+    from common.mx_compat import mx
+
     with classifier.open(read_lst(str(lst), len(classifier.class_names)), str(folder)) as batches:
         return tuple(np.concatenate(part) for part in zip(*(
             (batch.label[0].asnumpy()[:len(prob)], prob)
