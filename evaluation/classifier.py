@@ -177,7 +177,7 @@ def _in_int8(plain, network, batches, devices):
     return forward
 
 
-def class_maps(net: mx.sym.Symbol) -> tuple[mx.sym.Symbol, float] | None:
+def class_maps(net):
     """The class maps of a network with an attention head, and the weight of their maximum.
 
     The maps are a symbol, (batch, classes, height, width), that lies as the image does, also where
