@@ -22,8 +22,8 @@ def median_size(images: LstFile | ImageList, folder: str,
     sizes = []
     for row in np.linspace(0, len(images) - 1, min(SAMPLE, len(images))).astype(int):
         try:
-            data = read_file(os.path.join(folder, images.name(int(row))), max_pixels)
-            header = read_header(data)
+            path = os.path.join(folder, images.name(int(row)))
+            header = read_header(read_file(path, max_pixels))
             sizes.append((header.width, header.height))
         except (OSError, BadImage):
             continue  # reading it for training says what is wrong with it

@@ -21,7 +21,6 @@ from network.graph import layers_up_to, params_of
 from network.untrusted import NO_THRESHOLDS, check_shapes
 from reading.classes import ListCounts, label_warnings, read_class_names
 from reading.read_options import ReadOptions, read_options_from_args
-from training.module import optimizer_params
 from training.train_flags import loss_from_flags
 
 # Bounds of the weights that --pos-weight auto gives.
@@ -102,7 +101,6 @@ def resolve_settings(flags, pretrained, normalisation, lists, workers):
     `lists` are from `read_lists`. All workers call this together. An InputError names a flag that
     does not suit the network or the lists.
     """
-    optimizer_params(flags, 1)
     class_names = flags.labels and read_class_names(flags.labels, lists.train.num_classes)
     batch_size, notes = choose_batch_size(flags.batch_size, lists.train.num_rows, workers.count)
     image_shape, why = choose_image_shape(flags, pretrained, lists.train, workers)

@@ -9,6 +9,7 @@ from common.cli import InputError, at_least, parse_numbers
 from crossentropy_op import loss_options
 from evaluation.objective import add_objective_args, objective_from_args
 from reading.read_options import AREA, add_data_args
+from training.module import optimizer_params
 
 # The options of CrossEntropyLoss that each --loss stands for; the flags of the same names win.
 LOSSES = {
@@ -212,6 +213,7 @@ def check_args(args):
     args.rgb_mean = parse_numbers("--rgb-mean", args.rgb_mean, float, 3)
     args.rgb_std = parse_numbers("--rgb-std", args.rgb_std, float, 3)
     args.threshold_objective = objective_from_args(args)
+    optimizer_params(args, 1)
     loss_from_flags(args, 1 if args.pos_weight == "auto" else args.pos_weight)
     try:
         re.compile(args.freeze)
