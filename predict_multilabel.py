@@ -144,7 +144,7 @@ def _checked(args):
             raise InputError(f"{{flag}} goes with {_flag(needed)}", flag=_flag(name))
     args.threshold_objective = objective_from_args(args)
     cli.require(args.above in (None, "thresholds") or 0 <= args.above <= 1, "--above",
-            "a probability, 0 to 1, or the word thresholds", args.above)
+                "a probability, 0 to 1, or the word thresholds", args.above)
     for name in ("out", "above", "top"):
         if args.fit_thresholds and getattr(args, name) is not None:
             raise InputError("{flag} is for predictions, which --fit-thresholds does not write",

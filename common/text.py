@@ -68,5 +68,5 @@ class LineFormatter(logging.Formatter):
 
     def formatMessage(self, record):
         """The line; a traceback that belongs to it follows as it is."""
-        fields = super().formatMessage(record).split("\t")  # MXNet's Speedometer writes tabs
-        return "\t".join(printable(field, MAX_LOG_LINE) for field in fields)
+        fields = super().formatMessage(record).split("\t", 20)  # MXNet's Speedometer writes a few
+        return "\t".join(printable(field, MAX_LOG_LINE // len(fields)) for field in fields)

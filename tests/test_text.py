@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import common.text
 from common.cli import InputError, log_to_stderr, run
-from common.text import encodable, printable, quoted
+from common.text import MAX_LOG_LINE, encodable, printable, quoted
 from evaluation.predictions_file import PredictionsFile
 
 HOSTILE = "cat\x1b[2J\x07\x9b\u202egpj.exe\u2066\ud800\udce9\nerror: forged\x7f"
@@ -133,9 +133,11 @@ def test_logging_to_a_run_folder_is_printable(tmp_path):
         log_to(str(tmp_path))
         logging.getLogger("any").warning("Class %s", HOSTILE)
         logging.getLogger("any").info("Epoch[0] Batch [0-20]\tSpeed: 50.00 samples/sec\tacc=0.5")
+        logging.getLogger("any").warning("%s", ("x" * 5000 + "\t") * 30)
     finally:
         logging.getLogger().handlers[:] = before
-    line, mxnets = (tmp_path / "train.log").read_text().splitlines()
+    line, mxnets, long = (tmp_path / "train.log").read_text().splitlines()
     assert is_harmless(line) and "Class cat\\x1b[2J" in line
     assert mxnets.endswith("Batch [0-20]\tSpeed: 50.00 samples/sec\tacc=0.5")
+    assert len(long) <= MAX_LOG_LINE + 20 and long.count("\t") == 20
     assert os.listdir(tmp_path) == ["train.log"]

@@ -43,7 +43,7 @@ class Validation:
 
     def log_baselines(self, epoch, scores):
         """Log baselines that ignore the images, and warn where the scores are no better."""
-        shown = {name: self.baselines[name] for name in ("acc", "mAP")}
+        shown = {name: value for name, value in self.baselines.items() if name in ("acc", "mAP")}
         logger.info("Epoch[%d] Baselines: %s", epoch, ", ".join(
             f"{name} {value:.4f} ({BASELINES[name]})" for name, value in shown.items()))
         for name, value in shown.items():
